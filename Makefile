@@ -1,0 +1,39 @@
+# Everything runs in .venv, which is made from constraints.txt when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One BLAS/OpenMP thread per test process: the molecules are small, and threads only fight over cores.
+SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help install demo test test-all check format clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+
+install: $(STAMP)  ## make .venv from the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## ethanol and a drug-sized molecule, minao and ml side by side
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)  ## the default tests (minutes)
+	$(SINGLE) $(BIN)/python -m pytest -q -n auto -m "not slow"
+
+test-all: $(STAMP)  ## every test, the slow ones too
+	$(SINGLE) $(BIN)/python -m pytest -q -n auto
+
+check: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,286 @@
+"""Atomic-orbital conventions: shells, AO offsets, PySCF order <-> irreps order, rotations.
+
+The only file that knows how PySCF orders and normalises its atomic orbitals.
+
+*Irreps order* is what e3nn uses when it is fed vectors as (y, z, x): within a shell of degree l the
+components run m = -l..l, so that p functions are (y, z, x) instead of PySCF's (x, y, z), and every other
+shell is as PySCF has it. The polar axis of this order is the physical z axis; parity is (-1)^l.
+
+A cartesian shell of degree l holds one spherical shell of each degree l, l-2, l-4 ...; the layout splits
+it into them, exactly and invertibly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from pyscf import gto
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+VECTOR_ORDER = (1, 2, 0)  # e3nn's axes, taken from (x, y, z)
+MAX_DEGREE = 6
+
+
+def irreps_from_pyscf(l: int) -> tuple[int, ...]:
+    """Positions of a shell's irreps-order components in PySCF's order: ``v_irreps = v_pyscf[order]``."""
+    return VECTOR_ORDER if l == 1 else tuple(range(2 * l + 1))
+
+
+def pyscf_from_irreps(l: int) -> tuple[int, ...]:
+    """Positions of a shell's PySCF-order components in irreps order: ``v_pyscf = v_irreps[order]``."""
+    return tuple(int(i) for i in np.argsort(irreps_from_pyscf(l)))
+
+
+@cache
+def _monomial_powers(degree: int) -> IntArray:
+    """Powers (x, y, z) of the cartesian functions of one degree, in PySCF's order."""
+    powers = [(x, y, degree - x - y) for x in range(degree, -1, -1) for y in range(degree - x, -1, -1)]
+    return np.array(powers, dtype=np.int64)
+
+
+@cache
+def _harmonic_coefficients(l: int) -> Array:
+    """Solid harmonics in irreps order over the monomials of degree l, from PySCF's own tables."""
+    coefficients = np.asarray(gto.cart2sph(l, normalized="sp"), dtype=np.float64)
+    return coefficients[:, irreps_from_pyscf(l)]  # (monomials, 2l+1)
+
+
+def solid_harmonics(l: int, points: Array) -> Array:
+    """Real solid harmonics of degree l, normalised as PySCF's AOs.
+
+    Args:
+        l: degree.
+        points: (..., 3) positions, any unit.
+
+    Returns:
+        (..., 2l+1) values in irreps order.
+    """
+    powers = _monomial_powers(l)
+    monomials = np.prod(points[..., None, :] ** powers, axis=-1)  # (..., monomials)
+    return np.asarray(monomials @ _harmonic_coefficients(l))
+
+
+@cache
+def _sample_points(l: int) -> tuple[Array, Array]:
+    """Points on the sphere that determine a function of degree l, and the map from values to components."""
+    n = 4 * l + 4
+    z = (np.arange(n) + 0.5) / n  # one hemisphere: a harmonic's parity gives the other
+    phi = np.arange(n) * np.pi * (3 - np.sqrt(5))  # golden angle
+    rho = np.sqrt(1 - z * z)
+    points = np.stack([rho * np.cos(phi), rho * np.sin(phi), z], axis=-1)
+    return points, np.asarray(np.linalg.pinv(solid_harmonics(l, points)))
+
+
+def wigner(l: int, rotations: Array) -> Array:
+    """Matrices D with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations alike.
+
+    Args:
+        l: degree.
+        rotations: (..., 3, 3) orthogonal matrices.
+
+    Returns:
+        (..., 2l+1, 2l+1) orthogonal matrices in irreps order.
+    """
+    points, components_from_values = _sample_points(l)
+    rotated = points @ np.swapaxes(rotations, -1, -2)  # (..., points, 3)
+    values = solid_harmonics(l, rotated)  # (..., points, 2l+1) = Y(points) D^T
+    return np.asarray(np.swapaxes(components_from_values @ values, -1, -2))
+
+
+@cache
+def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
+    """Degrees inside a cartesian shell, and the matrix from its components to theirs (columns)."""
+    degrees = tuple(range(degree, -1, -2))
+    powers = _monomial_powers(degree)
+    row = {tuple(p): i for i, p in enumerate(powers.tolist())}
+    columns = []
+    for l in degrees:
+        column = np.zeros((len(powers), 2 * l + 1))
+        # r^(2k) = sum of multinomials x^2a y^2b z^2c, times the solid harmonic of degree l
+        k = (degree - l) // 2
+        for a, b, c in _monomial_powers(k):
+            multinomial = _factorial(k) / (_factorial(a) * _factorial(b) * _factorial(c))
+            for power, coefficients in zip(_monomial_powers(l), _harmonic_coefficients(l), strict=True):
+                target = tuple((power + 2 * np.array([a, b, c])).tolist())
+                column[row[target]] += multinomial * coefficients
+        columns.append(column)
+    return degrees, np.hstack(columns)
+
+
+def _factorial(n: int) -> float:
+    return float(np.prod(np.arange(1, n + 1)))
+
+
+@dataclass(frozen=True)
+class ShellTemplate:
+    """A padded set of shells into which every atom of a family fits: the shape of one block.
+
+    Attributes:
+        counts: number of shells of each degree l = 0, 1, 2 ...
+    """
+
+    counts: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of components, the width B of a block."""
+        return sum(n * (2 * l + 1) for l, n in enumerate(self.counts))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Components of each degree; within one degree they are ordered shell by shell."""
+        ends = np.cumsum([0] + [n * (2 * l + 1) for l, n in enumerate(self.counts)])
+        return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
+
+    def union(self, other: ShellTemplate) -> ShellTemplate:
+        """Return the smallest template into which everything fits that fits into either."""
+        width = max(len(self.counts), len(other.counts))
+        mine, theirs = (t.counts + (0,) * (width - len(t.counts)) for t in (self, other))
+        return ShellTemplate(tuple(max(a, b) for a, b in zip(mine, theirs, strict=True)))
+
+
+@dataclass(frozen=True)
+class OrbitalLayout:
+    """Where the shells of a molecule stand in PySCF's AO vector.
+
+    Attributes:
+        n_atoms: number of atoms N, ghosts included.
+        shell_atom: (n_shells,) atom of each spherical shell.
+        shell_degree: (n_shells,) degree l of each shell.
+        shell_offset: (n_shells,) first component of each shell in the irreps-order vector.
+        transform: (n_ao, n_ao) matrix T for cartesian AOs, ``functions_irreps = T^T functions_pyscf``;
+            None where a permutation does.
+    """
+
+    n_atoms: int
+    shell_atom: IntArray
+    shell_degree: IntArray
+    shell_offset: IntArray
+    transform: Array | None = None
+
+    @classmethod
+    def from_mol(cls, mol: gto.Mole) -> OrbitalLayout:
+        """Read the layout of a built molecule from its shell table.
+
+        Args:
+            mol: molecule, spherical or cartesian, any contraction.
+        """
+        atoms: list[int] = []
+        degrees: list[int] = []
+        splits: list[Array] = []
+        for shell in range(mol.nbas):
+            degree = int(mol.bas_angular(shell))
+            if degree > MAX_DEGREE:
+                raise ValueError(
+                    f"shell {shell} has l = {degree}; up to l = {MAX_DEGREE} (i functions) is supported. "
+                    "Use a basis set without it."
+                )
+            inside, split = _split_cartesian_shell(degree) if mol.cart else ((degree,), np.empty(0))
+            for _ in range(mol.bas_nctr(shell)):  # contraction-major, then m
+                atoms += [int(mol.bas_atom(shell))] * len(inside)
+                degrees += inside
+                splits.append(split)
+        shell_degree = np.array(degrees, dtype=np.int64)
+        ends = np.cumsum(2 * shell_degree + 1)
+        return cls(
+            n_atoms=int(mol.natm),
+            shell_atom=np.array(atoms, dtype=np.int64),
+            shell_degree=shell_degree,
+            shell_offset=np.concatenate([[0], ends[:-1]]).astype(np.int64),
+            transform=scipy.linalg.block_diag(*splits) if mol.cart else None,
+        )
+
+    @property
+    def n_ao(self) -> int:
+        """Number of atomic orbitals n."""
+        return int(np.sum(2 * self.shell_degree + 1))
+
+    @cached_property
+    def order(self) -> IntArray:
+        """(n_ao,) ``v_irreps = v_pyscf[order]`` for spherical AOs."""
+        shells = zip(self.shell_degree, self.shell_offset, strict=True)
+        parts = [offset + np.array(irreps_from_pyscf(int(l))) for l, offset in shells]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+    def irreps_from_ao(self, matrix: Array) -> Array:
+        """Bring operator matrix elements from PySCF's AO order into irreps order.
+
+        Args:
+            matrix: (..., n_ao, n_ao) matrix elements <a|O|b>, such as F, S or H0; not a density matrix.
+        """
+        if self.transform is None:
+            return matrix[..., self.order[:, None], self.order]
+        return np.asarray(self.transform.T @ matrix @ self.transform)
+
+    def ao_from_irreps(self, matrix: Array) -> Array:
+        """Bring operator matrix elements from irreps order into PySCF's AO order: the exact inverse.
+
+        Args:
+            matrix: (..., n_ao, n_ao) matrix elements in irreps order.
+        """
+        if self.transform is None:
+            inverse = np.argsort(self.order)
+            return matrix[..., inverse[:, None], inverse]
+        back = np.linalg.inv(self.transform)
+        return np.asarray(back.T @ matrix @ back)
+
+    def rotation(self, orthogonal: Array) -> Array:
+        """Block-diagonal matrix D in irreps order: ``O' = D O D^T`` when every position becomes Q r.
+
+        Args:
+            orthogonal: (3, 3) orthogonal matrix Q, proper or improper.
+
+        Returns:
+            (n_ao, n_ao) orthogonal matrix.
+        """
+        blocks = {int(l): wigner(int(l), orthogonal) for l in np.unique(self.shell_degree)}
+        return np.asarray(scipy.linalg.block_diag(*[blocks[int(l)] for l in self.shell_degree]))
+
+    def template(self) -> ShellTemplate:
+        """Return the smallest template into which every atom of this molecule fits."""
+        if len(self.shell_degree) == 0:
+            return ShellTemplate(())
+        counts = np.zeros((self.n_atoms, int(self.shell_degree.max()) + 1), dtype=np.int64)
+        np.add.at(counts, (self.shell_atom, self.shell_degree), 1)
+        return ShellTemplate(tuple(int(n) for n in counts.max(axis=0)))
+
+    def slots(self, template: ShellTemplate) -> IntArray:
+        """Irreps-order component that fills each place of the template on each atom.
+
+        Args:
+            template: the padded shells of a block; must hold every atom's shells.
+
+        Returns:
+            (n_atoms, template.size) indices, -1 where an atom has no such shell.
+        """
+        if self.template().union(template) != template:
+            raise ValueError(
+                f"template {template.counts} is too small for shells {self.template().counts} (per degree l); "
+                "build the template from the union over all elements."
+            )
+        slots = np.full((self.n_atoms, template.size), -1, dtype=np.int64)
+        filled: dict[tuple[int, int], int] = {}
+        for atom, l, offset in zip(self.shell_atom, self.shell_degree, self.shell_offset, strict=True):
+            place = filled.get((atom, l), 0)
+            start = template.slices[l].start + place * (2 * l + 1)
+            slots[atom, start : start + 2 * l + 1] = np.arange(offset, offset + 2 * l + 1)
+            filled[atom, l] = place + 1
+        return slots
+
+
+def nuclear_symbols(mol: gto.Mole) -> Sequence[str]:
+    """Return the plain element symbol of every real atom, ghosts left out."""
+    return [mol.atom_pure_symbol(i) for i in range(mol.natm) if not is_ghost(mol, i)]
+
+
+def is_ghost(mol: gto.Mole, atom: int) -> bool:
+    """Whether an atom carries basis functions but no nucleus."""
+    return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))

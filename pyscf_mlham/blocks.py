@@ -1,0 +1,172 @@
+"""AO matrix <-> onsite and pair blocks <-> irreps coefficients: exact inverse pairs.
+
+A block is the sub-matrix between the orbitals of two atoms, in irreps order, padded to the (B, B) shape of a
+`ShellTemplate`; places where an atom has no shell are zero. Nothing here loops over pairs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate, wigner
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Irreps = dict[tuple[int, int, int], Array]
+
+
+class Blocks(NamedTuple):
+    """A matrix cut into atoms.
+
+    Attributes:
+        onsite: (N, B, B) blocks of each atom with itself.
+        pair: (P, B, B) blocks of each ordered pair.
+    """
+
+    onsite: Array
+    pair: Array
+
+
+def blocks_from_matrix(
+    matrix: Array, layout: OrbitalLayout, pairs: IntArray, template: ShellTemplate | None = None
+) -> Blocks:
+    """Cut a matrix in PySCF's AO order into onsite and pair blocks in irreps order.
+
+    Args:
+        matrix: (n_ao, n_ao) operator matrix elements.
+        layout: of the molecule.
+        pairs: (P, 2) atoms (i, j).
+        template: shape of a block; the molecule's own by default.
+    """
+    slots = layout.slots(template or layout.template())  # (N, B), -1 = empty
+    padded = np.pad(layout.irreps_from_ao(matrix), (0, 1))  # index -1 reads the zero border
+    rows, columns = slots[pairs[:, 0]], slots[pairs[:, 1]]
+    return Blocks(
+        onsite=padded[slots[:, :, None], slots[:, None, :]],
+        pair=padded[rows[:, :, None], columns[:, None, :]],
+    )
+
+
+def matrix_from_blocks(
+    blocks: Blocks, layout: OrbitalLayout, pairs: IntArray, template: ShellTemplate | None = None
+) -> Array:
+    """Assemble a matrix in PySCF's AO order; pairs that are not listed give zero.
+
+    Args:
+        blocks: onsite and pair blocks in irreps order.
+        layout: of the molecule.
+        pairs: (P, 2) atoms (i, j), each at most once.
+        template: shape of a block; the molecule's own by default.
+
+    Returns:
+        (n_ao, n_ao) operator matrix elements.
+    """
+    slots = layout.slots(template or layout.template())
+    rows, columns = slots[pairs[:, 0]], slots[pairs[:, 1]]
+    padded = np.zeros((layout.n_ao + 1, layout.n_ao + 1), dtype=blocks.onsite.dtype)
+    padded[slots[:, :, None], slots[:, None, :]] = blocks.onsite  # empty places land on the border
+    padded[rows[:, :, None], columns[:, None, :]] = blocks.pair
+    return layout.ao_from_irreps(padded[:-1, :-1])
+
+
+def rotate_blocks(blocks: Array, template: ShellTemplate, rotations: Array) -> Array:
+    """Rotate each block by its own rotation: ``D block D^T``.
+
+    Args:
+        blocks: (..., B, B) blocks.
+        template: shape of a block.
+        rotations: (..., 3, 3) orthogonal matrices that broadcast against the blocks' leading shape.
+    """
+    left = _rotate_rows(blocks, template, rotations)
+    return np.swapaxes(_rotate_rows(np.swapaxes(left, -1, -2), template, rotations), -1, -2)
+
+
+def _rotate_rows(blocks: Array, template: ShellTemplate, rotations: Array) -> Array:
+    rotated = np.empty(np.broadcast_shapes(blocks.shape, (*rotations.shape[:-2], 1, 1)), dtype=blocks.dtype)
+    for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
+        rows = blocks[..., part, :]
+        shells = rows.reshape(*rows.shape[:-2], count, 2 * l + 1, rows.shape[-1])  # (..., n, 2l+1, B)
+        turned = wigner(l, rotations)[..., None, :, :] @ shells
+        rotated[..., part, :] = turned.reshape(*turned.shape[:-3], *rows.shape[-2:])
+    return rotated
+
+
+def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> Array:
+    """Express pair blocks in the pairs' own frames.
+
+    Args:
+        blocks: (P, B, B) in the global frame.
+        template: shape of a block.
+        frames: (P, 3, 3) rotations that turn each pair onto +z.
+    """
+    return rotate_blocks(blocks, template, frames)
+
+
+def global_from_local(blocks: Array, template: ShellTemplate, frames: Array) -> Array:
+    """Express pair blocks in the global frame: the inverse of `local_from_global`."""
+    return rotate_blocks(blocks, template, np.swapaxes(frames, -1, -2))
+
+
+@cache
+def clebsch_gordan(l1: int, l2: int, l: int) -> Array:
+    """Orthogonal coupling coefficients in e3nn's convention.
+
+    Returns:
+        (2 l1 + 1, 2 l2 + 1, 2 l + 1); for fixed l1, l2 the columns of all l form an orthogonal matrix.
+    """
+    import torch
+    from e3nn import o3
+
+    coupling = o3.wigner_3j(l1, l2, l, dtype=torch.float64).numpy()
+    return np.asarray(coupling * np.sqrt(2 * l + 1))
+
+
+def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
+    """Couple each pair of shells to total degrees L = |l1-l2| .. l1+l2.
+
+    Args:
+        blocks: (..., B, B) blocks.
+        template: shape of a block.
+
+    Returns:
+        for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1), of parity (-1)^(l1+l2).
+    """
+    irreps: Irreps = {}
+    for l1, l2 in _shell_pairs(template):
+        part = blocks[..., template.slices[l1], template.slices[l2]]
+        n1, n2 = template.counts[l1], template.counts[l2]
+        part = part.reshape(*part.shape[:-2], n1, 2 * l1 + 1, n2, 2 * l2 + 1)
+        for l in range(abs(l1 - l2), l1 + l2 + 1):
+            irreps[l1, l2, l] = np.einsum("...aibj,ijm->...abm", part, clebsch_gordan(l1, l2, l))
+    return irreps
+
+
+def blocks_from_irreps(irreps: Irreps, template: ShellTemplate) -> Array:
+    """Expand coupled coefficients into blocks: the inverse of `irreps_from_blocks`.
+
+    Args:
+        irreps: for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1).
+        template: shape of a block.
+
+    Returns:
+        (..., B, B) blocks.
+    """
+    leading = next(iter(irreps.values())).shape[:-3]
+    blocks = np.zeros((*leading, template.size, template.size))
+    for l1, l2 in _shell_pairs(template):
+        part = sum(
+            np.einsum("...abm,ijm->...aibj", irreps[l1, l2, l], clebsch_gordan(l1, l2, l))
+            for l in range(abs(l1 - l2), l1 + l2 + 1)
+        )
+        rows, columns = template.slices[l1], template.slices[l2]
+        blocks[..., rows, columns] = np.reshape(part, (*leading, rows.stop - rows.start, columns.stop - columns.start))
+    return blocks
+
+
+def _shell_pairs(template: ShellTemplate) -> list[tuple[int, int]]:
+    degrees = [l for l, n in enumerate(template.counts) if n]
+    return [(l1, l2) for l1 in degrees for l2 in degrees]

@@ -1,0 +1,157 @@
+"""A model on disk: a folder with config.yaml, weights.safetensors and, where it ships, card.md. No pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pyscf_mlham.errors import ModelError
+
+CONFIG = "config.yaml"
+WEIGHTS = "weights.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is: config.yaml, key by key.
+
+    Attributes:
+        name: what the model is called in logs.
+        architecture: which network the weights belong to.
+        elements: atomic numbers that it knows.
+        charges: total charges that it knows.
+        basis: name of its native basis set, spherical.
+        xc: functional of its training data, "hf" for Hartree-Fock.
+        baseline: the H0 that it corrects.
+        grid_level: PySCF grid level of a minao H0.
+        baseline_fingerprint: `baseline.fingerprint` where it was trained, Hartree.
+        weights_sha256: of weights.safetensors.
+        options: the architecture's own settings.
+        format_version: of this file.
+    """
+
+    name: str
+    architecture: str
+    elements: tuple[int, ...]
+    charges: tuple[int, ...]
+    basis: str
+    xc: str
+    baseline: str
+    grid_level: int = 3
+    baseline_fingerprint: float | None = None
+    weights_sha256: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def write(folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Write a model; a reader sees the old files or the new ones, never half of one.
+
+    Args:
+        folder: made when missing.
+        config: its weights_sha256 is filled in.
+        weights: arrays by name.
+
+    Returns:
+        the config as written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: np.asarray(array, order="C") for name, array in weights.items()})
+    config = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
+    plain = dataclasses.asdict(config) | {"elements": list(config.elements), "charges": list(config.charges)}
+    replace_file(folder / WEIGHTS, data)
+    replace_file(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False).encode())
+    return config
+
+
+def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Read a model, or say what is wrong with it.
+
+    Args:
+        folder: holds config.yaml and weights.safetensors.
+    """
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); copy the whole model folder.") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != config.weights_sha256:
+        raise ModelError(
+            f"{path}: damaged or incomplete (sha256 {digest[:12]}..., {CONFIG} says "
+            f"{config.weights_sha256[:12]}...); copy the model again."
+        )
+    try:
+        return config, load(data)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file ({error}); copy the model again.") from error
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read and check config.yaml; an unknown key, a missing one or a wrong type is an error.
+
+    Args:
+        folder: of the model.
+    """
+    path = folder / CONFIG
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not a YAML file ({error}); copy the model again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}; copy the model again.")
+    return _config_from_dict(path, content)
+
+
+def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {version}, this installation reads {FORMAT_VERSION}; update pyscf_mlham."
+        )
+    known = {f.name for f in dataclasses.fields(ModelConfig)}
+    unknown, missing = sorted(set(content) - known), sorted(known - set(content))
+    if unknown or missing:
+        raise ModelError(f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}.")
+    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256")
+    if wrong := [key for key in texts if not isinstance(content[key], str)]:
+        raise ModelError(f"{path}: {wrong} must be text.")
+    try:
+        lists = {key: tuple(int(v) for v in content[key]) for key in ("elements", "charges")}
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: elements and charges must be lists of integers ({error}).") from error
+    return ModelConfig(**{**content, **lists})
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it into place.
+
+    Args:
+        path: of the file.
+        data: its whole content.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

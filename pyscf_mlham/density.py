@@ -1,0 +1,168 @@
+"""F, S -> orbitals -> density matrix, for every kind of mean-field object through its own methods.
+
+Also what a Fock matrix needs before that: the spin shape of the object, the lift into another basis set, and
+the filter along small overlap eigenvalues.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from pyscf import gto, lib
+
+Array = NDArray[Any]
+
+LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are no basis function at all
+
+
+class Orbitals(NamedTuple):
+    """Orbitals in the shapes that the mean-field object itself uses.
+
+    Attributes:
+        energy: (n_mo,) or (2, n_mo) Hartree.
+        coeff: (n_ao, n_mo) or (2, n_ao, n_mo).
+        occ: (n_mo,) or (2, n_mo) electrons.
+    """
+
+    energy: Array
+    coeff: Array
+    occ: Array
+
+
+def orbitals_from_fock(mf: Any, fock: Array, overlap: Array | None = None) -> Orbitals:
+    """Solve F C = S C e and fill the orbitals as the object would: its own `eig` and `get_occ`.
+
+    Near-linear dependence, point-group symmetry and smearing are the object's own business and handled by it;
+    it is left as it was found, and prints nothing.
+
+    Args:
+        mf: PySCF mean-field object.
+        fock: Fock matrix in the object's shape, see `fock_for`; Hartree.
+        overlap: S, computed when not given.
+    """
+    s = mf.get_ovlp(mf.mol) if overlap is None else overlap
+    untouched: dict[str, Any] = {"verbose": 0, "scf_summary": {}}  # get_occ writes its findings there
+    if hasattr(mf, "entropy"):
+        untouched["entropy"] = mf.entropy
+    with lib.temporary_env(mf, **untouched):
+        energy, coeff = _eig(mf, fock, s)
+        occ = mf.get_occ(energy, coeff)
+    return Orbitals(energy, coeff, occ)
+
+
+def _eig(mf: Any, fock: Array, overlap: Array) -> tuple[Array, Array]:
+    if hasattr(mf, "check_linear_dependency"):  # PySCF >= 2.13; before, `eig` did it by itself where it did
+        return tuple(mf.eig(fock, overlap, x=mf.check_linear_dependency(overlap)))
+    return tuple(mf.eig(fock, overlap))
+
+
+def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
+    """Density matrix in the object's own shape, tagged with the orbitals it is made of.
+
+    Args:
+        mf: PySCF mean-field object.
+        orbitals: occupied as the object would.
+    """
+    return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
+
+
+def gap(orbitals: Orbitals) -> float:
+    """Lowest empty minus highest occupied orbital energy, per spin channel the smallest; Hartree.
+
+    Args:
+        orbitals: of any shape; infinite when nothing is occupied or nothing is empty.
+    """
+    energies = np.atleast_2d(np.asarray(orbitals.energy))
+    occupations = np.atleast_2d(np.asarray(orbitals.occ))
+    gaps = [
+        e[occ < 1e-8].min() - e[occ > 1e-8].max()
+        for e, occ in zip(energies, occupations, strict=True)
+        if np.any(occ > 1e-8) and np.any(occ < 1e-8)
+    ]
+    return float(min(gaps, default=np.inf))
+
+
+def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
+    """Give a spin-free or spin-resolved matrix the shape that the object diagonalises.
+
+    Args:
+        mf: PySCF mean-field object.
+        matrix: (n, n), (2, n, n), or for generalised objects (2n, 2n).
+        n_ao: n.
+
+    Returns:
+        (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
+    """
+    if mf.istype("GHF"):
+        if matrix.shape[-1] == 2 * n_ao:
+            return matrix
+        up, down = matrix if matrix.ndim == 3 else (matrix, matrix)
+        return np.asarray(scipy.linalg.block_diag(up, down))
+    if mf.istype("UHF"):
+        return np.stack([matrix, matrix]) if matrix.ndim == 2 else matrix
+    return matrix.mean(axis=0) if matrix.ndim == 3 else matrix
+
+
+def same_basis(mol: gto.Mole, other: gto.Mole) -> bool:
+    """Whether two molecules have the same AOs in the same order.
+
+    Args:
+        mol: built molecule.
+        other: built molecule.
+    """
+    if mol.cart != other.cart or mol.natm != other.natm or mol._bas.shape != other._bas.shape:
+        return False
+    columns = [gto.ATOM_OF, gto.ANG_OF, gto.NPRIM_OF, gto.NCTR_OF]
+    if not np.array_equal(mol._bas[:, columns], other._bas[:, columns]):
+        return False
+    if not np.allclose(mol.atom_coords(), other.atom_coords(), rtol=0, atol=1e-8):
+        return False
+    return all(
+        np.allclose(mol.bas_exp(i), other.bas_exp(i), rtol=1e-8, atol=0)
+        and np.allclose(mol.bas_ctr_coeff(i), other.bas_ctr_coeff(i), rtol=1e-8, atol=1e-10)
+        for i in range(mol.nbas)
+    )
+
+
+def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
+    """Carry dH from the basis in which it was predicted into another: ``P^T dH P``, ``P = S^-1 S_(native,target)``.
+
+    The correction acts on the part of each target function that the native basis can express, and leaves the
+    rest to H0.
+
+    Args:
+        correction: (..., n_native, n_native), or with both spins (2 n_native, 2 n_native); Hartree.
+        native: molecule in the basis of the correction.
+        target: the same nuclei in another basis, spherical or cartesian.
+
+    Returns:
+        (..., n_target, n_target), or (2 n_target, 2 n_target); Hartree.
+    """
+    if same_basis(native, target):
+        return correction
+    s, u = scipy.linalg.eigh(native.intor_symmetric("int1e_ovlp"))
+    keep = s > LINEAR_DEPENDENCE
+    inverse = (u[:, keep] / s[keep]) @ u[:, keep].T
+    project = inverse @ gto.intor_cross("int1e_ovlp", native, target)
+    if correction.shape[-1] == 2 * native.nao:
+        project = scipy.linalg.block_diag(project, project)
+    return np.asarray(project.T @ correction @ project)
+
+
+def damp_small_overlaps(correction: Array, overlap: Array, strength: float) -> Array:
+    """Filter a correction where the overlap would amplify its error: ``W dH W``, ``W = U s/(s+strength) U^T``.
+
+    An error in an AO matrix grows by 1/s along an overlap eigenvector of eigenvalue s, enough to pull an empty
+    orbital below the occupied ones. Directions with s well above the strength pass unchanged.
+
+    Args:
+        correction: (..., n, n) Hartree.
+        overlap: (n, n) S.
+        strength: overlap eigenvalue at which half of the correction is left; 0 filters nothing.
+    """
+    s, u = scipy.linalg.eigh(overlap)
+    w = (u * (s / (s + strength))) @ u.T
+    return np.asarray(w @ correction @ w)

@@ -1,0 +1,17 @@
+"""What can go wrong, in words that say the cause and the way out."""
+
+
+class MLHamError(RuntimeError):
+    """Base class of every error that pyscf_mlham raises on purpose."""
+
+
+class OutOfDomainError(MLHamError):
+    """The model has nothing trustworthy to say about this molecule or this kind of calculation."""
+
+
+class ModelError(MLHamError):
+    """A model is missing, damaged, or not what this version can use."""
+
+
+class PredictionError(MLHamError):
+    """A model answered, but its answer failed a sanity check and must not be used."""

@@ -1,0 +1,1 @@
+"""Where the predicted Hamiltonian meets PySCF's self-consistent field."""

@@ -1,0 +1,44 @@
+"""Counting Fock builds: the measure of cost that does not depend on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class FockCounter:
+    """Number of mean-field potentials built.
+
+    Attributes:
+        builds: calls of get_veff so far.
+    """
+
+    def __init__(self) -> None:
+        self.builds = 0
+
+
+@contextmanager
+def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
+    """Count what a mean-field object builds inside the block; second-order solvers are seen through.
+
+    Args:
+        mf: PySCF mean-field object; as before after the block.
+    """
+    counter = FockCounter()
+    watched = [mf, *([mf._scf] if hasattr(mf, "_scf") else [])]
+    for owner in watched:
+        owner.get_veff = _counted(owner.get_veff, counter)
+    try:
+        yield counter
+    finally:
+        for owner in watched:
+            del owner.get_veff
+
+
+def _counted(get_veff: Any, counter: FockCounter) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        counter.builds += 1
+        return get_veff(*args, **kwargs)
+
+    return counted

@@ -1,0 +1,191 @@
+"""'ml' as an initial guess of every PySCF mean-field class."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.lib import logger
+from pyscf.scf import hf
+
+from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
+from pyscf_mlham.scf import models
+from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
+
+Array = NDArray[Any]
+ModelLike = Predictor | str | Path | None
+
+FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "vsap", "raise")
+SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
+
+
+@dataclass
+class Settings:
+    """What `register` sets, for every object whose init_guess is 'ml'.
+
+    Attributes:
+        model: used when 'ml' names none; None chooses among the shipped ones.
+        fallback: PySCF guess used when the model cannot be, or "raise".
+    """
+
+    model: ModelLike = None
+    fallback: str = "minao"
+
+
+_settings = Settings()
+_original: Callable[..., Any] | None = None
+
+
+def register(model: ModelLike = None, fallback: str = "minao") -> None:
+    """Make ``mf.init_guess = 'ml'`` known to PySCF; importing pyscf_mlham has done it once already.
+
+    Args:
+        model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder;
+            None chooses the shipped model that suits each calculation best.
+        fallback: what to do where the model cannot be used: the name of a PySCF guess, or "raise".
+    """
+    global _original
+    _settings.model, _settings.fallback = model, _checked_fallback(fallback)
+    if _original is None:
+        _original = hf.SCF.get_init_guess
+        hf.SCF.get_init_guess = _with_ml(_original)
+
+
+def unregister() -> None:
+    """Take 'ml' out of PySCF again: its own method is back, and 'ml' is any unknown word to it."""
+    global _original
+    if _original is not None:
+        hf.SCF.get_init_guess = _original
+        _original = None
+
+
+def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
+        if not is_ml(key):
+            return original(self, mol, key, **kwargs)
+        name = key[3:]
+        return _guess(
+            self,
+            self.mol if mol is None else mol,
+            name or _settings.model,
+            _settings.fallback,
+            lambda fallback: original(self, mol, fallback, **kwargs),
+        )
+
+    return get_init_guess
+
+
+def is_ml(key: Any) -> bool:
+    """Whether a value of init_guess asks for a learned guess: 'ml' or 'ml:<name or path>'.
+
+    Args:
+        key: value of mf.init_guess.
+    """
+    return isinstance(key, str) and (key.lower() == "ml" or key.lower().startswith("ml:"))
+
+
+def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:
+    """Return the density matrix that 'ml' would start from; patches nothing.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: a model, its name or its path; None chooses a shipped one.
+        fallback: PySCF guess to use where the model cannot be, or "raise".
+
+    Returns:
+        density matrix in the object's own shape.
+    """
+    return _guess(mf, mf.mol, model, _checked_fallback(fallback), lambda key: mf.get_init_guess(mf.mol, key))
+
+
+def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
+    """Return the predicted Fock matrix in PySCF's AO order; an error where the model cannot be used.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: a model, its name or its path; None chooses a shipped one.
+
+    Returns:
+        (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
+    """
+    return predict(mf, resolve(model, mf, mf.mol)).fock
+
+
+def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
+    """Return the model that a name, a path, a model or None stands for.
+
+    Args:
+        model: a model, its name, its path, or None for the best shipped one.
+        mf: PySCF mean-field object.
+        mol: molecule.
+    """
+    if model is None:
+        return models.best_for(mf, mol)
+    if isinstance(model, str | Path):
+        return models.load(model)
+    return model
+
+
+def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]) -> Array:
+    try:
+        prediction = predict(mf, resolve(model, mf, mol), mol)
+        density = _density(mf, mol, prediction)
+    except Exception as error:
+        # a guess must never crash the user's SCF, whatever goes wrong inside a model
+        if fallback == "raise":
+            raise
+        reason = str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}"
+        logger.warn(mf, "ml guess not used: %s. PySCF's own %s guess is used instead.", reason.rstrip("."), fallback)
+        return np.asanyarray(pyscf_guess(fallback))
+    logger.note(mf, "ml guess: %s", prediction.describe())
+    return density
+
+
+def _density(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
+    density = density_from_orbitals(mf, prediction.orbitals)
+    electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
+    if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
+        raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
+    return _break_spin_symmetry(mf, mol, density, prediction.orbitals)
+
+
+def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
+    """Break it where PySCF's own guesses do, so that the same state or a lower one is found."""
+    wanted = mf.istype("UHF") and mol.spin == 0 and mf.init_guess_breaksym
+    if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
+        return density
+    if wanted == "mix":
+        return _mix_frontier_orbitals(mf, orbitals)
+    # Deleting half of a good density, as PySCF does with its rough ones, ends in higher states
+    # (twisted ethylene, singlet O2) and saves nothing.
+    raise OutOfDomainError(
+        f"a singlet with broken spin symmetry is asked for (init_guess_breaksym = {wanted}); "
+        "set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
+    )
+
+
+def _mix_frontier_orbitals(mf: Any, orbitals: Orbitals) -> Array:
+    """Turn the highest occupied orbital by 45 degrees towards the lowest empty one, the spins opposite ways."""
+    coeff = np.array(orbitals.coeff)
+    for spin, sign in ((0, 1.0), (1, -1.0)):
+        energy, occupied = np.asarray(orbitals.energy[spin]), np.asarray(orbitals.occ[spin]) > 0.5
+        if occupied.all() or not occupied.any():
+            continue
+        homo = np.flatnonzero(occupied)[np.argmax(energy[occupied])]
+        lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
+        coeff[spin][:, homo] = (orbitals.coeff[spin][:, homo] + sign * orbitals.coeff[spin][:, lumo]) / np.sqrt(2)
+    return np.array(mf.make_rdm1(coeff, orbitals.occ))
+
+
+def _checked_fallback(fallback: str) -> str:
+    if fallback not in FALLBACKS:
+        raise ValueError(f"unknown fallback {fallback!r}; expected one of {', '.join(FALLBACKS)}.")
+    return fallback

@@ -1,0 +1,107 @@
+"""Finding and loading models: by name among the shipped ones, or by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.errors import MLHamError, ModelError
+from pyscf_mlham.scf import oracle
+from pyscf_mlham.scf.predictor import Predictor, check_domain
+
+SAME_H0 = 1e-5  # Hartree, between two installations' fingerprints
+
+ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
+    oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
+}
+
+
+def shipped() -> dict[str, Path]:
+    """Return the folders of the models that came with the package, by name."""
+    package = Path(__file__).resolve().parent.parent
+    # in an installed wheel the models lie inside the package, in a checkout beside it
+    root = next((r for r in (package / "models", package.parent / "models") if r.is_dir()), None)
+    if root is None:
+        return {}
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.CONFIG}"))}
+
+
+def load(name_or_path: str | Path) -> Predictor:
+    """Load a model; loading the same files again is free.
+
+    Args:
+        name_or_path: name of a shipped model, or the path of a model folder.
+    """
+    folder = shipped().get(str(name_or_path), Path(name_or_path).expanduser())
+    if not folder.is_dir():
+        names = ", ".join(shipped()) or "none"
+        raise ModelError(
+            f"{name_or_path}: neither a shipped model (there are: {names}) nor a folder; check the name or the path."
+        )
+    stamps = tuple(
+        (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
+        for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)
+    )
+    return _load_folder(folder.resolve(), stamps)
+
+
+@lru_cache(maxsize=8)
+def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: ARG001  (part of the cache key)
+    config, weights = checkpoint.read(folder)
+    if config.architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"{folder}: architecture {config.architecture!r} is not known here "
+            f"({', '.join(ARCHITECTURES)}); update pyscf_mlham."
+        )
+    _check_baseline(folder, config)
+    return ARCHITECTURES[config.architecture](config, weights)
+
+
+def _check_baseline(folder: Path, config: ModelConfig) -> None:
+    """Refuse a model whose H0 is not the one this installation computes."""
+    if config.baseline not in baseline.BASELINES:
+        raise ModelError(
+            f"{folder}: its H0 is {config.baseline!r}, known here are {', '.join(baseline.BASELINES)}; "
+            "update pyscf_mlham."
+        )
+    if config.baseline_fingerprint is None:
+        raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
+    here = baseline.fingerprint(config.baseline, config.xc, config.grid_level)
+    if abs(here - config.baseline_fingerprint) > SAME_H0:
+        raise ModelError(
+            f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "
+            f"{config.baseline_fingerprint:.6f} there, {here:.6f} here); use the PySCF version of its card."
+        )
+
+
+def best_for(mf: Any, mol: Any) -> Predictor:
+    """Choose the shipped model that suits a calculation: in its domain, nearest in basis set and functional.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+    """
+    folders = shipped()
+    if not folders:
+        raise ModelError("no model is installed; name one with 'ml:<path>' or pyscf_mlham.register(model=...)")
+    xc = str(getattr(mf, "xc", "hf")).lower()
+    basis = str(mol.basis).lower()
+    reasons = []
+    suited = []
+    for name, folder in folders.items():
+        config = checkpoint.read_config(folder)
+        try:
+            check_domain(mf, mol, config)
+        except MLHamError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        suited.append(((config.basis.lower() != basis, config.xc.lower() != xc, name), folder))
+    if not suited:
+        raise ModelError("no installed model serves this calculation: " + "; ".join(reasons))
+    return load(min(suited)[1])

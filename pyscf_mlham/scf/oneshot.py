@@ -1,0 +1,96 @@
+"""The Fock builder as a mean-field object: orbitals, gap and density of the predicted matrix, without SCF."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+from pyscf.lib import logger
+
+from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.scf.guess import ModelLike, resolve
+from pyscf_mlham.scf.predictor import predict
+
+
+def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)
+    """Return an object of mf's own kind whose `run()` predicts the orbitals instead of iterating for them.
+
+    Everything that PySCF does with converged orbitals works on it: `analyze()`, `dip_moment()`,
+    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not done by itself.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: a model, its name or its path; None chooses a shipped one.
+    """
+    if isinstance(mf, _OneShotSCF):
+        mf = mf.undo_oneshot()
+    return lib.set_class(_OneShotSCF(mf, model), (_OneShotSCF, mf.__class__))
+
+
+class _OneShotSCF:
+    __name_mixin__ = "OneShot"
+
+    _keys = {"model", "fock", "gap"}  # noqa: RUF012  (PySCF's idiom)
+
+    def __init__(self, mf: Any, model: ModelLike) -> None:
+        self.__dict__.update(mf.__dict__)
+        self.model = model
+        self._forget()
+
+    def _forget(self) -> None:
+        self.fock: NDArray[np.float64] | None = None
+        self.mo_energy: Any = None
+        self.mo_coeff: Any = None
+        self.mo_occ: Any = None
+        self.e_tot = float("nan")  # no energy until one is asked for
+        self.converged = False
+        self.cycles = 0
+        self.scf_summary: dict[str, float] = {}
+
+    def undo_oneshot(self: Any) -> Any:
+        """Return the plain mean-field object, with the predicted orbitals in it."""
+        plain = lib.view(self, lib.drop_class(self.__class__, _OneShotSCF))
+        del plain.model, plain.fock
+        return plain
+
+    def kernel(self: Any, **_: Any) -> NDArray[np.float64]:
+        """Predict the Fock matrix and diagonalise it.
+
+        Returns:
+            orbital energies, Hartree, in the object's own shape.
+        """
+        self.build()
+        prediction = predict(self, resolve(self.model, self, self.mol))
+        self.fock = prediction.fock
+        self.mo_energy, self.mo_coeff, self.mo_occ = prediction.orbitals
+        logger.note(self, "one-shot orbitals, no SCF: %s", prediction.describe())
+        return np.asarray(self.mo_energy)
+
+    scf = kernel
+
+    @property
+    def gap(self) -> float:
+        """Lowest empty minus highest occupied orbital energy, Hartree."""
+        if self.mo_energy is None:
+            raise AttributeError("no orbitals yet; call run() first.")
+        return gap(Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ))
+
+    def reset(self: Any, mol: Any = None) -> Any:
+        """Forget the prediction and, if given, take another molecule.
+
+        Args:
+            mol: molecule.
+        """
+        super().reset(mol)  # type: ignore[misc]
+        self._forget()
+        return self
+
+    def nuc_grad_method(self) -> NoReturn:
+        """Refuse: the predicted density is not variational, and PySCF's gradient formula assumes that it is."""
+        raise NotImplementedError(
+            "a one-shot density has no analytic gradient; run an SCF from it (mf.init_guess = 'ml') first."
+        )
+
+    Gradients = nuc_grad_method

@@ -1,0 +1,131 @@
+"""The model that knows the answer: a converged Fock matrix, handed back for the geometry it belongs to.
+
+It proves the plumbing, bounds from below what any model can save, and carries a converged Hamiltonian into
+another basis set or method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+
+from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.density import fock_for
+from pyscf_mlham.errors import ModelError, OutOfDomainError
+from pyscf_mlham.graph import graph_from_mol
+from pyscf_mlham.scf.predictor import native_mol
+
+Array = NDArray[Any]
+
+ARCHITECTURE = "oracle"
+SAME_GEOMETRY = 1e-6  # Bohr
+
+
+class OracleModel:
+    """dH = F - H0 of one converged calculation.
+
+    Attributes:
+        config: domain and baseline; its only geometry is that of the calculation.
+        exact: True.
+    """
+
+    exact = True
+
+    def __init__(self, config: ModelConfig, mol: gto.Mole, correction: Array) -> None:
+        self.config = config
+        self._mol = mol
+        self._graph = graph_from_mol(mol)
+        self._correction = correction
+
+    @classmethod
+    def of(cls, mf: Any, h0: str = "sap", name: str = "oracle") -> OracleModel:
+        """Keep the Fock matrix of a converged mean-field object.
+
+        Args:
+            mf: converged PySCF mean-field object.
+            h0: baseline from which the correction is counted.
+            name: shown in logs.
+        """
+        if not mf.converged:
+            raise ModelError(
+                "an oracle needs a converged calculation; run mf.kernel() first and see that it converges."
+            )
+        mol, xc = mf.mol, getattr(mf, "xc", "hf")
+        fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
+        v0 = baseline.potential(h0, mol, xc)
+        h0_matrix = fock_for(mf, np.asarray(mf.get_hcore()), mol.nao) + fock_for(mf, v0, mol.nao)
+        config = ModelConfig(
+            name=name,
+            architecture=ARCHITECTURE,
+            elements=tuple(sorted({gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)})),
+            charges=(int(mol.charge),),
+            basis=mol.basis if isinstance(mol.basis, str) else "its own basis",
+            xc=xc,
+            baseline=h0,
+            baseline_fingerprint=baseline.fingerprint(h0, xc),
+        )
+        return cls(config, mol.copy(), fock - h0_matrix)
+
+    def native(self, mol: gto.Mole) -> gto.Mole:
+        """Return the molecule of the calculation.
+
+        Args:
+            mol: must have the same nuclei at the same places.
+        """
+        graph = graph_from_mol(mol)
+        same_atoms = np.array_equal(graph.numbers, self._graph.numbers)
+        if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:
+            raise OutOfDomainError(f"model {self.config.name} knows one geometry only, and this is another")
+        return self._mol
+
+    def correction(self, native: gto.Mole) -> Array:  # noqa: ARG002  (one geometry, one answer)
+        """Return dH, Hartree, in the shape that the calculation had.
+
+        Args:
+            native: molecule of the calculation.
+        """
+        return self._correction.copy()
+
+    def save(self, folder: Path) -> None:
+        """Write the oracle as a model folder.
+
+        Args:
+            folder: made when missing.
+        """
+        if not isinstance(self._mol.basis, str) or self._mol.cart:
+            raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
+        weights = {
+            "numbers": self._graph.numbers,
+            "positions": self._graph.positions,
+            "spin": np.array(self._mol.spin),
+            "correction": self._correction,
+        }
+        checkpoint.write(folder, self.config, weights)
+
+    @classmethod
+    def from_weights(cls, config: ModelConfig, weights: Mapping[str, Array]) -> OracleModel:
+        """Rebuild a saved oracle.
+
+        Args:
+            config: as read from the folder.
+            weights: numbers, positions (Bohr), spin and correction (Hartree).
+        """
+        expected = {"numbers", "positions", "spin", "correction"}
+        if set(weights) != expected:
+            raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")
+        atoms = [(int(z), r) for z, r in zip(weights["numbers"], weights["positions"], strict=True)]
+        mol = gto.M(
+            atom=atoms,
+            unit="Bohr",
+            basis=config.basis,
+            charge=config.charges[0],
+            spin=int(weights["spin"]),
+            verbose=0,
+        )
+        return cls(config, native_mol(mol, config.basis), weights["correction"])

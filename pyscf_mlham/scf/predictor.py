@@ -1,0 +1,222 @@
+"""mol -> H -> orbitals: the contract of a model, its domain, and the checks before anything is believed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+
+from pyscf_mlham import baseline
+from pyscf_mlham.basis import is_ghost
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.density import (
+    Orbitals,
+    damp_small_overlaps,
+    fock_for,
+    gap,
+    lift,
+    orbitals_from_fock,
+    same_basis,
+)
+from pyscf_mlham.errors import OutOfDomainError, PredictionError
+from pyscf_mlham.graph import graph_from_mol
+
+Array = NDArray[np.float64]
+
+# Strengths of the overlap filter, tried in this order; the next-to-last is also the probe for intruders.
+STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)
+PROBE = 0.03
+INTRUDER = 0.5  # a gap below this fraction of the probe's is an intruder orbital's
+SMALL_GAP = 0.05  # Hartree; below it the gap must also stand the comparison with H0's
+COLLAPSE = 0.25  # smallest gap believed, as a fraction of H0's
+
+
+class Predictor(Protocol):
+    """What a model must offer."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Elements, charges, native basis, functional and H0."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """True when the answer needs no check for intruder orbitals (an oracle's)."""
+        ...
+
+    def native(self, mol: gto.Mole) -> gto.Mole:
+        """Return the same nuclei in the model's own basis set."""
+        ...
+
+    def correction(self, native: gto.Mole) -> Array:
+        """Return dH = F - H0, (n, n) or (2, n, n) in PySCF's AO order, Hartree."""
+        ...
+
+
+class Prediction(NamedTuple):
+    """A predicted Fock matrix and what follows from it.
+
+    Attributes:
+        fock: in the shape of the mean-field object, PySCF's AO order, Hartree.
+        orbitals: of that matrix, occupied as the object would.
+        gap: between occupied and empty orbitals, Hartree.
+        model: name of the model.
+        damping: strength of the overlap filter that was needed, 0 when none.
+        lifted_from: native basis set, "" when the molecule is in it.
+        seconds: wall time.
+    """
+
+    fock: Array
+    orbitals: Orbitals
+    gap: float
+    model: str
+    damping: float
+    lifted_from: str
+    seconds: float
+
+    def describe(self) -> str:
+        """Return one line for a log."""
+        words = [f"model {self.model}", f"{self.seconds:.2f} s", f"gap {self.gap:.4f} Ha"]
+        if self.lifted_from:
+            words.append(f"lifted from {self.lifted_from}")
+        if self.damping:
+            words.append(f"overlap filter {self.damping:g}")
+        return ", ".join(words)
+
+
+def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Prediction:
+    """Predict the Fock matrix that a mean-field object would converge to, and its orbitals.
+
+    ``F = hcore + V0 + dH`` with the object's own core Hamiltonian, so that scalar relativity, external charges
+    and fields are in it.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: of the correction dH.
+        mol: molecule, the object's own by default.
+    """
+    start = time.perf_counter()
+    mol = mf.mol if mol is None else mol
+    config = model.config
+    check_domain(mf, mol, config)
+    native = model.native(mol)
+    correction = lift(_checked(model.correction(native), native), native, mol)
+    if mf.istype("GHF") and correction.shape[-1] != 2 * mol.nao:
+        # measured on twisted ethylene and O2: spin-free guesses end in higher generalised states than minao
+        raise OutOfDomainError("a generalised method mixes spins, and the model knows nothing of spin")
+    v0 = baseline.potential(config.baseline, mol, config.xc, config.grid_level)
+    h0 = fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao)
+    dh = fock_for(mf, correction, mol.nao)
+    fock, orbitals, damping = _decode(mf, mol, h0, dh, model.exact)
+    return Prediction(
+        fock=fock,
+        orbitals=orbitals,
+        gap=gap(orbitals),
+        model=config.name,
+        damping=damping,
+        lifted_from="" if same_basis(native, mol) else config.basis,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
+    """Return the real atoms of a molecule in a named spherical basis set.
+
+    Args:
+        mol: molecule.
+        basis: name that PySCF knows.
+    """
+    real = [i for i in range(mol.natm) if not is_ghost(mol, i)]
+    return gto.M(
+        atom=[(mol.atom_pure_symbol(i), mol.atom_coord(i)) for i in real],
+        unit="Bohr",
+        basis=basis,
+        charge=mol.charge,
+        spin=mol.spin,
+        verbose=0,
+    )
+
+
+def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
+    """Raise OutOfDomainError, with the reason, where the model must not be used.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+        config: what the model knows.
+    """
+    _check_method(mf, mol)
+    _check_molecule(mol)
+    numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}
+    if unknown := sorted(numbers - set(config.elements)):
+        symbols = ", ".join(gto.mole._symbol(z) for z in unknown)
+        known = ", ".join(gto.mole._symbol(z) for z in config.elements)
+        raise OutOfDomainError(f"element {symbols} is not among those of model {config.name} ({known})")
+    if mol.charge not in config.charges:
+        known = ", ".join(f"{q:+d}" if q else "0" for q in config.charges)
+        raise OutOfDomainError(f"total charge {mol.charge:+d} is not among those of model {config.name} ({known})")
+
+
+def _check_method(mf: Any, mol: gto.Mole) -> None:
+    if any(c.__name__ == "Cell" for c in type(mol).__mro__):
+        raise OutOfDomainError("periodic systems are not supported")
+    if not any(mf.istype(kind) for kind in ("RHF", "UHF", "GHF")):
+        raise OutOfDomainError(f"{type(mf).__name__} is not a one-component mean-field method")
+    if mol.natm == 0:
+        raise OutOfDomainError("there are no atoms (a custom Hamiltonian?)")
+    expected = (2 if mf.istype("GHF") else 1) * mol.nao
+    overlap = mf.get_ovlp(mol)
+    if overlap.shape != (expected, expected) or np.iscomplexobj(overlap):
+        raise OutOfDomainError(f"{type(mf).__name__} works in spinors, not in real atomic orbitals")
+
+
+def _check_molecule(mol: gto.Mole) -> None:
+    if any(is_ghost(mol, i) for i in range(mol.natm)):
+        raise OutOfDomainError("ghost atoms are not supported")
+    if mol.has_ecp() or mol._pseudo:
+        raise OutOfDomainError("effective core potentials are not supported")
+    if mol.nelectron == 0:
+        raise OutOfDomainError("there are no electrons")
+    if mol.natm == 1:
+        raise OutOfDomainError("a single atom has no bonds to predict; PySCF's guess is made of atoms already")
+    try:
+        graph_from_mol(mol)
+    except ValueError as error:
+        raise OutOfDomainError(str(error).rstrip(".")) from error
+
+
+def _checked(correction: Array, native: gto.Mole) -> Array:
+    n = native.nao
+    if correction.shape[-1] not in (n, 2 * n) or correction.ndim not in (2, 3):
+        raise PredictionError(f"the model's matrix has shape {correction.shape}, expected ({n}, {n}) or (2, {n}, {n})")
+    if not np.all(np.isfinite(correction)):
+        raise PredictionError("the model's matrix is not finite")
+    return (correction + np.swapaxes(correction, -1, -2).conj()) / 2
+
+
+def _decode(mf: Any, mol: gto.Mole, h0: Array, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
+    """H = H0 + dH, filtered no more than it takes to keep intruder orbitals out of the occupied ones."""
+    s = mf.get_ovlp(mol)
+
+    def attempt(strength: float) -> tuple[Array, Orbitals]:
+        fock = h0 + (damp_small_overlaps(dh, s, strength) if strength else dh)
+        return fock, orbitals_from_fock(mf, fock, s)
+
+    fock, orbitals = attempt(0.0)
+    if exact:
+        return fock, orbitals, 0.0
+    enough = INTRUDER * gap(attempt(PROBE)[1])
+    strength = 0.0
+    for strength in STRENGTHS:
+        fock, orbitals = attempt(strength) if strength else (fock, orbitals)
+        if gap(orbitals) >= enough:
+            break
+    found = gap(orbitals)
+    if found < SMALL_GAP:
+        reference = gap(orbitals_from_fock(mf, h0, s))
+        if found < COLLAPSE * reference:
+            raise PredictionError(f"the predicted gap, {found:.4f} Ha, has collapsed (H0 alone gives {reference:.4f})")
+    return fock, orbitals, strength

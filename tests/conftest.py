@@ -1,0 +1,28 @@
+"""Geometries and mean-field objects that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pyscf import gto
+
+import pyscf_mlham
+
+WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
+ETHYLENE = "C 0 0 0.66; C 0 0 -0.66; H 0 0.92 1.23; H 0 -0.92 1.23; H 0 0.92 -1.23; H 0 -0.92 -1.23"
+TWISTED_ETHYLENE = "C 0 0 0.66; C 0 0 -0.66; H 0 0.92 1.23; H 0 -0.92 1.23; H 0.92 0 -1.23; H -0.92 0 -1.23"
+
+
+def mole(atom: Any = WATER, basis: Any = "6-31g*", **kwargs: Any) -> gto.Mole:
+    """Build a silent molecule; water in 6-31G* by default."""
+    return gto.M(atom=atom, basis=basis, **{"verbose": 0, **kwargs})
+
+
+@pytest.fixture(autouse=True)
+def _fresh_registration() -> Iterator[None]:
+    """Every test starts and ends with 'ml' registered as the import leaves it."""
+    pyscf_mlham.register()
+    yield
+    pyscf_mlham.register()

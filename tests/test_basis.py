@@ -1,0 +1,110 @@
+"""Orbital conventions against two independent authorities: PySCF's rotation matrices and e3nn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import WATER, mole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyscf import gto
+from scipy.spatial.transform import Rotation
+
+from pyscf_mlham import basis
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+
+# Clusters without any symmetry that hold every element of common organic chemistry.
+CLUSTER_ONE = "H 0.1 0.2 0.9; C 0.0 0.1 -0.2; N 1.2 0.3 -0.6; F -0.9 -0.8 -0.6; O -0.7 1.2 -0.5"
+CLUSTER_TWO = "P 0.0 0.1 -0.1; S 1.9 0.3 0.4; Cl -1.0 -1.6 0.6; H -0.6 1.1 0.8"
+BASES = ["sto-3g", "6-31g*", "def2-svp", "def2-tzvp", "cc-pvtz", "aug-cc-pvdz", "cc-pvqz"]  # the last has g functions
+
+
+def random_orthogonal(seed: int, improper: bool = False) -> np.ndarray:
+    return Rotation.random(random_state=seed).as_matrix() * (-1 if improper else 1)
+
+
+@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
+def test_irreps_order_is_e3nns(l: int) -> None:
+    import torch
+    from e3nn import o3
+
+    points = np.random.default_rng(l).normal(size=(20, 3))
+    ours = basis.solid_harmonics(l, points)
+    fed = torch.tensor(points[:, basis.VECTOR_ORDER])
+    theirs = o3.spherical_harmonics(l, fed, normalize=False, normalization="norm").numpy()
+    scale = (ours * theirs).sum() / (theirs * theirs).sum()
+    np.testing.assert_allclose(ours, scale * theirs, atol=1e-10 * np.abs(ours).max())
+    assert scale > 0
+
+
+@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
+@pytest.mark.parametrize("improper", [False, True])
+def test_wigner_is_orthogonal_and_multiplicative(l: int, improper: bool) -> None:
+    q = np.stack([random_orthogonal(seed, improper) for seed in range(5)])
+    d = basis.wigner(l, q)
+    np.testing.assert_allclose(d @ np.swapaxes(d, -1, -2), np.broadcast_to(np.eye(2 * l + 1), d.shape), atol=1e-12)
+    np.testing.assert_allclose(basis.wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
+    np.testing.assert_allclose(basis.wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
+def test_orders_are_inverse(l: int) -> None:
+    there, back = np.array(basis.irreps_from_pyscf(l)), np.array(basis.pyscf_from_irreps(l))
+    np.testing.assert_array_equal(there[back], np.arange(2 * l + 1))
+
+
+def test_rotation_is_that_of_pyscf_up_to_the_highest_degree() -> None:
+    shells = [[l, [1.0 + l, 1.0]] for l in range(basis.MAX_DEGREE + 1)]
+    mol = mole("H 0 0 0; H 0.3 0.5 0.9", basis={"H": shells})
+    q = random_orthogonal(3)
+    layout = OrbitalLayout.from_mol(mol)
+    u = gto.mole.ao_rotation_matrix(mol, q)
+    np.testing.assert_allclose(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
+
+
+@pytest.mark.parametrize("cart", [False, True], ids=["spherical", "cartesian"])
+@pytest.mark.parametrize("improper", [False, True], ids=["rotation", "inversion"])
+@pytest.mark.parametrize("cluster", [CLUSTER_ONE, CLUSTER_TWO], ids=["HCNOF", "HPSCl"])
+@pytest.mark.parametrize("name", BASES)
+def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: bool) -> None:
+    mol = mole(cluster, name, cart=cart, spin=None)
+    q = random_orthogonal(7, improper)
+    turned = mole([(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)], name, unit="Bohr",
+                  cart=cart, spin=None)  # fmt: skip
+    layout = OrbitalLayout.from_mol(mol)
+    d = layout.rotation(q)
+    for integral in ("int1e_ovlp", "int1e_kin", "int1e_nuc"):
+        here, there = mol.intor(integral), turned.intor(integral)
+        expected = layout.ao_from_irreps(d @ layout.irreps_from_ao(here) @ d.T)
+        np.testing.assert_allclose(there, expected, atol=1e-10, rtol=1e-10)
+        if not cart and not improper:  # what PySCF offers
+            u = gto.mole.ao_rotation_matrix(mol, q)
+            np.testing.assert_allclose(u.T @ here @ u, expected, atol=1e-10, rtol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), cart=st.booleans(), name=st.sampled_from(BASES))
+def test_order_round_trip(seed: int, cart: bool, name: str) -> None:
+    layout = OrbitalLayout.from_mol(mole(WATER, name, cart=cart))
+    matrix = np.random.default_rng(seed).normal(size=(layout.n_ao, layout.n_ao))
+    np.testing.assert_allclose(layout.ao_from_irreps(layout.irreps_from_ao(matrix)), matrix, atol=1e-12)
+
+
+def test_contracted_and_unsorted_basis_sets() -> None:
+    # general contraction (two functions from one set of primitives) and shells given d first
+    basis_set = {"H": [[2, [0.8, 1.0]], [0, [3.0, 0.2, 0.5], [0.9, 0.7, -0.3]], [1, [1.1, 1.0]]]}
+    mol = mole("H 0 0 0; H 0.2 0.3 0.9", basis=basis_set)
+    layout = OrbitalLayout.from_mol(mol)
+    assert layout.n_ao == mol.nao
+    assert layout.template() == ShellTemplate((2, 1, 1))
+    q = random_orthogonal(1)
+    u = gto.mole.ao_rotation_matrix(mol, q)
+    np.testing.assert_allclose(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
+
+
+def test_too_small_template_and_too_high_degree_are_errors() -> None:
+    layout = OrbitalLayout.from_mol(mole())
+    with pytest.raises(ValueError, match="too small"):
+        layout.slots(ShellTemplate((1, 1)))
+    with pytest.raises(ValueError, match="l = 7"):
+        OrbitalLayout.from_mol(mole("H 0 0 0; H 0 0 1", basis={"H": [[7, [1.0, 1.0]]]}))

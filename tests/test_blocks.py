@@ -1,0 +1,155 @@
+"""Matrix <-> blocks <-> irreps: exact inverses, and blocks that move as the molecule does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import WATER, mole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyscf import scf
+from scipy.spatial.transform import Rotation
+from test_basis import BASES, CLUSTER_ONE, CLUSTER_TWO
+
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate, wigner
+from pyscf_mlham.blocks import (
+    Blocks,
+    blocks_from_irreps,
+    blocks_from_matrix,
+    clebsch_gordan,
+    global_from_local,
+    irreps_from_blocks,
+    local_from_global,
+    matrix_from_blocks,
+    rotate_blocks,
+)
+from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+
+ELEMENTS = ["H", "C", "N", "O", "F", "P", "S", "Cl"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    elements=st.lists(st.sampled_from(ELEMENTS), min_size=1, max_size=4),
+    name=st.sampled_from(BASES[:-1]),
+    cart=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_matrix_to_irreps_and_back_is_exact(elements: list[str], name: str, cart: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    places = np.arange(len(elements))[:, None] * np.array([1.1, 0.7, -0.4]) + rng.normal(
+        scale=0.1, size=(len(elements), 3)
+    )
+    mol = mole([(e, r) for e, r in zip(elements, places, strict=True)], name, cart=cart, spin=None)
+    _assert_round_trip(mol, rng.normal(size=(mol.nao, mol.nao)))
+
+
+@pytest.mark.parametrize("cart", [False, True], ids=["spherical", "cartesian"])
+def test_round_trip_with_g_functions(cart: bool) -> None:
+    mol = mole(WATER, "cc-pvqz", cart=cart)
+    _assert_round_trip(mol, mol.intor("int1e_kin"))
+
+
+def _assert_round_trip(mol, matrix) -> None:
+    layout, graph = OrbitalLayout.from_mol(mol), graph_from_mol(mol)
+    template = layout.template().union(ShellTemplate((3, 2, 1)))
+    frames = frames_from_vectors(graph.vectors)
+    blocks = blocks_from_matrix(matrix, layout, graph.pairs, template)
+    onsite = blocks_from_irreps(irreps_from_blocks(blocks.onsite, template), template)
+    local = irreps_from_blocks(local_from_global(blocks.pair, template, frames), template)
+    pair = global_from_local(blocks_from_irreps(local, template), template, frames)
+    np.testing.assert_allclose(blocks.onsite, onsite, atol=1e-12 * np.abs(matrix).max())
+    back = matrix_from_blocks(Blocks(onsite, pair), layout, graph.pairs, template)
+    np.testing.assert_allclose(back, matrix, atol=1e-12 * max(1, np.abs(matrix).max()))
+
+
+@pytest.mark.parametrize("improper", [1, -1], ids=["rotation", "inversion"])
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("cluster", [CLUSTER_ONE, CLUSTER_TWO], ids=["HCNOF", "HPSCl"])
+def test_blocks_of_a_fock_matrix_rotate_and_local_frames_do_not_see_it(cluster: str, name: str, improper: int) -> None:
+    q = improper * Rotation.random(random_state=11).as_matrix()
+    mol = mole(cluster, name, spin=None)
+    turned = mole(_moved(mol, q), name, unit="Bohr", spin=None)
+    layout, template = OrbitalLayout.from_mol(mol), OrbitalLayout.from_mol(mol).template()
+    graph, turned_graph = graph_from_mol(mol), graph_from_mol(turned)
+    f, g = _hartree_fock_like(mol), _hartree_fock_like(turned)
+    here = blocks_from_matrix(f, layout, graph.pairs)
+    there = blocks_from_matrix(g, layout, turned_graph.pairs)
+    np.testing.assert_allclose(rotate_blocks(here.onsite, template, q), there.onsite, atol=1e-9)
+    np.testing.assert_allclose(rotate_blocks(here.pair, template, q), there.pair, atol=1e-9)
+    # in the pairs' own frames only a turn about the pair (and a reflection) is left: norms of each |m| agree
+    frames, turned_frames = frames_from_vectors(graph.vectors), frames_from_vectors(turned_graph.vectors)
+    left = local_from_global(here.pair, template, frames)
+    right = local_from_global(there.pair, template, turned_frames)
+    for l, part in enumerate(template.slices):
+        for m in range(l + 1):
+            rows = [part.start + k * (2 * l + 1) + l + s for k in range(template.counts[l]) for s in {-m, m}]
+            norms = [np.linalg.norm(b[:, rows], axis=(1, 2)) for b in (left, right)]
+            np.testing.assert_allclose(*norms, atol=1e-9)
+
+
+def _moved(mol, q):
+    return [(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)]
+
+
+def _hartree_fock_like(mol):
+    """A Fock matrix that is as equivariant as the density put in: that of S^-1, which rotates with the AOs."""
+    density = np.linalg.inv(mol.intor("int1e_ovlp"))
+    if mol.nao > 150:
+        return scf.hf.get_hcore(mol)  # two-electron integrals of big basis sets add minutes and no insight
+    vj, vk = scf.hf.get_jk(mol, density)
+    return scf.hf.get_hcore(mol) + 0.05 * (vj - 0.5 * vk)
+
+
+def test_permutation_and_translation() -> None:
+    mol = mole(CLUSTER_ONE, "def2-svp", spin=None)
+    order = np.array([3, 0, 4, 2, 1])
+    shift = np.array([3.0, -7.0, 1.5])
+    moved = mole([(mol.elements[i], mol.atom_coord(i) + shift) for i in order], "def2-svp", unit="Bohr", spin=None)
+    blocks = [
+        blocks_from_matrix(_hartree_fock_like(m), OrbitalLayout.from_mol(m), graph_from_mol(m).pairs)
+        for m in (mol, moved)
+    ]
+    np.testing.assert_allclose(blocks[0].onsite[order], blocks[1].onsite, atol=1e-10)
+    index = {tuple(p): k for k, p in enumerate(graph_from_mol(mol).pairs.tolist())}
+    same = [index[order[i], order[j]] for i, j in graph_from_mol(moved).pairs]
+    np.testing.assert_allclose(blocks[0].pair[same], blocks[1].pair, atol=1e-10)
+
+
+def test_pairs_left_out_give_zero() -> None:
+    mol = mole(WATER, "def2-svp")
+    layout, s = OrbitalLayout.from_mol(mol), mol.intor("int1e_ovlp")
+    pairs = graph_from_mol(mol, cutoff=2.0).pairs  # Bohr: the O-H bonds, not H-H
+    assert len(pairs) == 4
+    rebuilt = matrix_from_blocks(blocks_from_matrix(s, layout, pairs), layout, pairs)
+    hydrogens = mol.aoslice_by_atom()[1:, 2:]
+    (a, b), (c, d) = hydrogens
+    assert np.all(rebuilt[a:b, c:d] == 0)
+    rebuilt[a:b, c:d], rebuilt[c:d, a:b] = s[a:b, c:d], s[c:d, a:b]
+    np.testing.assert_allclose(rebuilt, s, atol=1e-14)
+
+
+@pytest.mark.parametrize("l1", range(5))
+@pytest.mark.parametrize("l2", range(5))
+def test_coupling_is_orthogonal_and_equivariant(l1: int, l2: int) -> None:
+    degrees = range(abs(l1 - l2), l1 + l2 + 1)
+    full = np.concatenate([clebsch_gordan(l1, l2, l) for l in degrees], axis=-1)
+    full = full.reshape((2 * l1 + 1) * (2 * l2 + 1), -1)
+    np.testing.assert_allclose(full.T @ full, np.eye(full.shape[1]), atol=1e-12)
+    q = Rotation.random(random_state=2).as_matrix()
+    for l in degrees:
+        c = clebsch_gordan(l1, l2, l)
+        turned = np.einsum("ai,bj,ijm->abm", wigner(l1, q), wigner(l2, q), c)
+        np.testing.assert_allclose(turned, c @ wigner(l, q), atol=1e-11)
+
+
+def test_a_broken_convention_is_seen() -> None:
+    """The equivariance check itself: p functions left in PySCF's order must fail it."""
+    mol, q = mole(CLUSTER_ONE, "def2-svp", spin=None), Rotation.random(random_state=5).as_matrix()
+    turned = mole(_moved(mol, q), "def2-svp", unit="Bohr", spin=None)
+    layout, template = OrbitalLayout.from_mol(mol), OrbitalLayout.from_mol(mol).template()
+    layout.__dict__["order"] = np.arange(layout.n_ao)
+    pairs = graph_from_mol(mol).pairs
+    here = blocks_from_matrix(mol.intor("int1e_kin"), layout, pairs)
+    there = blocks_from_matrix(turned.intor("int1e_kin"), layout, pairs)
+    assert np.abs(rotate_blocks(here.pair, template, q) - there.pair).max() > 1e-2

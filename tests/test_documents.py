@@ -1,0 +1,51 @@
+"""What the README and the examples show is run as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["mf"].converged  # type: ignore[attr-defined]
+    assert namespace["big"].converged  # type: ignore[attr-defined]
+
+
+def test_readme_commands_are_targets() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    commands = re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(commands) <= targets
+
+
+def test_demo_prints_both_rows_and_says_what_they_are() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol", "--basis", "sto-3g"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=None)
+    minao, oracle = (line.split("│") for line in done.stdout.splitlines() if "ethanol" in line)
+    assert (minao[2].strip(), oracle[2].strip()) == ("minao", "ml (oracle)")
+    assert int(oracle[3]) == 1 < int(minao[3])
+    assert float(minao[6]) == pytest.approx(float(oracle[6]), abs=1e-8)
+    assert "ORACLE" in done.stdout
+
+
+def test_imports_point_downward() -> None:
+    """basis -> graph -> blocks, density -> scf: no module imports one of a higher layer."""
+    package = ROOT / "pyscf_mlham"
+    layers = ["errors", "basis", "graph", "checkpoint", "baseline", "blocks", "density", "scf"]
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        for imported in re.findall(r"^\s*from pyscf_mlham[. ](?:import )?(\w+)", path.read_text(), flags=re.MULTILINE):
+            assert layers.index(imported) <= layers.index(name), f"{path.name} imports {imported}"

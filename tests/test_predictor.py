@@ -1,0 +1,142 @@
+"""What is believed of a model and what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ETHYLENE, WATER, mole
+from pyscf import gto
+
+import pyscf_mlham
+from pyscf_mlham import OracleModel, OutOfDomainError, PredictionError
+from pyscf_mlham.scf.predictor import predict
+
+
+class Tampered:
+    """An oracle whose answer is changed on its way out, as a bad network's would be."""
+
+    exact = False
+
+    def __init__(self, oracle: OracleModel, change: Any) -> None:
+        self.config, self._oracle, self._change = oracle.config, oracle, change
+
+    def native(self, mol: gto.Mole) -> gto.Mole:
+        return self._oracle.native(mol)
+
+    def correction(self, native: gto.Mole) -> np.ndarray:
+        return self._change(self._oracle.correction(native))
+
+
+@pytest.fixture(scope="module")
+def converged() -> Any:
+    return mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp").run()
+
+
+def test_oracle_gives_back_the_converged_matrix(converged: Any) -> None:
+    for h0 in ("sap", "minao", "hcore"):
+        prediction = predict(converged, OracleModel.of(converged, h0))
+        np.testing.assert_allclose(prediction.fock, converged.get_fock(), atol=1e-11)
+        np.testing.assert_allclose(prediction.orbitals.energy, converged.mo_energy, atol=1e-5)
+        assert prediction.damping == 0
+        assert prediction.lifted_from == ""
+
+
+def test_oracle_wants_convergence() -> None:
+    with pytest.raises(pyscf_mlham.ModelError, match="converged"):
+        OracleModel.of(mole().RHF())
+
+
+def test_oracle_knows_one_geometry(converged: Any) -> None:
+    moved = mole(ETHYLENE.replace("0.66", "0.67"), "def2-svp").RKS(xc="b3lyp")
+    with pytest.raises(OutOfDomainError, match="one geometry"):
+        predict(moved, OracleModel.of(converged))
+    other = mole(WATER, "def2-svp").RKS(xc="b3lyp")
+    with pytest.raises(OutOfDomainError, match="element O"):
+        predict(other, OracleModel.of(converged))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda dh: dh * np.nan, "not finite"),
+        (lambda dh: dh[:-1, :-1], "shape"),
+        (lambda dh: dh[None, None], "shape"),
+    ],
+)
+def test_nonsense_is_refused(converged: Any, change: Any, message: str) -> None:
+    with pytest.raises(PredictionError, match=message):
+        predict(converged, Tampered(OracleModel.of(converged), change))
+
+
+def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
+    antisymmetric = np.triu(np.full((48, 48), 0.1), 1)
+    antisymmetric -= antisymmetric.T
+    prediction = predict(converged, Tampered(OracleModel.of(converged), lambda dh: dh + antisymmetric))
+    np.testing.assert_allclose(prediction.fock, converged.get_fock(), atol=1e-11)
+
+
+def test_an_intruder_is_filtered_away(converged: Any) -> None:
+    """An error along the smallest overlap eigenvector pulls an empty orbital below the occupied ones."""
+    s, u = np.linalg.eigh(converged.get_ovlp())
+    error = np.outer(u[:, 0], u[:, 0]) * s[0] * 6.0  # 6 Ha on that orbital, yet tiny in the AO basis
+    assert np.abs(error).max() < 0.1
+    model = Tampered(OracleModel.of(converged), lambda dh: dh - error)
+    fooled = predict(converged, _exact(model))
+    true_gap = predict(converged, OracleModel.of(converged)).gap
+    assert fooled.gap < 0.5 * true_gap
+    prediction = predict(converged, model)
+    assert prediction.damping > 0
+    assert prediction.gap > 0.8 * true_gap
+    occupied = converged.mo_occ > 0
+    assert np.abs(prediction.orbitals.energy - converged.mo_energy)[occupied].max() < 0.1
+    assert "overlap filter" in prediction.describe()
+
+
+def _exact(model: Tampered) -> Tampered:
+    model = Tampered(model._oracle, model._change)
+    model.exact = True
+    return model
+
+
+def test_a_good_matrix_is_not_filtered(converged: Any) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(scale=1e-5, size=(48, 48))
+    prediction = predict(converged, Tampered(OracleModel.of(converged), lambda dh: dh + noise))
+    assert prediction.damping == 0
+
+
+def test_a_collapsed_gap_is_refused(converged: Any) -> None:
+    """When no filter brings the gap back, the prediction is not used."""
+    c, s = converged.mo_coeff, converged.get_ovlp()
+    homo, lumo = (s @ c[:, k] for k in (7, 8))
+    closing = 0.98 * (converged.mo_energy[8] - converged.mo_energy[7])
+    change = closing / 2 * (np.outer(homo, homo) - np.outer(lumo, lumo))
+    with pytest.raises(PredictionError, match="collapsed"):
+        predict(converged, Tampered(OracleModel.of(converged), lambda dh: dh + change))
+
+
+def test_external_charges_and_relativity_stay_in_h0(converged: Any) -> None:
+    """The correction is added to the object's own core Hamiltonian."""
+    from pyscf import qmmm
+
+    mf = converged.mol.RKS(xc="b3lyp")
+    plain = predict(mf, OracleModel.of(converged)).fock
+    charged = qmmm.mm_charge(mf.copy(), np.array([[0.0, 0.0, 5.0]]), np.array([0.5]))
+    shift = predict(charged, OracleModel.of(converged)).fock - plain
+    np.testing.assert_allclose(shift, charged.get_hcore() - mf.get_hcore(), atol=1e-12)
+    relativistic = converged.mol.RKS(xc="b3lyp").sfx2c1e()
+    shift = predict(relativistic, OracleModel.of(converged)).fock - plain
+    np.testing.assert_allclose(shift, relativistic.get_hcore() - mf.get_hcore(), atol=1e-12)
+    assert np.abs(shift).max() > 1e-3
+
+
+def test_charge_beyond_the_domain(converged: Any) -> None:
+    cation = mole(ETHYLENE, "def2-svp", charge=1, spin=1).UKS(xc="b3lyp")
+    with pytest.raises(OutOfDomainError, match=r"charge \+1 is not among those of model oracle \(0\)"):
+        predict(cation, OracleModel.of(converged))
+    oracle = OracleModel.of(converged)
+    oracle.config = dataclasses.replace(oracle.config, charges=(0, 1))
+    assert predict(cation, oracle).fock.shape == (2, 48, 48)
