@@ -12,7 +12,6 @@ it into them, exactly and invertibly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -194,7 +193,7 @@ class OrbitalLayout:
             n_atoms=int(mol.natm),
             shell_atom=np.array(atoms, dtype=np.int64),
             shell_degree=shell_degree,
-            shell_offset=np.concatenate([[0], ends[:-1]]).astype(np.int64),
+            shell_offset=ends - (2 * shell_degree + 1),
             transform=scipy.linalg.block_diag(*splits) if mol.cart else None,
         )
 
@@ -274,11 +273,6 @@ class OrbitalLayout:
             slots[atom, start : start + 2 * l + 1] = np.arange(offset, offset + 2 * l + 1)
             filled[atom, l] = place + 1
         return slots
-
-
-def nuclear_symbols(mol: gto.Mole) -> Sequence[str]:
-    """Return the plain element symbol of every real atom, ghosts left out."""
-    return [mol.atom_pure_symbol(i) for i in range(mol.natm) if not is_ghost(mol, i)]
 
 
 def is_ghost(mol: gto.Mole, atom: int) -> bool:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,18 @@ class ModelConfig:
     format_version: int = FORMAT_VERSION
 
 
-def write(folder: Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Write a model; a reader sees the old files or the new ones, never half of one.
+def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Write a model. Each file is replaced as a whole, and a crash between the two is noticed on reading.
 
     Args:
-        folder: made when missing.
+        folder: made when missing; a new one for each model that must not be lost.
         config: its weights_sha256 is filled in.
         weights: arrays by name.
 
     Returns:
         the config as written.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = save({name: np.asarray(array, order="C") for name, array in weights.items()})
     config = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
@@ -132,10 +134,16 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
     texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256")
     if wrong := [key for key in texts if not isinstance(content[key], str)]:
         raise ModelError(f"{path}: {wrong} must be text.")
+    if type(content["grid_level"]) is not int or type(content["baseline_fingerprint"]) not in (float, NoneType):
+        raise ModelError(f"{path}: grid_level must be an integer, baseline_fingerprint a number or null.")
+    if not isinstance(content["options"], dict):
+        raise ModelError(f"{path}: options must be keys and values.")
     try:
         lists = {key: tuple(int(v) for v in content[key]) for key in ("elements", "charges")}
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: elements and charges must be lists of integers ({error}).") from error
+    if not all(lists.values()):
+        raise ModelError(f"{path}: elements and charges must not be empty.")
     return ModelConfig(**{**content, **lists})
 
 

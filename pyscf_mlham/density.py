@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import gto, lib
+from pyscf import gto
 
 Array = NDArray[Any]
 
@@ -32,7 +32,9 @@ class Orbitals(NamedTuple):
     occ: Array
 
 
-def orbitals_from_fock(mf: Any, fock: Array, overlap: Array | None = None) -> Orbitals:
+def orbitals_from_fock(
+    mf: Any, fock: Array, overlap: Array | None = None, orthogonaliser: Array | None = None
+) -> Orbitals:
     """Solve F C = S C e and fill the orbitals as the object would: its own `eig` and `get_occ`.
 
     Near-linear dependence, point-group symmetry and smearing are the object's own business and handled by it;
@@ -42,21 +44,19 @@ def orbitals_from_fock(mf: Any, fock: Array, overlap: Array | None = None) -> Or
         mf: PySCF mean-field object.
         fock: Fock matrix in the object's shape, see `fock_for`; Hartree.
         overlap: S, computed when not given.
+        orthogonaliser: X with X^T S X = 1, as the object's check_linear_dependency gives it.
     """
     s = mf.get_ovlp(mf.mol) if overlap is None else overlap
-    untouched: dict[str, Any] = {"verbose": 0, "scf_summary": {}}  # get_occ writes its findings there
-    if hasattr(mf, "entropy"):
-        untouched["entropy"] = mf.entropy
-    with lib.temporary_env(mf, **untouched):
-        energy, coeff = _eig(mf, fock, s)
-        occ = mf.get_occ(energy, coeff)
+    state = dict(vars(mf))
+    mf.verbose, mf.scf_summary = 0, {}
+    try:
+        x = mf.check_linear_dependency(s) if orthogonaliser is None else orthogonaliser
+        energy, coeff = mf.eig(fock, s, x=x)
+        occ = mf.get_occ(energy, coeff)  # may write its findings (entropy, electron numbers) into the object
+    finally:
+        vars(mf).clear()
+        vars(mf).update(state)
     return Orbitals(energy, coeff, occ)
-
-
-def _eig(mf: Any, fock: Array, overlap: Array) -> tuple[Array, Array]:
-    if hasattr(mf, "check_linear_dependency"):  # PySCF >= 2.13; before, `eig` did it by itself where it did
-        return tuple(mf.eig(fock, overlap, x=mf.check_linear_dependency(overlap)))
-    return tuple(mf.eig(fock, overlap))
 
 
 def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
@@ -75,14 +75,40 @@ def gap(orbitals: Orbitals) -> float:
     Args:
         orbitals: of any shape; infinite when nothing is occupied or nothing is empty.
     """
-    energies = np.atleast_2d(np.asarray(orbitals.energy))
-    occupations = np.atleast_2d(np.asarray(orbitals.occ))
     gaps = [
         e[occ < 1e-8].min() - e[occ > 1e-8].max()
-        for e, occ in zip(energies, occupations, strict=True)
+        for e, _, occ in _channels(orbitals)
         if np.any(occ > 1e-8) and np.any(occ < 1e-8)
     ]
     return float(min(gaps, default=np.inf))
+
+
+def foreign_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
+    """Largest share that any occupied orbital has in high reference orbitals: near one for an intruder.
+
+    Args:
+        orbitals: to be judged.
+        reference: of the same shape, from a Hamiltonian without gross errors.
+        overlap: (n, n), or (2n, 2n) for generalised objects.
+        above: reference orbitals count as high from this far above the highest occupied one; Hartree.
+    """
+    shares = [0.0]
+    for occupied, (energy, coeff, occ) in zip(_occupied(orbitals), _channels(reference), strict=True):
+        filled = energy[occ > 1e-8]
+        high = coeff[:, energy > filled.max() + above] if len(filled) else coeff[:, :0]
+        weights = np.abs(high.conj().T @ overlap @ occupied) ** 2
+        shares.append(float(weights.sum(axis=0).max(initial=0.0)))
+    return max(shares)
+
+
+def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
+    """Energies, coefficients and occupations of each spin channel; one channel where they share orbitals."""
+    energy, coeff, occ = (np.asarray(a) for a in orbitals)
+    return list(zip(energy, coeff, occ, strict=True)) if coeff.ndim == 3 else [(energy, coeff, occ)]
+
+
+def _occupied(orbitals: Orbitals) -> list[Array]:
+    return [coeff[:, occ > 1e-8] for _, coeff, occ in _channels(orbitals)]
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pyscf import gto
 
@@ -20,9 +21,14 @@ def mole(atom: Any = WATER, basis: Any = "6-31g*", **kwargs: Any) -> gto.Mole:
     return gto.M(atom=atom, basis=basis, **{"verbose": 0, **kwargs})
 
 
+def assert_close(actual: Any, expected: Any, atol: float) -> None:
+    """Equal to an absolute tolerance; numpy's own default adds a relative one of 1e-7."""
+    np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_registration() -> Iterator[None]:
     """Every test starts and ends with 'ml' registered as the import leaves it."""
-    pyscf_mlham.register()
+    pyscf_mlham.register(model=None, fallback="minao")
     yield
-    pyscf_mlham.register()
+    pyscf_mlham.register(model=None, fallback="minao")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import WATER, mole
+from conftest import WATER, assert_close, mole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyscf import gto
@@ -33,7 +33,7 @@ def test_irreps_order_is_e3nns(l: int) -> None:
     fed = torch.tensor(points[:, basis.VECTOR_ORDER])
     theirs = o3.spherical_harmonics(l, fed, normalize=False, normalization="norm").numpy()
     scale = (ours * theirs).sum() / (theirs * theirs).sum()
-    np.testing.assert_allclose(ours, scale * theirs, atol=1e-10 * np.abs(ours).max())
+    assert_close(ours, scale * theirs, atol=1e-10 * np.abs(ours).max())
     assert scale > 0
 
 
@@ -42,9 +42,9 @@ def test_irreps_order_is_e3nns(l: int) -> None:
 def test_wigner_is_orthogonal_and_multiplicative(l: int, improper: bool) -> None:
     q = np.stack([random_orthogonal(seed, improper) for seed in range(5)])
     d = basis.wigner(l, q)
-    np.testing.assert_allclose(d @ np.swapaxes(d, -1, -2), np.broadcast_to(np.eye(2 * l + 1), d.shape), atol=1e-12)
-    np.testing.assert_allclose(basis.wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
-    np.testing.assert_allclose(basis.wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
+    assert_close(d @ np.swapaxes(d, -1, -2), np.broadcast_to(np.eye(2 * l + 1), d.shape), atol=1e-12)
+    assert_close(basis.wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
+    assert_close(basis.wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
 
 
 @pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
@@ -59,7 +59,7 @@ def test_rotation_is_that_of_pyscf_up_to_the_highest_degree() -> None:
     q = random_orthogonal(3)
     layout = OrbitalLayout.from_mol(mol)
     u = gto.mole.ao_rotation_matrix(mol, q)
-    np.testing.assert_allclose(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
+    assert_close(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
 
 
 @pytest.mark.parametrize("cart", [False, True], ids=["spherical", "cartesian"])
@@ -76,10 +76,10 @@ def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: boo
     for integral in ("int1e_ovlp", "int1e_kin", "int1e_nuc"):
         here, there = mol.intor(integral), turned.intor(integral)
         expected = layout.ao_from_irreps(d @ layout.irreps_from_ao(here) @ d.T)
-        np.testing.assert_allclose(there, expected, atol=1e-10, rtol=1e-10)
+        assert_close(there, expected, atol=1e-10)
         if not cart and not improper:  # what PySCF offers
             u = gto.mole.ao_rotation_matrix(mol, q)
-            np.testing.assert_allclose(u.T @ here @ u, expected, atol=1e-10, rtol=1e-10)
+            assert_close(u.T @ here @ u, expected, atol=1e-10)
 
 
 @settings(max_examples=25, deadline=None)
@@ -87,7 +87,7 @@ def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: boo
 def test_order_round_trip(seed: int, cart: bool, name: str) -> None:
     layout = OrbitalLayout.from_mol(mole(WATER, name, cart=cart))
     matrix = np.random.default_rng(seed).normal(size=(layout.n_ao, layout.n_ao))
-    np.testing.assert_allclose(layout.ao_from_irreps(layout.irreps_from_ao(matrix)), matrix, atol=1e-12)
+    assert_close(layout.ao_from_irreps(layout.irreps_from_ao(matrix)), matrix, atol=1e-12)
 
 
 def test_contracted_and_unsorted_basis_sets() -> None:
@@ -99,7 +99,7 @@ def test_contracted_and_unsorted_basis_sets() -> None:
     assert layout.template() == ShellTemplate((2, 1, 1))
     q = random_orthogonal(1)
     u = gto.mole.ao_rotation_matrix(mol, q)
-    np.testing.assert_allclose(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
+    assert_close(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
 
 
 def test_too_small_template_and_too_high_degree_are_errors() -> None:

@@ -80,6 +80,10 @@ def test_weights_that_are_no_safetensors(folder: Path) -> None:
         ({"colour": "blue"}, r"unknown keys \['colour'\]"),
         ({"basis": None}, r"\['basis'\] must be text"),
         ({"elements": "H"}, "lists of integers"),
+        ({"charges": []}, "must not be empty"),
+        ({"grid_level": "fine"}, "grid_level must be an integer"),
+        ({"baseline_fingerprint": "abc"}, "baseline_fingerprint a number"),
+        ({"options": 3}, "options must be keys and values"),
         ({"format_version": 99}, "format version 99, this installation reads 1"),
     ],
 )

@@ -52,7 +52,7 @@ OUTSIDE: dict[str, tuple[Callable[[], Any], str]] = {
     "periodic": (cell_rhf, "periodic"),
     "custom Hamiltonian": (custom_hamiltonian, "no atoms"),
     "other geometry": (lambda: mole(WATER.replace("0.75", "0.76")).RHF(), "one geometry"),
-    "spin-free in a generalised method": (lambda: mole(basis="def2-svp").GHF(), "knows nothing of spin"),
+    "collinear model, generalised method": (lambda: mole(basis="def2-svp").GHF(), "made for one that does not"),
 }
 
 
@@ -64,7 +64,7 @@ def test_outside_the_domain(case: str, oracle: OracleModel, capfd: pytest.Captur
     mf = factory()
     with pytest.raises(OutOfDomainError, match=reason):
         mf.get_init_guess(mf.mol, "ml")
-    pyscf_mlham.register(model=oracle)
+    pyscf_mlham.register(fallback="minao")
     mf.verbose = 2
     _assert_same_outcome(lambda: mf.get_init_guess(mf.mol, "ml"), lambda: mf.get_init_guess(mf.mol, "minao"))
     printed = "".join(capfd.readouterr())
@@ -112,8 +112,8 @@ def test_no_model_at_hand(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     monkeypatch.setattr(models, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, "ml"), mf.get_init_guess(mf.mol, "minao"))
-    assert "no model is installed; name one with 'ml:<path>'" in "".join(capfd.readouterr())
-    with pytest.raises(ModelError, match="no model is installed"):
+    assert "no trained model ships with this version; name one with 'ml:<path>'" in "".join(capfd.readouterr())
+    with pytest.raises(ModelError, match="no trained model ships"):
         pyscf_mlham.guess(mf, fallback="raise")
 
 
@@ -131,7 +131,11 @@ def test_a_model_from_its_path(folder: Path) -> None:
     assert models.load(folder) is models.load(str(folder))
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "corrupted", "other H0", "unknown H0", "newer network"])
+DAMAGES = ["missing", "truncated", "corrupted", "other H0", "no number", "unknown basis", "unknown H0", "newer"]
+
+
+@pytest.mark.filterwarnings("ignore:Basis may be available:UserWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_models(folder: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
     config, weights = checkpoint.read(folder)
     path, changed = folder / checkpoint.WEIGHTS, {}
@@ -143,16 +147,20 @@ def test_damaged_models(folder: Path, damage: str, capfd: pytest.CaptureFixture[
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     elif damage == "other H0":
         changed = {"baseline_fingerprint": config.baseline_fingerprint + 0.01}
+    elif damage == "no number":
+        changed = {"baseline_fingerprint": float("nan")}
+    elif damage == "unknown basis":
+        changed = {"basis": "no-such-basis"}
     elif damage == "unknown H0":
         changed = {"baseline": "psi4-sad"}
-    elif damage == "newer network":
+    elif damage == "newer":
         changed = {"architecture": "qhnet9"}
     if changed:
         checkpoint.write(folder, dataclasses.replace(config, **changed), weights)
     mf = mole(basis="def2-svp", verbose=2).RHF()
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, f"ml:{folder}"), mf.get_init_guess(mf.mol, "minao"))
     assert "ml guess not used" in "".join(capfd.readouterr())
-    with pytest.raises(ModelError, match=folder.name):
+    with pytest.raises(ModelError, match=f"{folder.name}|model oracle"):
         pyscf_mlham.guess(mf, folder, fallback="raise")
 
 
@@ -169,15 +177,29 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
         OracleModel.of(mole(basis=basis).RKS(xc=xc).run(), name=name).save(tmp_path / name)
     folders = {p.name: p for p in sorted(tmp_path.iterdir())}
     monkeypatch.setattr(models, "shipped", lambda: folders)
-    for expected, xc, basis in (("b", "B3LYP", "def2-svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
+    for expected, xc, basis in (("b", "B3LYP", "def2svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
         mf = mole(basis=basis).RKS(xc=xc)
         assert models.best_for(mf, mf.mol).config.name == expected
+    (tmp_path / "c" / checkpoint.CONFIG).write_text("damaged: [")  # the others still serve
+    mf = mole(basis="6-31g*").RKS(xc="b3lyp")
+    assert models.best_for(mf, mf.mol).config.name == "b"
     with pytest.raises(ModelError, match="no installed model serves this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
+
+
+def test_generalised_models_are_for_generalised_methods() -> None:
+    generalised = OracleModel.of(mole().GHF().run())
+    with pytest.raises(OutOfDomainError, match="made for a generalised method"):
+        pyscf_mlham.fock(mole().RHF(), generalised)
+    unrestricted = OracleModel.of(mole(charge=1, spin=1).UHF().run())
+    with pytest.raises(OutOfDomainError, match="made for one that does not"):
+        pyscf_mlham.fock(mole(charge=1, spin=1).GHF(), unrestricted)
 
 
 def test_an_oracle_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
     unnamed = mole(basis={"O": "6-31g*", "H": "sto-3g"}).RHF().run()
     with pytest.raises(ModelError, match="named spherical basis"):
         OracleModel.of(unnamed).save(tmp_path / "x")
-    assert issubclass(ModelError, MLHamError)
+    heavy = mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}).RHF().run()
+    with pytest.raises(MLHamError, match="all-electron basis set"):
+        OracleModel.of(heavy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import subprocess
@@ -16,7 +17,8 @@ from pyscf import dft, gto, scf
 from pyscf.scf import hf
 
 import pyscf_mlham
-from pyscf_mlham import OracleModel
+from pyscf_mlham import ModelError, OracleModel
+from pyscf_mlham.scf import guess
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import is_ml
 
@@ -80,6 +82,8 @@ SECOND_ORDER: dict[str, Factory] = {
     "UHF": lambda: cation().UHF().newton(),
     "density_fit": lambda: mole().RHF().density_fit().newton(),
     "symmetry": lambda: mole(symmetry=True).RHF().newton(),
+    "ROHF": lambda: cation().ROHF().newton(),
+    "GHF": lambda: mole().GHF().newton(),
 }
 
 
@@ -133,9 +137,15 @@ def test_lifted_to_another_basis(kind: str, basis: str, cart: bool) -> None:
     assert lifted.cycles <= plain.cycles
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("basis", ["sto-3g", "6-31g*", "def2-tzvp", "cc-pvtz", "aug-cc-pvdz"])
-@pytest.mark.parametrize("name", ["CH3CH2OH", "CH3CONH2", "CH3COCl", "C4H4S"])
+@pytest.mark.parametrize(
+    ("name", "basis"),
+    [("CH3CH2OH", "6-31g*"), ("CH3COCl", "sto-3g")]
+    + [
+        pytest.param(name, basis, marks=pytest.mark.slow)
+        for name in ("CH3CH2OH", "CH3CONH2", "CH3COCl", "C4H4S")
+        for basis in ("sto-3g", "6-31g*", "def2-tzvp", "cc-pvtz", "aug-cc-pvdz")
+    ],
+)
 def test_lifted_real_molecules(name: str, basis: str) -> None:
     from ase.collections import g2
 
@@ -249,6 +259,46 @@ def test_register_and_unregister() -> None:
     assert hf.SCF.get_init_guess is original
 
 
+def test_registering_again_keeps_what_is_not_given() -> None:
+    oracle = OracleModel.of(mole().RHF().run())
+    pyscf_mlham.register(model=oracle)
+    pyscf_mlham.register(fallback="raise")
+    pyscf_mlham.register()
+    mf = mole().RHF().set(init_guess="ml").run()
+    assert mf.cycles == 1
+    pyscf_mlham.register(model=None)
+    with pytest.raises(ModelError):
+        mf.get_init_guess(mf.mol, "ml")
+
+
+def test_a_reloaded_module_does_not_hook_twice() -> None:
+    original = hf.SCF.get_init_guess._mlham_original
+    importlib.reload(guess)
+    guess.register()
+    guess.unregister()
+    assert hf.SCF.get_init_guess is original
+
+
+def test_a_density_with_the_wrong_number_of_electrons_is_refused() -> None:
+    reference = mole().RHF().run()
+    mf = mole().RHF()
+    mf.get_occ = lambda energy, coeff: np.where(np.arange(len(energy)) < 4, 2.0, 0.0)
+    with pytest.raises(pyscf_mlham.PredictionError, match=r"8\.000000 electrons instead of 10"):
+        pyscf_mlham.guess(mf, OracleModel.of(reference), fallback="raise")
+
+
+def test_what_get_occ_writes_is_taken_back() -> None:
+    triplet = mole("O 0 0 0; O 0 0 1.21", spin=2).UHF().run()
+    mf = scf.addons.float_occ(mole("O 0 0 0; O 0 0 1.21", spin=0).UHF())
+    pyscf_mlham.guess(mf, OracleModel.of(triplet), fallback="raise")
+    assert mf.nelec == (8, 8)
+
+
+def test_no_model_at_all_is_said() -> None:
+    with pytest.raises(ModelError, match="3 is no model"):
+        pyscf_mlham.guess(mole().RHF(), 3, fallback="raise")
+
+
 def test_without_registration_ml_is_silently_minao() -> None:
     """Why the hook is needed at all: PySCF takes any unknown word for minao."""
     pyscf_mlham.unregister()
@@ -303,5 +353,11 @@ def test_fock_builds_are_cycles_plus_two() -> None:
     with counting_fock_builds(second_order) as counter:
         second_order.run()
     assert counter.builds > second_order.cycles
+    overridden = mole().RHF()
+    overridden.get_veff = own = lambda *args, **kwargs: scf.hf.RHF.get_veff(overridden, *args, **kwargs)
+    with counting_fock_builds(overridden) as counter:
+        overridden.run()
+    assert counter.builds == overridden.cycles + 2
+    assert overridden.get_veff is own
     assert isinstance(second_order._scf, scf.hf.RHF)
     assert not isinstance(second_order._scf, dft.rks.RKS)

@@ -12,7 +12,7 @@ from conftest import mole
 from pyscf.scf.hf import SCF
 
 import pyscf_mlham
-from pyscf_mlham import OneShot, OracleModel
+from pyscf_mlham import ModelError, OneShot, OracleModel
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 METHODS: dict[str, Any] = {
@@ -29,6 +29,7 @@ def test_orbitals_without_scf(name: str) -> None:
     converged = METHODS[name]().set(conv_tol=1e-11).run()
     one = OneShot(METHODS[name](), OracleModel.of(converged))
     assert one.run() is one
+    assert np.isnan(one.kernel(None))
     assert isinstance(one, SCF)
     np.testing.assert_allclose(one.mo_energy, converged.mo_energy, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(one.mo_occ), np.asarray(converged.mo_occ))
@@ -90,12 +91,24 @@ def test_reset_forgets() -> None:
     one = OneShot(mole().RHF(), OracleModel.of(converged)).run()
     one.reset(mole())
     assert one.mo_energy is None
-    with pytest.raises(AttributeError, match="call run"):
-        _ = one.gap
+    for use in (lambda: one.gap, one.dip_moment, one.energy_tot):
+        with pytest.raises(ModelError, match="call run"):
+            use()
 
 
-def test_gradients_are_refused() -> None:
+def test_energy_surfaces_are_refused() -> None:
     converged = mole().RHF().run()
     one = OneShot(mole().RHF(), OracleModel.of(converged)).run()
-    with pytest.raises(NotImplementedError, match="run an SCF"):
-        one.nuc_grad_method()
+    for refused in (one.nuc_grad_method, one.Gradients, one.Hessian, one.as_scanner):
+        with pytest.raises(NotImplementedError, match="run an SCF"):
+            refused()
+
+
+@pytest.mark.parametrize("kind", ["RKS", "density_fit", "PCM"])
+def test_resetting_does_not_reach_the_original(kind: str) -> None:
+    mf = mole().RKS(xc="b3lyp")
+    mf = mf if kind == "RKS" else getattr(mf, kind)()
+    energy = mf.kernel()
+    one = OneShot(mf, OracleModel.of(mf))
+    one.reset(mole("H 0 0 0; F 0 0 0.9"))
+    assert mf.kernel() == pytest.approx(energy, abs=1e-8)

@@ -12,7 +12,7 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, OutOfDomainError, PredictionError
-from pyscf_mlham.scf.predictor import predict
+from pyscf_mlham.scf.predictor import Prediction, predict
 
 
 class Tampered:
@@ -78,20 +78,38 @@ def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
     np.testing.assert_allclose(prediction.fock, converged.get_fock(), atol=1e-11)
 
 
-def test_an_intruder_is_filtered_away(converged: Any) -> None:
-    """An error along the smallest overlap eigenvector pulls an empty orbital below the occupied ones."""
+@pytest.mark.parametrize("height", [3.0, 6.0, 20.0, 60.0])
+@pytest.mark.parametrize("k", range(6))
+def test_an_intruder_is_never_believed(converged: Any, k: int, height: float) -> None:
+    """An error along a small overlap eigenvector pulls an empty orbital below the occupied ones."""
+    s, u = np.linalg.eigh(converged.get_ovlp())
+    error = np.outer(u[:, k], u[:, k]) * s[k] * height
+    model = Tampered(OracleModel.of(converged), lambda dh: dh - error)
+    occupied = converged.mo_occ > 0
+
+    def worst(prediction: Prediction) -> float:
+        return np.abs(prediction.orbitals.energy - converged.mo_energy)[occupied].max()
+
+    fooled = predict(converged, _exact(model))
+    try:
+        prediction = predict(converged, model)
+    except PredictionError as error:
+        assert "collapsed" in str(error)
+    else:
+        assert worst(prediction) < 0.2
+        assert prediction.damping > 0 or worst(fooled) < 0.2
+
+
+def test_a_mild_intruder_is_filtered_away(converged: Any) -> None:
     s, u = np.linalg.eigh(converged.get_ovlp())
     error = np.outer(u[:, 0], u[:, 0]) * s[0] * 6.0  # 6 Ha on that orbital, yet tiny in the AO basis
     assert np.abs(error).max() < 0.1
     model = Tampered(OracleModel.of(converged), lambda dh: dh - error)
-    fooled = predict(converged, _exact(model))
     true_gap = predict(converged, OracleModel.of(converged)).gap
-    assert fooled.gap < 0.5 * true_gap
+    assert predict(converged, _exact(model)).gap < 0.5 * true_gap
     prediction = predict(converged, model)
     assert prediction.damping > 0
     assert prediction.gap > 0.8 * true_gap
-    occupied = converged.mo_occ > 0
-    assert np.abs(prediction.orbitals.energy - converged.mo_energy)[occupied].max() < 0.1
     assert "overlap filter" in prediction.describe()
 
 
@@ -99,6 +117,26 @@ def _exact(model: Tampered) -> Tampered:
     model = Tampered(model._oracle, model._change)
     model.exact = True
     return model
+
+
+@pytest.mark.parametrize("basis", ["sto-3g", "6-31g*", "def2-tzvp", "aug-cc-pvdz"])
+@pytest.mark.parametrize("case", ["water", "ethylene", "anion", "radical", "triplet", "thiol", "chloride"])
+def test_true_matrices_are_believed_as_they_are(case: str, basis: str) -> None:
+    """The check for intruders must not touch what is right."""
+    atoms, options, kind = {
+        "water": (WATER, {}, "RKS"),
+        "ethylene": (ETHYLENE, {}, "RHF"),
+        "anion": ("O 0 0 0; H 0 0 0.97", {"charge": -1}, "RKS"),
+        "radical": ("N 0 0 0; O 0 1.1 0.47; O 0 -1.1 0.47", {"spin": 1}, "UKS"),
+        "triplet": ("O 0 0 0; O 0 0 1.21", {"spin": 2}, "UHF"),
+        "thiol": ("S 0 0 0; H 0 0.97 0.93; H 0 -0.97 0.93", {}, "RKS"),
+        "chloride": ("Cl 0 0 0; H 0 0 1.28", {}, "ROKS"),
+    }[case]
+    mf = getattr(mole(atoms, basis, **options), kind)()
+    if kind.endswith("KS"):
+        mf.xc = "b3lyp"
+    mf.run()
+    assert predict(mf, Tampered(OracleModel.of(mf), lambda dh: dh)).damping == 0
 
 
 def test_a_good_matrix_is_not_filtered(converged: Any) -> None:

@@ -27,13 +27,16 @@ def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
     """
     counter = FockCounter()
     watched = [mf, *([mf._scf] if hasattr(mf, "_scf") else [])]
+    own = [vars(owner).get("get_veff") for owner in watched]  # somebody's own override, or None
     for owner in watched:
         owner.get_veff = _counted(owner.get_veff, counter)
     try:
         yield counter
     finally:
-        for owner in watched:
+        for owner, override in zip(watched, own, strict=True):
             del owner.get_veff
+            if override is not None:
+                owner.get_veff = override
 
 
 def _counted(get_veff: Any, counter: FockCounter) -> Any:

@@ -15,14 +15,14 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
+from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf import models
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
-FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "vsap", "raise")
+FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
 
@@ -40,30 +40,38 @@ class Settings:
 
 
 _settings = Settings()
-_original: Callable[..., Any] | None = None
+_KEEP: Any = object()
 
 
-def register(model: ModelLike = None, fallback: str = "minao") -> None:
+def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
     """Make ``mf.init_guess = 'ml'`` known to PySCF; importing pyscf_mlham has done it once already.
+
+    What is not given stays as it was.
 
     Args:
         model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder;
-            None chooses the shipped model that suits each calculation best.
-        fallback: what to do where the model cannot be used: the name of a PySCF guess, or "raise".
+            None, as after the import, chooses the shipped model that suits each calculation best.
+        fallback: what to do where the model cannot be used: the name of a PySCF guess ("minao" after the import),
+            or "raise".
     """
-    global _original
-    _settings.model, _settings.fallback = model, _checked_fallback(fallback)
-    if _original is None:
-        _original = hf.SCF.get_init_guess
-        hf.SCF.get_init_guess = _with_ml(_original)
+    if fallback is not _KEEP:
+        _settings.fallback = _checked_fallback(fallback)
+    if model is not _KEEP:
+        _settings.model = model
+    if _hooked() is None:
+        hf.SCF.get_init_guess = _with_ml(hf.SCF.get_init_guess)
 
 
 def unregister() -> None:
     """Take 'ml' out of PySCF again: its own method is back, and 'ml' is any unknown word to it."""
-    global _original
-    if _original is not None:
-        hf.SCF.get_init_guess = _original
-        _original = None
+    original = _hooked()
+    if original is not None:
+        hf.SCF.get_init_guess = original
+
+
+def _hooked() -> Callable[..., Any] | None:
+    """PySCF's own method, where its place is taken by ours; also by that of an earlier load of this module."""
+    return getattr(hf.SCF.get_init_guess, "_mlham_original", None)
 
 
 def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,15 +79,15 @@ def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
         if not is_ml(key):
             return original(self, mol, key, **kwargs)
-        name = key[3:]
         return _guess(
             self,
             self.mol if mol is None else mol,
-            name or _settings.model,
+            key[3:].strip() or _settings.model,
             _settings.fallback,
             lambda fallback: original(self, mol, fallback, **kwargs),
         )
 
+    get_init_guess._mlham_original = original  # type: ignore[attr-defined]
     return get_init_guess
 
 
@@ -131,6 +139,8 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
         return models.best_for(mf, mol)
     if isinstance(model, str | Path):
         return models.load(model)
+    if not hasattr(model, "correction"):
+        raise ModelError(f"{model!r} is no model: expected an object with config, native and correction, or a name.")
     return model
 
 
@@ -167,8 +177,8 @@ def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbit
     # Deleting half of a good density, as PySCF does with its rough ones, ends in higher states
     # (twisted ethylene, singlet O2) and saves nothing.
     raise OutOfDomainError(
-        f"a singlet with broken spin symmetry is asked for (init_guess_breaksym = {wanted}); "
-        "set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
+        f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {wanted}), which spoils a "
+        "learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
     )
 
 

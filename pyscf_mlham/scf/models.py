@@ -13,7 +13,7 @@ from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import MLHamError, ModelError
 from pyscf_mlham.scf import oracle
-from pyscf_mlham.scf.predictor import Predictor, check_domain
+from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
 SAME_H0 = 1e-5  # Hartree, between two installations' fingerprints
 
@@ -42,7 +42,7 @@ def load(name_or_path: str | Path) -> Predictor:
     if not folder.is_dir():
         names = ", ".join(shipped()) or "none"
         raise ModelError(
-            f"{name_or_path}: neither a shipped model (there are: {names}) nor a folder; check the name or the path."
+            f"{str(name_or_path)!r}: neither a shipped model (there are: {names}) nor a folder; check name or path."
         )
     stamps = tuple(
         (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
@@ -73,7 +73,7 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
     here = baseline.fingerprint(config.baseline, config.xc, config.grid_level)
-    if abs(here - config.baseline_fingerprint) > SAME_H0:
+    if not abs(here - config.baseline_fingerprint) <= SAME_H0:
         raise ModelError(
             f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "
             f"{config.baseline_fingerprint:.6f} there, {here:.6f} here); use the PySCF version of its card."
@@ -89,19 +89,20 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     """
     folders = shipped()
     if not folders:
-        raise ModelError("no model is installed; name one with 'ml:<path>' or pyscf_mlham.register(model=...)")
-    xc = str(getattr(mf, "xc", "hf")).lower()
-    basis = str(mol.basis).lower()
+        raise ModelError(
+            "no trained model ships with this version; name one with 'ml:<path>' or pyscf_mlham.register(model=...)"
+        )
+    xc = getattr(mf, "xc", "hf")
     reasons = []
     suited = []
     for name, folder in folders.items():
-        config = checkpoint.read_config(folder)
         try:
+            config = checkpoint.read_config(folder)
             check_domain(mf, mol, config)
         except MLHamError as error:
             reasons.append(f"{name}: {error}")
             continue
-        suited.append(((config.basis.lower() != basis, config.xc.lower() != xc, name), folder))
+        suited.append(((not same_name(config.basis, mol.basis), not same_name(config.xc, xc), name), folder))
     if not suited:
         raise ModelError("no installed model serves this calculation: " + "; ".join(reasons))
     return load(min(suited)[1])

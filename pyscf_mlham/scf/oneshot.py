@@ -10,6 +10,8 @@ from pyscf import lib
 from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.errors import ModelError
+from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.guess import ModelLike, resolve
 from pyscf_mlham.scf.predictor import predict
 
@@ -35,7 +37,7 @@ class _OneShotSCF:
     _keys = {"model", "fock", "gap"}  # noqa: RUF012  (PySCF's idiom)
 
     def __init__(self, mf: Any, model: ModelLike) -> None:
-        self.__dict__.update(mf.__dict__)
+        self.__dict__.update(private_parts(mf))
         self.model = model
         self._forget()
 
@@ -55,26 +57,41 @@ class _OneShotSCF:
         del plain.model, plain.fock
         return plain
 
-    def kernel(self: Any, **_: Any) -> NDArray[np.float64]:
+    def kernel(self: Any, dm0: Any = None, **_: Any) -> float:  # noqa: ARG002  (PySCF's signature)
         """Predict the Fock matrix and diagonalise it.
 
+        Args:
+            dm0: not used; a prediction starts from nothing.
+
         Returns:
-            orbital energies, Hartree, in the object's own shape.
+            e_tot as PySCF's kernels do, which is not a number here: see `energy_tot`.
         """
         self.build()
         prediction = predict(self, resolve(self.model, self, self.mol))
         self.fock = prediction.fock
         self.mo_energy, self.mo_coeff, self.mo_occ = prediction.orbitals
         logger.note(self, "one-shot orbitals, no SCF: %s", prediction.describe())
-        return np.asarray(self.mo_energy)
+        return float(self.e_tot)
 
     scf = kernel
+
+    def make_rdm1(self: Any, mo_coeff: Any = None, mo_occ: Any = None, **kwargs: Any) -> Any:
+        """Return the density matrix of the predicted orbitals; see PySCF's make_rdm1.
+
+        Args:
+            mo_coeff: other orbitals.
+            mo_occ: their occupations.
+            kwargs: handed on.
+        """
+        if mo_coeff is None and self.mo_coeff is None:
+            raise ModelError("no orbitals yet; call run() first.")
+        return super().make_rdm1(mo_coeff, mo_occ, **kwargs)  # type: ignore[misc]
 
     @property
     def gap(self) -> float:
         """Lowest empty minus highest occupied orbital energy, Hartree."""
         if self.mo_energy is None:
-            raise AttributeError("no orbitals yet; call run() first.")
+            raise ModelError("no orbitals yet; call run() first.")
         return gap(Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ))
 
     def reset(self: Any, mol: Any = None) -> Any:
@@ -87,10 +104,10 @@ class _OneShotSCF:
         self._forget()
         return self
 
-    def nuc_grad_method(self) -> NoReturn:
-        """Refuse: the predicted density is not variational, and PySCF's gradient formula assumes that it is."""
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a predicted density is not variational, and the formula assumes that it is."""
         raise NotImplementedError(
-            "a one-shot density has no analytic gradient; run an SCF from it (mf.init_guess = 'ml') first."
+            "a one-shot density has no energy surface; run an SCF from it (mf.init_guess = 'ml') first."
         )
 
-    Gradients = nuc_grad_method
+    nuc_grad_method = Gradients = Hessian = as_scanner = _refuse

@@ -19,7 +19,6 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
 from pyscf_mlham.graph import graph_from_mol
-from pyscf_mlham.scf.predictor import native_mol
 
 Array = NDArray[Any]
 
@@ -57,6 +56,8 @@ class OracleModel:
                 "an oracle needs a converged calculation; run mf.kernel() first and see that it converges."
             )
         mol, xc = mf.mol, getattr(mf, "xc", "hf")
+        if mol.has_ecp():
+            raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
         fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
         v0 = baseline.potential(h0, mol, xc)
         h0_matrix = fock_for(mf, np.asarray(mf.get_hcore()), mol.nao) + fock_for(mf, v0, mol.nao)
@@ -92,7 +93,7 @@ class OracleModel:
         """
         return self._correction.copy()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the oracle as a model folder.
 
         Args:
@@ -120,12 +121,9 @@ class OracleModel:
         if set(weights) != expected:
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")
         atoms = [(int(z), r) for z, r in zip(weights["numbers"], weights["positions"], strict=True)]
-        mol = gto.M(
-            atom=atoms,
-            unit="Bohr",
-            basis=config.basis,
-            charge=config.charges[0],
-            spin=int(weights["spin"]),
-            verbose=0,
-        )
-        return cls(config, native_mol(mol, config.basis), weights["correction"])
+        options = {"unit": "Bohr", "charge": config.charges[0], "spin": int(weights["spin"]), "verbose": 0}
+        try:
+            mol = gto.M(atom=atoms, basis=config.basis, **options)
+        except (KeyError, gto.basis.BasisNotFoundError) as error:
+            raise ModelError(f"model {config.name}: PySCF does not know its basis set {config.basis!r}.") from error
+        return cls(config, mol, weights["correction"])

@@ -16,6 +16,7 @@ from pyscf_mlham.density import (
     Orbitals,
     damp_small_overlaps,
     fock_for,
+    foreign_share,
     gap,
     lift,
     orbitals_from_fock,
@@ -26,12 +27,12 @@ from pyscf_mlham.graph import graph_from_mol
 
 Array = NDArray[np.float64]
 
-# Strengths of the overlap filter, tried in this order; the next-to-last is also the probe for intruders.
-STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)
-PROBE = 0.03
-INTRUDER = 0.5  # a gap below this fraction of the probe's is an intruder orbital's
-SMALL_GAP = 0.05  # Hartree; below it the gap must also stand the comparison with H0's
-COLLAPSE = 0.25  # smallest gap believed, as a fraction of H0's
+STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # of the overlap filter, tried in this order
+# An occupied orbital that lies by more than INTRUDER in H0 orbitals higher than HIGH above H0's occupied ones does
+# not belong there; for converged Fock matrices of organic molecules the share is below 0.025.
+INTRUDER = 0.15
+HIGH = 1.0  # Hartree
+COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
 
 
 class Predictor(Protocol):
@@ -66,6 +67,7 @@ class Prediction(NamedTuple):
         model: name of the model.
         damping: strength of the overlap filter that was needed, 0 when none.
         lifted_from: native basis set, "" when the molecule is in it.
+        made_for: functional of the model, "" when it is the object's.
         seconds: wall time.
     """
 
@@ -75,6 +77,7 @@ class Prediction(NamedTuple):
     model: str
     damping: float
     lifted_from: str
+    made_for: str
     seconds: float
 
     def describe(self) -> str:
@@ -82,6 +85,8 @@ class Prediction(NamedTuple):
         words = [f"model {self.model}", f"{self.seconds:.2f} s", f"gap {self.gap:.4f} Ha"]
         if self.lifted_from:
             words.append(f"lifted from {self.lifted_from}")
+        if self.made_for:
+            words.append(f"made for {self.made_for}")
         if self.damping:
             words.append(f"overlap filter {self.damping:g}")
         return ", ".join(words)
@@ -103,10 +108,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     config = model.config
     check_domain(mf, mol, config)
     native = model.native(mol)
-    correction = lift(_checked(model.correction(native), native), native, mol)
-    if mf.istype("GHF") and correction.shape[-1] != 2 * mol.nao:
-        # measured on twisted ethylene and O2: spin-free guesses end in higher generalised states than minao
-        raise OutOfDomainError("a generalised method mixes spins, and the model knows nothing of spin")
+    correction = lift(_checked(model.correction(native), native, mf.istype("GHF")), native, mol)
     v0 = baseline.potential(config.baseline, mol, config.xc, config.grid_level)
     h0 = fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao)
     dh = fock_for(mf, correction, mol.nao)
@@ -118,8 +120,20 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
         model=config.name,
         damping=damping,
         lifted_from="" if same_basis(native, mol) else config.basis,
+        made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         seconds=time.perf_counter() - start,
     )
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names of basis sets or functionals are the same to PySCF: def2-SVP, def2svp.
+
+    Args:
+        one: name.
+        other: name.
+    """
+    plain = (str(name).lower().replace("-", "").replace("_", "").replace(" ", "") for name in (one, other))
+    return len(set(plain)) == 1
 
 
 def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
@@ -188,9 +202,15 @@ def _check_molecule(mol: gto.Mole) -> None:
         raise OutOfDomainError(str(error).rstrip(".")) from error
 
 
-def _checked(correction: Array, native: gto.Mole) -> Array:
+def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
+    """Return the hermitian part of a model's answer, or refuse it."""
     n = native.nao
-    if correction.shape[-1] not in (n, 2 * n) or correction.ndim not in (2, 3):
+    if correction.shape == (2 * n, 2 * n) and not generalised:
+        raise OutOfDomainError("the model was made for a generalised method, and this is none")
+    if generalised and correction.shape != (2 * n, 2 * n):
+        # measured on twisted ethylene and O2: collinear guesses end in higher generalised states than minao
+        raise OutOfDomainError("a generalised method mixes spins, and the model was made for one that does not")
+    if correction.shape not in ((n, n), (2, n, n), (2 * n, 2 * n)):
         raise PredictionError(f"the model's matrix has shape {correction.shape}, expected ({n}, {n}) or (2, {n}, {n})")
     if not np.all(np.isfinite(correction)):
         raise PredictionError("the model's matrix is not finite")
@@ -200,23 +220,15 @@ def _checked(correction: Array, native: gto.Mole) -> Array:
 def _decode(mf: Any, mol: gto.Mole, h0: Array, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
     """H = H0 + dH, filtered no more than it takes to keep intruder orbitals out of the occupied ones."""
     s = mf.get_ovlp(mol)
-
-    def attempt(strength: float) -> tuple[Array, Orbitals]:
-        fock = h0 + (damp_small_overlaps(dh, s, strength) if strength else dh)
-        return fock, orbitals_from_fock(mf, fock, s)
-
-    fock, orbitals = attempt(0.0)
     if exact:
-        return fock, orbitals, 0.0
-    enough = INTRUDER * gap(attempt(PROBE)[1])
-    strength = 0.0
+        return h0 + dh, orbitals_from_fock(mf, h0 + dh, s), 0.0
+    reference = orbitals_from_fock(mf, h0, s)
     for strength in STRENGTHS:
-        fock, orbitals = attempt(strength) if strength else (fock, orbitals)
-        if gap(orbitals) >= enough:
-            break
-    found = gap(orbitals)
-    if found < SMALL_GAP:
-        reference = gap(orbitals_from_fock(mf, h0, s))
-        if found < COLLAPSE * reference:
-            raise PredictionError(f"the predicted gap, {found:.4f} Ha, has collapsed (H0 alone gives {reference:.4f})")
-    return fock, orbitals, strength
+        fock = h0 + (damp_small_overlaps(dh, s, strength) if strength else dh)
+        orbitals = orbitals_from_fock(mf, fock, s)
+        if foreign_share(orbitals, reference, s, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference):
+            return fock, orbitals, strength
+    raise PredictionError(
+        f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha, H0 alone gives {gap(reference):.4f}), or an empty "
+        "orbital stays among the occupied ones"
+    )
