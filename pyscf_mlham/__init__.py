@@ -8,6 +8,7 @@ from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, Predict
 from pyscf_mlham.scf.guess import fock, guess, register, unregister
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.oracle import OracleModel
+from pyscf_mlham.scf.twolevel import accelerate
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "OracleModel",
     "OutOfDomainError",
     "PredictionError",
+    "accelerate",
     "fock",
     "guess",
     "register",

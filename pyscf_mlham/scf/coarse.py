@@ -1,0 +1,256 @@
+"""A mean field that costs a few percent of the full one and has nearly the same derivative.
+
+Coulomb and exchange by density fitting with a small auxiliary basis, exchange-correlation on a small grid with the
+orbital values kept, both in single precision unless more is asked for. What it leaves out (non-local correlation,
+dispersion) changes little with the density; the two-level solver corrects for all of it at every full build.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import df, dft, gto, lib
+from scipy.linalg import blas
+
+Array = NDArray[Any]
+
+ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
+BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals or the grid
+
+
+@dataclass(frozen=True)
+class Level:
+    """How coarse.
+
+    Attributes:
+        auxbasis: auxiliary basis sets of the density fitting, the first large enough is taken.
+        grid: PySCF grid level.
+        dtype: of the stored integrals and orbital values.
+    """
+
+    auxbasis: tuple[str, ...]
+    grid: int
+    dtype: type = np.float32
+
+
+# from cheap to careful; the solver climbs when the gradient falls too slowly
+LEVELS = (
+    Level(("def2-universal-jfit", "def2-universal-jkfit"), 1),
+    Level(("def2-universal-jkfit",), 2, np.float64),
+)
+
+
+class CoarseField:
+    """The potential of a mean-field object, coarsely.
+
+    Attributes:
+        builds: potentials computed so far.
+    """
+
+    def __init__(self, mf: Any, level: Level) -> None:
+        """Prepare integrals and grid.
+
+        Args:
+            mf: PySCF mean-field object of real orbitals; left as it is.
+            level: how coarse.
+        """
+        self.builds = 0
+        self._correction: Array | float = 0.0
+        self._xc = _Functional(mf)
+        budget = max(500.0, mf.max_memory - lib.current_memory()[0]) * 1e6 / 2
+        self._coulomb = _FittedIntegrals(mf.mol, level, 0.0, budget)
+        self._long_range = None
+        if self._xc.long_range:
+            self._long_range = _FittedIntegrals(mf.mol, level, self._xc.omega, budget / 2)
+        solvent = getattr(mf, "with_solvent", None)
+        self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
+        self._grid = _GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
+
+    def anchor(self, factors: Sequence[Array], v: Array) -> None:
+        """Make the field exact at one density: what it gives elsewhere is that plus its own change.
+
+        Args:
+            factors: of that density, see `potential`.
+            v: the full potential there, in the shape that `potential` returns; Hartree.
+        """
+        # Coulomb, the largest part, is computed of the change of density alone: single precision is enough for it
+        self._coulomb.reference = _density(factors)
+        self._correction = 0.0
+        self._correction = v - self.potential(factors)
+
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Coulomb, exchange and exchange-correlation potential, plus the correction once the field is anchored.
+
+        Args:
+            factors: L with density matrix L L^T: one (n, k) for a closed shell, two for alpha and beta.
+
+        Returns:
+            (n, n), or (2, n, n) for two factors; Hartree.
+        """
+        self.builds += 1
+        j, ks = self._coulomb.coulomb_exchange(factors, with_k=self._xc.hyb != 0)
+        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        v = [j - per_electron * self._xc.hyb * k for k in ks]
+        if self._long_range is not None:
+            _, long_range = self._long_range.coulomb_exchange(factors, with_k=True, with_j=False)
+            v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, long_range, strict=True)]
+        if self._grid is not None:
+            v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
+        if self._solvent is not None:
+            reaction = self._solvent.kernel(_density(factors))[1]
+            v = [a + reaction for a in v]
+        return (np.stack(v) if len(factors) == 2 else np.asarray(v[0])) + self._correction
+
+
+class _Functional:
+    """What a functional is made of: kind HF, LDA, GGA or MGGA, and its shares of exact exchange."""
+
+    def __init__(self, mf: Any) -> None:
+        self.name = getattr(mf, "xc", "hf")
+        self.kind, self.hyb, self.long_range, self.omega = "HF", 1.0, 0.0, 0.0
+        if isinstance(mf, dft.rks.KohnShamDFT):
+            ni = mf._numint
+            self.kind = ni._xc_type(mf.xc)
+            omega, alpha, self.hyb = ni.rsh_and_hybrid_coeff(mf.xc, spin=mf.mol.spin)
+            self.omega, self.long_range = omega, (alpha - self.hyb) if omega else 0.0
+
+
+class _FittedIntegrals:
+    """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl, in memory or, where it is too large, in a file."""
+
+    def __init__(self, mol: gto.Mole, level: Level, omega: float, budget: float) -> None:
+        fit = df.DF(mol, auxbasis=_auxbasis(mol, level.auxbasis))
+        fit.verbose = 0
+        if omega:
+            with fit.range_coulomb(omega) as ranged:
+                self._store(ranged, mol.nao, level, budget)
+        else:
+            self._store(fit, mol.nao, level, budget)
+
+    def _store(self, fit: Any, n: int, level: Level, budget: float) -> None:
+        shape = (fit.get_naoaux(), n, n)
+        self.reference: Array | float = 0.0
+        size = int(np.prod(shape)) * np.dtype(level.dtype).itemsize
+        self._file: Any = None
+        if size <= budget:
+            self._b: Array = np.empty(shape, dtype=level.dtype)
+        else:
+            self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
+            self._b = np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
+        start = 0
+        for packed in fit.loop(max(1, int(BLOCK_BYTES / (8 * n * n)))):
+            self._b[start : start + len(packed)] = lib.unpack_tril(np.asarray(packed))
+            start += len(packed)
+
+    def _blocks(self) -> Iterator[Array]:
+        step = max(1, int(BLOCK_BYTES / self._b[0].nbytes))
+        for start in range(0, len(self._b), step):
+            yield self._b[start : start + step]
+
+    def coulomb_exchange(
+        self, factors: Sequence[Array], with_k: bool, with_j: bool = True
+    ) -> tuple[Array, list[Array]]:
+        """J of the sum of the densities, and K of each; zero where not wanted."""
+        n = self._b.shape[1]
+        dtype = self._b.dtype
+        occupied = [np.asarray(factor, dtype=dtype) for factor in factors]
+        density = (_density(factors) - self.reference).astype(dtype)
+        syrk = blas.get_blas_funcs("syrk", dtype=dtype)
+        j, ks = np.zeros(n * n), [np.zeros((n, n)) for _ in factors]
+        for block in self._blocks():
+            flat = block.reshape(len(block), n * n)
+            if with_j:
+                j += (flat @ np.ravel(density)) @ flat
+            for k, factor in zip(ks if with_k else [], occupied, strict=False):
+                half = (block.reshape(-1, n) @ factor).reshape(len(block), n, -1)  # (P, n, occupied)
+                half = np.moveaxis(half, 1, 0).reshape(n, -1)
+                k += syrk(1.0, half.T, trans=1)  # upper triangle
+        return j.reshape(n, n), [np.triu(k) + np.triu(k, 1).T for k in ks]
+
+
+def _density(factors: Sequence[Array]) -> Array:
+    return np.asarray(np.sum([factor @ factor.T for factor in factors], axis=0))
+
+
+def _auxbasis(mol: gto.Mole, names: Sequence[str]) -> Any:
+    """Return the first basis that covers the molecule's elements and has enough functions, or PySCF's own choice."""
+    for name in names:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PySCF's advice on where else to look for a basis set
+                size = df.make_auxmol(mol, name).nao
+        except (KeyError, RuntimeError):
+            continue
+        if size >= ENOUGH * mol.nao or name == names[-1]:
+            return name
+    return df.make_auxbasis(mol)
+
+
+class _GridXC:
+    """Exchange-correlation potential on a small grid, the orbital values on it computed once."""
+
+    def __init__(self, mf: Any, functional: _Functional, level: Level, budget: float) -> None:
+        self._xc, self._ni = functional, mf._numint
+        mol = mf.mol
+        grids = dft.gen_grid.Grids(mol)
+        grids.verbose, grids.prune = 0, mf.grids.prune
+        grids.level = level.grid
+        grids.build(with_non0tab=False)
+        self._mol, self._level = mol, level
+        self._coords, self._weights = grids.coords, grids.weights
+        self._deriv = 0 if functional.kind == "LDA" else 1
+        components = 4 if self._deriv else 1
+        self._step = max(64, int(BLOCK_BYTES / (8 * components * mol.nao)))
+        size = len(self._weights) * components * mol.nao * np.dtype(level.dtype).itemsize
+        self._kept = list(self._evaluate()) if size <= budget else None
+
+    def _evaluate(self) -> Iterator[Array]:
+        """Orbital values, (1 or 4, points, n), block by block."""
+        for start in range(0, len(self._weights), self._step):
+            values = self._ni.eval_ao(self._mol, self._coords[start : start + self._step], deriv=self._deriv)
+            yield np.asarray(values, dtype=self._level.dtype).reshape(-1, *values.shape[-2:])
+
+    def potential(self, factors: Sequence[Array]) -> list[Array]:
+        occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
+        v = [np.zeros((self._mol.nao, self._mol.nao)) for _ in factors]
+        start = 0
+        for ao in self._kept if self._kept is not None else self._evaluate():
+            weights = self._weights[start : start + ao.shape[1]]
+            start += ao.shape[1]
+            rho = [self._density(ao, factor) for factor in occupied]
+            spin = len(rho) - 1
+            argument = np.stack(rho) if spin else rho[0]
+            if self._xc.kind == "LDA":
+                argument = argument[..., 0, :]
+            vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
+            for k, potential in enumerate(vxc if spin else [vxc]):
+                v[k] += self._matrix(ao, weights * potential)
+        return [a + a.T for a in v]
+
+    def _density(self, ao: Array, factor: Array) -> Array:
+        """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
+        x = ao @ factor  # (1 or 4, points, occupied)
+        rows = [np.einsum("po,po->p", x[0], x[0])]
+        rows += [2 * np.einsum("po,po->p", x[0], d) for d in x[1:]]
+        if self._xc.kind == "MGGA":
+            rows.append(0.5 * np.einsum("cpo,cpo->p", x[1:], x[1:]))
+        return np.array(rows, dtype=np.float64)
+
+    def _matrix(self, ao: Array, wv: Array) -> Array:
+        """Half of the potential matrix; the other half is its transpose."""
+        wv = np.atleast_2d(wv).astype(ao.dtype)
+        weighted = (0.5 * wv[0])[:, None] * ao[0]
+        for d, w in zip(ao[1:], wv[1:4], strict=True):
+            weighted += w[:, None] * d
+        half = ao[0].T @ weighted
+        if self._xc.kind == "MGGA":
+            for d in ao[1:]:
+                half += d.T @ ((0.25 * wv[4])[:, None] * d)
+        return np.asarray(half, dtype=np.float64)

@@ -1,0 +1,359 @@
+"""accelerate(): the same SCF solution from two or three full Fock builds.
+
+Defect correction (the full approximation scheme of multigrid). A coarse field has nearly the same derivative as
+the full one, so its error at one density, Delta = V_full[D] - V_coarse[D], is nearly its error at the solution:
+
+    D_0 from a coarse SCF;  Delta_k = V_full[D_k] - V_coarse[D_k];
+    D_(k+1) solves the SCF of V_coarse + Delta_k;  stop when D_(k+1) is converged in the full field.
+
+Every convergence test is made with the full field, so the answer is the full one's whatever the coarse field is.
+Non-local correlation (VV10) and dispersion live in the full level only: they respond weakly to the density, and each
+full build brings them up to date. A solvent answers the density linearly and at once, as the Coulomb field does, so
+it is in both: left out of the coarse level, it costs three more full builds (water in PCM: five instead of two).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+from pyscf.lib import logger
+from pyscf.scf import chkfile, hf, rohf, uhf
+
+from pyscf_mlham.density import Orbitals, density_from_orbitals, orbitals_from_fock
+from pyscf_mlham.scf.coarse import LEVELS, CoarseField
+from pyscf_mlham.scf.decorator import private_parts
+
+Array = NDArray[Any]
+
+START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its own error there is larger
+INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
+INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
+COARSE_CYCLES = 50
+FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
+SLOW = 0.2  # a full gradient must fall to this share of the last one, or the coarse level is too coarse
+
+
+def accelerate(mf: Any) -> Any:
+    """Return an object of mf's own kind that needs two or three full Fock builds instead of ten or more.
+
+    The solution is that of mf, by mf's own criteria; where two levels do not pay or do not converge, PySCF's plain
+    SCF does the work, and the log says so.
+
+    Args:
+        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; left as it is.
+    """
+    if isinstance(mf, _TwoLevelSCF):
+        return mf
+    return lib.set_class(_TwoLevelSCF(mf), (_TwoLevelSCF, mf.__class__))
+
+
+class _TwoLevelSCF:
+    __name_mixin__ = "TwoLevel"
+
+    _keys = {"coarse_cycles", "full_builds"}  # noqa: RUF012  (PySCF's idiom)
+
+    def __init__(self, mf: Any) -> None:
+        self.__dict__.update(private_parts(mf))
+        self.coarse_cycles = 0
+        self.full_builds = 0
+
+    def undo_accelerate(self: Any) -> Any:
+        """Return the plain mean-field object, with whatever it has converged to."""
+        plain = lib.view(self, lib.drop_class(self.__class__, _TwoLevelSCF))
+        del plain.coarse_cycles, plain.full_builds
+        return plain
+
+    def dump_flags(self: Any, verbose: Any = None) -> Any:
+        """Print PySCF's settings and the solver's."""
+        super().dump_flags(verbose)  # type: ignore[misc]
+        logger.info(
+            self, "two-level SCF, coarse fields %s", ", ".join(f"{x.auxbasis[0]}/grid {x.grid}" for x in LEVELS)
+        )
+        return self
+
+    def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+        """Converge.
+
+        Args:
+            dm0: density matrix to start from; by default from existing orbitals, or init_guess.
+            kwargs: handed to PySCF's SCF where that does the work.
+
+        Returns:
+            total energy, Hartree.
+        """
+        self.coarse_cycles = self.full_builds = 0
+        if reason := not_worth_it(self):
+            logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
+            return float(super().scf(dm0=dm0, **kwargs))  # type: ignore[misc]
+        clock = (logger.process_clock(), logger.perf_counter())
+        self.dump_flags()
+        self.build(self.mol)
+        if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
+            dm0 = self.make_rdm1()
+        if dm0 is None:
+            dm0 = self.get_init_guess(self.mol, self.init_guess)
+        if self.chkfile:
+            chkfile.save_mol(self.mol, self.chkfile)
+        result = _solve(self, np.asarray(dm0))
+        self.coarse_cycles = result.coarse_cycles
+        self.full_builds = self.cycles = result.full_builds
+        if result.failure and result.full_builds < self.max_cycle:
+            logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
+            self.mo_coeff = None
+            energy = super().scf(dm0=result.last.density, **kwargs)  # type: ignore[misc]
+            self.full_builds += self.cycles + 2
+            return float(energy)
+        self.converged, self.e_tot = not result.failure, result.last.energy
+        self.mo_energy, self.mo_coeff, self.mo_occ = result.last.orbitals
+        logger.note(self, "two-level SCF: %d full Fock builds, %d coarse cycles", self.full_builds, self.coarse_cycles)
+        logger.timer(self, "SCF", *clock)
+        self._finalize()
+        return float(self.e_tot)
+
+    def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+        """Converge; see `scf`."""
+        return float(self.scf(dm0=dm0, **kwargs))
+
+
+def not_worth_it(mf: Any) -> str:
+    """Return why plain SCF is used for a mean-field object; empty where two levels serve.
+
+    Args:
+        mf: PySCF mean-field object.
+    """
+    if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
+        return f"{type(mf).__name__} has no coarse level"
+    if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
+        return "there is nothing to iterate"
+    if not mf.diis:
+        return "DIIS is switched off, and the coarse SCF relies on it"
+    if mf.istype("ROHF") and mf.mol.spin < 0:
+        return "ROHF with more beta than alpha electrons is left to PySCF"
+    if getattr(mf, "sigma", None):
+        return "smeared occupations are left to PySCF"
+    if getattr(mf, "with_df", None) is not None and getattr(mf, "xc", "hf").lower() == "hf":
+        return "density-fitted Hartree-Fock has no coarser level that pays"
+    if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
+        return "orbitals are not real atomic orbitals"
+    return ""
+
+
+class _Problem(NamedTuple):
+    """What does not change during an SCF: the object, h, S, and S's orthogonalisation."""
+
+    mf: Any
+    hcore: Array
+    overlap: Array
+    x: Array
+
+    @classmethod
+    def of(cls, mf: Any) -> _Problem:
+        overlap = mf.get_ovlp(mf.mol)
+        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap))
+
+    @property
+    def tolerance(self) -> float:
+        """Orbital gradient at which the user calls it converged."""
+        return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
+
+    def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
+        """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would."""
+        # not mf.get_fock: that of a solvated object would build the full field to find the solvent's potential
+        kind = rohf if self.mf.istype("ROHF") else uhf if self.mf.istype("UHF") else hf
+        return np.asanyarray(kind.get_fock(self.mf, self.hcore, self.overlap, v, density, **extrapolation))
+
+    def orbitals(self, fock: Array) -> Orbitals:
+        return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
+
+    def gradient(self, orbitals: Orbitals, fock: Array) -> float:
+        gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
+        norm = float(np.linalg.norm(gradient))
+        return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))
+
+
+class Iterate(NamedTuple):
+    """A density and what the full field says of it.
+
+    Attributes:
+        orbitals: canonical in the full field.
+        density: in the object's own shape.
+        vhf: what its get_veff returned.
+        v: that, with the solvent's potential where there is one; Hartree.
+        fock: h + v.
+        energy: total energy, Hartree.
+        gradient: norm of the orbital gradient.
+        lowering: second-order estimate of what the energy still lies above the solution, Hartree.
+    """
+
+    orbitals: Orbitals
+    density: Array
+    vhf: Any
+    v: Array
+    fock: Array
+    energy: float
+    gradient: float
+    lowering: float
+
+
+class Outcome(NamedTuple):
+    """What the two-level iteration ended with.
+
+    Attributes:
+        last: best iterate.
+        full_builds: full Fock builds made.
+        coarse_cycles: coarse Fock builds made.
+        failure: why it is not converged, empty where it is.
+    """
+
+    last: Iterate
+    full_builds: int
+    coarse_cycles: int
+    failure: str
+
+
+def _solve(mf: Any, density: Array) -> Outcome:
+    """Alternate full builds and coarse SCFs until the full field is converged or progress stops."""
+    problem = _Problem.of(mf)
+    fields = [CoarseField(mf, LEVELS[0])]
+    start = fields[0].potential(factors_from_density(density))
+    orbitals = _coarse_scf(problem, fields[0], start, density, max(START_TOL, problem.tolerance))
+    best: Iterate | None = None
+    for build in range(1, mf.max_cycle + 1):
+        here = _evaluate(problem, orbitals, best)
+        cycles = sum(field.builds for field in fields)
+        if _report(problem, here, best, build, cycles):
+            return Outcome(here, build, cycles, "")
+        if best is not None and here.gradient > best.gradient:
+            return Outcome(best, build, cycles, "the orbital gradient rises")
+        if best is not None and here.gradient > SLOW * best.gradient:
+            if len(fields) == len(LEVELS):
+                return Outcome(here, build, cycles, "the orbital gradient falls too slowly")
+            fields.append(CoarseField(mf, LEVELS[len(fields)]))
+        best = here
+        if build < mf.max_cycle:
+            fields[-1].anchor(factors_from_orbitals(mf, here.orbitals), here.v)
+            tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
+            orbitals = _coarse_scf(problem, fields[-1], here.v, here.density, tolerance)
+    assert best is not None  # max_cycle is at least one
+    return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
+
+
+def _coarse_scf(problem: _Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:
+    """Solve the SCF of the coarse field from a density and its potential, to an orbital gradient."""
+    mf = problem.mf
+    diis = _diis(problem)
+    orbitals: Orbitals | None = None
+    for cycle in range(COARSE_CYCLES):
+        if orbitals is not None:
+            v = field.potential(factors_from_orbitals(mf, orbitals))
+            density = density_from_orbitals(mf, orbitals)
+            if problem.gradient(orbitals, problem.fock(v, density)) < tolerance:
+                break
+        orbitals = problem.orbitals(problem.fock(v, density, cycle=cycle, diis=diis))
+    assert orbitals is not None
+    return orbitals
+
+
+def _diis(problem: _Problem) -> Any:
+    mf = problem.mf
+    diis = mf.DIIS(mf)
+    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
+    diis.Corth, diis.verbose = problem.x, 0
+    return diis
+
+
+def _evaluate(problem: _Problem, orbitals: Orbitals, last: Iterate | None) -> Iterate:
+    """One full Fock build; incremental where the object builds incrementally."""
+    mf = problem.mf
+    density = density_from_orbitals(mf, orbitals)
+    vhf = mf.get_veff(mf.mol, density, *((last.density, last.vhf) if last else ()))
+    solvent = getattr(vhf, "v_solvent", None)
+    v = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
+    fock = problem.fock(v, density)
+    energy, coeff = mf.canonicalize(orbitals.coeff, orbitals.occ, fock)
+    return Iterate(
+        orbitals=Orbitals(energy, coeff, orbitals.occ),
+        density=density,
+        vhf=vhf,
+        v=v,
+        fock=fock,
+        energy=float(mf.energy_tot(density, problem.hcore, vhf)),
+        gradient=problem.gradient(orbitals, fock),
+        lowering=_lowering(problem, orbitals, v),
+    )
+
+
+def _lowering(problem: _Problem, orbitals: Orbitals, v: Array) -> float:
+    """Sum over orbital rotations of gradient^2 / curvature: what the next step would gain, without making it."""
+    mf = problem.mf
+    up, down = problem.hcore + v if v.ndim == 3 else (problem.hcore + v,) * 2
+    if mf.istype("UHF"):
+        rotating = [(c, [(f, o > 0.5)]) for f, c, o in zip((up, down), orbitals.coeff, orbitals.occ, strict=True)]
+    else:  # both spins share their orbitals
+        rotating = [(orbitals.coeff, [(up, orbitals.occ > 0.5), (down, orbitals.occ > 1.5)])]
+    total = 0.0
+    for coeff, spins in rotating:
+        gradient, curvature = np.zeros((2, coeff.shape[1], coeff.shape[1]))
+        for fock, occupied in spins:
+            f = coeff.T @ fock @ coeff
+            free = ~occupied[:, None] & occupied
+            gradient += np.where(free, f, 0.0)
+            curvature += np.where(free, np.subtract.outer(f.diagonal(), f.diagonal()), 0.0)
+        total += float(np.sum(gradient**2 / np.maximum(curvature, FLAT)))
+    return total
+
+
+def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
+    """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
+
+    Args:
+        mf: PySCF mean-field object.
+        orbitals: in its own shape.
+    """
+    if mf.istype("ROHF"):
+        return [orbitals.coeff[:, orbitals.occ > 0.5], orbitals.coeff[:, orbitals.occ > 1.5]]
+    pairs = zip(orbitals.coeff, orbitals.occ, strict=True) if mf.istype("UHF") else [(orbitals.coeff, orbitals.occ)]
+    return [coeff[:, occ > 0] * np.sqrt(occ[occ > 0]) for coeff, occ in pairs]
+
+
+def factors_from_density(density: Array) -> list[Array]:
+    """Return L with D = L L^T, up to the negative part that guesses may have.
+
+    Args:
+        density: (n, n) or (2, n, n).
+    """
+    factors = []
+    for matrix in density if density.ndim == 3 else density[None]:
+        weights, vectors = np.linalg.eigh(matrix)
+        keep = weights > 1e-10
+        factors.append(vectors[:, keep] * np.sqrt(weights[keep]))
+    return factors
+
+
+def _report(problem: _Problem, here: Iterate, last: Iterate | None, build: int, cycles: int) -> bool:
+    """Log, write the checkpoint file, call back as PySCF's kernel does; return whether it is converged."""
+    mf = problem.mf
+    logger.info(
+        mf, "full build %d  E= %.15g  |g|= %4.3g  still to gain= %4.3g  coarse cycles= %d",
+        build, here.energy, here.gradient, here.lowering, cycles,
+    )  # fmt: skip
+    mo_energy, mo_coeff, mo_occ = here.orbitals
+    envs = {
+        "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "mo_energy": mo_energy,
+        "mo_coeff": mo_coeff, "mo_occ": mo_occ, "dm": here.density, "vhf": here.vhf, "fock": here.fock,
+        "h1e": problem.hcore, "s1e": problem.overlap, "norm_gorb": here.gradient,
+        "last_hf_e": here.energy + here.lowering if last is None else last.energy,
+        "dm_last": here.density if last is None else last.density,
+    }  # fmt: skip
+    if callable(mf.check_convergence):
+        converged = bool(mf.check_convergence(envs))
+    else:
+        converged = here.gradient < problem.tolerance and here.lowering < mf.conv_tol
+    if mf.chkfile:
+        mf.dump_chk(envs)
+    if callable(mf.callback):
+        mf.callback(envs | {"scf_conv": converged})
+    return converged

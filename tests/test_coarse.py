@@ -1,0 +1,91 @@
+"""The coarse field against PySCF's own density fitting and numerical integration, in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import ETHYLENE, mole
+
+from pyscf_mlham.scf import coarse
+from pyscf_mlham.scf.coarse import CoarseField, Level
+
+DOUBLE = Level(("def2-universal-jfit",), 0, np.float64)
+SINGLE = Level(("def2-universal-jfit",), 0)
+FUNCTIONALS = ["hf", "lda,vwn", "pbe", "b3lyp", "m062x", "r2scan", "wb97x"]
+
+
+def mean_field(xc: str, unrestricted: bool = False, **kwargs):
+    mol = mole(ETHYLENE, **kwargs)
+    if xc == "hf":
+        return mol.UHF() if unrestricted else mol.RHF()
+    return mol.UKS(xc=xc) if unrestricted else mol.RKS(xc=xc)
+
+
+def factors(mf) -> np.ndarray:
+    """Eight orbitals of the bare nuclei: any density will do."""
+    return mf.eig(mf.get_hcore(), mf.get_ovlp())[1][:, :8] * np.sqrt(2)
+
+
+def reference(mf, density: np.ndarray) -> np.ndarray:
+    fitted = mf.density_fit(auxbasis=DOUBLE.auxbasis[0])
+    if hasattr(fitted, "grids"):
+        fitted.grids.level = 0
+    return np.asarray(fitted.get_veff(mf.mol, density))
+
+
+@pytest.mark.parametrize("xc", FUNCTIONALS)
+def test_closed_shell(xc: str) -> None:
+    mf = mean_field(xc)
+    left = factors(mf)
+    expected = reference(mf, left @ left.T)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-10)
+    np.testing.assert_allclose(CoarseField(mf, SINGLE).potential([left]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("xc", FUNCTIONALS)
+def test_open_shell(xc: str) -> None:
+    left = factors(mean_field(xc)) / np.sqrt(2)
+    mf = mean_field(xc, unrestricted=True)
+    spins = [left, left[:, :-1]]
+    expected = reference(mf, np.array([s @ s.T for s in spins]))
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential(spins), expected, atol=1e-10)
+
+
+def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mean_field("b3lyp")
+    left = factors(mf)
+    expected = CoarseField(mf, DOUBLE).potential([left])
+    monkeypatch.setattr(coarse, "BLOCK_BYTES", 1e5)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
+    fit = coarse._FittedIntegrals(mf.mol, DOUBLE, 0.0, budget=0)
+    assert isinstance(fit._b, np.memmap)
+    whole = coarse._FittedIntegrals(mf.mol, DOUBLE, 0.0, budget=1e9)
+    for ours, theirs in zip(fit.coulomb_exchange([left], True), whole.coulomb_exchange([left], True), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
+    recomputed = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=0)
+    assert recomputed._kept is None
+    kept = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=1e9)
+    np.testing.assert_allclose(recomputed.potential([left]), kept.potential([left]), atol=1e-12)
+
+
+def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:
+    """Single precision must not show in small changes: that is what lets the inner SCF converge."""
+    mf = mean_field("b3lyp", basis="def2-svp")
+    left = factors(mf)
+    v = np.random.default_rng(0).normal(size=(48, 48))
+    single, double = CoarseField(mf, SINGLE), CoarseField(mf, DOUBLE)
+    for field in (single, double):
+        field.anchor([left], v)
+        np.testing.assert_allclose(field.potential([left]), v, atol=1e-12)
+    nearby = left * (1 + 1e-4)
+    changes = [field.potential([nearby]) - v for field in (single, double)]
+    assert np.abs(changes[1]).max() > 1e-3
+    np.testing.assert_allclose(*changes, atol=3e-6)
+
+
+def test_auxiliary_basis_grows_with_the_orbital_basis() -> None:
+    names = coarse.LEVELS[0].auxbasis
+    assert coarse._auxbasis(mole(ETHYLENE, "def2-svp"), names) == names[0]
+    assert coarse._auxbasis(mole(ETHYLENE, "def2-tzvp"), names) == names[1]
+    # beyond radon there is none of the family
+    assert coarse._auxbasis(mole("Ra 0 0 0", basis={"Ra": [[0, [1.0, 1.0]]]}), names) not in names

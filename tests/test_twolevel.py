@@ -1,0 +1,220 @@
+"""accelerate(): the same answer from two or three full Fock builds, whatever the method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
+from pyscf import scf
+
+import pyscf_mlham
+from pyscf_mlham import OracleModel, accelerate
+from pyscf_mlham.scf import twolevel
+from pyscf_mlham.scf.coarse import Level
+from pyscf_mlham.scf.counting import counting_fock_builds
+
+NO2 = "N 0 0 0; O 0 1.1 0.47; O 0 -1.1 0.47"
+OXYGEN = "O 0 0 0; O 0 0 1.21"
+
+
+def radical(**kwargs: Any) -> Any:
+    return mole(NO2, spin=1, **kwargs)
+
+
+METHODS: dict[str, tuple[Callable[[], Any], int]] = {
+    "RHF": (lambda: mole(ETHYLENE).RHF(), 2),
+    "RKS PBE": (lambda: mole(ETHYLENE).RKS(xc="pbe"), 2),
+    "RKS B3LYP": (lambda: mole(ETHYLENE).RKS(xc="b3lyp"), 2),
+    "RKS M06-2X": (lambda: mole(ETHYLENE).RKS(xc="m062x"), 2),
+    "RKS wB97X-V": (lambda: mole().RKS(xc="wb97x-v"), 2),
+    "RKS HSE06": (lambda: mole().RKS(xc="hse06"), 2),
+    "RKS tight": (lambda: mole().RKS(xc="b3lyp").set(conv_tol=1e-12), 3),
+    "RKS in def2-TZVP": (lambda: mole(basis="def2-tzvp").RKS(xc="b3lyp"), 2),
+    "RKS cartesian": (lambda: mole(cart=True).RKS(xc="b3lyp"), 2),
+    "RKS direct": (lambda: mole(max_memory=1).RKS(xc="b3lyp"), 2),
+    "RKS level shift": (lambda: mole().RKS(xc="b3lyp").set(level_shift=0.3), 2),
+    "RKS stretched": (lambda: mole("N 0 0 0; N 0 0 2.0").RKS(xc="b3lyp"), 2),
+    "RKS ionic": (lambda: mole("Li 0 0 0; F 0 0 4").RKS(xc="b3lyp"), 2),
+    "RKS ECP": (lambda: mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}).RKS(xc="b3lyp"), 3),
+    "UHF": (lambda: radical().UHF(), 2),
+    "UKS": (lambda: radical().UKS(xc="b3lyp"), 2),
+    "UKS triplet": (lambda: mole(OXYGEN, spin=2).UKS(xc="b3lyp"), 2),
+    "UKS closed shell": (lambda: mole().UKS(xc="b3lyp"), 2),
+    "ROHF": (lambda: radical().ROHF(), 2),
+    "ROKS": (lambda: radical().ROKS(xc="b3lyp"), 2),
+    "density_fit": (lambda: mole().RKS(xc="b3lyp").density_fit(), 2),
+    "PCM": (lambda: mole().RKS(xc="b3lyp").PCM(), 2),
+    "ddCOSMO": (lambda: mole().RKS(xc="b3lyp").ddCOSMO(), 2),
+    "sfx2c1e": (lambda: mole().RKS(xc="b3lyp").sfx2c1e(), 2),
+    "symmetry": (lambda: mole(symmetry=True).RKS(xc="b3lyp"), 2),
+    "symmetry ROKS": (lambda: mole(symmetry=True, charge=1, spin=1).ROKS(xc="b3lyp"), 2),
+    "symmetry UKS": (lambda: mole(symmetry=True, charge=1, spin=1).UKS(xc="b3lyp"), 2),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_solution_from_few_builds(name: str) -> None:
+    factory, builds = METHODS[name]
+    plain = factory().run()
+    quick = accelerate(factory())
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert quick.converged
+    assert counter.builds == quick.full_builds == quick.cycles <= builds
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.spin_square()[0] == pytest.approx(plain.spin_square()[0], abs=1e-4)
+    np.testing.assert_allclose(quick.mo_energy, plain.mo_energy, atol=1e-4)
+    np.testing.assert_array_equal(quick.mo_occ, plain.mo_occ)
+    fock = quick.get_fock(dm=quick.make_rdm1())  # get_grad by itself forgets the solvent
+    assert np.linalg.norm(quick.get_grad(quick.mo_coeff, quick.mo_occ, fock)) < np.sqrt(quick.conv_tol)
+
+
+PLAIN: dict[str, tuple[Callable[[], Any], str]] = {
+    "generalised": (lambda: mole().GHF(), "has no coarse level"),
+    "smearing": (lambda: scf.addons.smearing(mole().RKS(xc="pbe"), sigma=0.02), "smeared"),
+    "fitted Hartree-Fock": (lambda: mole().RHF().density_fit(), "no coarser level"),
+    "without DIIS": (lambda: mole().RHF().set(diis=None, max_cycle=60), "DIIS is switched off"),
+    "nothing to do": (lambda: mole().RHF().set(max_cycle=0), "nothing to iterate"),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
+    factory, reason = PLAIN[name]
+    plain = factory().run()
+    quick = accelerate(factory().set(verbose=3, stdout=io.StringIO())).run()
+    assert reason in quick.stdout.getvalue()
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.converged == plain.converged
+
+
+def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    useless = Level(("def2-universal-jfit",), 0)
+    monkeypatch.setattr(twolevel, "LEVELS", (useless, useless))
+    monkeypatch.setattr(twolevel, "SLOW", 0.0)  # no progress is ever enough
+    quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))
+    quick.conv_tol = 1e-13  # so that two builds cannot do it
+    plain = mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol=1e-13)
+    with counting_fock_builds(plain) as expected:
+        plain.run()
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert "plain SCF goes on from its best density" in quick.stdout.getvalue()
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert counter.builds == quick.full_builds <= expected.builds + 1
+
+
+def test_max_cycle_is_a_limit_on_full_builds() -> None:
+    quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(max_cycle=1)).run()
+    assert quick.full_builds == 1
+    assert not quick.converged
+    assert np.isfinite(quick.e_tot)
+
+
+def test_the_original_is_left_alone() -> None:
+    mf = mole().RKS(xc="b3lyp")
+    before = dict(vars(mf))
+    quick = accelerate(mf).run()
+    assert vars(mf) == before
+    assert accelerate(quick) is quick
+    plain = quick.undo_accelerate()
+    assert type(plain) is type(mf)
+    assert plain.kernel() == pytest.approx(quick.e_tot, abs=1e-8)
+    assert plain.cycles == 1
+
+
+def test_what_comes_after_scf() -> None:
+    plain, quick = mole().RKS(xc="b3lyp").run(), accelerate(mole().RKS(xc="b3lyp")).run()
+    gradients = [mf.nuc_grad_method().kernel() for mf in (plain, quick)]
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+    roots = [mf.TDA().run(nstates=6).e[:3] for mf in (plain, quick)]
+    np.testing.assert_allclose(*roots, atol=1e-5)
+    assert quick.stability(verbose=0)[0] is not None
+    np.testing.assert_allclose(quick.dip_moment(verbose=0), plain.dip_moment(verbose=0), atol=1e-4)
+    hf, quick_hf = mole().RHF().run(), accelerate(mole().RHF()).run()
+    assert quick_hf.MP2().run().e_tot == pytest.approx(hf.MP2().run().e_tot, abs=1e-6)  # first order in the orbitals
+    assert accelerate(mole().RHF()).newton().run().e_tot == pytest.approx(hf.e_tot, abs=1e-8)
+
+
+def test_scanner_and_geometry_steps() -> None:
+    moved = mole(WATER.replace("0.1173", "0.1300"))
+    scanner = accelerate(mole().RKS(xc="b3lyp")).as_scanner()
+    for mol in (mole(), moved):
+        assert scanner(mol) == pytest.approx(mol.RKS(xc="b3lyp").kernel(), abs=1e-8)
+        assert scanner.full_builds <= 2
+    gradient = accelerate(mole().RKS(xc="b3lyp")).nuc_grad_method().as_scanner()
+    energy, force = gradient(moved)
+    plain = moved.RKS(xc="b3lyp").run()
+    assert energy == pytest.approx(plain.e_tot, abs=1e-8)
+    np.testing.assert_allclose(force, plain.nuc_grad_method().kernel(), atol=1e-6)
+
+
+def test_callback_checkpoint_and_own_criteria(tmp_path: Any) -> None:
+    seen: list[float] = []
+    mf = mole().RKS(xc="b3lyp")
+    mf.chkfile = str(tmp_path / "water.chk")
+    mf.callback = lambda envs: seen.append(envs["norm_gorb"])
+    quick = accelerate(mf).run()
+    assert len(seen) == quick.full_builds
+    assert seen[-1] < 3.2e-5
+    again = mole().RKS(xc="b3lyp")
+    again.kernel(dm0=again.from_chk(mf.chkfile))
+    assert again.cycles == 1
+    mf.check_convergence = lambda envs: envs["norm_gorb"] < 1e-1
+    assert accelerate(mf).run().full_builds == 1
+
+
+def test_any_start_will_do() -> None:
+    reference = mole().RKS(xc="b3lyp").run()
+    pyscf_mlham.register(model=OracleModel.of(reference), fallback="raise")
+    for start in ("minao", "1e", "ml"):
+        quick = accelerate(mole().RKS(xc="b3lyp").set(init_guess=start)).run()
+        assert quick.e_tot == pytest.approx(reference.e_tot, abs=1e-8)
+        assert quick.full_builds == 2
+    from_density = accelerate(mole().RKS(xc="b3lyp"))
+    from_density.kernel(dm0=reference.make_rdm1())
+    assert from_density.e_tot == pytest.approx(reference.e_tot, abs=1e-8)
+    from_density.kernel()  # a second one starts from its own orbitals
+    assert from_density.converged
+
+
+def test_broken_symmetry_is_kept() -> None:
+    plain = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").run()
+    quick = accelerate(mole(TWISTED_ETHYLENE).UKS(xc="b3lyp")).run()
+    assert quick.e_tot <= plain.e_tot + 1e-8
+    assert quick.spin_square()[0] == pytest.approx(plain.spin_square()[0], abs=1e-3)
+
+
+def test_log_is_clean_at_any_verbosity() -> None:
+    quick = accelerate(mole().RKS(xc="b3lyp").set(verbose=9, stdout=io.StringIO())).run()
+    printed = quick.stdout.getvalue()
+    assert printed.count("full build ") == quick.full_builds
+    assert "does not have attributes" not in printed
+    assert "overwritten attributes" not in printed.lower()
+    assert "converged SCF energy" in printed
+    assert f"two-level SCF: {quick.full_builds} full Fock builds, {quick.coarse_cycles} coarse cycles" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ferrocene", "chromium hexacarbonyl"])
+def test_transition_metals(name: str) -> None:
+    if name == "ferrocene":
+        ring = [(1.21 * np.cos(a), 1.21 * np.sin(a)) for a in 2 * np.pi * np.arange(5) / 5]
+        atoms = [("Fe", (0, 0, 0))]
+        for z in (1.65, -1.65):
+            atoms += [("C", (x, y, z)) for x, y in ring]
+            atoms += [("H", (x * 2.29 / 1.21, y * 2.29 / 1.21, z)) for x, y in ring]
+    else:
+        axes = [np.eye(3)[i] * s for i in range(3) for s in (1, -1)]
+        atoms = [("Cr", (0, 0, 0))] + [("C", a * 1.91) for a in axes] + [("O", a * 3.06) for a in axes]
+    plain, quick = mole(atoms, "def2-svp").RKS(xc="b3lyp").run(), accelerate(mole(atoms, "def2-svp").RKS(xc="b3lyp"))
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert quick.converged
+    assert quick.e_tot <= plain.e_tot + 1e-8
+    assert counter.builds <= plain.cycles
