@@ -9,8 +9,8 @@ from conftest import ETHYLENE, mole
 from pyscf_mlham.scf import coarse
 from pyscf_mlham.scf.coarse import CoarseField, Level
 
-DOUBLE = Level(("def2-universal-jfit",), 0, np.float64)
-SINGLE = Level(("def2-universal-jfit",), 0)
+DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
+SINGLE = Level("def2-universal-jfit", "def2-universal-jfit", 0)
 FUNCTIONALS = ["hf", "lda,vwn", "pbe", "b3lyp", "m062x", "r2scan", "wb97x"]
 
 
@@ -27,7 +27,7 @@ def factors(mf) -> np.ndarray:
 
 
 def reference(mf, density: np.ndarray) -> np.ndarray:
-    fitted = mf.density_fit(auxbasis=DOUBLE.auxbasis[0])
+    fitted = mf.density_fit(auxbasis=DOUBLE.light)
     if hasattr(fitted, "grids"):
         fitted.grids.level = 0
     return np.asarray(fitted.get_veff(mf.mol, density))
@@ -57,9 +57,9 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = CoarseField(mf, DOUBLE).potential([left])
     monkeypatch.setattr(coarse, "BLOCK_BYTES", 1e5)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
-    fit = coarse._FittedIntegrals(mf.mol, DOUBLE, 0.0, budget=0)
+    fit = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=0)
     assert isinstance(fit._b, np.memmap)
-    whole = coarse._FittedIntegrals(mf.mol, DOUBLE, 0.0, budget=1e9)
+    whole = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=1e9)
     for ours, theirs in zip(fit.coulomb_exchange([left], True), whole.coulomb_exchange([left], True), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
     recomputed = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=0)
@@ -83,9 +83,12 @@ def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:
     np.testing.assert_allclose(*changes, atol=3e-6)
 
 
-def test_auxiliary_basis_grows_with_the_orbital_basis() -> None:
-    names = coarse.LEVELS[0].auxbasis
-    assert coarse._auxbasis(mole(ETHYLENE, "def2-svp"), names) == names[0]
-    assert coarse._auxbasis(mole(ETHYLENE, "def2-tzvp"), names) == names[1]
-    # beyond radon there is none of the family
-    assert coarse._auxbasis(mole("Ra 0 0 0", basis={"Ra": [[0, [1.0, 1.0]]]}), names) not in names
+def test_auxiliary_basis_suits_element_functional_and_orbital_basis() -> None:
+    level = coarse.LEVELS[0]
+    thiol = mole("S 0 0 0; C 0 0 1.8; H 0 0.97 -0.93; H 0 0.9 2.3; H 0.8 -0.5 2.3; H -0.8 -0.5 2.3", "def2-svp")
+    mixed = {"S": level.heavy, "C": level.light, "H": level.light}
+    assert coarse.auxiliary_basis(thiol, level, exchange=True) == mixed
+    assert set(coarse.auxiliary_basis(thiol, level, exchange=False).values()) == {level.light}
+    assert set(coarse.auxiliary_basis(mole(ETHYLENE, "def2-tzvp"), level, True).values()) == {level.heavy}
+    uranium = mole("U 0 0 0", basis={"U": [[0, [1.0, 1.0]]]})  # not in the family
+    assert level.heavy not in coarse.auxiliary_basis(uranium, level, True).values()

@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[Callable[[], Any], int]] = {
     "RKS stretched": (lambda: mole("N 0 0 0; N 0 0 2.0").RKS(xc="b3lyp"), 2),
     "RKS ionic": (lambda: mole("Li 0 0 0; F 0 0 4").RKS(xc="b3lyp"), 2),
     "RKS ECP": (lambda: mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}).RKS(xc="b3lyp"), 3),
+    "RKS phosphorus": (lambda: mole("P 0 0 0; H 0 1.2 0.77; H 1.03 -0.6 0.77; H -1.03 -0.6 0.77").RKS(xc="b3lyp"), 2),
     "UHF": (lambda: radical().UHF(), 2),
     "UKS": (lambda: radical().UKS(xc="b3lyp"), 2),
     "UKS triplet": (lambda: mole(OXYGEN, spin=2).UKS(xc="b3lyp"), 2),
@@ -93,7 +94,7 @@ def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
 
 
 def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    useless = Level(("def2-universal-jfit",), 0)
+    useless = Level("def2-universal-jfit", "def2-universal-jfit", 0)
     monkeypatch.setattr(twolevel, "LEVELS", (useless, useless))
     monkeypatch.setattr(twolevel, "SLOW", 0.0)  # no progress is ever enough
     quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))

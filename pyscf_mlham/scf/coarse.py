@@ -21,6 +21,7 @@ from scipy.linalg import blas
 
 Array = NDArray[Any]
 
+LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals or the grid
 
@@ -30,20 +31,22 @@ class Level:
     """How coarse.
 
     Attributes:
-        auxbasis: auxiliary basis sets of the density fitting, the first large enough is taken.
+        light: auxiliary basis set of the density fitting for H to Ne, and for all where there is no exact exchange.
+        heavy: for the other elements, whose cores make it matter, and for all in large orbital basis sets.
         grid: PySCF grid level.
         dtype: of the stored integrals and orbital values.
     """
 
-    auxbasis: tuple[str, ...]
+    light: str
+    heavy: str
     grid: int
     dtype: type = np.float32
 
 
 # from cheap to careful; the solver climbs when the gradient falls too slowly
 LEVELS = (
-    Level(("def2-universal-jfit", "def2-universal-jkfit"), 1),
-    Level(("def2-universal-jkfit",), 2, np.float64),
+    Level("def2-universal-jfit", "def2-universal-jkfit", 1),
+    Level("def2-universal-jkfit", "def2-universal-jkfit", 2, np.float64),
 )
 
 
@@ -65,10 +68,10 @@ class CoarseField:
         self._correction: Array | float = 0.0
         self._xc = _Functional(mf)
         budget = max(500.0, mf.max_memory - lib.current_memory()[0]) * 1e6 / 2
-        self._coulomb = _FittedIntegrals(mf.mol, level, 0.0, budget)
+        self._coulomb = _FittedIntegrals(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
         if self._xc.long_range:
-            self._long_range = _FittedIntegrals(mf.mol, level, self._xc.omega, budget / 2)
+            self._long_range = _FittedIntegrals(mf.mol, level, True, self._xc.omega, budget / 2)
         solvent = getattr(mf, "with_solvent", None)
         self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
         self._grid = _GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
@@ -125,8 +128,8 @@ class _Functional:
 class _FittedIntegrals:
     """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl, in memory or, where it is too large, in a file."""
 
-    def __init__(self, mol: gto.Mole, level: Level, omega: float, budget: float) -> None:
-        fit = df.DF(mol, auxbasis=_auxbasis(mol, level.auxbasis))
+    def __init__(self, mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> None:
+        fit = df.DF(mol, auxbasis=auxiliary_basis(mol, level, exchange))
         fit.verbose = 0
         if omega:
             with fit.range_coulomb(omega) as ranged:
@@ -179,18 +182,29 @@ def _density(factors: Sequence[Array]) -> Array:
     return np.asarray(np.sum([factor @ factor.T for factor in factors], axis=0))
 
 
-def _auxbasis(mol: gto.Mole, names: Sequence[str]) -> Any:
-    """Return the first basis that covers the molecule's elements and has enough functions, or PySCF's own choice."""
-    for name in names:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PySCF's advice on where else to look for a basis set
-                size = df.make_auxmol(mol, name).nao
-        except (KeyError, RuntimeError):
-            continue
-        if size >= ENOUGH * mol.nao or name == names[-1]:
-            return name
-    return df.make_auxbasis(mol)
+def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
+    """Return an auxiliary basis set for each element; PySCF's own choice where the level's does not know it.
+
+    Args:
+        mol: molecule.
+        level: how coarse.
+        exchange: whether exact exchange is fitted too.
+    """
+    heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
+    chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
+    if exchange and _size(mol, chosen) < ENOUGH * mol.nao:
+        chosen = dict.fromkeys(chosen, level.heavy)
+    return chosen if _size(mol, chosen) else dict(df.make_auxbasis(mol))
+
+
+def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
+    """Count the auxiliary functions, 0 where the basis set lacks an element."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for a basis set
+            return int(df.make_auxmol(mol, basis).nao)
+    except (KeyError, RuntimeError):
+        return 0
 
 
 class _GridXC:

@@ -69,9 +69,8 @@ class _TwoLevelSCF:
     def dump_flags(self: Any, verbose: Any = None) -> Any:
         """Print PySCF's settings and the solver's."""
         super().dump_flags(verbose)  # type: ignore[misc]
-        logger.info(
-            self, "two-level SCF, coarse fields %s", ", ".join(f"{x.auxbasis[0]}/grid {x.grid}" for x in LEVELS)
-        )
+        for level in LEVELS:
+            logger.info(self, "two-level SCF: coarse level %s", level)
         return self
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
