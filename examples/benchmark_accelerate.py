@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def run_one(task: Record) -> Record:
         "coarse": getattr(mf, "coarse_cycles", 0),
         "seconds": seconds,
         "cpu_seconds": cpu,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 

@@ -1,4 +1,4 @@
-"""Ethanol and paracetamol with PySCF's default guess and with the learned one, side by side.
+"""Ethanol and paracetamol with PySCF's default guess, the learned one, and the two-level solver, side by side.
 
 python examples/demo.py [--xc b3lyp] [--basis def2-svp] [--molecule ethanol]
 """
@@ -57,7 +57,7 @@ MOLECULES = {"ethanol": ETHANOL, "paracetamol": PARACETAMOL}
 
 
 class Row(NamedTuple):
-    """One SCF run: its guess, cycles, Fock builds, seconds and energy (Hartree)."""
+    """One SCF run: its guess, cycles (of accelerate(): full ones), full Fock builds, seconds and energy (Hartree)."""
 
     guess: str
     cycles: int
@@ -83,7 +83,7 @@ def run(mf: Any, guess: str, label: str) -> Row:
 
 
 def compare(geometry: str, xc: str, basis: str) -> list[Row]:
-    """Run minao, then ml: the shipped model's, or the oracle's as long as none ships.
+    """Run minao, then ml (the shipped model's, or the oracle's as long as none ships), then accelerate().
 
     Args:
         geometry: atoms in Angstrom.
@@ -96,7 +96,8 @@ def compare(geometry: str, xc: str, basis: str) -> list[Row]:
     if not shipped():
         pyscf_mlham.register(model=pyscf_mlham.OracleModel.of(reference))
     rows.append(run(mol.RKS(xc=xc), "ml", "ml" if shipped() else "ml (oracle)"))
-    pyscf_mlham.register()
+    pyscf_mlham.register(model=None)
+    rows.append(run(pyscf_mlham.accelerate(mol.RKS(xc=xc)), "minao", "accelerate()"))
     return rows
 
 
@@ -109,8 +110,8 @@ def main() -> None:
     args = parser.parse_args()
 
     console = Console()
-    table = Table(title=f"{args.xc}/{args.basis}, from minao and from ml")
-    for heading in ("molecule", "guess", "cycles", "Fock builds", "seconds", "energy / Ha"):
+    table = Table(title=f"{args.xc}/{args.basis}")
+    for heading in ("molecule", "guess", "cycles", "full Fock builds", "seconds", "energy / Ha"):
         table.add_column(heading, justify="left" if heading in ("molecule", "guess") else "right")
     with Progress(console=console, transient=True) as progress:
         for name in progress.track(args.molecule or list(MOLECULES), description="SCF"):

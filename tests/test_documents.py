@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert namespace["mf"].converged  # type: ignore[attr-defined]
+    assert namespace["mf"].full_builds == 2  # type: ignore[attr-defined]
     assert namespace["big"].converged  # type: ignore[attr-defined]
 
 
@@ -32,9 +32,11 @@ def test_readme_commands_are_targets() -> None:
 def test_demo_prints_both_rows_and_says_what_they_are() -> None:
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol", "--basis", "sto-3g"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=None)
-    minao, oracle = (line.split("│") for line in done.stdout.splitlines() if "ethanol" in line)
+    minao, oracle, quick = (line.split("│") for line in done.stdout.splitlines() if "ethanol" in line)
     assert (minao[2].strip(), oracle[2].strip()) == ("minao", "ml (oracle)")
     assert int(oracle[3]) == 1 < int(minao[3])
+    assert int(quick[4]) == 2 < int(minao[4])
+    assert float(minao[6]) == pytest.approx(float(quick[6]), abs=1e-8)
     assert float(minao[6]) == pytest.approx(float(oracle[6]), abs=1e-8)
     assert "ORACLE" in done.stdout
 
