@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import df, dft, gto, lib
-from scipy.linalg import blas
 
 Array = NDArray[Any]
 
@@ -31,8 +30,8 @@ class Level:
     """How coarse.
 
     Attributes:
-        light: auxiliary basis set of the density fitting for H to Ne, and for all where there is no exact exchange.
-        heavy: for the other elements, whose cores make it matter, and for all in large orbital basis sets.
+        light: auxiliary basis set of the density fitting for H to Ne, and for all elements without exact exchange.
+        heavy: for elements whose cores make it matter, and for all in large orbital basis sets.
         grid: PySCF grid level.
         dtype: of the stored integrals and orbital values.
     """
@@ -83,8 +82,10 @@ class CoarseField:
             factors: of that density, see `potential`.
             v: the full potential there, in the shape that `potential` returns; Hartree.
         """
-        # Coulomb, the largest part, is computed of the change of density alone: single precision is enough for it
-        self._coulomb.reference = _density(factors)
+        # Coulomb and exchange are then computed of the change of density alone: its own digits are what counts
+        for integrals in (self._coulomb, self._long_range):
+            if integrals is not None:
+                integrals.reference = list(factors)
         self._correction = 0.0
         self._correction = v - self.potential(factors)
 
@@ -139,7 +140,7 @@ class _FittedIntegrals:
 
     def _store(self, fit: Any, n: int, level: Level, budget: float) -> None:
         shape = (fit.get_naoaux(), n, n)
-        self.reference: Array | float = 0.0
+        self.reference: list[Array] = []
         size = int(np.prod(shape)) * np.dtype(level.dtype).itemsize
         self._file: Any = None
         if size <= budget:
@@ -160,22 +161,37 @@ class _FittedIntegrals:
     def coulomb_exchange(
         self, factors: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
-        """J of the sum of the densities, and K of each; zero where not wanted."""
-        n = self._b.shape[1]
-        dtype = self._b.dtype
-        occupied = [np.asarray(factor, dtype=dtype) for factor in factors]
-        density = (_density(factors) - self.reference).astype(dtype)
-        syrk = blas.get_blas_funcs("syrk", dtype=dtype)
+        """J of the sum of the densities, and K of each, less those of the reference; zero where not wanted."""
+        n, dtype = self._b.shape[1], self._b.dtype
+        density = _density(factors) - (_density(self.reference) if self.reference else 0.0)
+        flat_density = np.ravel(density).astype(dtype)
+        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in self._change(factors)] if with_k else []
         j, ks = np.zeros(n * n), [np.zeros((n, n)) for _ in factors]
         for block in self._blocks():
-            flat = block.reshape(len(block), n * n)
             if with_j:
-                j += (flat @ np.ravel(density)) @ flat
-            for k, factor in zip(ks if with_k else [], occupied, strict=False):
-                half = (block.reshape(-1, n) @ factor).reshape(len(block), n, -1)  # (P, n, occupied)
-                half = np.moveaxis(half, 1, 0).reshape(n, -1)
-                k += syrk(1.0, half.T, trans=1)  # upper triangle
-        return j.reshape(n, n), [np.triu(k) + np.triu(k, 1).T for k in ks]
+                flat = block.reshape(len(block), n * n)
+                j += (flat @ flat_density) @ flat
+            for k, (a, b) in zip(ks, pairs, strict=False):
+                left = _half_transformed(block, a)
+                k += left @ (left if b is a else _half_transformed(block, b)).T
+        return j.reshape(n, n), [(k + k.T) / 2 for k in ks]
+
+    def _change(self, factors: Sequence[Array]) -> list[tuple[Array, Array]]:
+        """Pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change is."""
+        if not self.reference:
+            return [(factor, factor) for factor in factors]
+        pairs = []
+        for factor, origin in zip(factors, self.reference, strict=True):
+            u, _, vt = np.linalg.svd(factor.T @ origin)
+            change = factor @ (u @ vt) - origin  # the turn among the occupied orbitals that brings them nearest
+            pairs.append((change, 2 * origin + change))
+        return pairs
+
+
+def _half_transformed(block: Array, factor: Array) -> Array:
+    """One index of (P, n, n) onto the columns of the factor: (n, P * columns)."""
+    half = (block.reshape(-1, block.shape[-1]) @ factor).reshape(*block.shape[:2], -1)
+    return np.moveaxis(half, 1, 0).reshape(block.shape[1], -1)
 
 
 def _density(factors: Sequence[Array]) -> Array:
@@ -192,7 +208,7 @@ def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, An
     """
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
     chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
-    if exchange and _size(mol, chosen) < ENOUGH * mol.nao:
+    if _size(mol, chosen) < ENOUGH * mol.nao:
         chosen = dict.fromkeys(chosen, level.heavy)
     return chosen if _size(mol, chosen) else dict(df.make_auxbasis(mol))
 
