@@ -11,6 +11,7 @@ python examples/benchmark_accelerate.py molecules.xyz --frames 0:4 --repeat 3 --
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -50,6 +51,15 @@ def molecules(args: argparse.Namespace) -> dict[str, list[tuple[str, list[float]
         name: [(s, list(map(float, r))) for s, r in zip(a.get_chemical_symbols(), a.positions, strict=True)]
         for name, a in found.items()
     }
+
+
+def fingerprint(atoms: list[tuple[str, list[float]]]) -> str:
+    """Return a short hash of a geometry.
+
+    Args:
+        atoms: symbols and positions, Angstrom.
+    """
+    return hashlib.sha256(json.dumps(atoms).encode()).hexdigest()[:12]
 
 
 def run_one(task: Record) -> Record:
@@ -104,7 +114,8 @@ def key(record: Record) -> tuple[Any, ...]:
     Args:
         record: task or result.
     """
-    return tuple(record[k] for k in ("molecule", "xc", "nlc", "basis", "method", "repeat"))
+    names = ("molecule", "geometry", "charge", "spin", "memory", "xc", "nlc", "basis", "method", "repeat")
+    return tuple(record[k] for k in names)
 
 
 def run_all(tasks: list[Record], out: Path, console: Console) -> list[Record]:
@@ -127,7 +138,8 @@ def run_all(tasks: list[Record], out: Path, console: Console) -> list[Record]:
                 child, input=json.dumps(task), capture_output=True, text=True, env=environment, check=False
             )
             if finished.returncode:
-                console.print(f"[red]{key(task)} failed:[/red] {finished.stderr.strip().splitlines()[-1]}")
+                why = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
+                console.print(f"[red]{key(task)} failed:[/red] {why[-1]}")
                 continue
             record = {k: v for k, v in task.items() if k != "atoms"} | json.loads(finished.stdout.splitlines()[-1])
             records.append(record)
@@ -200,7 +212,8 @@ def main() -> None:
     )
     common = {"charge": args.charge, "spin": args.spin, "nlc": not args.no_nlc, "memory": args.memory}
     tasks = [
-        {"molecule": name, "atoms": atoms, "basis": basis, "xc": xc, "method": method, "repeat": repeat, **common}
+        {"molecule": name, "atoms": atoms, "geometry": fingerprint(atoms), "basis": basis, "xc": xc}
+        | {"method": method, "repeat": repeat, **common}
         for repeat, (name, atoms), basis, xc, method in grid
     ]
     text = table(run_all(tasks, args.out, console))

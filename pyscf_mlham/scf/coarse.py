@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
+SMALLEST_BUDGET = 2e8  # bytes; no max_memory makes it less
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals or the grid
 
 
@@ -66,7 +67,7 @@ class CoarseField:
         self.builds = 0
         self._correction: Array | float = 0.0
         self._xc = _Functional(mf)
-        budget = max(500.0, mf.max_memory - lib.current_memory()[0]) * 1e6 / 2
+        budget = _free_bytes(mf) / 2
         self._coulomb = _FittedIntegrals(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
         if self._xc.long_range:
@@ -113,6 +114,14 @@ class CoarseField:
         return (np.stack(v) if len(factors) == 2 else np.asarray(v[0])) + self._correction
 
 
+def _free_bytes(mf: Any) -> float:
+    """Return what mf.max_memory leaves beside the four-centre integrals that PySCF will want to keep."""
+    free = mf.max_memory * 1e6 - lib.current_memory()[0] * 1e6
+    if mf._eri is None and not hasattr(mf, "with_df") and mf._is_mem_enough():
+        free -= mf.mol.nao**4
+    return float(max(SMALLEST_BUDGET, free))
+
+
 class _Functional:
     """What a functional is made of: kind HF, LDA, GGA or MGGA, and its shares of exact exchange."""
 
@@ -132,6 +141,8 @@ class _FittedIntegrals:
     def __init__(self, mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> None:
         fit = df.DF(mol, auxbasis=auxiliary_basis(mol, level, exchange))
         fit.verbose = 0
+        # PySCF's fit must leave room for the copy made of it; where it cannot, it goes to disk
+        fit.max_memory = lib.current_memory()[0] + budget / 1e6
         if omega:
             with fit.range_coulomb(omega) as ranged:
                 self._store(ranged, mol.nao, level, budget)
@@ -182,6 +193,8 @@ class _FittedIntegrals:
             return [(factor, factor) for factor in factors]
         pairs = []
         for factor, origin in zip(factors, self.reference, strict=True):
+            columns = max(factor.shape[1], origin.shape[1])
+            factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
             u, _, vt = np.linalg.svd(factor.T @ origin)
             change = factor @ (u @ vt) - origin  # the turn among the occupied orbitals that brings them nearest
             pairs.append((change, 2 * origin + change))

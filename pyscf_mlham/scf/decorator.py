@@ -13,7 +13,7 @@ def private_parts(mf: Any) -> dict[str, Any]:
     Args:
         mf: PySCF mean-field object.
     """
-    parts = dict(vars(mf))
+    parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt)}
     for name in SHARED:
         if hasattr(parts.get(name), "copy"):
             parts[name] = parts[name].copy()

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import lib
+from pyscf import df, lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf, rohf, uhf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, orbitals_from_fock
 from pyscf_mlham.scf.coarse import LEVELS, CoarseField
+from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts
 
 Array = NDArray[Any]
@@ -32,6 +33,10 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its ow
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 COARSE_CYCLES = 50
+# What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
+HOOKS = ("pre_kernel", "post_kernel")
+STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize", *HOOKS)
+KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
 SLOW = 0.2  # a full gradient must fall to this share of the last one, or the coarse level is too coarse
 
@@ -84,9 +89,15 @@ class _TwoLevelSCF:
             total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = 0
-        if reason := not_worth_it(self):
+        reason = not_worth_it(self)
+        if dm0 is not None and np.iscomplexobj(dm0):
+            reason = "the density to start from is complex"
+        if reason:
             logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
-            return float(super().scf(dm0=dm0, **kwargs))  # type: ignore[misc]
+            with counting_fock_builds(self) as plain:
+                energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+            self.full_builds = plain.builds
+            return float(energy)
         clock = (logger.process_clock(), logger.perf_counter())
         self.dump_flags()
         self.build(self.mol)
@@ -102,8 +113,11 @@ class _TwoLevelSCF:
         if result.failure and result.full_builds < self.max_cycle:
             logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
             self.mo_coeff = None
-            energy = super().scf(dm0=result.last.density, **kwargs)  # type: ignore[misc]
-            self.full_builds += self.cycles + 2
+            rest = {"max_cycle": self.max_cycle - result.full_builds}
+            with counting_fock_builds(self) as plain, lib.temporary_env(self, **rest):
+                energy = super().scf(dm0=result.last.density, **kwargs)  # type: ignore[misc]
+            self.full_builds += plain.builds
+            self.cycles += result.full_builds
             return float(energy)
         self.converged, self.e_tot = not result.failure, result.last.energy
         self.mo_energy, self.mo_coeff, self.mo_occ = result.last.orbitals
@@ -133,11 +147,22 @@ def not_worth_it(mf: Any) -> str:
         return "ROHF with more beta than alpha electrons is left to PySCF"
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
-    if getattr(mf, "with_df", None) is not None and getattr(mf, "xc", "hf").lower() == "hf":
+    fitted = isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
+    if fitted and getattr(mf, "xc", "hf").lower() == "hf":
         return "density-fitted Hartree-Fock has no coarser level that pays"
+    if foreign := [name for name in STEPS if _is_replaced(mf, name)]:
+        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
     if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
+
+
+def _is_replaced(mf: Any, name: str) -> bool:
+    """Whether a step of the SCF was replaced: on the object (as fractional occupations do) or by a class of its own."""
+    owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
+    if name in HOOKS:
+        return name in vars(mf) or owner is not lib.StreamObject
+    return name in vars(mf) or not owner.__module__.startswith(KNOWN)
 
 
 class _Problem(NamedTuple):
@@ -216,26 +241,28 @@ class Outcome(NamedTuple):
 def _solve(mf: Any, density: Array) -> Outcome:
     """Alternate full builds and coarse SCFs until the full field is converged or progress stops."""
     problem = _Problem.of(mf)
-    fields = [CoarseField(mf, LEVELS[0])]
-    start = fields[0].potential(factors_from_density(density))
-    orbitals = _coarse_scf(problem, fields[0], start, density, max(START_TOL, problem.tolerance))
+    levels = list(LEVELS)
+    field, spent = CoarseField(mf, levels.pop(0)), 0
+    start = field.potential(factors_from_density(density))
+    orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         here = _evaluate(problem, orbitals, best)
-        cycles = sum(field.builds for field in fields)
+        cycles = spent + field.builds
         if _report(problem, here, best, build, cycles):
             return Outcome(here, build, cycles, "")
         if best is not None and here.gradient > best.gradient:
             return Outcome(best, build, cycles, "the orbital gradient rises")
         if best is not None and here.gradient > SLOW * best.gradient:
-            if len(fields) == len(LEVELS):
+            if not levels:
                 return Outcome(here, build, cycles, "the orbital gradient falls too slowly")
-            fields.append(CoarseField(mf, LEVELS[len(fields)]))
+            del field  # its memory goes before the next one's comes
+            field, spent = CoarseField(mf, levels.pop(0)), cycles
         best = here
         if build < mf.max_cycle:
-            fields[-1].anchor(factors_from_orbitals(mf, here.orbitals), here.v)
+            field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
             tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
-            orbitals = _coarse_scf(problem, fields[-1], here.v, here.density, tolerance)
+            orbitals = _coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
 
@@ -344,11 +371,14 @@ def _report(problem: _Problem, here: Iterate, last: Iterate | None, build: int, 
         "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "mo_energy": mo_energy,
         "mo_coeff": mo_coeff, "mo_occ": mo_occ, "dm": here.density, "vhf": here.vhf, "fock": here.fock,
         "h1e": problem.hcore, "s1e": problem.overlap, "norm_gorb": here.gradient,
-        "last_hf_e": here.energy + here.lowering if last is None else last.energy,
-        "dm_last": here.density if last is None else last.density,
+        "conv_tol": mf.conv_tol, "conv_tol_grad": problem.tolerance,
     }  # fmt: skip
+    if last is not None:
+        change = float(np.linalg.norm(np.asarray(here.density) - np.asarray(last.density)))
+        envs |= {"last_hf_e": last.energy, "dm_last": last.density, "norm_ddm": change}
     if callable(mf.check_convergence):
-        converged = bool(mf.check_convergence(envs))
+        # its criteria may compare with the density before, and the first full build has none
+        converged = last is not None and bool(mf.check_convergence(envs))
     else:
         converged = here.gradient < problem.tolerance and here.lowering < mf.conv_tol
     if mf.chkfile:
