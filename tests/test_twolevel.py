@@ -103,16 +103,15 @@ def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
     plain = factory().run()
     quick = accelerate(factory().set(verbose=3, stdout=io.StringIO())).run()
     assert reason in quick.stdout.getvalue()
-    assert (
-        quick.full_builds == (0 if plain.max_cycle == 0 else plain.cycles + 1 + plain.converged) or reason == "nothing"
-    )
+    assert "verwritten attributes" not in quick.stdout.getvalue() or vars(plain).keys() & {"get_occ", "get_fock"}
+    assert quick.full_builds == (plain.cycles + 1 + plain.converged if plain.max_cycle else 1)
     assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
     assert quick.converged == plain.converged
 
 
 def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     useless = Level("def2-universal-jfit", "def2-universal-jfit", 0)
-    monkeypatch.setattr(twolevel, "LEVELS", (useless, useless))
+    monkeypatch.setattr(twolevel, "LEVELS", (useless,))
     monkeypatch.setattr(twolevel, "SLOW", 0.0)  # no progress is ever enough
     quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))
     quick.conv_tol = 1e-13  # so that two builds cannot do it

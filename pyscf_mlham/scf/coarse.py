@@ -87,6 +87,8 @@ class CoarseField:
         for integrals in (self._coulomb, self._long_range):
             if integrals is not None:
                 integrals.reference = list(factors)
+        if self._grid is not None:
+            self._grid.anchor(factors)
         self._correction = 0.0
         self._correction = v - self.potential(factors)
 
@@ -248,6 +250,7 @@ class _GridXC:
         grids.build(with_non0tab=False)
         self._mol, self._level = mol, level
         self._coords, self._weights = grids.coords, grids.weights
+        self._reference: list[Array] = []
         self._deriv = 0 if functional.kind == "LDA" else 1
         components = 4 if self._deriv else 1
         self._step = max(64, int(BLOCK_BYTES / (8 * components * mol.nao)))
@@ -260,22 +263,32 @@ class _GridXC:
             values = self._ni.eval_ao(self._mol, self._coords[start : start + self._step], deriv=self._deriv)
             yield np.asarray(values, dtype=self._level.dtype).reshape(-1, *values.shape[-2:])
 
+    def anchor(self, factors: Sequence[Array]) -> None:
+        """Count potentials on the grid from those of these factors: the change keeps its digits when summed up."""
+        self._reference = []
+        self._reference = [weighted for _, weighted in self._on_grid(factors)]
+
     def potential(self, factors: Sequence[Array]) -> list[Array]:
-        occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         v = [np.zeros((self._mol.nao, self._mol.nao)) for _ in factors]
-        start = 0
-        for ao in self._kept if self._kept is not None else self._evaluate():
+        for ao, weighted in self._on_grid(factors):
+            for k, wv in enumerate(weighted):
+                v[k] += self._matrix(ao, wv)
+        return [a + a.T for a in v]
+
+    def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array]]:
+        """Orbital values and weighted potentials (spins, 1 to 5, points), block by block, less the reference's."""
+        occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
+        spin, start = len(factors) - 1, 0
+        for block, ao in enumerate(self._kept if self._kept is not None else self._evaluate()):
             weights = self._weights[start : start + ao.shape[1]]
             start += ao.shape[1]
-            rho = [self._density(ao, factor) for factor in occupied]
-            spin = len(rho) - 1
-            argument = np.stack(rho) if spin else rho[0]
+            rho = np.stack([self._density(ao, factor) for factor in occupied])
             if self._xc.kind == "LDA":
-                argument = argument[..., 0, :]
+                rho = rho[:, 0]
+            argument = rho if spin else rho[0]
             vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
-            for k, potential in enumerate(vxc if spin else [vxc]):
-                v[k] += self._matrix(ao, weights * potential)
-        return [a + a.T for a in v]
+            weighted = weights * np.asarray(vxc).reshape(spin + 1, -1, len(weights))
+            yield ao, weighted - self._reference[block] if self._reference else weighted
 
     def _density(self, ao: Array, factor: Array) -> Array:
         """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
@@ -288,7 +301,7 @@ class _GridXC:
 
     def _matrix(self, ao: Array, wv: Array) -> Array:
         """Half of the potential matrix; the other half is its transpose."""
-        wv = np.atleast_2d(wv).astype(ao.dtype)
+        wv = wv.astype(ao.dtype)
         weighted = (0.5 * wv[0])[:, None] * ao[0]
         for d, w in zip(ao[1:], wv[1:4], strict=True):
             weighted += w[:, None] * d

@@ -24,7 +24,6 @@ from pyscf.scf import chkfile, hf, rohf, uhf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, orbitals_from_fock
 from pyscf_mlham.scf.coarse import LEVELS, CoarseField
-from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts
 
 Array = NDArray[Any]
@@ -33,6 +32,7 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its ow
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 COARSE_CYCLES = 50
+STALLED = 10  # cycles without a smaller gradient, after which the smallest must do
 # What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
 HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize", *HOOKS)
@@ -64,12 +64,18 @@ class _TwoLevelSCF:
         self.__dict__.update(private_parts(mf))
         self.coarse_cycles = 0
         self.full_builds = 0
+        self._builds = 0
 
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with whatever it has converged to."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TwoLevelSCF))
-        del plain.coarse_cycles, plain.full_builds
+        del plain.coarse_cycles, plain.full_builds, plain._builds
         return plain
+
+    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build the full potential, and count it; see PySCF's get_veff."""
+        self._builds += 1
+        return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
         """Print PySCF's settings and the solver's."""
@@ -88,15 +94,14 @@ class _TwoLevelSCF:
         Returns:
             total energy, Hartree.
         """
-        self.coarse_cycles = self.full_builds = 0
+        self.coarse_cycles = self.full_builds = self._builds = 0
         reason = not_worth_it(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
         if reason:
             logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
-            with counting_fock_builds(self) as plain:
-                energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
-            self.full_builds = plain.builds
+            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+            self.full_builds = self._builds
             return float(energy)
         clock = (logger.process_clock(), logger.perf_counter())
         self.dump_flags()
@@ -113,10 +118,9 @@ class _TwoLevelSCF:
         if result.failure and result.full_builds < self.max_cycle:
             logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
             self.mo_coeff = None
-            rest = {"max_cycle": self.max_cycle - result.full_builds}
-            with counting_fock_builds(self) as plain, lib.temporary_env(self, **rest):
+            with lib.temporary_env(self, max_cycle=self.max_cycle - result.full_builds):
                 energy = super().scf(dm0=result.last.density, **kwargs)  # type: ignore[misc]
-            self.full_builds += plain.builds
+            self.full_builds = self._builds
             self.cycles += result.full_builds
             return float(energy)
         self.converged, self.e_tot = not result.failure, result.last.energy
@@ -272,15 +276,19 @@ def _coarse_scf(problem: _Problem, field: CoarseField, v: Array, density: Array,
     mf = problem.mf
     diis = _diis(problem)
     orbitals: Orbitals | None = None
+    best, smallest, since = None, np.inf, 0
     for cycle in range(COARSE_CYCLES):
         if orbitals is not None:
             v = field.potential(factors_from_orbitals(mf, orbitals))
             density = density_from_orbitals(mf, orbitals)
-            if problem.gradient(orbitals, problem.fock(v, density)) < tolerance:
+            gradient = problem.gradient(orbitals, problem.fock(v, density))
+            if gradient < smallest:
+                best, smallest, since = orbitals, gradient, cycle
+            if gradient < tolerance or cycle - since > STALLED:
                 break
         orbitals = problem.orbitals(problem.fock(v, density, cycle=cycle, diis=diis))
-    assert orbitals is not None
-    return orbitals
+    assert best is not None
+    return best
 
 
 def _diis(problem: _Problem) -> Any:
