@@ -110,9 +110,9 @@ def main() -> None:
     args = parser.parse_args()
 
     console = Console()
-    table = Table(title=f"{args.xc}/{args.basis}")
-    for heading in ("molecule", "guess", "cycles", "full Fock builds", "seconds", "energy / Ha"):
-        table.add_column(heading, justify="left" if heading in ("molecule", "guess") else "right")
+    table = Table(title=f"{args.xc}/{args.basis}; builds are full Fock builds")
+    for heading in ("molecule", "guess", "cycles", "builds", "seconds", "energy / Ha"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("molecule", "guess") else "right")
     with Progress(console=console, transient=True) as progress:
         for name in progress.track(args.molecule or list(MOLECULES), description="SCF"):
             for row in compare(MOLECULES[name], args.xc, args.basis):
