@@ -89,8 +89,8 @@ class CoarseField:
                 integrals.reference = list(factors)
         if self._grid is not None:
             self._grid.anchor(factors)
-        self._correction = 0.0
-        self._correction = v - self.potential(factors)
+        self.builds += 1
+        self._correction = v - self._reaction(factors)  # every other part counts from here, and is zero here
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Coulomb, exchange and exchange-correlation potential, plus the correction once the field is anchored.
@@ -110,10 +110,12 @@ class CoarseField:
             v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, long_range, strict=True)]
         if self._grid is not None:
             v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
-        if self._solvent is not None:
-            reaction = self._solvent.kernel(_density(factors))[1]
-            v = [a + reaction for a in v]
-        return (np.stack(v) if len(factors) == 2 else np.asarray(v[0])) + self._correction
+        field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
+        return np.asarray(field + self._reaction(factors) + self._correction)
+
+    def _reaction(self, factors: Sequence[Array]) -> Array | float:
+        """Return the solvent's answer to the density, zero without a solvent."""
+        return 0.0 if self._solvent is None else np.asarray(self._solvent.kernel(_density(factors))[1])
 
 
 def _free_bytes(mf: Any) -> float:
