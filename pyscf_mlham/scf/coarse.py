@@ -24,6 +24,9 @@ LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 SMALLEST_BUDGET = 2e8  # bytes; no max_memory makes it less
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals or the grid
+# Below these, orbital values on the grid and weighted potentials count as zero; their products stay above 1e-38.
+ORBITAL_TAIL = 1e-10
+POTENTIAL_TAIL = 1e-15
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ class _GridXC:
         """Orbital values, (1 or 4, points, n), block by block."""
         for start in range(0, len(self._weights), self._step):
             values = self._ni.eval_ao(self._mol, self._coords[start : start + self._step], deriv=self._deriv)
+            values = _without_tails(values, ORBITAL_TAIL)
             yield np.asarray(values, dtype=self._level.dtype).reshape(-1, *values.shape[-2:])
 
     def anchor(self, factors: Sequence[Array]) -> None:
@@ -303,7 +307,7 @@ class _GridXC:
 
     def _matrix(self, ao: Array, wv: Array) -> Array:
         """Half of the potential matrix; the other half is its transpose."""
-        wv = wv.astype(ao.dtype)
+        wv = _without_tails(wv, POTENTIAL_TAIL).astype(ao.dtype)
         weighted = (0.5 * wv[0])[:, None] * ao[0]
         for d, w in zip(ao[1:], wv[1:4], strict=True):
             weighted += w[:, None] * d
@@ -312,3 +316,8 @@ class _GridXC:
             for d in ao[1:]:
                 half += d.T @ ((0.25 * wv[4])[:, None] * d)
         return np.asarray(half, dtype=np.float64)
+
+
+def _without_tails(values: Array, limit: float) -> Array:
+    """Set to zero what is below a limit, so that no product underflows: many processors take 100 times as long then."""
+    return np.where(np.abs(values) < limit, 0.0, values)
