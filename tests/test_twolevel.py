@@ -213,8 +213,9 @@ def test_one_electron(capfd: pytest.CaptureFixture[str]) -> None:
 def test_broken_symmetry_is_kept() -> None:
     plain = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").run()
     quick = accelerate(mole(TWISTED_ETHYLENE).UKS(xc="b3lyp")).run()
+    # which of two broken-symmetry states plain SCF finds depends on rounding, and so on the processor
     assert quick.e_tot <= plain.e_tot + 1e-8
-    assert quick.spin_square()[0] == pytest.approx(plain.spin_square()[0], abs=1e-3)
+    assert quick.spin_square()[0] > 0.9  # a closed shell has 0
 
 
 def test_log_is_clean_at_any_verbosity() -> None:
