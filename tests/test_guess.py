@@ -181,8 +181,9 @@ def test_breaksym_mix_finds_the_broken_state() -> None:
     assert np.abs(density[0] - density[1]).max() > 0.1
     np.testing.assert_allclose([np.sum(d * mf.get_ovlp()) for d in density], [8, 8], atol=1e-10)
     mf.kernel(dm0=density)
-    assert mf.e_tot == pytest.approx(minao.e_tot, abs=1e-8)
-    assert mf.spin_square()[0] == pytest.approx(minao.spin_square()[0], abs=1e-4)
+    # there are two broken states; which one minao ends in depends on rounding, and so on the processor
+    assert mf.e_tot <= minao.e_tot + 1e-8
+    assert mf.spin_square()[0] > 0.9
     assert mf.cycles <= minao.cycles
 
 

@@ -1,0 +1,175 @@
+"""What a network is shown, and in which metric: functions of H0 in symmetrically orthogonalised orbitals.
+
+In AOs an error along a small eigenvalue s of the overlap is amplified by 1/s in the orbital energies, and most of
+dH is the overlap times a shift of the potential. In Loewdin orbitals ``phi S^-1/2`` neither is so: dH becomes
+``S^-1/2 dH S^-1/2``, its pair blocks are ten times smaller, and an error of the network moves no orbital energy by
+more than its own norm. They turn with the molecule exactly as AOs do, shell by shell, so the blocks are the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
+from pyscf_mlham.graph import Graph, frames_from_vectors
+from pyscf_mlham.polar import turns_from_frames
+
+Array = NDArray[np.float64]
+
+# Chemical potentials of the Fermi functions, Hartree: they span the frontier orbitals of H0 = sap. Fixed numbers,
+# not the molecule's own, so that molecules far from each other do not see each other.
+POTENTIALS = (-1.0, -0.8, -0.65, -0.5)
+TEMPERATURE = 0.05  # Hartree; level crossings of H0 stay smooth
+N_INPUTS = 2 + len(POTENTIALS)
+
+
+class Metric(NamedTuple):
+    """Roots of the overlap.
+
+    Attributes:
+        half: (n, n) S^1/2.
+        inverse: (n, n) S^-1/2.
+    """
+
+    half: Array
+    inverse: Array
+
+
+def metric_from_overlap(overlap: Array) -> Metric:
+    """Return the symmetric roots of S and of its inverse.
+
+    Args:
+        overlap: (n, n), positive definite.
+    """
+    s, U = np.linalg.eigh(overlap)
+    if s[0] <= 0:
+        raise ValueError(f"the overlap has an eigenvalue {s[0]:.1e}; expected all of them positive.")
+    return Metric(half=(U * np.sqrt(s)) @ U.T, inverse=(U / np.sqrt(s)) @ U.T)
+
+
+def inputs_from_h0(h0: Array, overlap: Array, metric: Metric) -> Array:
+    """Bounded, smooth matrix functions that tell a network what H0 knows.
+
+    The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials.
+    Fragments without overlap do not mix in any of them.
+
+    Args:
+        h0: (n, n) in AOs, Hartree.
+        overlap: (n, n).
+        metric: of the overlap.
+
+    Returns:
+        (N_INPUTS, n, n).
+    """
+    e, V = np.linalg.eigh(metric.inverse @ h0 @ metric.inverse)
+    squashed = e / np.sqrt(1 + e * e)
+    fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * TEMPERATURE))) for mu in POTENTIALS]
+    functions = [(V * f) @ V.T for f in (squashed, *fermi)]
+    return np.stack([overlap, *functions])
+
+
+def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
+    """Bring operator matrix elements from AOs into Loewdin orbitals.
+
+    Args:
+        matrix: (..., n, n).
+        metric: of the overlap.
+    """
+    return metric.inverse @ matrix @ metric.inverse
+
+
+def ao_from_orthogonal(matrix: Array, metric: Metric) -> Array:
+    """Bring operator matrix elements from Loewdin orbitals into AOs: the inverse of `orthogonal_from_ao`."""
+    return metric.half @ matrix @ metric.half
+
+
+class Sample(NamedTuple):
+    """One molecule as a network sees it; arrays of any floating type.
+
+    Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) after half a turn about its x axis.
+
+    Attributes:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Bohr.
+        charge: total charge.
+        pairs: (P, 2) atoms i < j.
+        distances: (P,) Bohr.
+        turns: (P, (L+1)^2, (L+1)^2) irreps at the atoms -> grades in the pairs' frames.
+        onsite: (N, K, B, B) input matrices, in the global frame.
+        pair: (P, K, B, B) input matrices, in the pairs' frames.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    charge: int
+    pairs: NDArray[np.int64]
+    distances: NDArray[np.floating]
+    turns: NDArray[np.floating]
+    onsite: NDArray[np.floating]
+    pair: NDArray[np.floating]
+
+
+def sample_from_matrices(
+    graph: Graph, charge: int, matrices: Array, layout: OrbitalLayout, template: ShellTemplate, degree: int
+) -> Sample:
+    """Cut matrices into what a network reads.
+
+    Args:
+        graph: within the network's cutoff.
+        charge: total charge.
+        matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
+        layout: of the molecule.
+        template: shape of a block.
+        degree: largest l of the network's features at atoms.
+    """
+    half = graph.pairs[:, 0] < graph.pairs[:, 1]
+    pairs, vectors = graph.pairs[half], graph.vectors[half]
+    frames = frames_from_vectors(vectors)
+    cut = [local_blocks(matrix, layout, pairs, template, frames) for matrix in matrices]
+    return Sample(
+        numbers=graph.numbers,
+        positions=graph.positions,
+        charge=charge,
+        pairs=pairs,
+        distances=np.linalg.norm(vectors, axis=-1),
+        turns=turns_from_frames(frames, degree),
+        onsite=np.stack([blocks.onsite for blocks in cut], axis=1),
+        pair=np.stack([blocks.pair for blocks in cut], axis=1),
+    )
+
+
+def local_blocks(
+    matrix: Array, layout: OrbitalLayout, pairs: NDArray[np.int64], template: ShellTemplate, frames: Array
+) -> Blocks:
+    """Cut a matrix into onsite blocks and pair blocks, the latter in the pairs' frames.
+
+    Args:
+        matrix: (n, n) in PySCF's AO order.
+        layout: of the molecule.
+        pairs: (P, 2) atoms.
+        template: shape of a block.
+        frames: (P, 3, 3) rotations that turn each pair onto +z.
+    """
+    blocks = blocks_from_matrix(matrix, layout, pairs, template)
+    return Blocks(blocks.onsite, local_from_global(blocks.pair, template, frames))
+
+
+def matrix_from_local_blocks(
+    blocks: Blocks, layout: OrbitalLayout, pairs: NDArray[np.int64], template: ShellTemplate, frames: Array
+) -> Array:
+    """Assemble a symmetric matrix from the blocks of atoms i <= j: the inverse of `local_blocks`.
+
+    Args:
+        blocks: onsite, and those of pairs i < j in their frames.
+        layout: of the molecule.
+        pairs: (P, 2) atoms i < j.
+        template: shape of a block.
+        frames: (P, 3, 3).
+    """
+    pair = rotate_blocks(blocks.pair, template, np.swapaxes(frames, -1, -2))
+    both = Blocks(blocks.onsite, np.concatenate([pair, np.swapaxes(pair, -1, -2)]))
+    return matrix_from_blocks(both, layout, np.concatenate([pairs, pairs[:, ::-1]]), template)

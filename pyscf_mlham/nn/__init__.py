@@ -1,0 +1,1 @@
+"""Networks: torch modules from a `Batch` to blocks. Nothing here imports pyscf."""

@@ -1,0 +1,75 @@
+"""Several molecules as one graph: what every network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyscf_mlham.features import Sample
+
+
+class Batch(NamedTuple):
+    """Molecules side by side, without pairs between them.
+
+    Attributes:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Bohr.
+        molecule: (N,) which molecule each atom belongs to.
+        charges: (molecules,) total charges.
+        first, second: (P,) atoms of each pair, each pair once.
+        distances: (P,) Bohr.
+        turns: (P, (L+1)^2, (L+1)^2).
+        onsite: (N, K, B, B).
+        pair: (P, K, B, B).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    molecule: Tensor
+    charges: Tensor
+    first: Tensor
+    second: Tensor
+    distances: Tensor
+    turns: Tensor
+    onsite: Tensor
+    pair: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        """Move to a device; numbers with a point get the type.
+
+        Args:
+            device: where to.
+            dtype: of floating tensors.
+        """
+        return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
+
+
+def batch_from_samples(samples: Sequence[Sample]) -> Batch:
+    """Put molecules side by side.
+
+    Args:
+        samples: one or more.
+    """
+    sizes = [len(s.numbers) for s in samples]
+    offsets = np.cumsum([0, *sizes[:-1]])
+    pairs = np.concatenate([s.pairs + o for s, o in zip(samples, offsets, strict=True)])
+
+    def joined(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(s, name) for s in samples]))
+
+    return Batch(
+        numbers=joined("numbers"),
+        positions=joined("positions"),
+        molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), sizes)),
+        charges=torch.tensor([float(s.charge) for s in samples], dtype=torch.float64),
+        first=torch.from_numpy(pairs[:, 0].copy()),
+        second=torch.from_numpy(pairs[:, 1].copy()),
+        distances=joined("distances"),
+        turns=joined("turns"),
+        onsite=joined("onsite"),
+        pair=joined("pair"),
+    )

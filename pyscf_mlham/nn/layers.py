@@ -1,0 +1,105 @@
+"""Layers on irreps at atoms, radial functions, norms and gates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+
+def squares(degree: int) -> list[int]:
+    """Count the components 2l+1 of each l = 0 .. degree."""
+    return [2 * l + 1 for l in range(degree + 1)]
+
+
+class IrrepsLinear(nn.Module):
+    """One matrix for each l on features (N, (degree+1)^2, C), and a bias for l = 0.
+
+    Args:
+        degree: largest l.
+        inputs: channels.
+        outputs: channels.
+        gain: scale of the initial weights.
+    """
+
+    def __init__(self, degree: int, inputs: int, outputs: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.sizes = squares(degree)
+        self.weight = nn.Parameter(gain * torch.randn(degree + 1, inputs, outputs) / math.sqrt(inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map l by l."""
+        parts = [part @ w for part, w in zip(x.split(self.sizes, dim=1), self.weight, strict=True)]
+        return torch.cat([parts[0] + self.bias, *parts[1:]], dim=1)
+
+
+class IrrepsNorm(nn.Module):
+    """Divide by the root mean square over components and channels, then scale each channel of each l.
+
+    Args:
+        degree: largest l.
+        channels: C.
+    """
+
+    def __init__(self, degree: int, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(degree + 1, channels))
+        self.register_buffer("copies", torch.tensor(squares(degree)), persistent=False)
+        self.copies: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, (degree+1)^2, C)."""
+        size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + 1e-6)
+        return x * size * self.scale.repeat_interleave(self.copies, dim=0)
+
+
+class FeedForward(nn.Module):
+    """Linear, gated by scalars, linear.
+
+    Args:
+        degree: largest l.
+        channels: C.
+        hidden: channels between the two.
+    """
+
+    def __init__(self, degree: int, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.enter = IrrepsLinear(degree, channels, hidden)
+        self.gates = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.leave = IrrepsLinear(degree, hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, (degree+1)^2, C) to the same shape."""
+        h = self.enter(x)
+        scalars, gates = self.gates(x[:, 0]).chunk(2, dim=-1)
+        first = silu(h[:, :1] + scalars[:, None])
+        return self.leave(torch.cat([first, h[:, 1:] * torch.sigmoid(gates)[:, None]], dim=1))
+
+
+class Radial(nn.Module):
+    """Smooth functions of distance and of the two elements, zero from the cutoff on with all derivatives bounded.
+
+    Args:
+        count: number of Gaussians.
+        cutoff: Bohr.
+    """
+
+    centres: Tensor
+
+    def __init__(self, count: int, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.width = cutoff / count
+        self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Gaussians of (P,) distances, Bohr: (P, count)."""
+        return torch.exp(-0.5 * ((distances[:, None] - self.centres) / self.width) ** 2)
+
+    def envelope(self, distances: Tensor) -> Tensor:
+        """One at 0, zero from the cutoff on, twice continuously differentiable: (P,)."""
+        x = (distances / self.cutoff).clamp(max=1.0)
+        return 1 - x**3 * (10 - 15 * x + 6 * x * x)

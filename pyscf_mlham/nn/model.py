@@ -1,0 +1,181 @@
+"""HamiltonianModel = backbone + head: from molecules to the blocks of dH in Loewdin orbitals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.features import N_INPUTS
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.batch import Batch
+from pyscf_mlham.nn.head import Coupling, PolarCoupling
+from pyscf_mlham.nn.qhnetv2 import Directed, QHNetV2, QHNetV2Options
+from pyscf_mlham.polar import flipped_block
+
+BACKBONES = {"qhnetv2": (QHNetV2, QHNetV2Options)}
+ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
+
+
+class Output(NamedTuple):
+    """Predicted blocks of dH in Loewdin orbitals, Hartree.
+
+    Attributes:
+        onsite: (N, B, B) symmetric, in the global frame.
+        pair: (P, B, B) for atoms i < j, in the pairs' frames.
+    """
+
+    onsite: Tensor
+    pair: Tensor
+
+
+class HamiltonianModel(nn.Module):
+    """A backbone, a head that makes blocks, and the potential of predicted atomic charges.
+
+    Args:
+        backbone: network from molecules to features.
+        options: of the backbone.
+        template: shape of a block.
+        elements: atomic numbers, sorted.
+    """
+
+    index: Tensor
+    block_signs: Tensor
+    unit: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, options: QHNetV2Options, template: ShellTemplate, elements: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.backbone, self.options, self.template = backbone, options, template
+        self.onsite = OnsiteHead(options, template, len(elements))
+        self.pair = PairHead(options, template)
+        self.charges = nn.Linear(options.channels, 1)
+        nn.init.zeros_(self.charges.weight)
+        index = torch.full((max(elements) + 1,), -1)
+        index[list(elements)] = torch.arange(len(elements))
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
+        self.register_buffer("unit", torch.eye(template.size), persistent=False)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict."""
+        species = self.index[batch.numbers]
+        atoms, pairs, directed = self.backbone(batch, species)
+        onsite = self.onsite(atoms, pairs, directed, species)
+        potential = coulomb_potential(self.charges(atoms[:, 0])[:, 0], batch)
+        there, back = self.pair(pairs, directed).chunk(2)
+        pair = 0.5 * (there + self.block_signs * back.transpose(1, 2))
+        return Output(onsite + potential[:, None, None] * self.unit, pair)
+
+
+def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
+    """Potential energy of an electron at each atom in the field of the others' charges; it knows no cutoff.
+
+    Args:
+        charges: (N,) e.
+        batch: molecules.
+
+    Returns:
+        (N,) Hartree.
+    """
+    r = batch.positions[:, None] - batch.positions[None]
+    kernel = torch.rsqrt(r.square().sum(-1) + SOFTENING**2)
+    others = (batch.molecule[:, None] == batch.molecule[None]) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
+    return -(kernel * others) @ charges
+
+
+SOFTENING = 2.0  # Bohr; charges are clouds
+
+
+class OnsiteHead(nn.Module):
+    """Irreps at atoms -> onsite blocks. Irreps of the other parity come from the pairs around.
+
+    Args:
+        options: of the backbone.
+        template: shape of a block.
+        n_elements: number of elements.
+    """
+
+    def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int) -> None:
+        super().__init__()
+        o = self.options = options
+        self.coupling = Coupling(template)
+        self.order = len(PolarCoupling(template).widths) - 2
+        self.scales = nn.Embedding(n_elements, o.channels)
+        nn.init.ones_(self.scales.weight)
+        self.biases = nn.Embedding(n_elements, self.coupling.channels[0, True])
+        nn.init.zeros_(self.biases.weight)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(o.channels, n) * o.channels**-0.5) for n in self.coupling.channels.values()
+        )
+        widths = so2.atom_widths(o.degree, self.order, o.channels)
+        widths[:2] = [0, widths[0]]  # Im z_0 takes the place of Re z_0
+        self.pseudo = so2.Linear([o.pair_channels] * len(widths), widths)
+
+    def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed, species: Tensor) -> Tensor:
+        """Make (N, B, B) symmetric blocks."""
+        o = self.options
+        grades = self.pseudo(so2.grades_from_feature(pairs * directed.envelope))
+        sent = so2.atoms_from_grades(grades, directed.turns, o.degree, self.order, pseudo=True)
+        pseudo = torch.zeros_like(atoms).index_add(0, directed.first, sent)
+        scale = ONSITE_SCALE * self.scales(species)[:, None]
+        irreps = {}
+        for (l, natural), weight in zip(self.coupling.degrees, self.weights, strict=True):
+            source = atoms if natural else pseudo
+            irreps[l, natural] = (source[:, l * l : (l + 1) ** 2] * scale) @ weight
+        irreps[0, True] = irreps[0, True] + self.biases(species)[:, None]
+        blocks = self.coupling.blocks_from_irreps(irreps)
+        return 0.5 * (blocks + blocks.transpose(1, 2))
+
+
+class PairHead(nn.Module):
+    """Features of pairs -> blocks in the pairs' frames.
+
+    Args:
+        options: of the backbone.
+        template: shape of a block.
+    """
+
+    def __init__(self, options: QHNetV2Options, template: ShellTemplate) -> None:
+        super().__init__()
+        o = options
+        self.polar = PolarCoupling(template)
+        self.radial = nn.Linear(o.hidden, o.pair_channels)
+        self.leave = so2.Linear([o.pair_channels] * len(self.polar.widths), self.polar.widths)
+        self.cutoff = o.cutoff
+
+    def forward(self, pairs: Tensor, directed: Directed) -> Tensor:
+        """Make (2P, B, B) blocks."""
+        grades = self.leave(so2.grades_from_feature(pairs * self.radial(directed.edges)[:, None]))
+        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
+        return size * self.polar.blocks_from_grades(grades)
+
+
+def build(
+    architecture: str,
+    options: Mapping[str, Any],
+    template: ShellTemplate,
+    elements: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+) -> HamiltonianModel:
+    """Make a network with fresh weights.
+
+    Args:
+        architecture: one of `BACKBONES`.
+        options: sizes; an unknown key is an error.
+        template: shape of a block.
+        elements: atomic numbers.
+        dtype: of weights and constants.
+    """
+    if architecture not in BACKBONES:
+        raise ValueError(f"unknown architecture {architecture!r}; expected one of {', '.join(BACKBONES)}.")
+    network, settings = BACKBONES[architecture]
+    chosen = settings(**options)
+    if 2 * (len(template.counts) - 1) > chosen.degree:
+        raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
+    backbone = network(chosen, template, len(elements), N_INPUTS)
+    return HamiltonianModel(backbone, chosen, template, tuple(sorted(elements))).to(dtype)

@@ -1,0 +1,160 @@
+"""SO(2) operations in a pair's own frame; no Clebsch-Gordan coefficients.
+
+A feature is, for each order m and each channel, a complex number z_m: a turn by phi about the pair's axis
+multiplies it by exp(i m phi), and a mirror plane through the axis conjugates it. What respects both, and so O(3)
+through the frames, is: real linear maps among features of one m, and products z_a z_b and z_a conj(z_b).
+
+A feature with equally many channels for each m is a real tensor (P, 2 (M + 1), channels) with rows Re z_0, Im z_0,
+Re z_1, Im z_1, ... A mirror changes the sign of Im z_0: it is a pseudoscalar. `Grades` holds the same with a width
+of its own for each m.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+Grades = list[Tensor]  # Re z_0 (P, 1, n), Im z_0 (P, 1, n), z_1 (P, 2, n), z_2 (P, 2, n), ...
+
+
+def rows(degree: int) -> int:
+    """Count the rows of a feature of orders m = 0 .. degree."""
+    return 2 * (degree + 1)
+
+
+def grades_from_feature(feature: Tensor) -> Grades:
+    """Cut a feature into grades.
+
+    Args:
+        feature: (P, rows, C).
+    """
+    return [feature[:, :1], feature[:, 1:2], *feature[:, 2:].split(2, dim=1)]
+
+
+def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int) -> Grades:
+    """Rotate features at atoms, irreps l = 0 .. degree, into the pairs' frames.
+
+    Args:
+        atoms: (P, (degree+1)^2, C), of one atom of each pair.
+        turns: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
+        degree: largest l.
+        largest_m: grades beyond are left out.
+
+    Returns:
+        widths (degree + 1 - m) C; none for Im z_0.
+    """
+    kept = kept_rows(degree, largest_m)
+    rotated = turns[:, :kept] @ atoms  # (P, kept, C)
+    n_pairs = len(atoms)
+    sizes = [degree + 1] + [2 * (degree + 1 - m) for m in range(1, largest_m + 1)]
+    first, *others = rotated.split(sizes, dim=1)
+    grades = [part.reshape(n_pairs, 2, -1) for part in others]
+    return [first.reshape(n_pairs, 1, -1), first.new_zeros(n_pairs, 1, 0), *grades]
+
+
+def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Tensor:
+    """Rotate grades back into irreps at an atom: the transpose of `grades_from_atoms`.
+
+    Args:
+        grades: widths (degree + 1 - m) C.
+        turns: (P, (degree+1)^2, (degree+1)^2).
+        degree: largest l.
+        largest_m: of the grades.
+        pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
+
+    Returns:
+        (P, (degree+1)^2, C).
+    """
+    n_pairs = len(turns)
+    first, others = grades[1 if pseudo else 0], grades[2:]
+    if pseudo:
+        others = [torch.stack([-g[:, 1], g[:, 0]], dim=1) for g in others]
+    channels = first.shape[-1] // (degree + 1)
+    parts = [g.reshape(n_pairs, -1, channels) for g in (first, *others)]
+    kept = kept_rows(degree, largest_m)
+    return turns[:, :kept].transpose(1, 2) @ torch.cat(parts, dim=1)
+
+
+def kept_rows(degree: int, largest_m: int) -> int:
+    """Count the components with |m| <= largest_m among l = 0 .. degree."""
+    return degree + 1 + 2 * sum(degree + 1 - m for m in range(1, largest_m + 1))
+
+
+def atom_widths(degree: int, largest_m: int, channels: int) -> list[int]:
+    """Widths of the grades of a rotated atom feature."""
+    return [(degree + 1) * channels, 0, *((degree + 1 - m) * channels for m in range(1, largest_m + 1))]
+
+
+def joined(*several: Grades) -> Grades:
+    """Put grades side by side; a missing high order counts as no channels."""
+    length = max(len(g) for g in several)
+    return [torch.cat([g[i] for g in several if i < len(g)], dim=-1) for i in range(length)]
+
+
+def joined_widths(*several: list[int]) -> list[int]:
+    """Widths of `joined` grades."""
+    length = max(len(w) for w in several)
+    return [sum(w[i] for w in several if i < len(w)) for i in range(length)]
+
+
+class Linear(nn.Module):
+    """Real weights for each m, and a bias for Re z_0 alone.
+
+    Args:
+        inputs: width of each grade.
+        outputs: width of each grade.
+        gain: scale of the initial weights.
+    """
+
+    def __init__(self, inputs: list[int], outputs: list[int], gain: float = 1.0) -> None:
+        super().__init__()
+        pairs = list(zip(inputs, outputs, strict=True))
+        self.weights = nn.ParameterList(nn.Parameter(gain * torch.randn(i, o) / math.sqrt(max(i, 1))) for i, o in pairs)
+        self.bias = nn.Parameter(torch.zeros(outputs[0]))
+
+    def forward(self, grades: Grades) -> Grades:
+        """Map grade by grade."""
+        first, *others = [x @ w for x, w in zip(grades, self.weights, strict=True)]
+        return [first + self.bias, *others]
+
+
+class CircleProduct(nn.Module):
+    """Channel-wise product of two features, m_out = |m_a +- m_b|: the SO(2) tensor product.
+
+    Re z_0 and z_1, z_2 ... are the Fourier coefficients of a function on the circle; functions are multiplied at
+    as many points as make the product's coefficients exact. Im z_0 is no such coefficient: it is made of
+    Im(conj(z_a) z_b), and multiplies i z_b.
+
+    Args:
+        degree: largest m, of the factors and of the product.
+    """
+
+    values: Tensor
+    coefficients: Tensor
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        points = 3 * degree + 1
+        angles = 2 * math.pi * torch.arange(points, dtype=torch.float64) / points
+        columns = [torch.ones_like(angles), torch.zeros_like(angles)]
+        for m in range(1, degree + 1):
+            columns += [math.sqrt(2) * torch.cos(m * angles), math.sqrt(2) * torch.sin(m * angles)]
+        values = torch.stack(columns, dim=1)  # (points, rows)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("coefficients", values.T.contiguous() / points, persistent=False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Multiply.
+
+        Args:
+            a: (P, rows, C).
+            b: (P, rows, C).
+        """
+        product = self.coefficients @ ((self.values @ a) * (self.values @ b))  # (P, rows, C)
+        twist = a[:, 1:2]
+        b_re, b_im = b[:, 2::2], b[:, 3::2]
+        turned = torch.stack([-b_im, b_re], dim=2).flatten(1, 2) * twist  # i z_b
+        pseudo = (a[:, 2::2] * b_im - a[:, 3::2] * b_re).sum(1, keepdim=True) + twist * b[:, :1]
+        return torch.cat([product[:, :1], pseudo, product[:, 2:] + turned], dim=1)

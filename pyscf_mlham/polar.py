@@ -1,0 +1,144 @@
+"""Components in a pair's own frame, ordered by m, the number of turns of their phase about the pair's axis.
+
+A feature of order m is a complex number z that a turn by phi multiplies by exp(i m phi) and that a mirror plane
+through the axis conjugates. Grades, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all Re z_m, all Im z_m.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.basis import ShellTemplate, wigner
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@cache
+def polar_order(degree: int) -> IntArray:
+    """Rows of the vector of all (l, m), l = 0 .. degree, sorted into grades; it has no Im z_0.
+
+    Args:
+        degree: largest l.
+    """
+    centre = [l * l + l for l in range(degree + 1)]
+    order = list(centre)
+    for m in range(1, degree + 1):
+        order += [centre[l] + m for l in range(m, degree + 1)] + [centre[l] - m for l in range(m, degree + 1)]
+    return np.array(order, dtype=np.int64)
+
+
+def turns_from_frames(frames: Array, degree: int) -> Array:
+    """Matrices that bring irreps of l = 0 .. degree at an atom into the pairs' frames, sorted into grades.
+
+    Args:
+        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        degree: largest l.
+
+    Returns:
+        (P, (degree+1)^2, (degree+1)^2) orthogonal matrices.
+    """
+    size = (degree + 1) ** 2
+    turns = np.zeros((len(frames), size, size))
+    for l in range(degree + 1):
+        turns[:, l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner(l, frames)
+    return turns[:, polar_order(degree)]
+
+
+FLIP = np.diag([1.0, -1.0, -1.0])  # half a turn about x: from a pair's frame into the opposite pair's
+
+
+@cache
+def flipped_turn(degree: int) -> Array:
+    """Signs that turn a row of a pair's `turns_from_frames` into the opposite pair's.
+
+    Args:
+        degree: largest l.
+
+    Returns:
+        ((degree+1)^2,) of 1 and -1.
+    """
+    signs = np.concatenate([np.diag(wigner(l, FLIP)) for l in range(degree + 1)]).round()
+    return np.asarray(signs[polar_order(degree)])
+
+
+@cache
+def flipped_block(template: ShellTemplate) -> Array:
+    """Signs that, times the transpose of a pair's local block, give the opposite pair's local block.
+
+    Args:
+        template: shape of a block.
+
+    Returns:
+        (B, B) of 1 and -1.
+    """
+    parts = [np.tile(np.diag(wigner(l, FLIP)), count) for l, count in enumerate(template.counts)]
+    signs = np.concatenate(parts).round()
+    return np.outer(signs, signs)
+
+
+class PolarBasis(NamedTuple):
+    """Orthogonal change from the elements of a local block to its graded components.
+
+    Attributes:
+        sizes: number of components of Re z_0, Im z_0, z_1, z_2, ...; from z_1 on each has two real parts.
+        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two entries in a row and in a column.
+    """
+
+    sizes: tuple[int, ...]
+    matrix: Array
+
+
+@cache
+def polar_basis(template: ShellTemplate) -> PolarBasis:
+    """Couple the phases of row and column orbitals: m = |m_row +- m_column|.
+
+    Args:
+        template: shape of a block.
+    """
+    functions = _phases(template)
+    largest = max(m for m, _, _ in functions)
+    grades: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m
+    for a in functions:
+        for b in functions:
+            for m, real, imaginary in _products(a, b, template.size):
+                grades[2 * m].append(real)
+                grades[2 * m + 1].append(imaginary)
+    kept = [[row for row in rows if row.any()] for rows in grades]
+    sizes = (len(kept[0]), len(kept[1]), *(len(rows) for rows in kept[2::2]))
+    return PolarBasis(sizes, np.concatenate([np.stack(rows) for rows in kept if rows]))
+
+
+def _phases(template: ShellTemplate) -> list[tuple[int, int, int]]:
+    """(m, place of the cosine, place of the sine) of every complex orbital; for m = 0 there is no sine."""
+    found = []
+    for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
+        for shell in range(count):
+            centre = part.start + shell * (2 * l + 1) + l
+            found += [(m, centre + m, centre - m) for m in range(l + 1)]
+    return found
+
+
+def _products(a: tuple[int, int, int], b: tuple[int, int, int], size: int) -> list[tuple[int, Array, Array]]:
+    """Real and imaginary parts of z_a z_b and of z_a conj(z_b), as rows over block elements."""
+    (m, ac, as_), (n, bc, bs) = a, b
+
+    def row(*entries: tuple[float, int, int]) -> Array:
+        block = np.zeros((size, size))
+        for value, i, j in entries:
+            block[i, j] = value
+        return block.ravel()
+
+    if m == 0 or n == 0:
+        sine = (1.0, as_, bc) if n == 0 else (1.0, ac, bs)
+        return [(m + n, row((1.0, ac, bc)), row(sine) if m + n else row())]
+    h = np.sqrt(0.5)
+    sign = 1.0 if m >= n else -1.0
+    return [
+        (m + n, row((h, ac, bc), (-h, as_, bs)), row((h, as_, bc), (h, ac, bs))),
+        (abs(m - n), row((h, ac, bc), (h, as_, bs)), row((sign * h, as_, bc), (-sign * h, ac, bs))),
+    ]
