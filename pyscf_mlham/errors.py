@@ -15,3 +15,7 @@ class ModelError(MLHamError):
 
 class PredictionError(MLHamError):
     """A model answered, but its answer failed a sanity check and must not be used."""
+
+
+class DataError(MLHamError):
+    """A file of labelled molecules, or a record in it, is not what it should be."""

@@ -73,10 +73,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, (degree+1)^2, C) to the same shape."""
-        h = self.enter(x)
-        scalars, gates = self.gates(x[:, 0]).chunk(2, dim=-1)
-        first = silu(h[:, :1] + scalars[:, None])
-        return self.leave(torch.cat([first, h[:, 1:] * torch.sigmoid(gates)[:, None]], dim=1))
+        first, others = self.enter(x).split([1, x.shape[1] - 1], dim=1)
+        scalars, gates = self.gates(x[:, :1]).chunk(2, dim=-1)
+        return self.leave(torch.cat([silu(first + scalars), others * torch.sigmoid(gates)], dim=1))
 
 
 class Radial(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
@@ -171,11 +173,25 @@ def build(
         elements: atomic numbers.
         dtype: of weights and constants.
     """
-    if architecture not in BACKBONES:
-        raise ValueError(f"unknown architecture {architecture!r}; expected one of {', '.join(BACKBONES)}.")
-    network, settings = BACKBONES[architecture]
-    chosen = settings(**options)
+    chosen = options_of(architecture, options)
+    network, _ = BACKBONES[architecture]
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
     backbone = network(chosen, template, len(elements), N_INPUTS)
     return HamiltonianModel(backbone, chosen, template, tuple(sorted(elements))).to(dtype)
+
+
+def options_of(architecture: str, options: Mapping[str, Any]) -> QHNetV2Options:
+    """Read the sizes of a network; an unknown key is an error.
+
+    Args:
+        architecture: one of `BACKBONES`.
+        options: sizes by name.
+    """
+    if architecture not in BACKBONES:
+        raise ModelError(f"unknown architecture {architecture!r}; expected one of {', '.join(BACKBONES)}.")
+    _, settings = BACKBONES[architecture]
+    known = {f.name for f in fields(settings)}
+    if unknown := sorted(set(options) - known):
+        raise ModelError(f"unknown options {unknown} of {architecture}; expected some of {sorted(known)}.")
+    return settings(**options)

@@ -33,7 +33,8 @@ class QHNetV2Options:
         pair_channels: of features of pairs.
         hidden: channels inside a layer.
         product: channels of the SO(2) tensor product.
-        largest_m: of atoms' features in the pairs' frames.
+        largest_m: of atoms' features in the pairs' frames, and of the tensor product. Components of pairs beyond it
+            (of d with p or d orbitals) are only rescaled by each layer.
         radial: number of radial functions.
         cutoff: Bohr.
     """
@@ -95,7 +96,7 @@ class QHNetV2(nn.Module):
         self.order = len(widths) - 2  # largest m of pairs
         self.pair_input = so2.Linear(widths, [o.pair_channels] * len(widths))
         self.pair_radial = nn.Linear(o.hidden, o.pair_channels)
-        self.layers = nn.ModuleList(Layer(o, self.order) for _ in range(o.layers))
+        self.layers = nn.ModuleList(Layer(o) for _ in range(o.layers))
         self.register_buffer("signs", torch.from_numpy(flipped_turn(o.degree)), persistent=False)
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
@@ -145,22 +146,22 @@ class Layer(nn.Module):
 
     Args:
         options: sizes.
-        order: largest m of pairs.
     """
 
-    def __init__(self, options: QHNetV2Options, order: int) -> None:
+    def __init__(self, options: QHNetV2Options) -> None:
         super().__init__()
         o = self.options = options
         self.atom_norm, self.out_norm = IrrepsNorm(o.degree, o.channels), IrrepsNorm(o.degree, o.channels)
-        self.pair_norm = PairNorm(order, o.pair_channels)
+        self.pair_norm = PairNorm(o.largest_m, o.pair_channels)
         inside = o.hidden + 2 * o.product
-        pair_widths = [o.pair_channels] * (order + 2)
+        pair_widths = [o.pair_channels] * (o.largest_m + 2)
         seen = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, 2 * o.channels), pair_widths)
-        self.enter = so2.Linear(seen, [inside + o.hidden, *[inside] * (order + 1)])
+        self.enter = so2.Linear(seen, [inside + o.hidden, *[inside] * (o.largest_m + 1)])
         self.radial = nn.Sequential(nn.Linear(o.hidden, o.hidden), nn.SiLU(), nn.Linear(o.hidden, inside))
-        self.product = so2.CircleProduct(order)
+        self.product = so2.CircleProduct(o.largest_m)
         told = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, o.channels), pair_widths)
-        self.leave = so2.Linear([o.hidden + o.product] * (order + 2), told)
+        self.leave = so2.Linear([o.hidden + o.product] * (o.largest_m + 2), told)
+        self.rescale = nn.Linear(o.hidden + o.product, o.pair_channels)
         self.mix = IrrepsLinear(o.degree, o.channels, o.channels)
         self.feed = FeedForward(o.degree, o.channels, 2 * o.channels)
 
@@ -170,24 +171,28 @@ class Layer(nn.Module):
         x = self.atom_norm(atoms)
         ends = torch.cat([x[directed.first], x[directed.second]], dim=-1)
         seen = so2.grades_from_atoms(ends, directed.turns, o.degree, o.largest_m)
-        h = self._inside(so2.joined(seen, so2.grades_from_feature(self.pair_norm(pairs))), directed.edges)
+        n_low = so2.rows(o.largest_m)
+        low, high = pairs.split([n_low, pairs.shape[1] - n_low], dim=1)
+        h = self._inside(so2.joined(seen, so2.grades_from_feature(self.pair_norm(low))), directed.edges)
         told = self.leave(so2.grades_from_feature(h))
         widths = so2.atom_widths(o.degree, o.largest_m, o.channels)
-        sent = [g[..., :n] for g, n in zip(told, widths, strict=False)]
-        pairs = pairs + torch.cat([g[..., g.shape[-1] - o.pair_channels :] for g in told], dim=1) * directed.envelope
+        parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(told, widths, strict=True)]
+        sent, kept = [g for g, _ in parted], torch.cat([g for _, g in parted], dim=1)
         messages = so2.atoms_from_grades(sent, directed.turns, o.degree, o.largest_m) * directed.envelope
         received = torch.zeros_like(atoms).index_add(0, directed.first, messages)
         atoms = atoms + self.mix(received) * NEIGHBOURS**-0.5
+        pairs = torch.cat([low + kept * directed.envelope, high * (1 + self.rescale(h[:, :1]))], dim=1)
         return atoms + self.feed(self.out_norm(atoms)), pairs
 
     def _inside(self, seen: so2.Grades, edges: Tensor) -> Tensor:
         """Gate and tensor product: (2P, rows, hidden + product)."""
         o = self.options
-        first, *others = self.enter(seen)
-        gates, first = first[..., : o.hidden], first[..., o.hidden :]
-        h = torch.cat([first, *others], dim=1) * self.radial(edges)[:, None]
+        first, *rest = self.enter(seen)
+        gates, first = first.split([o.hidden, first.shape[-1] - o.hidden], dim=-1)
+        h = torch.cat([first, *rest], dim=1) * self.radial(edges)[:, None]
         h, a, b = h.split([o.hidden, o.product, o.product], dim=-1)
-        gated = torch.cat([silu(h[:, :1]), h[:, 1:] * torch.sigmoid(gates)], dim=1)
+        scalar, others = h.split([1, h.shape[1] - 1], dim=1)
+        gated = torch.cat([silu(scalar), others * torch.sigmoid(gates)], dim=1)
         return torch.cat([gated, self.product(a, b)], dim=-1)
 
 

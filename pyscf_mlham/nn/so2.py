@@ -30,7 +30,7 @@ def grades_from_feature(feature: Tensor) -> Grades:
     Args:
         feature: (P, rows, C).
     """
-    return [feature[:, :1], feature[:, 1:2], *feature[:, 2:].split(2, dim=1)]
+    return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))
 
 
 def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int) -> Grades:
@@ -153,8 +153,9 @@ class CircleProduct(nn.Module):
             b: (P, rows, C).
         """
         product = self.coefficients @ ((self.values @ a) * (self.values @ b))  # (P, rows, C)
-        twist = a[:, 1:2]
-        b_re, b_im = b[:, 2::2], b[:, 3::2]
+        (a_re, a_im), (b_re, b_im) = (z.unflatten(1, (-1, 2)).unbind(2) for z in (a, b))  # (P, M + 1, C)
+        twist = a_im[:, :1]
         turned = torch.stack([-b_im, b_re], dim=2).flatten(1, 2) * twist  # i z_b
-        pseudo = (a[:, 2::2] * b_im - a[:, 3::2] * b_re).sum(1, keepdim=True) + twist * b[:, :1]
-        return torch.cat([product[:, :1], pseudo, product[:, 2:] + turned], dim=1)
+        pseudo = (a_re * b_im - a_im * b_re).sum(1, keepdim=True) + twist * b_re[:, :1]
+        rest = product[:, 2:] + turned[:, 2:]
+        return torch.cat([product[:, :1], pseudo, rest], dim=1)

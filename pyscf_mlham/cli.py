@@ -1,0 +1,99 @@
+"""The command line: mlham train, eval, models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pyscf_mlham.errors import MLHamError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: of the command line, the process's own by default.
+    """
+    args = _parser().parse_args(arguments)
+    console = Console(stderr=False)
+    try:
+        return int(args.run(args, console))
+    except MLHamError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="mlham", description="Learned Fock matrices for PySCF.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network",
+        formatter_class=raw,
+        description="Train a network as a YAML file says. The same command resumes a run that was stopped.\n\n"
+        "example: mlham train examples/train.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
+    )
+    train.add_argument("config", type=Path, help="YAML file of settings")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "eval",
+        help="judge a model on labelled molecules",
+        formatter_class=raw,
+        description="Judge a model on labelled molecules.\n\n"
+        "example: mlham eval organic-b3lyp-svp labelled.h5 --split test --scf 20",
+    )
+    evaluate.add_argument("model", help="name of a shipped model, or a model folder")
+    evaluate.add_argument("data", type=Path, help="file of labelled molecules")
+    evaluate.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default test")
+    evaluate.add_argument("--scf", type=int, default=0, metavar="N", help="also run SCF on the first N molecules")
+    evaluate.add_argument(
+        "--guess", default="minao,atom,vsap,sap,ml", help="guesses to compare with --scf; default %(default)s"
+    )
+    evaluate.set_defaults(run=_eval)
+
+    models = commands.add_parser("models", help="list the models that came with the package")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _train(args: argparse.Namespace, console: Console) -> int:
+    from pyscf_mlham.train.config import read_config
+    from pyscf_mlham.train.trainer import train
+
+    train(read_config(args.config), console)
+    return 0
+
+
+def _eval(args: argparse.Namespace, console: Console) -> int:
+    from pyscf_mlham.train.evaluation import evaluate_model
+
+    evaluate_model(args.model, args.data, args.split, args.scf, args.guess.split(","), console)
+    return 0
+
+
+def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001  (every command has both)
+    from pyscf import gto
+
+    from pyscf_mlham import checkpoint
+    from pyscf_mlham.scf.models import shipped
+
+    table = Table("model", "elements", "charges", "functional", "basis set", "H0", "network")
+    for name, folder in shipped().items():
+        config = checkpoint.read_config(folder)
+        elements = " ".join(gto.mole._symbol(z) for z in config.elements)
+        charges = " ".join(f"{q:+d}" if q else "0" for q in config.charges)
+        table.add_row(name, elements, charges, config.xc, config.basis, config.baseline, config.architecture)
+    console.print(table if table.rows else "No model came with this version.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

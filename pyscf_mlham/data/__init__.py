@@ -1,0 +1,1 @@
+"""Labelled molecules: the file format, its reader and writer, and what training makes of it."""

@@ -1,0 +1,173 @@
+"""From records to what training reads: samples, targets, and the converged orbitals for the density error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+
+from pyscf_mlham import baseline
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.features import (
+    Sample,
+    inputs_from_h0,
+    local_blocks,
+    metric_from_overlap,
+    orthogonal_from_ao,
+    sample_from_matrices,
+)
+from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+class Recipe(NamedTuple):
+    """What a network wants of a molecule.
+
+    Attributes:
+        template: shape of a block.
+        degree: largest l of features at atoms.
+        cutoff: Bohr.
+        baseline: name of H0.
+    """
+
+    template: ShellTemplate
+    degree: int
+    cutoff: float
+    baseline: str
+
+
+class Example(NamedTuple):
+    """A sample and its answer; matrices and vectors in irreps order.
+
+    Attributes:
+        sample: what the network reads.
+        onsite: (N, B, B) of dH in Loewdin orbitals, Hartree.
+        pair: (P, B, B), in the pairs' frames.
+        slots: (N, B) place of each block element's orbital in the vector, -1 = empty.
+        orbitals: (n, n) converged orbitals in Loewdin orbitals.
+        energies: (n,) of the orbitals, Hartree.
+        n_occupied: number of occupied orbitals.
+        half: (n, n) S^1/2.
+        name: of the record.
+    """
+
+    sample: Sample
+    onsite: FloatArray
+    pair: FloatArray
+    slots: IntArray
+    orbitals: FloatArray
+    energies: FloatArray
+    n_occupied: int
+    half: FloatArray
+    name: str
+
+
+def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
+    """Return the shape of a block that holds every element's shells.
+
+    Args:
+        elements: atomic numbers.
+        basis: PySCF's name of a spherical basis set.
+    """
+    atoms = [(int(z), (0.0, 0.0, 10.0 * i)) for i, z in enumerate(elements)]
+    electrons = sum(z for z, _ in atoms)
+    return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=electrons % 2, verbose=0)).template()
+
+
+def mol_from_record(record: Record, basis: str) -> gto.Mole:
+    """Build the molecule of a record.
+
+    Args:
+        record: of a file.
+        basis: of the file.
+    """
+    atoms = list(zip(record.numbers.tolist(), record.positions.tolist(), strict=True))
+    return gto.M(atom=atoms, unit="Bohr", basis=basis, charge=record.charge, spin=record.spin, verbose=0)
+
+
+def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example:
+    """Compute S and H0, and cut everything into blocks.
+
+    Args:
+        record: a closed shell.
+        level: of theory of its file.
+        recipe: of the network.
+    """
+    if record.spin:
+        raise DataError(
+            f"record {record.name}: networks are trained on closed shells, this one has spin {record.spin}."
+        )
+    mol = mol_from_record(record, level.basis)
+    layout, template = OrbitalLayout.from_mol(mol), recipe.template
+    if layout.n_ao != len(record.fock):
+        raise DataError(
+            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
+            "functions for it; the file says the wrong basis set."
+        )
+    h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc, level.grid_level)
+    overlap = np.asarray(mol.intor("int1e_ovlp"))
+    metric = metric_from_overlap(overlap)
+    graph = graph_from_mol(mol, recipe.cutoff)
+    sample = sample_from_matrices(
+        graph, record.charge, inputs_from_h0(h0, overlap, metric), layout, template, recipe.degree
+    )
+    vectors = graph.positions[sample.pairs[:, 1]] - graph.positions[sample.pairs[:, 0]]
+    dh = orthogonal_from_ao(record.fock - h0, metric)
+    target = local_blocks(dh, layout, sample.pairs, template, frames_from_vectors(vectors))
+    e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))
+    single = np.float32
+    fields = ("positions", "distances", "turns", "onsite", "pair")
+    return Example(
+        sample=sample._replace(**{name: getattr(sample, name).astype(single) for name in fields}),
+        onsite=target.onsite.astype(single),
+        pair=target.pair.astype(single),
+        slots=layout.slots(template),
+        orbitals=V[layout.order].astype(single),
+        energies=e.astype(single),
+        n_occupied=mol.nelectron // 2,
+        half=layout.irreps_from_ao(metric.half).astype(single),
+        name=record.name,
+    )
+
+
+def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
+    """Prepare records in parallel, in order.
+
+    Args:
+        path: of a file of labelled molecules.
+        indices: which records.
+        recipe: of the network.
+        processes: how many to use.
+    """
+    tasks = [(str(path), [int(i) for i in part], recipe) for part in np.array_split(indices, max(1, len(indices) // 8))]
+    if processes <= 1:
+        for task in tasks:
+            yield from _prepare(task)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        for part in pool.map(_prepare, tasks):
+            yield from part
+
+
+def _one_thread() -> None:
+    from pyscf import lib
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    lib.num_threads(1)
+
+
+def _prepare(task: tuple[str, list[int], Recipe]) -> list[Example]:
+    path, indices, recipe = task
+    with HamiltonianFile(path) as file:
+        return [example_from_record(file[i], file.level, recipe) for i in indices]

@@ -1,0 +1,351 @@
+"""The file of labelled molecules: one HDF5 file of ragged arrays, Bohr and Hartree, read lazily.
+
+Every record is a molecule with its converged Fock matrix as a lower triangle in PySCF's spherical AO order. Arrays of
+numbers per molecule are read when the file is opened; matrices only when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from pyscf_mlham.errors import DataError
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+FORMAT = "pyscf_mlham-hamiltonians"
+SCHEMA_VERSION = 1
+CONVENTION = "pyscf-spherical"
+SPLITS = ("train", "val", "test")
+COUNTS = ("n_atoms", "n_ao", "charge", "spin")
+SCALARS = ("energy", "gap")
+TEXTS = ("source", "name", "group", "split")
+RAGGED = ("numbers", "positions", "fock")
+LARGEST_FOCK = 1e4  # Hartree; more is no Fock matrix
+
+
+@dataclass(frozen=True)
+class Level:
+    """How the labels were computed: all of one file alike.
+
+    Attributes:
+        xc: PySCF's name of the functional, "hf" for Hartree-Fock.
+        basis: PySCF's name of the basis set.
+        grid_level: PySCF's grid level.
+        density_fit: whether the two-electron integrals are density-fitted.
+        conv_tol: energy criterion of the SCF, Hartree.
+    """
+
+    xc: str
+    basis: str
+    grid_level: int = 3
+    density_fit: bool = False
+    conv_tol: float = 1e-9
+
+
+class Record(NamedTuple):
+    """One labelled molecule.
+
+    Attributes:
+        name: of the geometry, unique in its file.
+        group: identity of the molecule, shared by its conformers and rattled copies.
+        source: where the geometry is from.
+        split: train, val or test.
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Bohr.
+        charge: total charge.
+        spin: n_alpha - n_beta.
+        fock: (n, n) converged Fock matrix, Hartree; of alpha electrons where spin is not zero.
+        energy: total energy, Hartree.
+        gap: HOMO-LUMO gap, Hartree.
+        extra: other matrices of the same shape by the name of their dataset, such as fock_minao, fock_beta.
+    """
+
+    name: str
+    group: str
+    source: str
+    split: str
+    numbers: IntArray
+    positions: Array
+    charge: int
+    spin: int
+    fock: Array
+    energy: float
+    gap: float
+    extra: Mapping[str, Array] = MappingProxyType({})
+
+
+class HamiltonianFile:
+    """A file of labelled molecules, open for reading.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        level: of theory.
+        split: (M,) train, val or test.
+        group, name, source: (M,) texts.
+        n_atoms, n_ao, charge, spin: (M,) integers.
+        energy, gap: (M,) Hartree.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be read as HDF5 ({error}); check the path or copy it again."
+            ) from error
+        try:
+            self._read_tables()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_tables(self) -> None:
+        attributes = dict(self._file.attrs)
+        _check_attributes(self.path, attributes)
+        self.level = Level(
+            xc=str(attributes["xc"]),
+            basis=str(attributes["basis"]),
+            grid_level=int(attributes["grid_level"]),
+            density_fit=bool(attributes["density_fit"]),
+            conv_tol=float(attributes["conv_tol"]),
+        )
+        if missing := [key for key in (*COUNTS, *SCALARS, *TEXTS, *RAGGED) if key not in self._file]:
+            raise DataError(f"{self.path}: datasets {missing} are missing; the file is damaged or of another kind.")
+        self.n_atoms, self.n_ao, self.charge, self.spin = (self._file[k][:].astype(np.int64) for k in COUNTS)
+        self.energy, self.gap = (self._file[k][:] for k in SCALARS)
+        self.source, self.name, self.group, self.split = (self._file[k].asstr()[:] for k in TEXTS)
+        self._atoms = np.concatenate([[0], np.cumsum(self.n_atoms)])
+        self._triangles = np.concatenate([[0], np.cumsum(self.n_ao * (self.n_ao + 1) // 2)])
+        self._numbers, self._positions = self._file["numbers"][:].astype(np.int64), self._file["positions"][:]
+        self.matrices = [k for k in self._file if k == "fock" or k.startswith("fock_")]
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        count = len(self.n_atoms)
+        for key in (*COUNTS, *SCALARS, *TEXTS):
+            if self._file[key].shape != (count,):
+                raise DataError(f"{self.path}: {key} has shape {self._file[key].shape}, expected ({count},).")
+        expected = dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
+        expected |= {"numbers": (int(self._atoms[-1]),), "positions": (int(self._atoms[-1]), 3)}
+        for key, shape in expected.items():
+            if self._file[key].shape != shape:
+                raise DataError(f"{self.path}: {key} has shape {self._file[key].shape}, expected {shape}.")
+        if unknown := sorted(set(self.split) - set(SPLITS)):
+            raise DataError(f"{self.path}: unknown splits {unknown}; expected {', '.join(SPLITS)}.")
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def indices(self, split: str) -> IntArray:
+        """Return the records of one split.
+
+        Args:
+            split: train, val or test.
+        """
+        return np.flatnonzero(self.split == split)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur."""
+        return tuple(int(z) for z in np.unique(self._numbers))
+
+    def numbers(self, index: int) -> IntArray:
+        """Return the atomic numbers of a record, (N,)."""
+        return self._numbers[self._atoms[index] : self._atoms[index + 1]]
+
+    def positions(self, index: int) -> Array:
+        """Return the positions of a record, (N, 3) Bohr."""
+        return np.asarray(self._positions[self._atoms[index] : self._atoms[index + 1]])
+
+    def __getitem__(self, index: int) -> Record:
+        """Read one record and check it.
+
+        Args:
+            index: 0 .. len - 1.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        start, stop = self._triangles[index], self._triangles[index + 1]
+        matrices: dict[str, Array] = {}
+        for key in self.matrices:
+            try:
+                triangle = self._file[key][start:stop]
+            except OSError as error:
+                raise DataError(
+                    f"{self._where(index)}: {key} cannot be read ({error}); the file is damaged."
+                ) from error
+            matrices[key] = matrix_from_triangle(triangle, int(self.n_ao[index]))
+        record = Record(
+            *(str(a[index]) for a in (self.name, self.group, self.source, self.split)),
+            numbers=self.numbers(index),
+            positions=self.positions(index),
+            charge=int(self.charge[index]),
+            spin=int(self.spin[index]),
+            fock=matrices.pop("fock"),
+            energy=float(self.energy[index]),
+            gap=float(self.gap[index]),
+            extra=matrices,
+        )
+        check_record(record, self._where(index))
+        return record
+
+    def _where(self, index: int) -> str:
+        return f"{self.path}: record {index} ({self.name[index]})"
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+
+def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
+    found, version = attributes.get("format"), attributes.get("schema_version")
+    if found != FORMAT:
+        raise DataError(f"{path}: format is {found!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: schema version {version}, this installation reads {SCHEMA_VERSION}; update pyscf_mlham."
+        )
+    if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
+        raise DataError(f"{path}: attributes {missing} are missing; the level of theory is not known.")
+    if attributes.get("ao_convention") != CONVENTION:
+        raise DataError(f"{path}: AO convention {attributes.get('ao_convention')!r}, expected {CONVENTION!r}.")
+    if attributes.get("units") != "bohr, hartree":
+        raise DataError(f"{path}: units are {attributes.get('units')!r}, expected 'bohr, hartree'.")
+
+
+def check_record(record: Record, where: str) -> None:
+    """Raise DataError where a record cannot be right.
+
+    Args:
+        record: to check.
+        where: how to call it in the message.
+    """
+    if not np.all(np.isfinite(record.positions)):
+        raise DataError(f"{where}: positions are not finite.")
+    for key, matrix in {"fock": record.fock, **record.extra}.items():
+        if not np.all(np.isfinite(matrix)) or np.abs(matrix).max(initial=0.0) > LARGEST_FOCK:
+            raise DataError(f"{where}: {key} is not finite, or no Fock matrix in Hartree.")
+    if not (np.isfinite(record.energy) and np.isfinite(record.gap)):
+        raise DataError(f"{where}: energy or gap is not finite.")
+    if len(record.numbers) == 0 or record.numbers.min() < 1 or record.numbers.max() > 118:
+        raise DataError(f"{where}: atomic numbers are not between 1 and 118.")
+    electrons = int(record.numbers.sum()) - record.charge
+    if electrons < 1 or (electrons - record.spin) % 2 or abs(record.spin) > electrons:
+        raise DataError(f"{where}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
+
+
+def write_file(path: Path, level: Level, records: Iterable[Record], attributes: dict[str, Any]) -> None:
+    """Write records as one file, under a temporary name first.
+
+    Args:
+        path: replaced when it is there.
+        level: of theory, the same for all.
+        records: read once, one after the other.
+        attributes: provenance to add, such as the PySCF version.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
+            file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
+            file.attrs.update(asdict(level) | attributes)
+            _write_records(file, records)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
+    tables: dict[str, list[Any]] = {key: [] for key in (*TEXTS, *COUNTS, *SCALARS, "numbers", "positions")}
+    sets: dict[str, h5py.Dataset] = {}
+    for record in records:
+        sizes = {"n_atoms": len(record.numbers), "n_ao": len(record.fock)}
+        for key, column in tables.items():
+            column.append(sizes[key] if key in sizes else getattr(record, key))
+        matrices = {"fock": record.fock, **record.extra}
+        if not sets:
+            sets = {key: _growing(file, key) for key in matrices}
+        if set(sets) != set(matrices):
+            raise DataError(f"record {record.name}: has {sorted(matrices)}, earlier ones {sorted(sets)}.")
+        for key, matrix in matrices.items():
+            _append(sets[key], triangle_from_matrix(matrix))
+    if not sets:
+        _growing(file, "fock")
+    for key in TEXTS:
+        file.create_dataset(key, data=np.array(tables[key], dtype=object), dtype=h5py.string_dtype())
+    for key in COUNTS:
+        file.create_dataset(key, data=np.array(tables[key], dtype=np.int32))
+    for key in SCALARS:
+        file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
+    file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
+    file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
+
+
+def _growing(file: h5py.File, key: str) -> h5py.Dataset:
+    return file.create_dataset(
+        key, (0,), maxshape=(None,), dtype="f4", chunks=(16384,), compression="gzip", shuffle=True
+    )
+
+
+def _append(dataset: h5py.Dataset, values: NDArray[np.float32]) -> None:
+    start = len(dataset)
+    dataset.resize((start + len(values),))
+    dataset[start:] = values
+
+
+def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:
+    """Return the lower triangle of a symmetric matrix, row-major, (n (n+1) / 2,) float32."""
+    return matrix[np.tril_indices(len(matrix))].astype(np.float32)
+
+
+def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
+    """Return the symmetric matrix (n, n) of a lower triangle.
+
+    Args:
+        triangle: (n (n+1) / 2,) row-major.
+        size: n.
+    """
+    matrix = np.zeros((size, size))
+    rows, columns = np.tril_indices(size)
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
+
+
+def splits_by_group(groups: Sequence[str], shares: tuple[float, float] = (0.05, 0.05)) -> list[str]:
+    """Assign a split to each record so that a molecule is never in two: by a hash of its group's name.
+
+    Args:
+        groups: of each record.
+        shares: of val and test.
+    """
+    return [_split_of(group, shares) for group in groups]
+
+
+def _split_of(group: str, shares: tuple[float, float]) -> str:
+    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    val, test = shares
+    return "val" if place < val else "test" if place < val + test else "train"

@@ -1,0 +1,121 @@
+"""The settings of a training run: a YAML file that maps onto frozen dataclasses one to one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyscf_mlham.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of the loss; errors are those of dH in Loewdin orbitals, Hartree.
+
+    Attributes:
+        absolute: mean absolute error of the elements.
+        spectral: root of the squared error for each orbital.
+        density: error of the density matrix to first order, from occupied-virtual elements over orbital gaps.
+    """
+
+    absolute: float = 10.0
+    spectral: float = 1.0
+    density: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Attributes:
+        name: of the model.
+        data: files of labelled molecules, all of one level of theory.
+        output: folder of the model, the checkpoint, the log and the loss curve.
+        architecture: of the network.
+        network: its options.
+        baseline: name of H0.
+        charges: total charges that the model may be used for.
+        steps: optimiser steps in all.
+        pairs: pairs of atoms in a step, roughly; what memory bounds.
+        learning_rate: at its highest.
+        warmup: steps of linear increase.
+        schedule: cosine, or wsd (constant, and linear to zero over the last fifth).
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        average: decay of the running average of the weights, which is what is evaluated and kept.
+        loss: weights of its terms.
+        validate_every: steps between two evaluations.
+        checkpoint_minutes: between two checkpoints.
+        train_molecules: use only so many, drawn by the seed; 0 = all.
+        seed: of weights and order.
+    """
+
+    name: str
+    data: tuple[str, ...]
+    output: str
+    architecture: str = "qhnetv2"
+    network: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str = "sap"
+    charges: tuple[int, ...] = (0,)
+    steps: int = 20000
+    pairs: int = 150
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    schedule: str = "cosine"
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    average: float = 0.998
+    loss: LossConfig = LossConfig()
+    validate_every: int = 1000
+    checkpoint_minutes: float = 5.0
+    train_molecules: int = 0
+    seed: int = 0
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file; an unknown key is an error, and paths are relative to the file.
+
+    Args:
+        path: of the file.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ModelError(f"{path}: cannot be read as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
+    config = _config_from_dict(path, content)
+    here = path.parent
+    return dataclasses.replace(
+        config, data=tuple(str(here / file) for file in config.data), output=str(here / config.output)
+    )
+
+
+def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
+    for cls, values in ((TrainConfig, content), (LossConfig, content.get("loss", {}))):
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ModelError(f"{path}: unknown keys {unknown}; expected some of {sorted(known)}.")
+    if missing := [key for key in ("name", "data", "output") if key not in content]:
+        raise ModelError(f"{path}: keys {missing} are missing.")
+    files = content["data"]
+    content = content | {
+        "data": (files,) if isinstance(files, str) else tuple(files),
+        "charges": tuple(content.get("charges", TrainConfig.charges)),
+        "loss": LossConfig(**content.get("loss", {})),
+    }
+    config = TrainConfig(**content)
+    for f in dataclasses.fields(TrainConfig):
+        if f.type in ("int", "float") and not isinstance(getattr(config, f.name), (int, float)):
+            raise ModelError(
+                f"{path}: {f.name} must be a number, found {getattr(config, f.name)!r} (YAML wants 3.0e-3)."
+            )
+    if config.schedule not in ("cosine", "wsd"):
+        raise ModelError(f"{path}: unknown schedule {config.schedule!r}; expected cosine or wsd.")
+    return config

@@ -1,0 +1,179 @@
+"""Errors of predicted blocks, element by element and in the space of the converged orbitals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.nn.batch import Batch, batch_from_samples
+from pyscf_mlham.nn.model import Output
+from pyscf_mlham.polar import polar_order
+from pyscf_mlham.train.config import LossConfig
+
+
+class Targets(NamedTuple):
+    """Answers of a batch, orbitals padded to the largest molecule.
+
+    Attributes:
+        onsite: (N, B, B) Hartree.
+        pair: (P, B, B) Hartree.
+        onsite_mask, pair_mask: same shapes, 1 where there are orbitals.
+        slots: (N, B) place in the padded matrix of the molecule; empty ones point to its last row.
+        pair_molecule: (P,) molecule of each pair.
+        n_ao: (molecules,) number of orbitals.
+        occupied: (molecules, n+1, o) orbitals, zero where padded.
+        virtual: (molecules, n+1, v).
+        inverse_gap: (molecules, o, v) 1 / (e_v - e_o), zero where padded.
+    """
+
+    onsite: Tensor
+    pair: Tensor
+    onsite_mask: Tensor
+    pair_mask: Tensor
+    slots: Tensor
+    pair_molecule: Tensor
+    n_ao: Tensor
+    occupied: Tensor
+    virtual: Tensor
+    inverse_gap: Tensor
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Move to a device."""
+        return Targets(*(t.to(device, non_blocking=True) for t in self))
+
+
+class Errors(NamedTuple):
+    """Of each molecule, (molecules,).
+
+    Attributes:
+        absolute: mean absolute error of dH in Loewdin orbitals, Hartree.
+        spectral: root of the squared error for each orbital, Hartree.
+        density: norm of the first-order error of the density matrix, for each occupied orbital's root.
+    """
+
+    absolute: Tensor
+    spectral: Tensor
+    density: Tensor
+
+
+def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
+    """Put examples side by side.
+
+    Args:
+        examples: one or more.
+    """
+    n_ao = [len(e.orbitals) for e in examples]
+    size, width = max(n_ao) + 1, examples[0].slots.shape[1]
+    n_occ = max(e.n_occupied for e in examples)
+    n_virt = max(len(e.orbitals) - e.n_occupied for e in examples)
+    occupied = np.zeros((len(examples), size, n_occ), dtype=np.float32)
+    virtual = np.zeros((len(examples), size, n_virt), dtype=np.float32)
+    inverse_gap = np.zeros((len(examples), n_occ, n_virt), dtype=np.float32)
+    for k, e in enumerate(examples):
+        o, n = e.n_occupied, len(e.orbitals)
+        occupied[k, :n, :o], virtual[k, :n, : n - o] = e.orbitals[:, :o], e.orbitals[:, o:]
+        inverse_gap[k, :o, : n - o] = 1 / (e.energies[None, o:] - e.energies[:o, None])
+    slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
+    there = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
+    offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])
+    pairs = np.concatenate([e.sample.pairs + at for e, at in zip(examples, offsets, strict=True)]).reshape(-1, 2)
+    rows, columns = there[pairs[:, 0]], there[pairs[:, 1]]
+    arrays = (
+        np.concatenate([e.onsite for e in examples]),
+        np.concatenate([e.pair for e in examples]).reshape(-1, width, width),
+        there[:, :, None] * there[:, None, :],
+        rows[:, :, None] * columns[:, None, :],
+        slots,
+        np.repeat(np.arange(len(examples)), [len(e.sample.pairs) for e in examples]),
+        np.array(n_ao, dtype=np.float32),
+        occupied,
+        virtual,
+        inverse_gap,
+    )
+    return batch_from_samples([e.sample for e in examples]), Targets(*(torch.from_numpy(a) for a in arrays))
+
+
+def errors(output: Output, batch: Batch, targets: Targets, template: ShellTemplate) -> Errors:
+    """Compare a prediction with the answers.
+
+    Args:
+        output: of the network.
+        batch: that it read.
+        targets: answers.
+        template: shape of a block.
+    """
+    onsite = (output.onsite - targets.onsite) * targets.onsite_mask
+    pair = (output.pair - targets.pair) * targets.pair_mask
+    n_mol, n_ao = len(targets.n_ao), targets.n_ao
+
+    def per_molecule(site: Tensor, link: Tensor) -> Tensor:
+        total = site.new_zeros(n_mol).index_add(0, batch.molecule, site.sum((1, 2)))
+        return total.index_add(0, targets.pair_molecule, 2 * link.sum((1, 2)))
+
+    absolute = per_molecule(onsite.abs(), pair.abs()) / n_ao**2
+    squared = per_molecule(onsite.square(), pair.square())
+    matrix = dense(onsite, pair, batch, targets, template)
+    ov = targets.occupied.transpose(1, 2) @ matrix @ targets.virtual * targets.inverse_gap
+    n_occ = (targets.inverse_gap > 0).any(2).sum(1)
+    density = ov.square().sum((1, 2)) / n_occ
+    tiny = 1e-12  # the root's slope is finite at zero
+    return Errors(absolute, (squared / n_ao + tiny).sqrt(), (density + tiny).sqrt())
+
+
+def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
+    """Assemble blocks into one matrix for each molecule, in irreps order: (molecules, n+1, n+1), padded.
+
+    Args:
+        onsite: (N, B, B).
+        pair: (P, B, B) in the pairs' frames.
+        batch: molecules.
+        targets: places of the orbitals.
+        template: shape of a block.
+    """
+    size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
+    R = block_rotations(batch.turns, template)
+    pair = R.transpose(1, 2) @ pair @ R
+    rows, columns = targets.slots[batch.first], targets.slots[batch.second]
+    matrix = onsite.new_zeros(n_mol, size, size)
+    at = (batch.molecule[:, None, None], targets.slots[:, :, None], targets.slots[:, None, :])
+    matrix = matrix.index_put(at, onsite)
+    where = targets.pair_molecule[:, None, None]
+    matrix = matrix.index_put((where, rows[:, :, None], columns[:, None, :]), pair)
+    return matrix.index_put((where, columns[:, :, None], rows[:, None, :]), pair.transpose(1, 2))
+
+
+def block_rotations(turns: Tensor, template: ShellTemplate) -> Tensor:
+    """Rotate a block's orbitals into the pairs' frames: (P, B, B), made of the turns' parts.
+
+    Args:
+        turns: (P, (L+1)^2, (L+1)^2), rows in polar order.
+        template: shape of a block.
+    """
+    degree = round(turns.shape[1] ** 0.5) - 1
+    sorted_rows = np.argsort(polar_order(degree))
+    component = np.concatenate([np.tile(np.arange(l * l, (l + 1) ** 2), n) for l, n in enumerate(template.counts)])
+    shell = np.repeat(*np.array([(k, d) for k, d in enumerate(_widths(template))]).T)
+    same = torch.from_numpy(shell[:, None] == shell[None]).to(turns.device)
+    rows = torch.from_numpy(sorted_rows[component]).to(turns.device)
+    columns = torch.from_numpy(component).to(turns.device)
+    return turns[:, rows[:, None], columns[None, :]] * same
+
+
+def _widths(template: ShellTemplate) -> list[int]:
+    return [2 * l + 1 for l, n in enumerate(template.counts) for _ in range(n)]
+
+
+def total(found: Errors, weights: LossConfig) -> Tensor:
+    """Return the loss of each molecule, (molecules,).
+
+    Args:
+        found: errors.
+        weights: of the terms.
+    """
+    return weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density

@@ -1,0 +1,424 @@
+"""The training loop: one for a CPU, a GPU, and several processes under torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save
+from torch import Tensor, distributed
+
+from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of
+from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.nn.model import HamiltonianModel, build
+from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.loss import collate, errors, total
+from pyscf_mlham.train.metrics import evaluate, mean
+
+STATE = "training.safetensors"
+LOG = "log.csv"
+CURVE = "loss.png"
+FINAL_SHARE = 0.2  # of the steps, in which the wsd schedule falls to zero
+
+
+class Trainer:
+    """One training run, resumable to the step.
+
+    Args:
+        config: settings.
+        train: examples.
+        val: examples on which the weights to keep are chosen.
+        model_config: of the model to write.
+        console: to draw on.
+    """
+
+    def __init__(
+        self, config: TrainConfig, train: list[Example], val: list[Example], model_config: ModelConfig, console: Console
+    ) -> None:
+        self.config, self.train_set, self.val_set = config, train, val
+        self.model_config, self.console = model_config, console
+        self.rank, self.world = (
+            (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+        )
+        self.device = _device()
+        torch.manual_seed(config.seed)
+        self.model = network_from_config(model_config)
+        _start_at_the_mean(self.model, train)
+        self.model.to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.step, self.best, self.seconds = 0, math.inf, 0.0
+        self.output = Path(config.output)
+        self._stop = False
+
+    def run(self) -> None:
+        """Train from where the last checkpoint left off; on SIGTERM and SIGINT save and stop."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._ask_to_stop)
+        saved = time.monotonic()
+        started = saved - self.seconds
+        sums, count = np.zeros(3), 0
+        with _progress(self.console, self.rank) as progress:
+            task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
+            for batch in self._batches():
+                sums, count = sums + self.update(batch), count + 1
+                self.seconds = time.monotonic() - started
+                note = f"density error {sums[2] / count:.4f}"
+                progress.update(task, completed=self.step, note=note)
+                if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+                    self.validate(sums / count)
+                    sums, count = np.zeros(3), 0
+                late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                if late or self._stop or self.step == self.config.steps:
+                    self.save()
+                    saved = time.monotonic()
+                if self._stop:
+                    self.console.print(f"Stopped at step {self.step}; the same command goes on from here.")
+                    return
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
+        self._stop = True
+
+    def _batches(self) -> Iterator[list[Example]]:
+        """Batches from the present step to the last; their order depends on the seed and the epoch alone."""
+        sizes = [max(1, len(e.sample.pairs)) for e in self.train_set]
+        step = 0
+        for epoch in range(self.config.steps):
+            for chosen in epoch_batches(sizes, self.config.pairs, (self.config.seed, epoch)):
+                if step >= self.config.steps:
+                    return
+                if step >= self.step:
+                    yield [self.train_set[i] for i in chosen]
+                step += 1
+
+    def update(self, batch: Sequence[Example]) -> np.ndarray:
+        """Take one optimiser step; return the mean errors of the batch, (3,).
+
+        Args:
+            batch: of all processes together.
+        """
+        self.optimizer.zero_grad(set_to_none=False)
+        sums = np.zeros(3)
+        if mine := batch[self.rank :: self.world]:
+            inputs, targets = collate(mine)
+            inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
+            found = errors(self.model(inputs), inputs, targets, self.model.template)
+            (total(found, self.config.loss).sum() / len(batch)).backward()
+            sums = np.array([float(e.detach().sum()) for e in found])
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.world > 1:
+            sums = _sum_over_processes(gradients, sums, self.device)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.step += 1
+        if torch.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * schedule(self.step, self.config)
+            self.optimizer.step()
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        return sums / len(batch)
+
+    def validate(self, train_errors: np.ndarray) -> None:
+        """Evaluate the averaged weights, log, and keep them where they are the best so far.
+
+        Args:
+            train_errors: means since the last evaluation, (3,).
+        """
+        if self.rank:
+            return
+        found = mean(evaluate(self.average, self.val_set))
+        row = {"step": self.step, "seconds": round(self.seconds), "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= dict(zip(("train_absolute", "train_spectral", "train_density"), train_errors, strict=True))
+        self._log(row | found._asdict())
+        self.console.print(
+            f"step {self.step}: H MAE {found.h_mae:.2e} Ha, density error {found.density:.4f}, "
+            f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
+        )
+        if found.density < self.best:
+            self.best = found.density
+            weights = {k: v.cpu().numpy() for k, v in self.average.state_dict().items()}
+            checkpoint.write(self.output / "model", self.model_config, weights)
+
+    def _log(self, row: dict[str, float]) -> None:
+        path = self.output / LOG
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        draw_curve(path, self.output / CURVE)
+
+    def save(self) -> None:
+        """Write everything that the next process needs to go on as if nothing had happened."""
+        if self.rank:
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        progress = {"step": self.step, "best": self.best, "seconds": self.seconds, "config": _identity(self.config)}
+        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(progress)})
+        checkpoint.replace_file(self.output / STATE, data)
+
+    def resume(self) -> None:
+        """Take up the last checkpoint, where there is one."""
+        path = self.output / STATE
+        if not path.exists():
+            return
+        progress = _metadata(path)
+        if progress["config"] != _identity(self.config):
+            raise ModelError(
+                f"{path}: belongs to a run with other settings; name another output folder, or restore the settings."
+            )
+        tensors = load_file(path)
+        for name, module in (("model.", self.model), ("average.", self.average)):
+            module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, slot = key.split(".")
+                state.setdefault(int(index), {})[slot] = value
+        if state:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step, self.best, self.seconds = (progress[k] for k in ("step", "best", "seconds"))
+        if self.rank == 0:
+            _forget_later_rows(self.output / LOG, self.step)
+
+
+def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
+    """Make the network that a model's config describes, with fresh weights.
+
+    Args:
+        config: of the model.
+        dtype: of weights and constants.
+    """
+    from pyscf_mlham.basis import ShellTemplate
+
+    options = config.options
+    template = ShellTemplate(tuple(options["template"]))
+    return build(config.architecture, options["network"], template, config.elements, dtype)
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Return the learning rate over its highest value.
+
+    Args:
+        step: 1 .. steps.
+        config: settings.
+    """
+    rise = min(1.0, step / max(1, config.warmup))
+    done = step / config.steps
+    if config.schedule == "cosine":
+        return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    return rise * min(1.0, max(0.01, (1 - done) / FINAL_SHARE))
+
+
+def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iterator[list[int]]:
+    """Draw every index once, in batches that reach the limit of pairs and go no further than one molecule beyond.
+
+    Args:
+        sizes: pairs of each molecule.
+        limit: pairs in a batch.
+        seed: of the order.
+    """
+    batch: list[int] = []
+    pairs = 0
+    for index in np.random.default_rng(seed).permutation(len(sizes)):
+        batch.append(int(index))
+        pairs += sizes[index]
+        if pairs >= limit:
+            yield batch
+            batch, pairs = [], 0
+    if batch:
+        yield batch
+
+
+def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
+    """Read the data, and compute what the network is shown and what it must learn.
+
+    Args:
+        config: settings.
+        console: to draw on.
+    """
+    files = [HamiltonianFile(path) for path in config.data]
+    levels = {file.level for file in files}
+    if len(levels) != 1:
+        raise DataError(f"the files are of different levels of theory: {sorted(map(str, levels))}.")
+    level = levels.pop()
+    elements = tuple(sorted(set().union(*(file.elements for file in files))))
+    template = template_of(elements, level.basis)
+    options = {"template": list(template.counts), "network": dict(config.network)}
+    model_config = ModelConfig(
+        name=config.name,
+        architecture=config.architecture,
+        elements=elements,
+        charges=config.charges,
+        basis=level.basis,
+        xc=level.xc,
+        baseline=config.baseline,
+        grid_level=level.grid_level,
+        baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc, level.grid_level),
+        options=options,
+    )
+    recipe = recipe_of(model_config)
+    loaded: dict[str, list[Example]] = {"train": [], "val": []}
+    with _progress(console, 0) as progress:
+        for split, found in loaded.items():
+            tasks = [(file.path, i) for file in files for i in file.indices(split) if file.spin[i] == 0]
+            if split == "train" and config.train_molecules:
+                order = np.random.default_rng(config.seed).permutation(len(tasks))
+                tasks = [tasks[i] for i in order[: config.train_molecules]]
+            bar = progress.add_task(f"preparing {split}", total=len(tasks), note="")
+            for file in files:
+                indices = [i for path, i in tasks if path == file.path]
+                for example in examples(file.path, indices, recipe, os.cpu_count() or 1):
+                    found.append(example)
+                    progress.advance(bar)
+    for file in files:
+        file.close()
+    if not loaded["train"] or not loaded["val"]:
+        raise DataError("there is no molecule in the split train, or none in val; see `mlham data info`.")
+    return loaded["train"], loaded["val"], model_config
+
+
+def recipe_of(config: ModelConfig) -> Recipe:
+    """Return what a model's network wants of a molecule.
+
+    Args:
+        config: of the model.
+    """
+    from pyscf_mlham.basis import ShellTemplate
+    from pyscf_mlham.nn.model import options_of
+
+    network = options_of(config.architecture, config.options["network"])
+    template = ShellTemplate(tuple(config.options["template"]))
+    return Recipe(template, network.degree, network.cutoff, config.baseline)
+
+
+def draw_curve(log: Path, image: Path) -> None:
+    """Plot the errors against the step.
+
+    Args:
+        log: CSV file.
+        image: PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for key, label in (("h_mae", "Fock matrix, mean absolute error / Ha"), ("occupied_mae", "occupied energies / Ha")):
+        axes.plot(steps, [float(row[key]) for row in rows], label=label)
+    axes.plot(steps, [float(row["density"]) for row in rows], label="density matrix, first order")
+    axes.set(xlabel="step", yscale="log", title="validation")
+    axes.legend()
+    temporary = image.with_name(f".{image.name}")
+    figure.savefig(temporary, dpi=120, format="png")
+    temporary.replace(image)
+
+
+def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> None:
+    """Let each element's isotropic onsite blocks begin at their mean over the training set."""
+    coupling, biases = model.onsite.coupling, model.onsite.biases.weight
+    sums, counts = torch.zeros_like(biases), torch.zeros(len(biases), 1)
+    for example in train:
+        species = model.index[torch.from_numpy(example.sample.numbers)]
+        scalars = coupling.irreps_from_blocks(torch.from_numpy(example.onsite))[0, True][:, 0]
+        sums.index_add_(0, species, scalars)
+        counts.index_add_(0, species, torch.ones(len(species), 1))
+    with torch.no_grad():
+        biases.copy_(sums / counts.clamp(min=1))
+
+
+def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch.device) -> np.ndarray:
+    """Add gradients in place, and return the sum of the errors, over all processes."""
+    errors_ = torch.tensor(sums, dtype=torch.float32, device=device)
+    flat = torch.cat([errors_, *(g.flatten() for g in gradients)])
+    distributed.all_reduce(flat)
+    parts = flat[len(errors_) :].split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return flat[: len(errors_)].double().cpu().numpy()
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _identity(config: TrainConfig) -> str:
+    """Everything of the settings that decides what the weights become."""
+    plain = dataclasses.asdict(config)
+    for key in ("output", "data", "checkpoint_minutes", "validate_every"):
+        del plain[key]
+    return json.dumps(plain | {"data": [Path(p).name for p in config.data]}, sort_keys=True)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads(file.metadata()["progress"]))
+
+
+def _forget_later_rows(log: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint that a run goes on from; it will be logged again."""
+    if not log.exists():
+        return
+    header, *rows = log.read_text().splitlines()
+    kept = [row for row in rows if int(row.split(",")[0]) <= step]
+    checkpoint.replace_file(log, ("\n".join([header, *kept]) + "\n").encode())
+
+
+def _progress(console: Console, rank: int) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, disable=bool(rank) or not console.is_terminal)
+
+
+def train(config: TrainConfig, console: Console) -> None:
+    """Train a model as its settings say; under torchrun, together with the other processes.
+
+    Args:
+        config: settings.
+        console: to draw on.
+    """
+    with contextlib.ExitStack() as stack:
+        if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            stack.callback(distributed.destroy_process_group)
+        Trainer(config, *prepare(config, console), console).run()
