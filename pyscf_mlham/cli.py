@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train a network",
         formatter_class=raw,
         description="Train a network as a YAML file says. The same command resumes a run that was stopped.\n\n"
-        "example: mlham train examples/train.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
+        "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
     )
     train.add_argument("config", type=Path, help="YAML file of settings")
     train.set_defaults(run=_train)

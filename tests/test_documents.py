@@ -44,7 +44,20 @@ def test_demo_prints_both_rows_and_says_what_they_are() -> None:
 def test_imports_point_downward() -> None:
     """basis -> graph -> blocks, density -> scf: no module imports one of a higher layer."""
     package = ROOT / "pyscf_mlham"
-    layers = ["errors", "basis", "graph", "polar", "checkpoint", "baseline", "blocks", "features", "nn", "density", "scf"]
+    below = [
+        "errors",
+        "basis",
+        "graph",
+        "polar",
+        "checkpoint",
+        "baseline",
+        "blocks",
+        "features",
+        "nn",
+        "density",
+        "scf",
+    ]
+    layers = [*below, "data", "train", "cli"]
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
         if name == "__init__":

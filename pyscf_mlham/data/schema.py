@@ -139,7 +139,7 @@ class HamiltonianFile:
         for key in (*COUNTS, *SCALARS, *TEXTS):
             if self._file[key].shape != (count,):
                 raise DataError(f"{self.path}: {key} has shape {self._file[key].shape}, expected ({count},).")
-        expected = dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
         expected |= {"numbers": (int(self._atoms[-1]),), "positions": (int(self._atoms[-1]), 3)}
         for key, shape in expected.items():
             if self._file[key].shape != shape:
@@ -175,7 +175,7 @@ class HamiltonianFile:
 
     def numbers(self, index: int) -> IntArray:
         """Return the atomic numbers of a record, (N,)."""
-        return self._numbers[self._atoms[index] : self._atoms[index + 1]]
+        return np.asarray(self._numbers[self._atoms[index] : self._atoms[index + 1]])
 
     def positions(self, index: int) -> Array:
         """Return the positions of a record, (N, 3) Bohr."""
@@ -200,7 +200,10 @@ class HamiltonianFile:
                 ) from error
             matrices[key] = matrix_from_triangle(triangle, int(self.n_ao[index]))
         record = Record(
-            *(str(a[index]) for a in (self.name, self.group, self.source, self.split)),
+            name=str(self.name[index]),
+            group=str(self.group[index]),
+            source=str(self.source[index]),
+            split=str(self.split[index]),
             numbers=self.numbers(index),
             positions=self.positions(index),
             charge=int(self.charge[index]),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
@@ -35,7 +36,7 @@ class Output(NamedTuple):
 
 
 class HamiltonianModel(nn.Module):
-    """A backbone, a head that makes blocks, and the potential of predicted atomic charges.
+    """A backbone, a head that makes blocks, and the potential of the charge that neighbours exchange.
 
     Args:
         backbone: network from molecules to features.
@@ -55,8 +56,8 @@ class HamiltonianModel(nn.Module):
         self.backbone, self.options, self.template = backbone, options, template
         self.onsite = OnsiteHead(options, template, len(elements))
         self.pair = PairHead(options, template)
-        self.charges = nn.Linear(options.channels, 1)
-        nn.init.zeros_(self.charges.weight)
+        self.transfer = nn.Linear(options.pair_channels, 1, bias=False)
+        nn.init.zeros_(self.transfer.weight)
         index = torch.full((max(elements) + 1,), -1)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
@@ -68,10 +69,25 @@ class HamiltonianModel(nn.Module):
         species = self.index[batch.numbers]
         atoms, pairs, directed = self.backbone(batch, species)
         onsite = self.onsite(atoms, pairs, directed, species)
-        potential = coulomb_potential(self.charges(atoms[:, 0])[:, 0], batch)
+        moved = self.transfer(pairs[:, 0])[:, 0] * directed.envelope.flatten()
+        potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
         there, back = self.pair(pairs, directed).chunk(2)
         pair = 0.5 * (there + self.block_signs * back.transpose(1, 2))
         return Output(onsite + potential[:, None, None] * self.unit, pair)
+
+
+def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:
+    """Sum what each atom takes from its neighbours: every fragment stays neutral, however large the molecule.
+
+    Args:
+        moved: (2P,) charge that the first atom of each directed pair takes from the second, e.
+        directed: pairs.
+        n_atoms: number of atoms N.
+
+    Returns:
+        (N,) e.
+    """
+    return moved.new_zeros(n_atoms).index_add(0, directed.first, moved).index_add(0, directed.second, -moved)
 
 
 def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
@@ -195,3 +211,16 @@ def options_of(architecture: str, options: Mapping[str, Any]) -> QHNetV2Options:
     if unknown := sorted(set(options) - known):
         raise ModelError(f"unknown options {unknown} of {architecture}; expected some of {sorted(known)}.")
     return settings(**options)
+
+
+def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
+    """Make the network that a model's config describes, with fresh weights.
+
+    Args:
+        config: of the model; its options are the template of a block and those of the network.
+        dtype: of weights and constants.
+    """
+    if missing := {"template", "network"} - set(config.options):
+        raise ModelError(f"model {config.name}: its options lack {sorted(missing)}.")
+    template = ShellTemplate(tuple(config.options["template"]))
+    return build(config.architecture, config.options["network"], template, config.elements, dtype)

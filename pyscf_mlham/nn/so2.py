@@ -50,8 +50,9 @@ def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int)
     n_pairs = len(atoms)
     sizes = [degree + 1] + [2 * (degree + 1 - m) for m in range(1, largest_m + 1)]
     first, *others = rotated.split(sizes, dim=1)
-    grades = [part.reshape(n_pairs, 2, -1) for part in others]
-    return [first.reshape(n_pairs, 1, -1), first.new_zeros(n_pairs, 1, 0), *grades]
+    channels = atoms.shape[-1]
+    grades = [part.reshape(n_pairs, 2, part.shape[1] // 2 * channels) for part in others]
+    return [first.reshape(n_pairs, 1, (degree + 1) * channels), first.new_zeros(n_pairs, 1, 0), *grades]
 
 
 def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Tensor:
@@ -72,7 +73,7 @@ def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int
     if pseudo:
         others = [torch.stack([-g[:, 1], g[:, 0]], dim=1) for g in others]
     channels = first.shape[-1] // (degree + 1)
-    parts = [g.reshape(n_pairs, -1, channels) for g in (first, *others)]
+    parts = [g.reshape(n_pairs, g.shape[1] * g.shape[2] // channels, channels) for g in (first, *others)]
     kept = kept_rows(degree, largest_m)
     return turns[:, :kept].transpose(1, 2) @ torch.cat(parts, dim=1)
 

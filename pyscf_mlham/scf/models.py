@@ -12,13 +12,14 @@ import numpy as np
 from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import MLHamError, ModelError
-from pyscf_mlham.scf import oracle
+from pyscf_mlham.scf import network, oracle
 from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
 SAME_H0 = 1e-5  # Hartree, between two installations' fingerprints
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
+    "qhnetv2": network.NetworkModel.from_weights,
 }
 
 

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, distributed
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of
-from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.nn.model import HamiltonianModel, build
+from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.errors import ModelError
+from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import collate, errors, total
 from pyscf_mlham.train.metrics import evaluate, mean
+from pyscf_mlham.train.preparation import prepare, progress_bar
 
 STATE = "training.safetensors"
 LOG = "log.csv"
@@ -79,7 +79,7 @@ class Trainer:
         saved = time.monotonic()
         started = saved - self.seconds
         sums, count = np.zeros(3), 0
-        with _progress(self.console, self.rank) as progress:
+        with progress_bar(self.console, silent=bool(self.rank)) as progress:
             task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
             for batch in self._batches():
                 sums, count = sums + self.update(batch), count + 1
@@ -208,20 +208,6 @@ class Trainer:
             _forget_later_rows(self.output / LOG, self.step)
 
 
-def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
-    """Make the network that a model's config describes, with fresh weights.
-
-    Args:
-        config: of the model.
-        dtype: of weights and constants.
-    """
-    from pyscf_mlham.basis import ShellTemplate
-
-    options = config.options
-    template = ShellTemplate(tuple(options["template"]))
-    return build(config.architecture, options["network"], template, config.elements, dtype)
-
-
 def schedule(step: int, config: TrainConfig) -> float:
     """Return the learning rate over its highest value.
 
@@ -254,68 +240,6 @@ def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iter
             batch, pairs = [], 0
     if batch:
         yield batch
-
-
-def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
-    """Read the data, and compute what the network is shown and what it must learn.
-
-    Args:
-        config: settings.
-        console: to draw on.
-    """
-    files = [HamiltonianFile(path) for path in config.data]
-    levels = {file.level for file in files}
-    if len(levels) != 1:
-        raise DataError(f"the files are of different levels of theory: {sorted(map(str, levels))}.")
-    level = levels.pop()
-    elements = tuple(sorted(set().union(*(file.elements for file in files))))
-    template = template_of(elements, level.basis)
-    options = {"template": list(template.counts), "network": dict(config.network)}
-    model_config = ModelConfig(
-        name=config.name,
-        architecture=config.architecture,
-        elements=elements,
-        charges=config.charges,
-        basis=level.basis,
-        xc=level.xc,
-        baseline=config.baseline,
-        grid_level=level.grid_level,
-        baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc, level.grid_level),
-        options=options,
-    )
-    recipe = recipe_of(model_config)
-    loaded: dict[str, list[Example]] = {"train": [], "val": []}
-    with _progress(console, 0) as progress:
-        for split, found in loaded.items():
-            tasks = [(file.path, i) for file in files for i in file.indices(split) if file.spin[i] == 0]
-            if split == "train" and config.train_molecules:
-                order = np.random.default_rng(config.seed).permutation(len(tasks))
-                tasks = [tasks[i] for i in order[: config.train_molecules]]
-            bar = progress.add_task(f"preparing {split}", total=len(tasks), note="")
-            for file in files:
-                indices = [i for path, i in tasks if path == file.path]
-                for example in examples(file.path, indices, recipe, os.cpu_count() or 1):
-                    found.append(example)
-                    progress.advance(bar)
-    for file in files:
-        file.close()
-    if not loaded["train"] or not loaded["val"]:
-        raise DataError("there is no molecule in the split train, or none in val; see `mlham data info`.")
-    return loaded["train"], loaded["val"], model_config
-
-
-def recipe_of(config: ModelConfig) -> Recipe:
-    """Return what a model's network wants of a molecule.
-
-    Args:
-        config: of the model.
-    """
-    from pyscf_mlham.basis import ShellTemplate
-    from pyscf_mlham.nn.model import options_of
-
-    network = options_of(config.architecture, config.options["network"])
-    template = ShellTemplate(tuple(config.options["template"]))
-    return Recipe(template, network.degree, network.cutoff, config.baseline)
 
 
 def draw_curve(log: Path, image: Path) -> None:
@@ -383,8 +307,6 @@ def _identity(config: TrainConfig) -> str:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return dict(json.loads(file.metadata()["progress"]))
 
@@ -396,18 +318,6 @@ def _forget_later_rows(log: Path, step: int) -> None:
     header, *rows = log.read_text().splitlines()
     kept = [row for row in rows if int(row.split(",")[0]) <= step]
     checkpoint.replace_file(log, ("\n".join([header, *kept]) + "\n").encode())
-
-
-def _progress(console: Console, rank: int) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console, disable=bool(rank) or not console.is_terminal)
 
 
 def train(config: TrainConfig, console: Console) -> None:

@@ -1,0 +1,135 @@
+"""mlham eval: how good a model is on labelled molecules, and what its guess saves in SCF."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyscf import dft, scf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pyscf_mlham.data.dataset import examples, mol_from_record
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
+from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.scf.models import load
+from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.scf.predictor import predict, same_name
+from pyscf_mlham.train.metrics import Metrics, evaluate, mean
+from pyscf_mlham.train.preparation import recipe_of
+
+UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
+
+
+def evaluate_model(
+    name: str, path: Path, split: str, scf_molecules: int, guesses: Sequence[str], console: Console
+) -> None:
+    """Print the metrics of a trained model on a file of labelled molecules, and SCF cycles from several guesses.
+
+    Args:
+        name: of a shipped model, or a model folder.
+        path: of the file.
+        split: train, val, test or all.
+        scf_molecules: how many molecules to run SCF on.
+        guesses: PySCF's names, and "ml" for the model.
+        console: to draw on.
+    """
+    model = load(name)
+    if not isinstance(model, NetworkModel):
+        raise MLHamError(f"model {model.config.name} is no network; there is nothing to evaluate.")
+    with HamiltonianFile(path) as file:
+        level, config = file.level, model.config
+        if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
+            raise DataError(f"{path} is {level.xc}/{level.basis}, model {config.name} {config.xc}/{config.basis}.")
+        splits = SPLITS if split == "all" else (split,)
+        indices = [int(i) for s in splits for i in file.indices(s) if file.spin[i] == 0]
+        if not indices:
+            raise DataError(f"{path}: no closed shell in split {split}.")
+        found: list[Metrics] = []
+        with Progress(console=console, transient=True) as progress:
+            prepared = examples(path, indices, recipe_of(config), os.cpu_count() or 1)
+            for example in progress.track(prepared, total=len(indices), description="predicting"):
+                found += evaluate(model.network, [example])
+        print_metrics(found, f"{config.name} on {len(found)} molecules of {path.name} ({split})", console)
+        if scf_molecules:
+            runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
+            print_guesses(runs, console)
+
+
+def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
+    """Print means and worst cases.
+
+    Args:
+        found: of each molecule.
+        title: of the table.
+        console: to draw on.
+    """
+    table = Table("metric", "mean", "median", "worst", "unit", title=title)
+    for key, value in mean(found)._asdict().items():
+        column = np.array([getattr(m, key) for m in found])
+        worst = column.min() if key in ("similarity", "gap_ratio") else column.max()
+        cells = [f"{v:.3g}" for v in (value, float(np.median(column)), float(worst))]
+        table.add_row(key, *cells, UNITS.get(key, "Hartree"))
+    console.print(table)
+
+
+def compare_guesses(
+    file: HamiltonianFile, indices: Sequence[int], model: NetworkModel, guesses: Sequence[str], console: Console
+) -> list[dict[str, Any]]:
+    """Run SCF from several guesses.
+
+    Args:
+        file: labelled molecules.
+        indices: which records.
+        model: stands for "ml".
+        guesses: names.
+        console: to draw on.
+
+    Returns:
+        for each molecule, its name and atoms, and for each guess: cycles, converged, and the energy, Hartree.
+    """
+    runs = []
+    with Progress(console=console, transient=True) as progress:
+        for index in progress.track(indices, description="SCF"):
+            record = file[index]
+            run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
+            for guess in guesses:
+                mol = mol_from_record(record, file.level.basis)
+                mf = scf.RHF(mol) if file.level.xc.lower() == "hf" else dft.RKS(mol, xc=file.level.xc)
+                if file.level.density_fit:
+                    mf = mf.density_fit()
+                if guess == "ml":
+                    start = time.process_time()
+                    orbitals = predict(mf, model).orbitals
+                    run["guess seconds"] = time.process_time() - start
+                    mf.kernel(dm0=mf.make_rdm1(orbitals.coeff, orbitals.occ))
+                else:
+                    mf.set(init_guess=guess).kernel()
+                run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
+            runs.append(run)
+    return runs
+
+
+def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
+    """Print cycles by guess, relative to the first one.
+
+    Args:
+        runs: from `compare_guesses`.
+        console: to draw on.
+    """
+    guesses = [key for key, value in runs[0].items() if isinstance(value, tuple)]
+    first = guesses[0]
+    table = Table("guess", "mean cycles", f"of {first}'s", "worst", "not converged", "largest energy difference / Ha")
+    for guess in guesses:
+        cycles = np.array([run[guess][0] for run in runs], dtype=float)
+        reference = np.array([run[first][0] for run in runs], dtype=float)
+        lost = sum(not run[guess][1] for run in runs)
+        difference = max((run[guess][2] - run[first][2] for run in runs), key=abs)
+        ratios = (f"{np.mean(cycles / reference):.2f}", f"{np.max(cycles / reference):.2f}")
+        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(lost), f"{difference:.0e}")
+    console.print(table)

@@ -1,0 +1,281 @@
+"""One contract for every network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import WATER, assert_close
+from pyscf import gto
+from scipy.spatial.transform import Rotation
+
+from pyscf_mlham import baseline
+from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.blocks import Blocks
+from pyscf_mlham.checkpoint import ModelConfig, read, write
+from pyscf_mlham.errors import ModelError
+from pyscf_mlham.features import (
+    Sample,
+    inputs_from_h0,
+    matrix_from_local_blocks,
+    metric_from_overlap,
+    sample_from_matrices,
+)
+from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.model import BACKBONES, HamiltonianModel, build, network_from_config
+from pyscf_mlham.polar import polar_basis, polar_order, turns_from_frames
+
+Array = np.ndarray
+
+ELEMENTS = (1, 6, 7, 8)
+TEMPLATE = ShellTemplate((3, 2, 1))
+SMALL = {"channels": 8, "pair_channels": 12, "hidden": 16, "product": 8, "layers": 2, "radial": 8, "cutoff": 9.0}
+# without any symmetry; some atoms within, some beyond each other's cutoff
+MOLECULE = [
+    ("O", (0.0, 0.1, 0.0)),
+    ("C", (1.2, 0.2, 0.4)),
+    ("N", (1.9, 1.4, -0.3)),
+    ("H", (-0.6, -0.5, 0.6)),
+    ("H", (2.0, -0.8, 0.3)),
+    ("H", (5.3, 1.9, 0.9)),
+]
+
+
+@pytest.fixture(params=sorted(BACKBONES))
+def network(request: pytest.FixtureRequest) -> HamiltonianModel:
+    return random_network(request.param)
+
+
+def random_network(architecture: str, dtype: torch.dtype = torch.float64) -> HamiltonianModel:
+    torch.manual_seed(1)
+    made = build(architecture, SMALL, TEMPLATE, ELEMENTS, dtype)
+    with torch.no_grad():
+        for parameter in made.parameters():  # none stays at zero or one, where it could hide a mistake
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
+    h0 = baseline.hamiltonian("sap", mol)
+    overlap = mol.intor("int1e_ovlp")
+    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap))
+    return sample_from_matrices(
+        graph_from_mol(mol, cutoff), mol.charge, inputs, OrbitalLayout.from_mol(mol), TEMPLATE, 4
+    )
+
+
+def predicted(network: HamiltonianModel, mol: gto.Mole) -> Array:
+    sample = sample_of(mol)
+    with torch.no_grad():
+        output = network(batch_from_samples([sample]).to("cpu", torch.float64))
+    return assembled(output, sample, mol)
+
+
+def assembled(output: tuple[torch.Tensor, torch.Tensor], sample: Sample, mol: gto.Mole) -> Array:
+    blocks = Blocks(*(t.numpy() for t in output))
+    vectors = sample.positions[sample.pairs[:, 1]] - sample.positions[sample.pairs[:, 0]]
+    frames = frames_from_vectors(vectors)
+    return matrix_from_local_blocks(blocks, OrbitalLayout.from_mol(mol), sample.pairs, TEMPLATE, frames)
+
+
+def svp(atoms: list[tuple[str, tuple[float, ...]]] | str, unit: str = "Angstrom") -> gto.Mole:
+    return gto.M(atom=atoms, basis="def2-svp", unit=unit, verbose=0, spin=None)
+
+
+def moved(move: Callable[[Array], Array]) -> gto.Mole:
+    return svp([(symbol, tuple(move(np.array(position)))) for symbol, position in MOLECULE])
+
+
+def test_hermitian_and_not_trivial(network: HamiltonianModel) -> None:
+    matrix = predicted(network, svp(MOLECULE))
+    assert_close(matrix, matrix.T, atol=1e-14)
+    assert np.abs(matrix).max() > 1e-3
+
+
+@pytest.mark.parametrize("improper", [False, True], ids=["rotation", "rotation with inversion"])
+def test_rotation(network: HamiltonianModel, improper: bool) -> None:
+    Q = Rotation.from_euler("xyz", [0.3, 1.2, -2.0]).as_matrix() * (-1 if improper else 1)
+    there = predicted(network, moved(lambda r: Q @ r))
+    layout = OrbitalLayout.from_mol(svp(MOLECULE))
+    D = layout.rotation(Q)
+    here = layout.ao_from_irreps(D @ layout.irreps_from_ao(predicted(network, svp(MOLECULE))) @ D.T)
+    assert_close(there, here, atol=1e-10)
+
+
+def test_translation(network: HamiltonianModel) -> None:
+    assert_close(predicted(network, moved(lambda r: r + 7.0)), predicted(network, svp(MOLECULE)), atol=1e-9)
+
+
+def test_permutation(network: HamiltonianModel) -> None:
+    order = [3, 0, 5, 2, 1, 4]
+    mol = svp(MOLECULE)
+    slices = mol.aoslice_by_atom()[:, 2:]
+    index = np.concatenate([np.arange(*slices[i]) for i in order])
+    there = predicted(network, svp([MOLECULE[i] for i in order]))
+    assert_close(there, predicted(network, mol)[np.ix_(index, index)], atol=1e-10)
+
+
+def test_batch_of_one_equals_batch_of_many(network: HamiltonianModel) -> None:
+    mols = [svp(MOLECULE), svp(WATER), svp("H 0 0 0; H 0 0 0.74")]
+    samples = [sample_of(mol) for mol in mols]
+    with torch.no_grad():
+        onsite, pair = network(batch_from_samples(samples).to("cpu", torch.float64))
+    atoms = np.cumsum([0] + [len(s.numbers) for s in samples])
+    pairs = np.cumsum([0] + [len(s.pairs) for s in samples])
+    for k, (mol, sample) in enumerate(zip(mols, samples, strict=True)):
+        part = onsite[atoms[k] : atoms[k + 1]], pair[pairs[k] : pairs[k + 1]]
+        assert_close(assembled(part, sample, mol), predicted(network, mol), atol=1e-12)
+
+
+def test_far_fragments_do_not_see_each_other(network: HamiltonianModel) -> None:
+    far = svp([*MOLECULE, ("O", (0, 0, 1e5)), ("H", (0, 0.8, 1e5)), ("H", (0, -0.8, 1e5))])
+    alone = predicted(network, svp(MOLECULE))
+    together = predicted(network, far)
+    n = len(alone)
+    assert_close(together[:n, :n], alone, atol=1e-8)  # what is left is the fields of two dipoles
+    assert not together[:n, n:].any()
+
+
+def test_cutoff_is_smooth(network: HamiltonianModel) -> None:
+    def at(distance: float) -> Array:
+        return predicted(network, svp([("O", (0, 0, 0)), ("H", (0, 0.6, -1.6)), ("N", (0, 0, distance))], unit="Bohr"))
+
+    cutoff = SMALL["cutoff"]
+    assert np.abs(at(cutoff - 1e-4) - at(cutoff + 1e-4)).max() < 1e-6
+    step = 1e-3
+    slopes = [(at(r + step) - at(r - step)) / (2 * step) for r in (cutoff - 2 * step, cutoff + 2 * step)]
+    assert np.abs(slopes[0] - slopes[1]).max() < 1e-3
+
+
+def test_frame_choice_does_not_matter(network: HamiltonianModel) -> None:
+    # the frame of a pair jumps where its z component changes sign; nothing else may
+    def at(z: float) -> Array:
+        return predicted(network, svp([("O", (0, 0, 0)), ("C", (2.1, 0.7, z)), ("H", (-1.1, 1.2, 0.8))], unit="Bohr"))
+
+    assert np.abs(at(1e-7) - at(-1e-7)).max() < 1e-5
+
+
+def test_single_atom_and_no_pair_within_the_cutoff(network: HamiltonianModel) -> None:
+    single = predicted(network, svp("O 0 0 0"))
+    assert np.isfinite(single).all()
+    lonely = predicted(network, svp("O 0 0 0; N 0 0 900"))
+    assert_close(lonely[:14, :14], single, atol=1e-12)
+
+
+def test_save_and_load_give_the_same(network: HamiltonianModel, tmp_path, request: pytest.FixtureRequest) -> None:
+    options = {"template": list(TEMPLATE.counts), "network": SMALL}
+    config = ModelConfig(
+        "n", request.node.callspec.params["network"], ELEMENTS, (0,), "def2-svp", "hf", "sap", options=options
+    )
+    weights = {k: v.numpy() for k, v in network.state_dict().items()}
+    config = write(tmp_path, config, weights)
+    _, found = read(tmp_path)
+    again = network_from_config(config, torch.float64)
+    again.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
+    np.testing.assert_array_equal(predicted(again, svp(MOLECULE)), predicted(network, svp(MOLECULE)))
+
+
+def test_gradients_are_finite_and_reach_every_weight(network: HamiltonianModel) -> None:
+    batch = batch_from_samples([sample_of(svp(MOLECULE)), sample_of(svp("O 0 0 0"))]).to("cpu", torch.float64)
+    onsite, pair = network(batch)
+    (onsite.square().sum() + pair.square().sum()).backward()
+    # the molecules are neutral, and symmetric blocks with one d shell have no irreps of l = 3, 4 and odd parity
+    unused = ("backbone.charge.weight", "onsite.pseudo.weights", "onsite.weights")
+    for name, parameter in network.named_parameters():
+        if parameter.numel() and not name.startswith(unused):
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+def test_one_step_lowers_the_loss(network: HamiltonianModel) -> None:
+    batch = batch_from_samples([sample_of(svp(MOLECULE))]).to("cpu", torch.float64)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-5)
+
+    def loss() -> torch.Tensor:
+        onsite, pair = network(batch)
+        return (onsite - 0.1).square().sum() + (pair - 0.01).square().sum()
+
+    before = loss()
+    before.backward()
+    optimizer.step()
+    assert loss() < before
+
+
+def test_single_precision_is_enough(network: HamiltonianModel) -> None:
+    sample = sample_of(svp(MOLECULE))
+    with torch.no_grad():
+        double = network(batch_from_samples([sample]).to("cpu", torch.float64))
+        single = network.float()(batch_from_samples([sample]).to("cpu", torch.float32))
+    for a, b in zip(double, single, strict=True):
+        assert (a - b).abs().max() < 1e-5
+
+
+def test_the_rotation_test_can_fail() -> None:
+    broken = random_network("qhnetv2")
+    layer = broken.backbone.layers[0].enter
+    layer.forward = lambda grades: [g + 0.01 for g in so2.Linear.forward(layer, grades)]  # a bias for m > 0, too
+    with pytest.raises(AssertionError):
+        test_rotation(broken, improper=False)
+
+
+def test_unknown_options_are_errors() -> None:
+    with pytest.raises(ModelError, match="widht"):
+        build("qhnetv2", {"widht": 3}, TEMPLATE, ELEMENTS)
+    with pytest.raises(ModelError, match="unknown architecture"):
+        build("transformer", {}, TEMPLATE, ELEMENTS)
+    with pytest.raises(ValueError, match="degree 4 is too small"):
+        build("qhnetv2", {}, ShellTemplate((1, 1, 1, 1)), ELEMENTS)
+
+
+def test_polar_basis_is_orthogonal_and_turns_by_phases() -> None:
+    basis = polar_basis(TEMPLATE)
+    assert_close(basis.matrix @ basis.matrix.T, np.eye(TEMPLATE.size**2), atol=1e-14)
+    angle = 0.7
+    about_z = Rotation.from_euler("z", angle).as_matrix()
+    layout = OrbitalLayout.from_mol(svp("C 0 0 0"))
+    D = layout.rotation(about_z)
+    turned = basis.matrix @ np.kron(D, D) @ basis.matrix.T
+    even, odd, *others = basis.sizes
+    assert_close(turned[: even + odd, : even + odd], np.eye(even + odd), atol=1e-12)
+    start = even + odd
+    for m, n in enumerate(others, start=1):
+        part = turned[start : start + 2 * n, start : start + 2 * n]
+        c, s = np.cos(m * angle), np.sin(m * angle)
+        assert_close(part, np.kron([[c, -s], [s, c]], np.eye(n)), atol=1e-12)
+        start += 2 * n
+
+
+def test_turns_are_orthogonal_and_sorted() -> None:
+    frames = frames_from_vectors(np.random.default_rng(0).normal(size=(5, 3)))
+    turns = turns_from_frames(frames, 3)
+    assert_close(turns @ np.swapaxes(turns, 1, 2), np.broadcast_to(np.eye(16), (5, 16, 16)), atol=1e-12)
+    assert sorted(polar_order(3)) == list(range(16))
+
+
+def test_circle_product_is_the_product_of_complex_numbers() -> None:
+    product = so2.CircleProduct(3)
+    a, b = (torch.randn(2, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
+
+    def turned(feature: torch.Tensor, angle: float) -> torch.Tensor:
+        z = torch.view_as_complex(feature.unflatten(1, (4, 2)).transpose(2, 3).contiguous())
+        phases = torch.exp(1j * angle * torch.arange(4, dtype=torch.float64))
+        phases[0] = 1
+        out = torch.view_as_real(z * phases[None, :, None])
+        return out.transpose(2, 3).flatten(1, 2)
+
+    rotated_after = turned(product(a, b), 0.4)
+    rotated_before = product(turned(a, 0.4), turned(b, 0.4))
+    torch.testing.assert_close(rotated_before, rotated_after, rtol=0, atol=1e-12)
+    mirror = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(product(a * mirror, b * mirror), product(a, b) * mirror, rtol=0, atol=1e-12)
+    only = torch.zeros_like(a)
+    only[:, 2] = 1.0  # z_1 = 1: cos(phi), whose square is (1 + cos 2 phi) / 2
+    squared = product(only, only)
+    torch.testing.assert_close(squared[0, 0], torch.ones(4, dtype=torch.float64))
+    assert squared[0, 4].abs().min() > 0.5
+    assert squared[0, 2].abs().max() < 1e-12
