@@ -1,0 +1,51 @@
+"""Small files of labelled molecules, made with PySCF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ase.build import molecule
+from pyscf import gto, scf
+
+from pyscf_mlham.data.schema import Level, Record, write_file
+
+LEVEL = Level(xc="hf", basis="sto-3g", conv_tol=1e-9)
+NAMES = ("H2O", "NH3", "CH4", "HCN", "CO", "H2CO")
+
+
+def records(copies: int = 2) -> list[Record]:
+    """Rattled copies of a few molecules; the last copy of each is for validation, HCN for testing."""
+    rng = np.random.default_rng(0)
+    made = []
+    for name in NAMES:
+        atoms = molecule(name)
+        for copy in range(copies):
+            rattled = atoms.positions + 0.05 * rng.normal(size=atoms.positions.shape)
+            atom_list = list(zip(atoms.get_chemical_symbols(), rattled.tolist(), strict=True))
+            mol = gto.M(atom=atom_list, basis=LEVEL.basis, verbose=0)
+            mf = scf.RHF(mol).run(conv_tol=LEVEL.conv_tol)
+            n_occ = mol.nelectron // 2
+            made.append(
+                Record(
+                    name=f"{name}_{copy}",
+                    group=name,
+                    source="test",
+                    split="test" if name == "HCN" else "val" if copy == copies - 1 else "train",
+                    numbers=atoms.numbers.astype(np.int64),
+                    positions=mol.atom_coords(unit="Bohr"),
+                    charge=0,
+                    spin=0,
+                    fock=mf.get_fock(),
+                    energy=float(mf.e_tot),
+                    gap=float(mf.mo_energy[n_occ] - mf.mo_energy[n_occ - 1]),
+                )
+            )
+    return made
+
+
+def labelled_file(folder: Path, copies: int = 2) -> Path:
+    """Write `records` into a folder and return the file's path."""
+    path = folder / "labelled.h5"
+    write_file(path, LEVEL, records(copies), {"pyscf_version": "test"})
+    return path
