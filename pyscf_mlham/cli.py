@@ -1,4 +1,4 @@
-"""The command line: mlham train, eval, models."""
+"""The command line: mlham data, train, eval, models."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         "--guess", default="minao,atom,vsap,sap,ml", help="guesses to compare with --scf; default %(default)s"
     )
     evaluate.set_defaults(run=_eval)
+
+    from pyscf_mlham.data.commands import add_parser
+
+    add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
 
     models = commands.add_parser("models", help="list the models that came with the package")
     models.set_defaults(run=_models)

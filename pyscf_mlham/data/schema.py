@@ -260,7 +260,13 @@ def check_record(record: Record, where: str) -> None:
         raise DataError(f"{where}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
 
 
-def write_file(path: Path, level: Level, records: Iterable[Record], attributes: dict[str, Any]) -> None:
+def write_file(
+    path: Path,
+    level: Level,
+    records: Iterable[Record],
+    attributes: Mapping[str, Any],
+    failed: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> None:
     """Write records as one file, under a temporary name first.
 
     Args:
@@ -268,14 +274,22 @@ def write_file(path: Path, level: Level, records: Iterable[Record], attributes: 
         level: of theory, the same for all.
         records: read once, one after the other.
         attributes: provenance to add, such as the PySCF version.
+        failed: name and reason of molecules that have no label, by their key.
     """
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
             file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
-            file.attrs.update(asdict(level) | attributes)
+            file.attrs.update(asdict(level) | dict(attributes))
             _write_records(file, records)
+            columns = {
+                "key": list(failed),
+                "name": [n for n, _ in failed.values()],
+                "reason": [r for _, r in failed.values()],
+            }
+            for key, column in columns.items():
+                _write_texts(file, f"failed_{key}", column)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -298,13 +312,17 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
     if not sets:
         _growing(file, "fock")
     for key in TEXTS:
-        file.create_dataset(key, data=np.array(tables[key], dtype=object), dtype=h5py.string_dtype())
+        _write_texts(file, key, tables[key])
     for key in COUNTS:
         file.create_dataset(key, data=np.array(tables[key], dtype=np.int32))
     for key in SCALARS:
         file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
     file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
     file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
+
+
+def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
+    file.create_dataset(key, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
 
 
 def _growing(file: h5py.File, key: str) -> h5py.Dataset:

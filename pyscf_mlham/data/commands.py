@@ -1,0 +1,201 @@
+"""mlham data generate, import and info."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyscf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pyscf_mlham import baseline
+from pyscf_mlham.data.dataset import mol_from_record
+from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
+from pyscf_mlham.data.geometries import Molecule, rattled, read_geometries, thermal
+from pyscf_mlham.data.importers import import_records
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.errors import DataError, MLHamError
+
+EXAMPLE = """examples:
+  mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
+  mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
+  mlham data import QH9Stable.db -o qh9.h5 --xc b3lyp5 --basis def2-svp
+  mlham data info set.h5"""
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Describe the three commands.
+
+    Args:
+        parser: of `mlham data`.
+    """
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLE
+    commands = parser.add_subparsers(required=True, metavar="command")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("-o", "--output", type=Path, required=True, help="file of labelled molecules")
+    shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
+    shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
+    shared.add_argument("--grid", type=int, default=3, metavar="LEVEL", help="PySCF's grid level; default %(default)s")
+    shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
+    shared.add_argument("--df", action="store_true", help="density-fitted integrals")
+    shared.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
+    shared.add_argument("--test", type=float, default=0.05, help="share of the molecules; default %(default)s")
+
+    made = commands.add_parser("generate", parents=[shared], help="label molecules; resumable", epilog=EXAMPLE)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
+    made.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
+    made.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
+    made.add_argument("--solver", choices=("twolevel", "scf"), default="twolevel", help="default %(default)s")
+    made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
+    made.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
+    made.add_argument("--mult", type=int, default=1, help="where a frame has no mult= of its own")
+    made.add_argument("--rattle", type=int, default=0, metavar="N", help="also N randomly displaced copies of each")
+    made.add_argument("--sigma", type=float, default=0.04, help="of --rattle, Angstrom; default %(default)s")
+    made.add_argument("--thermal", type=int, default=0, metavar="N", help="also N copies along normal modes")
+    made.add_argument("--temperature", type=float, default=300.0, help="of --thermal, Kelvin; default %(default)s")
+    made.add_argument("--seed", type=int, default=0, help="of the displacements")
+    made.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    made.set_defaults(run=run_generate)
+
+    brought = commands.add_parser("import", parents=[shared], help="bring in QH9 or MD17 Hamiltonians", epilog=EXAMPLE)
+    brought.formatter_class = argparse.RawDescriptionHelpFormatter
+    brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
+    brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
+    brought.set_defaults(run=run_import)
+
+    about = commands.add_parser("info", help="counts, elements, sizes, splits, |F - H0|")
+    about.add_argument("file", type=Path)
+    about.add_argument("--sample", type=int, default=50, metavar="N", help="records to compute H0 for; default 50")
+    about.set_defaults(run=run_info)
+
+
+def level_of(args: argparse.Namespace) -> Level:
+    """Read the level of theory from the command line."""
+    return Level(args.xc, args.basis, args.grid, args.df, args.conv_tol)
+
+
+def run_generate(args: argparse.Namespace, console: Console) -> int:
+    """Label molecules; the exit code is 1 where anything failed.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    options = GenerateOptions(
+        level=level_of(args),
+        solver=args.solver,
+        guess=args.guess,
+        jobs=args.jobs,
+        dask=args.dask,
+        retry_failed=args.retry_failed,
+        shares=(args.val, args.test),
+    )
+    counts = generate(_sampled(args), args.output, options, console)
+    console.print(f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()), highlight=False)
+    return 1 if counts["failed"] or counts["bad"] else 0
+
+
+def _sampled(args: argparse.Namespace) -> Iterator[Molecule | DataError]:
+    for source in args.geometries:
+        for molecule in read_geometries(source, args.charge, args.mult - 1):
+            yield molecule
+            if isinstance(molecule, DataError):
+                continue
+            yield from rattled(molecule, args.rattle, args.sigma, args.seed)
+            if args.thermal:
+                try:
+                    yield from thermal(molecule, args.thermal, args.temperature, args.seed)
+                except (MLHamError, RuntimeError, KeyError, ValueError) as error:
+                    yield DataError(f"{molecule.name}: no thermal copies ({error}).")
+
+
+def run_import(args: argparse.Namespace, console: Console) -> int:
+    """Bring in a public set; the exit code is 1 where a record was refused.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    if args.output.exists():
+        raise DataError(f"{args.output} is there already; name another output file.")
+    level = level_of(args)
+    refused = 0
+
+    def usable() -> Iterator[Record]:
+        nonlocal refused
+        records = import_records(args.source, level, (args.val, args.test))
+        for count, record in enumerate(track(records, description="importing", console=console, transient=True)):
+            if args.limit and count >= args.limit:
+                return
+            if isinstance(record, DataError):
+                refused += 1
+                console.print(f"[red]refused:[/red] {record}", soft_wrap=True, highlight=False)
+            else:
+                yield record
+
+    write_file(args.output, level, usable(), {"imported_from": args.source.name, "pyscf_version": pyscf.__version__})
+    with HamiltonianFile(args.output) as file:
+        console.print(f"{args.output}: {len(file)} imported, {refused} refused", highlight=False)
+    return 1 if refused else 0
+
+
+def run_info(args: argparse.Namespace, console: Console) -> int:
+    """Print what is in a file.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    path = args.file
+    if not path.exists() and journal_path(path).exists():
+        raise DataError(f"{path} is not finished; run the same `mlham data generate` again, its journal is there.")
+    with HamiltonianFile(path) as file:
+        table = Table(show_header=False, title=str(path))
+        table.add_row("level", f"{file.level.xc}/{file.level.basis}, grid {file.level.grid_level}")
+        splits = Counter(file.split.tolist())
+        table.add_row("molecules", f"{len(file)} ({', '.join(f'{splits[s]} {s}' for s in SPLITS)})")
+        table.add_row("different molecules", str(len(set(file.group))))
+        leaks = sum(len(set(file.split[file.group == g])) > 1 for g in set(file.group))
+        table.add_row("molecules in two splits", str(leaks))
+        for word, values in (("atoms", file.n_atoms), ("orbitals", file.n_ao)):
+            if len(values):
+                table.add_row(word, f"{values.min()} to {values.max()}, median {int(np.median(values))}")
+        table.add_row("elements", _counted(file))
+        table.add_row("charges", ", ".join(f"{q:+d}: {n}" for q, n in sorted(Counter(file.charge.tolist()).items())))
+        table.add_row("open shells", str(int(np.sum(file.spin != 0))))
+        table.add_row("sources", ", ".join(f"{s}: {n}" for s, n in Counter(file.source.tolist()).most_common()))
+        table.add_row("failed", str(len(failures(path))))
+        if args.sample and len(file):
+            table.add_row("mean |F - H0|, H0 = sap", _distance(file, args.sample, console))
+        console.print(table)
+        for _, name, reason in failures(path)[:20]:
+            console.print(f"failed: {name}: {reason}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _counted(file: HamiltonianFile) -> str:
+    from pyscf import gto
+
+    held: Counter[int] = Counter()
+    for index in range(len(file)):
+        held.update(set(file.numbers(index).tolist()))
+    return ", ".join(f"{gto.mole._symbol(z)} in {n}" for z, n in sorted(held.items()))
+
+
+def _distance(file: HamiltonianFile, sample: int, console: Console) -> str:
+    """Mean absolute F - H0 over some records."""
+    chosen = np.random.default_rng(0).permutation(len(file))[:sample]
+    found = []
+    for index in track(chosen, description="H0", console=console, transient=True):
+        record = file[int(index)]
+        mol = mol_from_record(record, file.level.basis)
+        found.append(np.abs(record.fock - baseline.hamiltonian("sap", mol)).mean())
+    low, middle, high = np.percentile(found, [5, 50, 95])
+    return f"median {middle:.2e} Ha, 5 to 95 percent {low:.2e} to {high:.2e}, of {len(found)} records"

@@ -1,0 +1,320 @@
+"""mlham data generate: labels for many molecules, by several processes or a dask cluster, proof against any crash.
+
+Finished molecules go to a journal beside the file at once. When all are done, or on the next start after a crash, the
+journal is merged into the file, which is replaced as a whole. The same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pyscf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyscf_mlham.data.geometries import Molecule, identity
+from pyscf_mlham.data.journal import Entry, Journal
+from pyscf_mlham.data.label import Task, label, one_thread
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
+from pyscf_mlham.errors import DataError
+
+PATIENCE = 20  # seconds to wait for a dask scheduler
+LIVES = 2  # how many workers a molecule may cost before it is given up
+Engine = Callable[[Sequence[Task]], Iterator[Entry]]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How to label.
+
+    Attributes:
+        level: of theory.
+        solver: "twolevel" (accelerate) or "scf" (plain PySCF); the labels are the same.
+        guess: initial guess.
+        jobs: worker processes.
+        dask: address of a dask scheduler, "" for none.
+        retry_failed: try again what failed in an earlier run.
+        shares: of the molecules for val and test.
+    """
+
+    level: Level
+    solver: str = "twolevel"
+    guess: str = "minao"
+    jobs: int = 1
+    dask: str = ""
+    retry_failed: bool = False
+    shares: tuple[float, float] = (0.05, 0.05)
+
+
+def generate(
+    molecules: Iterable[Molecule | DataError], path: Path, options: GenerateOptions, console: Console
+) -> dict[str, int]:
+    """Label molecules, add them to a file, and report.
+
+    Args:
+        molecules: geometries, or errors in their place.
+        path: of the file; made, or added to.
+        options: how to label.
+        console: to draw on.
+
+    Returns:
+        numbers of molecules: labelled, failed, duplicate, done (earlier), bad (input that could not be read).
+    """
+    if path.exists():
+        with HamiltonianFile(path) as file:
+            if file.level != options.level:
+                raise DataError(f"{path} is of {file.level}, not of {options.level}; name another output file.")
+    journal = Journal(journal_path(path))
+    try:
+        known, counts = _known(path), dict.fromkeys(("labelled", "failed", "duplicate", "done", "bad"), 0)
+        queue = _to_do(molecules, known, journal, options, counts, console)
+        engine = dask_engine(options.dask) if options.dask else process_engine(options.jobs)
+        try:
+            _run(queue, engine, journal, counts, console)
+        except KeyboardInterrupt:
+            console.print(
+                f"Stopped; {len(journal.offsets)} molecules wait in {journal.path}. The same command goes on."
+            )
+            raise
+        _merge(path, journal, options.level)
+    finally:
+        journal.close()
+    journal.path.unlink(missing_ok=True)
+    return counts
+
+
+def journal_path(path: Path) -> Path:
+    """Where the journal of a file lies.
+
+    Args:
+        path: of the file.
+    """
+    return path.with_name(path.name + ".journal")
+
+
+def _known(path: Path) -> dict[str, bool]:
+    """Keys of the molecules in a file: True for labelled ones, False for failures."""
+    if not path.exists():
+        return {}
+    with HamiltonianFile(path) as file:
+        keys = {
+            identity(file.numbers(i), file.positions(i), int(file.charge[i]), int(file.spin[i])): True
+            for i in range(len(file))
+        }
+        return keys | {key: False for key, _, _ in failures(path)}
+
+
+def failures(path: Path) -> list[tuple[str, str, str]]:
+    """Return key, name and reason of every molecule that failed.
+
+    Args:
+        path: of the file.
+    """
+    with h5py.File(path) as file:
+        if "failed_key" not in file:
+            return []
+        columns = [file[f"failed_{k}"].asstr()[:] for k in ("key", "name", "reason")]
+    return [(str(a), str(b), str(c)) for a, b, c in zip(*columns, strict=True)]
+
+
+def _to_do(
+    molecules: Iterable[Molecule | DataError],
+    known: dict[str, bool],
+    journal: Journal,
+    options: GenerateOptions,
+    counts: dict[str, int],
+    console: Console,
+) -> list[Task]:
+    """Sort out what is bad, double, or done already."""
+    seen: dict[str, str] = {}
+    done = {k for k, labelled in known.items() if labelled or not options.retry_failed} | set(journal.offsets)
+    if not options.retry_failed:
+        done |= set(journal.failures)
+    tasks = []
+    for molecule in molecules:
+        if isinstance(molecule, DataError):
+            counts["bad"] += 1
+            console.print(f"[red]bad input:[/red] {molecule}", soft_wrap=True, highlight=False)
+        elif molecule.key in seen:
+            counts["duplicate"] += 1
+            console.print(f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.", highlight=False)
+        else:
+            seen[molecule.key] = molecule.name
+            if molecule.key in done:
+                counts["done"] += 1
+                continue
+            (split,) = splits_by_group([molecule.group], options.shares)
+            tasks.append(Task(molecule, options.level, split, options.solver, options.guess))
+    return tasks
+
+
+def _run(queue: Sequence[Task], engine: Engine, journal: Journal, counts: dict[str, int], console: Console) -> None:
+    columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task("labelling", total=len(queue), rate="")
+        for entry in engine(queue):
+            journal.append(entry)
+            if entry.record is None:
+                counts["failed"] += 1
+                console.print(f"[red]failed:[/red] {entry.name}: {entry.reason}", soft_wrap=True, highlight=False)
+            else:
+                counts["labelled"] += 1
+            progress.advance(bar)
+            elapsed = progress.tasks[0].elapsed or 1e-9
+            progress.update(bar, rate=f"{3600 * progress.tasks[0].completed / elapsed:.0f} per hour")
+
+
+def process_engine(jobs: int) -> Engine:
+    """Return an engine of worker processes; a worker that dies is replaced, and its molecule tried once more.
+
+    Args:
+        jobs: number of processes.
+    """
+
+    def run(tasks: Sequence[Task]) -> Iterator[Entry]:
+        waiting = deque((task, 0) for task in tasks)
+        workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
+        try:
+            while waiting or any(w.task for w in workers):
+                for worker in workers:
+                    if worker.task is None and waiting:
+                        worker.give(*waiting.popleft())
+                for ready in wait([w.connection for w in workers if w.task]):
+                    worker = next(w for w in workers if w.connection is ready)
+                    task, deaths = worker.task, worker.deaths
+                    try:
+                        entry = worker.take()
+                    except EOFError:
+                        workers[workers.index(worker)] = _Worker()
+                        if deaths + 1 < LIVES:
+                            waiting.appendleft((task, deaths + 1))
+                            continue
+                        reason = f"the worker process died {LIVES} times (out of memory?)"
+                        entry = Entry(task.molecule.key, task.molecule.name, None, reason)
+                    yield entry
+        finally:
+            for worker in workers:
+                worker.stop()
+
+    return run
+
+
+class _Worker:
+    """A process that labels one molecule after the other."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()  # so that reading ends when the worker does
+        self.task: Any = None
+        self.deaths = 0
+
+    def give(self, task: Task, deaths: int) -> None:
+        self.task, self.deaths = task, deaths
+        with contextlib.suppress(OSError):  # it is dead already; reading will say so
+            self.connection.send(task)
+
+    def take(self) -> Entry:
+        try:
+            entry: Entry = self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+        self.task = None
+        return entry
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection) -> None:
+    one_thread()
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:  # the parent is gone
+            return
+        connection.send(label(task))
+
+
+def dask_engine(address: str) -> Engine:
+    """Return an engine that hands the molecules to a dask cluster.
+
+    Args:
+        address: of the scheduler.
+    """
+
+    def run(tasks: Sequence[Task]) -> Iterator[Entry]:
+        try:
+            from distributed import Client, KilledWorker, as_completed
+        except ImportError as error:
+            raise DataError("--dask needs the package distributed; pip install 'pyscf-mlham[dask]'.") from error
+        try:
+            client = Client(address, timeout=PATIENCE)
+        except OSError as error:
+            raise DataError(f"no dask scheduler answers at {address} ({error}).") from error
+        with client:
+            futures = {client.submit(_label_alone, task, pure=False): task for task in tasks}
+            for future in as_completed(futures):
+                task = futures.pop(future)
+                try:
+                    yield future.result()
+                except KilledWorker as error:
+                    yield Entry(task.molecule.key, task.molecule.name, None, f"its workers died ({error})")
+                future.release()
+
+    return run
+
+
+def _label_alone(task: Task) -> Entry:
+    one_thread()
+    return label(task)
+
+
+def _merge(path: Path, journal: Journal, level: Level) -> None:
+    """Write the file anew: what it holds and what the journal holds, each molecule once."""
+    needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
+    if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
+        raise DataError(
+            f"{path}: there is no room for it ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything computed "
+            f"is safe in {journal.path}. Make room and run the same command again."
+        )
+    failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
+    failed |= journal.failures
+    for key in journal.offsets:
+        failed.pop(key, None)
+    write_file(path, level, _all_records(path, journal), {"pyscf_version": pyscf.__version__}, failed)
+
+
+def _all_records(path: Path, journal: Journal) -> Iterator[Record]:
+    """Old records, then new ones in the order of their keys; two Fock matrices for all where any has two."""
+    old = HamiltonianFile(path) if path.exists() else None
+    try:
+        old_keys = _known(path)
+        fresh = [key for key in sorted(journal.offsets) if not old_keys.get(key)]
+        names = set(old.matrices) - {"fock"} if old and len(old) else set()
+        open_shell = "fock_beta" in names or any(journal.record(key).spin for key in fresh)
+        for record in old or ():
+            yield _with_spins(record) if open_shell else record
+        for key in fresh:
+            record = journal.record(key)
+            yield _with_spins(record) if open_shell else record
+    finally:
+        if old:
+            old.close()
+
+
+def _with_spins(record: Record) -> Record:
+    return record if "fock_beta" in record.extra else record._replace(extra={**record.extra, "fock_beta": record.fock})

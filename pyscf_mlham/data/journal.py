@@ -1,0 +1,165 @@
+"""An append-only file of finished molecules: what a killed run leaves behind is read back, and nothing is half there.
+
+Each entry is a length, a checksum and a safetensors block. A damaged end, the mark of a process that was killed while
+writing, is cut off when the journal is opened again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pyscf_mlham.data.schema import Record, matrix_from_triangle, triangle_from_matrix
+from pyscf_mlham.errors import DataError
+
+HEADER = struct.Struct("<8sQI")  # magic, length, CRC-32 of the payload
+MAGIC = b"mlhamjr1"
+
+
+class Entry(NamedTuple):
+    """The outcome of one molecule.
+
+    Attributes:
+        key: identity of geometry, charge and spin.
+        name: of the geometry.
+        record: the labelled molecule, None where it failed.
+        reason: why it failed, "" where it did not.
+    """
+
+    key: str
+    name: str
+    record: Record | None
+    reason: str = ""
+
+
+class Journal:
+    """The journal of one file of labelled molecules, open for one process.
+
+    Args:
+        path: made when missing.
+
+    Attributes:
+        offsets: place of the newest entry of each key.
+        failures: name and reason of each key whose newest entry is a failure.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise DataError(f"{path}: another process is writing it; wait for it, or stop it.") from error
+        self.offsets: dict[str, int] = {}
+        self.failures: dict[str, tuple[str, str]] = {}
+        self._end = 0
+        for offset, payload in self._scan():
+            self._note(_entry_from_payload(payload), offset)
+        os.ftruncate(self._descriptor, self._end)
+
+    def _note(self, entry: Entry, offset: int) -> None:
+        if entry.record is None:
+            self.failures[entry.key] = (entry.name, entry.reason)
+        else:
+            self.offsets[entry.key] = offset
+            self.failures.pop(entry.key, None)
+
+    def _scan(self) -> Iterator[tuple[int, bytes]]:
+        """Sound entries from the beginning; `_end` follows the last one."""
+        while True:
+            header = os.pread(self._descriptor, HEADER.size, self._end)
+            if len(header) < HEADER.size:
+                return
+            magic, length, checksum = HEADER.unpack(header)
+            payload = os.pread(self._descriptor, length, self._end + HEADER.size) if magic == MAGIC else b""
+            if magic != MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
+                return
+            offset = self._end
+            self._end += HEADER.size + length
+            yield offset, payload
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry; when this returns, it is on the disk.
+
+        Args:
+            entry: outcome of one molecule.
+        """
+        payload = _payload_from_entry(entry)
+        data = memoryview(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
+        place = self._end
+        try:
+            while data:
+                written = os.pwrite(self._descriptor, data, place)
+                data, place = data[written:], place + written
+            os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._end)
+            raise DataError(
+                f"{self.path}: cannot be written ({error.strerror}); everything computed before is safe in it. "
+                "Make room and run the same command again."
+            ) from error
+        self._note(entry, self._end)
+        self._end = place
+
+    def record(self, key: str) -> Record:
+        """Read the labelled molecule of a key.
+
+        Args:
+            key: one of `offsets`.
+        """
+        offset = self.offsets[key]
+        _, length, _ = HEADER.unpack(os.pread(self._descriptor, HEADER.size, offset))
+        record = _entry_from_payload(os.pread(self._descriptor, length, offset + HEADER.size)).record
+        if record is None:
+            raise DataError(f"{self.path}: entry {key} is a failure.")
+        return record
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        os.close(self._descriptor)
+
+
+def _payload_from_entry(entry: Entry) -> bytes:
+    about = {"key": entry.key, "name": entry.name, "reason": entry.reason}
+    arrays: dict[str, np.ndarray] = {}
+    if (record := entry.record) is not None:
+        texts = {k: getattr(record, k) for k in ("name", "group", "source", "split")}
+        values = {k: getattr(record, k) for k in ("charge", "spin", "energy", "gap")}
+        about["record"] = json.dumps(texts | values)
+        arrays = {"numbers": np.ascontiguousarray(record.numbers), "positions": np.ascontiguousarray(record.positions)}
+        matrices = {"fock": record.fock, **record.extra}
+        arrays |= {f"matrix.{k}": triangle_from_matrix(m) for k, m in matrices.items()}
+    return save(arrays or {"none": np.zeros(1)}, metadata=about)
+
+
+def _entry_from_payload(payload: bytes) -> Entry:
+    try:
+        arrays = load(payload)
+        (size,) = struct.unpack_from("<Q", payload)  # safetensors begins with the length of its JSON header
+        about = json.loads(payload[8 : 8 + size])["__metadata__"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"the journal holds an entry that is none ({error}).") from error
+    if "record" not in about:
+        return Entry(about["key"], about["name"], None, about["reason"])
+    matrices = {k.removeprefix("matrix."): v for k, v in arrays.items() if k.startswith("matrix.")}
+    size = round((np.sqrt(8 * len(matrices["fock"]) + 1) - 1) / 2)
+    full = {k: matrix_from_triangle(v, size) for k, v in matrices.items()}
+    record = Record(
+        **json.loads(about["record"]),
+        numbers=arrays["numbers"],
+        positions=arrays["positions"],
+        fock=full.pop("fock"),
+        extra=full,
+    )
+    return Entry(about["key"], about["name"], record)

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.io import write
+from pyscf import gto, scf
+from rich.console import Console
+
+from pyscf_mlham import cli
+from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
+from pyscf_mlham.data.geometries import group_of, rattled, read_geometries, thermal
+from pyscf_mlham.data.journal import Entry, Journal
+from pyscf_mlham.data.label import Task, label, mean_field
+from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.errors import DataError
+
+LEVEL = Level(xc="hf", basis="sto-3g")
+FLAGS = ["--xc", "hf", "--basis", "sto-3g"]
+
+
+def silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+def geometries(path: Path, names: tuple[str, ...] = ("H2O", "NH3", "CH4", "HCN"), copies: int = 1) -> Path:
+    frames = []
+    for copy in range(copies):
+        for name in names:
+            atoms = molecule(name)
+            atoms.rattle(0.02, seed=copy)
+            atoms.info = {"name": f"{name}{copy}"}
+            frames.append(atoms)
+    write(path, frames)
+    return path
+
+
+def content(path: Path) -> dict[str, tuple[float, ...]]:
+    with HamiltonianFile(path) as file:
+        records = list(file)
+    assert len({r.name for r in records}) == len(records)
+    return {r.name: (r.energy, r.gap, *np.round(r.fock.ravel(), 6), *r.positions.ravel()) for r in records}
+
+
+def test_labels_are_those_of_plain_pyscf(tmp_path: Path) -> None:
+    source = geometries(tmp_path / "in.xyz", ("H2O", "HCN"))
+    for solver in ("twolevel", "scf"):
+        out = tmp_path / f"{solver}.h5"
+        level = Level(xc="b3lyp", basis="6-31g")
+        counts = generate(read_geometries(str(source)), out, GenerateOptions(level, solver=solver), silent())
+        assert counts == {"labelled": 2, "failed": 0, "duplicate": 0, "done": 0, "bad": 0}
+        with HamiltonianFile(out) as file:
+            assert file.level == level
+            for record in file:
+                atoms = list(zip(record.numbers.tolist(), record.positions.tolist(), strict=True))
+                mf = mean_field(gto.M(atom=atoms, unit="Bohr", basis="6-31g", verbose=0), level).run(conv_tol=1e-11)
+                np.testing.assert_allclose(record.fock, mf.get_fock(), rtol=0, atol=1e-5)
+                assert record.energy == pytest.approx(mf.e_tot, abs=1e-8)
+                assert record.gap == pytest.approx(np.diff(mf.mo_energy)[mf.mol.nelectron // 2 - 1], abs=1e-5)
+                assert record.group.split("-")[0] in ("H2O", "CHN")
+
+
+def test_resuming_adds_only_what_is_new(tmp_path: Path) -> None:
+    out = tmp_path / "set.h5"
+    first = geometries(tmp_path / "a.xyz", ("H2O", "NH3"))
+    both = geometries(tmp_path / "b.xyz", ("H2O", "NH3", "CH4"))
+    generate(read_geometries(str(first)), out, GenerateOptions(LEVEL), silent())
+    before = content(out)
+    counts = generate(read_geometries(str(both)), out, GenerateOptions(LEVEL), silent())
+    assert (counts["labelled"], counts["done"]) == (1, 2)
+    after = content(out)
+    assert {k: after[k] for k in before} == before
+    assert not journal_path(out).exists()
+
+
+def test_another_level_of_theory_is_refused_and_nothing_lost(tmp_path: Path) -> None:
+    out = tmp_path / "set.h5"
+    source = geometries(tmp_path / "a.xyz", ("H2O",))
+    generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
+    before = out.read_bytes()
+    with pytest.raises(DataError, match="name another output file"):
+        generate(read_geometries(str(source)), out, GenerateOptions(Level("hf", "6-31g")), silent())
+    assert out.read_bytes() == before
+
+
+def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [molecule("H2O"), molecule("CH3"), Atoms("HH", [(0, 0, 0), (0, 0, 0.01)]), molecule("NH3")]
+    frames += [molecule("H2O"), Atoms("XeO", [(0, 0, 0), (0, 0, 1.9)]), molecule("CH3")]
+    frames[6].info = {"mult": 2}
+    for k, atoms in enumerate(frames):
+        atoms.info |= {"name": f"frame{k}"}
+    write(tmp_path / "in.xyz", frames)
+    (tmp_path / "broken.xyz").write_text("3\n\nO 0 0 zero\n")
+    out = tmp_path / "set.h5"
+    inputs = [str(tmp_path / name) for name in ("in.xyz", "broken.xyz", "missing.xyz")]
+    flags = ["--xc", "hf", "--basis", "6-31g*"]
+    assert cli.main(["data", "generate", *inputs, "-o", str(out), *flags]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "in.xyz, frame 1: 9 electrons cannot have multiplicity 1" in printed
+    assert "frame2: DataError: atoms 0 and 1 are 0.0189 Bohr apart" in printed
+    assert "frame4 is the same geometry as frame0" in printed
+    assert "failed: frame5: DataError: basis set 6-31g* does not serve its elements" in printed
+    assert "broken.xyz: cannot be read" in printed
+    assert "missing.xyz: cannot be read" in printed
+    with HamiltonianFile(out) as file:
+        assert sorted(file.name) == ["frame0", "frame3", "frame6"]
+        radical = file[int(np.flatnonzero(file.spin == 1)[0])]
+        assert np.abs(radical.fock - radical.extra["fock_beta"]).max() > 0.01
+        closed = file[int(np.flatnonzero(file.spin == 0)[0])]
+        np.testing.assert_array_equal(closed.fock, closed.extra["fock_beta"])
+    assert [name for _, name, _ in failures(out)] == ["frame2", "frame5"]
+    assert cli.main(["data", "info", str(out), "--sample", "2"]) == 0
+    assert "failed: frame5" in capsys.readouterr().out
+
+
+def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path) -> None:
+    write(tmp_path / "in.xyz", [Atoms("HH", [(0, 0, 0), (0, 0, 0.01)])])
+    out = tmp_path / "set.h5"
+
+    def run(**changes: bool) -> dict[str, int]:
+        options = GenerateOptions(LEVEL, **changes)
+        return generate(read_geometries(str(tmp_path / "in.xyz")), out, options, silent())
+
+    assert run()["failed"] == 1
+    assert run() == {"labelled": 0, "failed": 0, "duplicate": 0, "done": 1, "bad": 0}
+    assert run(retry_failed=True)["failed"] == 1
+    assert len(failures(out)) == 1
+
+
+def test_unconverged_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
+    monkeypatch.setattr("pyscf.scf.hf.SCF.max_cycle", 1)
+    entry = label(Task(made, LEVEL, "train", "scf", "minao"))
+    assert entry.record is None
+    assert "did not converge in 1 cycles" in entry.reason
+
+
+def command(source: Path, out: Path, jobs: int) -> list[str]:
+    python = [sys.executable, "-m", "pyscf_mlham.cli", "data", "generate", str(source), "-o", str(out), *FLAGS]
+    return [*python, "-j", str(jobs)]
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def killed_and_resumed(tmp_path: Path, kills: int, copies: int) -> None:
+    source = geometries(tmp_path / "in.xyz", copies=copies)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    whole = tmp_path / "whole.h5"
+    start = time.monotonic()
+    subprocess.run(command(source, whole, 2), check=True, **quiet)
+    duration = time.monotonic() - start
+    out, rng = tmp_path / "killed.h5", random.Random(0)
+    for kill in range(kills):
+        process = subprocess.Popen(command(source, out, 2), **quiet)
+        time.sleep(rng.uniform(0.3, 0.9) * duration)
+        if process.poll() is None:
+            victims = workers_of(process) if kill % 2 else []
+            target = rng.choice(victims).pid if victims else process.pid
+            if target != process.pid:
+                os.kill(target, signal.SIGKILL)
+                time.sleep(0.2)
+                process.send_signal(signal.SIGKILL if rng.random() < 0.5 else signal.SIGINT)
+            else:
+                os.kill(target, signal.SIGKILL)
+            process.wait()
+        if out.exists():
+            content(out)
+    subprocess.run(command(source, out, 2), check=True, **quiet)
+    assert content(out) == content(whole)
+    assert not journal_path(out).exists()
+
+
+def test_killed_runs_lose_nothing(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, kills=3, copies=2)
+
+
+@pytest.mark.slow
+def test_thirty_killed_runs_lose_nothing(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, kills=30, copies=20)
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    source, out = geometries(tmp_path / "in.xyz", copies=6), tmp_path / "set.h5"
+    quiet = {"stdout": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    process = subprocess.Popen(command(source, out, 2), **quiet)
+    while not workers_of(process):
+        time.sleep(0.05)
+    os.kill(workers_of(process)[0].pid, signal.SIGKILL)
+    assert process.wait(timeout=120) == 0
+    assert len(content(out)) == 24
+
+
+def test_journal_forgets_a_half_written_end(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    (made,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
+    entry = label(Task(made, LEVEL, "train", "scf", "minao"))
+    journal = Journal(path)
+    journal.append(entry)
+    journal.append(Entry("k", "n", None, "why"))
+    journal.close()
+    sound = path.read_bytes()
+    for damaged in (sound + b"mlhamjr1\x05", sound + os.urandom(100), sound + sound[:200], sound[:-1]):
+        path.write_bytes(damaged)
+        again = Journal(path)
+        np.testing.assert_allclose(again.record(made.key).fock, entry.record.fock, rtol=1e-6, atol=1e-6)
+        assert again.failures == ({} if len(damaged) < len(sound) else {"k": ("n", "why")})
+        again.append(Entry("l", "m", None, "because"))
+        again.close()
+        last = Journal(path)
+        assert last.failures == again.failures
+        last.close()
+
+
+def test_journal_is_for_one_process(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(DataError, match="another process"):
+        Journal(tmp_path / "j")
+    journal.close()
+
+
+def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    source, out = geometries(tmp_path / "in.xyz", copies=3), tmp_path / "set.h5"
+    limit = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+    limit += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code = limit + "import sys; from pyscf_mlham.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = command(source, out, 1)[3:]
+    full = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    journal = Journal(journal_path(out))
+    assert 1 <= len(journal.offsets) < 12
+    journal.close()
+    assert subprocess.run(command(source, out, 1), check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert len(content(out)) == 12
+
+
+def test_dask_cluster_with_a_worker_killed(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    source, out = geometries(tmp_path / "in.xyz", copies=4), tmp_path / "set.h5"
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        process = subprocess.Popen(
+            [*command(source, out, 1), "--dask", cluster.scheduler_address], stdout=subprocess.DEVNULL
+        )
+        journal = journal_path(out)
+        while not journal.exists() or journal.stat().st_size == 0:
+            time.sleep(0.02)
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        assert process.wait(timeout=120) == 0
+    assert len(content(out)) == 16
+
+
+def test_no_room_for_the_merged_file_keeps_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("H2O",)), tmp_path / "set.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: (10, 10, 0))
+        with pytest.raises(DataError, match="there is no room"):
+            generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
+    counts = generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
+    assert (counts["labelled"], counts["done"]) == (0, 1)
+    assert len(content(out)) == 1
+
+
+def test_no_scheduler_is_a_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyscf_mlham.data.generate.PATIENCE", 1)
+    source = geometries(tmp_path / "in.xyz", ("H2O",))
+    arguments = ["data", "generate", str(source), "-o", str(tmp_path / "o.h5"), *FLAGS, "--dask", "tcp://127.0.0.1:1"]
+    assert cli.main(arguments) == 1
+    assert "no dask scheduler answers" in capsys.readouterr().err
+
+
+def test_conformers_share_a_group_and_isomers_do_not() -> None:
+    from ase.collections import g2
+    from pyscf.data.nist import BOHR
+
+    def group(name: str, noise: float = 0.0) -> str:
+        positions = g2[name].positions + noise * np.random.default_rng(0).normal(size=g2[name].positions.shape)
+        return group_of(g2[name].numbers, positions / BOHR)
+
+    assert group("CH3CH2OH") == group("CH3CH2OH", 0.04)
+    assert group("CH3CH2OH") != group("CH3OCH3")
+    assert group("CH3CH2OH").split("-")[0] == group("CH3OCH3").split("-")[0] == "C2H6O"
+
+
+def test_displaced_copies() -> None:
+    (water,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
+    copies = list(rattled(water, 3, 0.04, seed=1))
+    assert len({c.key for c in copies}) == 3
+    assert {c.group for c in copies} == {water.group}
+    assert [c.key for c in copies] == [c.key for c in rattled(water, 3, 0.04, seed=1)]
+    assert np.std([c.positions - water.positions for c in copies]) == pytest.approx(0.04 / 0.529, rel=0.3)
+
+
+def test_thermal_copies_have_the_energy_of_thermal_equilibrium() -> None:
+    atoms = [("O", (0, 0, 0.1271)), ("H", (0, 0.7580, -0.5086)), ("H", (0, -0.7580, -0.5086))]  # HF/STO-3G minimum
+    mol = gto.M(atom=atoms, basis="sto-3g", verbose=0)
+    water = next(m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O")
+    water = water._replace(positions=mol.atom_coords())
+    bottom = scf.RHF(mol).run().e_tot
+    found = []
+    for copy in thermal(water, 150, 0.0, seed=0):
+        displaced = mol.copy().set_geom_(copy.positions, unit="Bohr")
+        found.append(scf.RHF(displaced).run().e_tot - bottom)
+    # half of the zero-point energy is potential: a quarter of the sum of the three wavenumbers, 2170, 4140, 4390
+    assert np.mean(found) == pytest.approx((2170 + 4140 + 4390) / 4 / 219474.63, rel=0.2)
