@@ -288,8 +288,8 @@ def _merge(path: Path, journal: Journal, level: Level) -> None:
     needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
     if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
         raise DataError(
-            f"{path}: there is no room for it ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything computed "
-            f"is safe in {journal.path}. Make room and run the same command again."
+            f"{path}: there is no room for it ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything "
+            f"computed is safe in {journal.path}. Make room and run the same command again."
         )
     failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
     failed |= journal.failures
