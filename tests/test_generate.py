@@ -244,7 +244,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.pwrite", small)
-        with pytest.raises(DataError, match="No space left on device.*safe in it"):
+        with pytest.raises(DataError, match=r"No space left on device.*safe in it"):
             generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
     journal = Journal(journal_path(out))
     done = len(journal.offsets)
