@@ -89,12 +89,14 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
     from pyscf_mlham import checkpoint
     from pyscf_mlham.scf.models import shipped
 
-    table = Table("model", "elements", "charges", "functional", "basis set", "H0", "network")
+    table = Table()
+    for heading in ("model", "elements", "charges", "level of theory", "H0", "network"):
+        table.add_column(heading, no_wrap=heading == "model")
     for name, folder in shipped().items():
         config = checkpoint.read_config(folder)
         elements = " ".join(gto.mole._symbol(z) for z in config.elements)
         charges = " ".join(f"{q:+d}" if q else "0" for q in config.charges)
-        table.add_row(name, elements, charges, config.xc, config.basis, config.baseline, config.architecture)
+        table.add_row(name, elements, charges, f"{config.xc}/{config.basis}", config.baseline, config.architecture)
     console.print(table if table.rows else "No model came with this version.")
     return 0
 

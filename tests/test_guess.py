@@ -18,7 +18,7 @@ from pyscf.scf import hf
 
 import pyscf_mlham
 from pyscf_mlham import ModelError, OracleModel
-from pyscf_mlham.scf import guess
+from pyscf_mlham.scf import guess, models
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import is_ml
 
@@ -260,7 +260,8 @@ def test_register_and_unregister() -> None:
     assert hf.SCF.get_init_guess is original
 
 
-def test_registering_again_keeps_what_is_not_given() -> None:
+def test_registering_again_keeps_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "shipped", dict)
     oracle = OracleModel.of(mole().RHF().run())
     pyscf_mlham.register(model=oracle)
     pyscf_mlham.register(fallback="raise")

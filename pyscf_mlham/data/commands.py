@@ -168,7 +168,10 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
             if len(values):
                 table.add_row(word, f"{values.min()} to {values.max()}, median {int(np.median(values))}")
         table.add_row("elements", _counted(file))
-        table.add_row("charges", ", ".join(f"{q:+d}: {n}" for q, n in sorted(Counter(file.charge.tolist()).items())))
+        table.add_row(
+            "charges",
+            ", ".join(f"{q:+d}: {n}" if q else f"0: {n}" for q, n in sorted(Counter(file.charge.tolist()).items())),
+        )
         table.add_row("open shells", str(int(np.sum(file.spin != 0))))
         table.add_row("sources", ", ".join(f"{s}: {n}" for s, n in Counter(file.source.tolist()).most_common()))
         table.add_row("failed", str(len(failures(path))))

@@ -115,7 +115,10 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
             f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
             "functions for it; the file says the wrong basis set."
         )
-    h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc, level.grid_level)
+    if recipe.baseline == "minao" and "fock_minao" in record.extra:
+        h0 = record.extra["fock_minao"]
+    else:
+        h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc, level.grid_level)
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
     graph = graph_from_mol(mol, recipe.cutoff)

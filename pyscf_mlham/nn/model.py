@@ -21,6 +21,7 @@ from pyscf_mlham.polar import flipped_block
 
 BACKBONES = {"qhnetv2": (QHNetV2, QHNetV2Options)}
 ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
+SOFTENING = 2.0  # Bohr; charges are clouds
 
 
 class Output(NamedTuple):
@@ -104,9 +105,6 @@ def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
     kernel = torch.rsqrt(r.square().sum(-1) + SOFTENING**2)
     others = (batch.molecule[:, None] == batch.molecule[None]) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
     return -(kernel * others) @ charges
-
-
-SOFTENING = 2.0  # Bohr; charges are clouds
 
 
 class OnsiteHead(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 import numpy as np
 from rich.console import Console
@@ -32,7 +33,8 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     level = levels.pop()
     elements = tuple(sorted(set().union(*(file.elements for file in files))))
     template = template_of(elements, level.basis)
-    options = {"template": list(template.counts), "network": dict(config.network)}
+    network = asdict(options_of(config.architecture, config.network))  # all of them: defaults may change one day
+    options = {"template": list(template.counts), "network": network}
     model_config = ModelConfig(
         name=config.name,
         architecture=config.architecture,

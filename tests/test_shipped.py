@@ -1,0 +1,114 @@
+"""Every model that ships: it loads, knows its limits, is equivariant in single precision, and saves cycles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WATER, mole
+from pyscf import gto
+from scipy.spatial.transform import Rotation
+
+import pyscf_mlham
+from pyscf_mlham import checkpoint, cli
+from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.nn.model import network_from_config
+from pyscf_mlham.scf.models import load, shipped
+from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.scf.predictor import predict
+
+FOLDERS = shipped()
+CHLOROPROPANOL = """O 0.1 2.2 0.4; C 0.0 0.8 0.5; C 1.3 0.1 0.2; Cl 1.2 -1.6 0.7; H -0.3 0.5 1.5; H -0.8 0.4 -0.2
+H 1.6 0.2 -0.8; H 2.1 0.6 0.8; H 0.3 2.5 -0.5"""
+
+
+@pytest.fixture(params=sorted(FOLDERS))
+def folder(request: pytest.FixtureRequest) -> Path:
+    return FOLDERS[request.param]
+
+
+def native(config: checkpoint.ModelConfig, atoms: str = CHLOROPROPANOL, **options: object) -> gto.Mole:
+    return gto.M(atom=atoms, basis=config.basis, verbose=0, **options)
+
+
+def test_something_ships() -> None:
+    assert "organic-b3lyp-svp" in FOLDERS
+
+
+def test_files_are_small_and_have_a_card(folder: Path) -> None:
+    config = checkpoint.read_config(folder)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6
+    card = (folder / "card.md").read_text()
+    assert config.weights_sha256 in card
+    for heading in ("Data", "Training", "What it reaches", "Domain", "Where it fails"):
+        assert f"## {heading}" in card
+
+
+def test_exact_and_single_precision_equivariance(folder: Path) -> None:
+    config, weights = checkpoint.read(folder)
+    mol = native(config)
+    layout = OrbitalLayout.from_mol(mol)
+    Q = Rotation.from_euler("xyz", [0.4, -1.1, 2.2]).as_matrix() @ np.diag([1, 1, -1])
+    turned = mol.copy().set_geom_(mol.atom_coords() @ Q.T, unit="Bohr")
+    D = layout.rotation(Q)
+
+    def error(model: NetworkModel) -> float:
+        there = model.correction(turned)
+        here = layout.ao_from_irreps(D @ layout.irreps_from_ao(model.correction(mol)) @ D.T)
+        return float(np.abs(there - here).max())
+
+    import torch
+
+    assert error(load(folder)) < 1e-5
+    double = network_from_config(config, torch.float64)
+    double.load_state_dict({k: torch.from_numpy(v).double() for k, v in weights.items()})
+    assert error(NetworkModel(config, double)) < 1e-10
+
+
+def test_energies_are_smooth_along_a_path(folder: Path) -> None:
+    model = load(folder)
+    base = native(model.config).atom_coords()
+    direction = np.random.default_rng(0).normal(size=base.shape)
+    path = []
+    for step in range(9):  # pairs change their frames' sign of z and trade places as neighbours on the way
+        mol = native(model.config).set_geom_(base + 0.02 * step * direction, unit="Bohr")
+        path.append(predict(mol.RKS(xc=model.config.xc), model).orbitals.energy[: mol.nelectron // 2])
+    third = np.diff(path, n=3, axis=0)
+    assert np.abs(third).max() < 2e-3  # a jump of x shows up here as 3 x
+
+
+def test_it_is_the_default_and_saves_cycles() -> None:
+    minao = mole(basis="def2-svp").RKS(xc="b3lyp").run()
+    mf = mole(basis="def2-svp").RKS(xc="b3lyp").set(init_guess="ml").run()
+    assert mf.cycles < minao.cycles
+    assert mf.e_tot == pytest.approx(minao.e_tot, abs=1e-8)
+    assert pyscf_mlham.fock(mf).shape == (mf.mol.nao, mf.mol.nao)
+
+
+def test_outside_its_domain_it_says_so() -> None:
+    for atoms, options in (
+        ("Si 0 0 0; H 0 0 1.5; H 1.4 0 -0.5; H -0.7 1.2 -0.5; H -0.7 -1.2 -0.5", {}),
+        (WATER, {"charge": 2}),
+    ):
+        mf = gto.M(atom=atoms, basis="def2-svp", verbose=0, **options).RKS(xc="b3lyp")
+        with pytest.raises(pyscf_mlham.MLHamError, match="not among those of model organic-b3lyp-svp"):
+            pyscf_mlham.guess(mf, fallback="raise")
+
+
+def test_loading_is_quick_and_importing_is_light() -> None:
+    import torch  # noqa: F401  (its own time does not count)
+
+    start = time.process_time()
+    load(FOLDERS["organic-b3lyp-svp"])
+    assert time.process_time() - start < 2.0
+    code = "import sys, pyscf_mlham; assert not {'torch', 'e3nn', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    assert "organic-b3lyp-svp" in capsys.readouterr().out
