@@ -104,6 +104,8 @@ def main() -> None:
     args = parser.parse_args()
 
     console = Console()
+    # loading torch and the model is no part of an SCF, and happens once
+    pyscf_mlham.guess(pyscf.M(atom="H 0 0 0; H 0 0 0.74", basis=args.basis, verbose=0).RKS(xc=args.xc))
     table = Table(title=f"{args.xc}/{args.basis}; builds are full Fock builds")
     for heading in ("molecule", "guess", "cycles", "builds", "seconds", "energy / Ha"):
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("molecule", "guess") else "right")
