@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pyscf_mlham.errors import MLHamError
@@ -23,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=False)
     try:
         return int(args.run(args, console))
-    except MLHamError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+    except (MLHamError, OSError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +82,7 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 def _eval(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.train.evaluation import evaluate_model
 
-    evaluate_model(args.model, args.data, args.split, args.scf, args.guess.split(","), console)
+    evaluate_model(args.model, args.data, args.split, args.scf, [g.strip() for g in args.guess.split(",")], console)
     return 0
 
 

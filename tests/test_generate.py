@@ -100,6 +100,8 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     frames = [molecule("H2O"), molecule("CH3"), Atoms("HH", [(0, 0, 0), (0, 0, 0.01)]), molecule("NH3")]
     frames += [molecule("H2O"), Atoms("XeO", [(0, 0, 0), (0, 0, 1.9)]), molecule("CH3")]
     frames[6].info = {"mult": 2}
+    frames.append(molecule("CO"))
+    frames[7].info = {"charge": "neutral"}
     for k, atoms in enumerate(frames):
         atoms.info |= {"name": f"frame{k}"}
     write(tmp_path / "in.xyz", frames)
@@ -113,6 +115,7 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     assert "frame2: DataError: atoms 0 and 1 are 0.0189 Bohr apart" in printed
     assert "frame4 is the same geometry as frame0" in printed
     assert "failed: frame5: DataError: basis set 6-31g* does not serve its elements" in printed
+    assert "frame 7: charge, mult and spin must be integers" in printed
     assert "broken.xyz: cannot be read" in printed
     assert "missing.xyz: cannot be read" in printed
     with HamiltonianFile(out) as file:
@@ -209,27 +212,59 @@ def test_journal_forgets_a_half_written_end(tmp_path: Path) -> None:
     path = tmp_path / "j"
     (made,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
     entry = label(Task(made, LEVEL, "train", "scf", "minao"))
-    journal = Journal(path)
+    journal = Journal(path, LEVEL)
     journal.append(entry)
     journal.append(Entry("k", "n", None, "why"))
     journal.close()
     sound = path.read_bytes()
     for damaged in (sound + b"mlhamjr1\x05", sound + os.urandom(100), sound + sound[:200], sound[:-1]):
         path.write_bytes(damaged)
-        again = Journal(path)
+        again = Journal(path, LEVEL)
         np.testing.assert_allclose(again.record(made.key).fock, entry.record.fock, rtol=1e-6, atol=1e-6)
         assert again.failures == ({} if len(damaged) < len(sound) else {"k": ("n", "why")})
         again.append(Entry("l", "m", None, "because"))
         again.close()
-        last = Journal(path)
+        last = Journal(path, LEVEL)
         assert last.failures == again.failures
         last.close()
 
 
+def test_journal_keeps_its_level_of_theory(tmp_path: Path) -> None:
+    Journal(tmp_path / "new" / "j", LEVEL).close()
+    with pytest.raises(DataError, match=r"another level of theory.*sto-3g"):
+        Journal(tmp_path / "new" / "j", Level("pbe0", "def2-svp"))
+    Journal(tmp_path / "new" / "j", LEVEL).close()
+
+
+def test_core_potentials_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "in.xyz", [Atoms("HI", [(0, 0, 0), (0, 0, 1.6)])])
+    out = tmp_path / "set.h5"
+    counts = generate(
+        read_geometries(str(tmp_path / "in.xyz")), out, GenerateOptions(Level("hf", "def2-svp")), silent()
+    )
+    assert counts["failed"] == 1
+    assert "effective core potentials for I" in failures(out)[0][2]
+
+
+def test_new_geometries_of_an_old_molecule_stay_in_its_split(tmp_path: Path) -> None:
+    out = tmp_path / "set.h5"
+    for copies, shares in ((1, (0.9, 0.05)), (3, (0.0, 0.0))):
+        source = geometries(tmp_path / "in.xyz", ("H2O", "NH3"), copies)
+        generate(read_geometries(str(source)), out, GenerateOptions(LEVEL, shares=shares), silent())
+    with HamiltonianFile(out) as file:
+        assert len(file) == 6
+        assert len(set(zip(file.group, file.split, strict=True))) == 2
+
+
+def test_no_worker_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected 1 or more"):
+        generate([], tmp_path / "set.h5", GenerateOptions(LEVEL, jobs=0), silent())
+
+
 def test_journal_is_for_one_process(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
+    journal = Journal(tmp_path / "j", LEVEL)
     with pytest.raises(DataError, match="another process"):
-        Journal(tmp_path / "j")
+        Journal(tmp_path / "j", LEVEL)
     journal.close()
 
 
@@ -246,7 +281,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr("os.pwrite", small)
         with pytest.raises(DataError, match=r"No space left on device.*safe in it"):
             generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
-    journal = Journal(journal_path(out))
+    journal = Journal(journal_path(out), LEVEL)
     done = len(journal.offsets)
     journal.close()
     assert 1 <= done < 4

@@ -128,6 +128,15 @@ def test_md17_npz(tmp_path: Path, calculations: dict, overlap: bool) -> None:
     check(tmp_path / "nh3.npz", {"NH3": calculations["NH3"]}, energy=True)
 
 
+def test_a_damaged_record_does_not_stop_the_others(tmp_path: Path, calculations: dict) -> None:
+    rows = qh9_rows(calculations)
+    rows[1] = (*rows[1][:4], rows[1][4][:-5])
+    first, second, third = import_records(qh9_database(tmp_path / "cut.db", rows), LEVEL)
+    assert "record cut_1" in str(second)
+    assert not isinstance(first, DataError)
+    assert not isinstance(third, DataError)
+
+
 def test_wrong_units_basis_and_order_are_refused(tmp_path: Path, calculations: dict) -> None:
     rows = qh9_rows(calculations)
     positions = np.frombuffer(rows[0][3]) / 0.529177

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyscf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -136,7 +137,7 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
                 return
             if isinstance(record, DataError):
                 refused += 1
-                console.print(f"[red]refused:[/red] {record}", soft_wrap=True, highlight=False)
+                console.print(f"[red]refused:[/red] {escape(str(record))}", soft_wrap=True, highlight=False)
             else:
                 yield record
 
@@ -162,7 +163,8 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
         splits = Counter(file.split.tolist())
         table.add_row("molecules", f"{len(file)} ({', '.join(f'{splits[s]} {s}' for s in SPLITS)})")
         table.add_row("different molecules", str(len(set(file.group))))
-        leaks = sum(len(set(file.split[file.group == g])) > 1 for g in set(file.group))
+        places = Counter(group for group, _ in set(zip(file.group, file.split, strict=True)))
+        leaks = sum(n > 1 for n in places.values())
         table.add_row("molecules in two splits", str(leaks))
         for word, values in (("atoms", file.n_atoms), ("orbitals", file.n_ao)):
             if len(values):
@@ -179,7 +181,7 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
             table.add_row("mean |F - H0|, H0 = sap", _distance(file, args.sample, console))
         console.print(table)
         for _, name, reason in failures(path)[:20]:
-            console.print(f"failed: {name}: {reason}", soft_wrap=True, highlight=False)
+            console.print(f"failed: {name}: {reason}", soft_wrap=True, markup=False, highlight=False)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from pyscf import gto
 
 from pyscf_mlham import baseline
 from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.data.label import one_thread, single_threaded
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import (
@@ -158,16 +158,10 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
         for task in tasks:
             yield from _prepare(task)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=one_thread)
+    with single_threaded(), pool:
         for part in pool.map(_prepare, tasks):
             yield from part
-
-
-def _one_thread() -> None:
-    from pyscf import lib
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    lib.num_threads(1)
 
 
 def _prepare(task: tuple[str, list[int], Recipe]) -> list[Example]:

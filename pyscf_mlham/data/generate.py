@@ -19,11 +19,12 @@ from typing import Any
 import h5py
 import pyscf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.data.geometries import Molecule, identity
 from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import Task, label, one_thread
+from pyscf_mlham.data.label import Task, label, one_thread, single_threaded
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
 
@@ -73,7 +74,7 @@ def generate(
         with HamiltonianFile(path) as file:
             if file.level != options.level:
                 raise DataError(f"{path} is of {file.level}, not of {options.level}; name another output file.")
-    journal = Journal(journal_path(path))
+    journal = Journal(journal_path(path), options.level)
     try:
         known, counts = _known(path), dict.fromkeys(("labelled", "failed", "duplicate", "done", "bad"), 0)
         queue = _to_do(molecules, known, journal, options, counts, console)
@@ -85,10 +86,10 @@ def generate(
                 f"Stopped; {len(journal.offsets)} molecules wait in {journal.path}. The same command goes on."
             )
             raise
-        _merge(path, journal, options.level)
+        _merge(path, journal, options)
+        journal.remove()
     finally:
         journal.close()
-    journal.path.unlink(missing_ok=True)
     return counts
 
 
@@ -143,10 +144,11 @@ def _to_do(
     for molecule in molecules:
         if isinstance(molecule, DataError):
             counts["bad"] += 1
-            console.print(f"[red]bad input:[/red] {molecule}", soft_wrap=True, highlight=False)
+            console.print(f"[red]bad input:[/red] {escape(str(molecule))}", soft_wrap=True, highlight=False)
         elif molecule.key in seen:
             counts["duplicate"] += 1
-            console.print(f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.", highlight=False)
+            words = f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out."
+            console.print(words, markup=False, highlight=False)
         else:
             seen[molecule.key] = molecule.name
             if molecule.key in done:
@@ -165,7 +167,9 @@ def _run(queue: Sequence[Task], engine: Engine, journal: Journal, counts: dict[s
             journal.append(entry)
             if entry.record is None:
                 counts["failed"] += 1
-                console.print(f"[red]failed:[/red] {entry.name}: {entry.reason}", soft_wrap=True, highlight=False)
+                console.print(
+                    f"[red]failed:[/red] {escape(entry.name)}: {escape(entry.reason)}", soft_wrap=True, highlight=False
+                )
             else:
                 counts["labelled"] += 1
             progress.advance(bar)
@@ -179,6 +183,8 @@ def process_engine(jobs: int) -> Engine:
     Args:
         jobs: number of processes.
     """
+    if jobs < 1:
+        raise DataError(f"{jobs} worker processes: expected 1 or more.")
 
     def run(tasks: Sequence[Task]) -> Iterator[Entry]:
         waiting = deque((task, 0) for task in tasks)
@@ -215,7 +221,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self._process.start()
+        with single_threaded():
+            self._process.start()
         theirs.close()  # so that reading ends when the worker does
         self.task: Any = None
         self.deaths = 0
@@ -273,6 +280,8 @@ def dask_engine(address: str) -> Engine:
                     yield future.result()
                 except KilledWorker as error:
                     yield Entry(task.molecule.key, task.molecule.name, None, f"its workers died ({error})")
+                except ImportError as error:
+                    raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
                 future.release()
 
     return run
@@ -283,7 +292,7 @@ def _label_alone(task: Task) -> Entry:
     return label(task)
 
 
-def _merge(path: Path, journal: Journal, level: Level) -> None:
+def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
     """Write the file anew: what it holds and what the journal holds, each molecule once."""
     needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
     if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
@@ -295,11 +304,15 @@ def _merge(path: Path, journal: Journal, level: Level) -> None:
     failed |= journal.failures
     for key in journal.offsets:
         failed.pop(key, None)
-    write_file(path, level, _all_records(path, journal), {"pyscf_version": pyscf.__version__}, failed)
+    records = _all_records(path, journal, options.shares)
+    write_file(path, options.level, records, {"pyscf_version": pyscf.__version__}, failed)
 
 
-def _all_records(path: Path, journal: Journal) -> Iterator[Record]:
-    """Old records, then new ones in the order of their keys; two Fock matrices for all where any has two."""
+def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> Iterator[Record]:
+    """Old records, then new ones in the order of their keys; two Fock matrices for all where any has two.
+
+    A new record of a molecule that the file has already goes to that molecule's split.
+    """
     old = HamiltonianFile(path) if path.exists() else None
     try:
         old_keys = _known(path)
@@ -308,8 +321,11 @@ def _all_records(path: Path, journal: Journal) -> Iterator[Record]:
         open_shell = "fock_beta" in names or any(journal.record(key).spin for key in fresh)
         for record in old or ():
             yield _with_spins(record) if open_shell else record
+        splits = dict(zip(old.group, old.split, strict=True)) if old else {}
         for key in fresh:
             record = journal.record(key)
+            split = splits.get(record.group) or splits_by_group([record.group], shares)[0]
+            record = record._replace(split=str(split))
             yield _with_spins(record) if open_shell else record
     finally:
         if old:

@@ -109,8 +109,11 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where:
         raise DataError(f"{where}: has no atoms, or an unknown element.")
     if not np.all(np.isfinite(positions)):
         raise DataError(f"{where}: coordinates are not numbers.")
-    charge = int(info.get("charge", charge))
-    spin = int(info["mult"]) - 1 if "mult" in info else int(info.get("spin", spin))
+    try:
+        charge = int(info.get("charge", charge))
+        spin = int(info["mult"]) - 1 if "mult" in info else int(info.get("spin", spin))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: charge, mult and spin must be integers ({error}).") from error
     electrons = int(numbers.sum()) - charge
     if electrons < 1 or spin < 0 or spin > electrons or (electrons - spin) % 2:
         raise DataError(
@@ -174,6 +177,8 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
         temperature: Kelvin.
         seed: of the random numbers; the geometry is mixed in.
     """
+    if len(molecule.numbers) < 2:
+        return
     atoms = list(zip(molecule.numbers.tolist(), molecule.positions.tolist(), strict=True))
     mol = gto.M(atom=atoms, unit="Bohr", basis="sto-3g", charge=molecule.charge, spin=molecule.spin, verbose=0)
     mf = (scf.UHF if molecule.spin else scf.RHF)(mol).run()
@@ -183,11 +188,13 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
     wavenumbers = np.maximum(np.abs(modes["freq_wavenumber"]), SOFTEST)
     frequencies = wavenumbers * 100 * nist.LIGHT_SPEED_SI * nist.PLANCK / nist.HARTREE2J  # Hartree
     occupation = np.tanh(frequencies * nist.HARTREE2J / (2 * nist.BOLTZMANN * max(temperature, 1e-3)))
-    masses = modes["reduced_mass"] * nist.ATOMIC_MASS / nist.E_MASS  # electron masses
-    widths = np.sqrt(1 / (2 * masses * frequencies * occupation))  # Bohr, along modes of unit norm
-    directions = modes["norm_mode"]  # (modes, N, 3)
-    directions = directions / np.linalg.norm(directions, axis=(1, 2), keepdims=True)
+    roots = np.sqrt(mol.atom_mass_list(isotope_avg=True) * nist.ATOMIC_MASS / nist.E_MASS)[:, None]
+    vectors = modes["norm_mode"] * roots  # mass-weighted, orthogonal
+    vectors /= np.linalg.norm(vectors, axis=(1, 2), keepdims=True)
+    widths = np.sqrt(1 / (2 * frequencies * occupation))
     rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
     for copy in range(copies):
-        shift = np.einsum("m,mnx->nx", widths * rng.normal(size=len(widths)), directions)
+        # a function of the Hessian, not of its eigenvectors: their signs and degenerate mixtures are arbitrary
+        along = np.einsum("mnx,nx->m", vectors, rng.normal(size=molecule.positions.shape))
+        shift = np.einsum("m,mnx->nx", widths * along, vectors) / roots
         yield molecule._replace(name=f"{molecule.name}~t{copy}", positions=molecule.positions + shift)

@@ -71,6 +71,9 @@ def import_records(
     """
     reader = reader_of(path)
     for foreign in reader(path):
+        if isinstance(foreign, DataError):
+            yield foreign
+            continue
         where = f"{path}: record {foreign.name}"
         try:
             mol = _mol(foreign, level, where)
@@ -81,7 +84,7 @@ def import_records(
         yield record
 
 
-def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign]]:
+def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign | DataError]]:
     """Recognise a format by its suffix and its tables.
 
     Args:
@@ -105,7 +108,7 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign]]:
     raise DataError(f"{path}: its tables {sorted(tables)} are those of neither QH9 (data) nor ASE (systems).")
 
 
-def read_qh9_sqlite(path: Path) -> Iterator[Foreign]:
+def read_qh9_sqlite(path: Path) -> Iterator[Foreign | DataError]:
     """Read QH9's database: rows of id, [geometry,] N, Z (int32), positions (float64, Angstrom), Hamiltonian (float64).
 
     Args:
@@ -117,7 +120,7 @@ def read_qh9_sqlite(path: Path) -> Iterator[Foreign]:
             yield _qh9(path, identity, geometry, *row[-4:])
 
 
-def read_qh9_lmdb(path: Path) -> Iterator[Foreign]:
+def read_qh9_lmdb(path: Path) -> Iterator[Foreign | DataError]:
     """Read QH9's LMDB folder; its entries are pickled, and anything in them but numbers and bytes is refused.
 
     Args:
@@ -141,8 +144,12 @@ class _NumbersOnly(pickle.Unpickler):
         raise DataError(f"a pickled entry wants {module}.{name}; expected numbers and bytes only. It is refused.")
 
 
-def _qh9(path: Path, identity: int, geometry: list[int], count: int, z: bytes, positions: bytes, ham: bytes) -> Foreign:
+def _qh9(
+    path: Path, identity: int, geometry: list[int], count: int, z: bytes, positions: bytes, ham: bytes
+) -> Foreign | DataError:
     name = "_".join(str(part) for part in (path.stem, identity, *geometry))
+    if len(z) != 4 * count or len(positions) != 24 * count or len(ham) % 8:
+        return DataError(f"{path}: record {name}: {count} atoms, but {len(z)}, {len(positions)} and {len(ham)} bytes.")
     numbers = np.frombuffer(z, dtype=np.int32).astype(np.int64)
     flat = np.frombuffer(ham, dtype=np.float64)
     places = np.frombuffer(positions, dtype=np.float64)
@@ -155,7 +162,7 @@ def _qh9(path: Path, identity: int, geometry: list[int], count: int, z: bytes, p
     return Foreign(name, group, numbers, places.reshape(-1, 3), flat.reshape(size, size), None, np.nan)
 
 
-def read_md17_ase(path: Path) -> Iterator[Foreign]:
+def read_md17_ase(path: Path) -> Iterator[Foreign | DataError]:
     """Read SchNOrb's ASE database: data of each row holds hamiltonian, overlap and energy.
 
     Args:
@@ -167,14 +174,15 @@ def read_md17_ase(path: Path) -> Iterator[Foreign]:
         name = f"{path.stem}_{row.id}"
         data = row.data
         if "hamiltonian" not in data:
-            raise DataError(f"{path}: record {name} has no hamiltonian; found {sorted(data)}.")
+            yield DataError(f"{path}: record {name} has no hamiltonian; found {sorted(data)}.")
+            continue
         overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
         energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
         fock = np.asarray(data["hamiltonian"], dtype=np.float64)
         yield Foreign(name, "", row.numbers.astype(np.int64), row.positions, fock, overlap, energy)
 
 
-def read_md17_npz(path: Path) -> Iterator[Foreign]:
+def read_md17_npz(path: Path) -> Iterator[Foreign | DataError]:
     """Read an archive of one molecule's geometries: atomic_numbers, positions (Angstrom), hamiltonian, overlap, energy.
 
     Args:

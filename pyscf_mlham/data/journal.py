@@ -12,6 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pyscf_mlham.data.schema import Record, matrix_from_triangle, triangle_from_matrix
+from pyscf_mlham.data.schema import Level, Record, matrix_from_triangle, triangle_from_matrix
 from pyscf_mlham.errors import DataError
 
 HEADER = struct.Struct("<8sQI")  # magic, length, CRC-32 of the payload
 MAGIC = b"mlhamjr1"
+LEVEL_KEY = "level"
 
 
 class Entry(NamedTuple):
@@ -47,14 +49,16 @@ class Journal:
 
     Args:
         path: made when missing.
+        level: of theory; that of a journal that is there already must be the same.
 
     Attributes:
         offsets: place of the newest entry of each key.
         failures: name and reason of each key whose newest entry is a failure.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, level: Level) -> None:
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,11 +68,26 @@ class Journal:
         self.offsets: dict[str, int] = {}
         self.failures: dict[str, tuple[str, str]] = {}
         self._end = 0
+        try:
+            self._open(Entry(LEVEL_KEY, json.dumps(asdict(level), sort_keys=True), None))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, level: Entry) -> None:
+        """Read what is there; the first entry says the level of theory."""
         for offset, payload in self._scan():
-            self._note(_entry_from_payload(payload), offset)
+            entry = _entry_from_payload(payload)
+            if offset == 0 and entry != level:
+                raise DataError(f"{self.path} is of another level of theory, {entry.name}; finish it, or remove it.")
+            self._note(entry, offset)
         os.ftruncate(self._descriptor, self._end)
+        if self._end == 0:
+            self.append(level)
 
     def _note(self, entry: Entry, offset: int) -> None:
+        if entry.key == LEVEL_KEY:
+            return
         if entry.record is None:
             self.failures[entry.key] = (entry.name, entry.reason)
         else:
@@ -124,6 +143,10 @@ class Journal:
         if record is None:
             raise DataError(f"{self.path}: entry {key} is a failure.")
         return record
+
+    def remove(self) -> None:
+        """Delete the file; what was in it is elsewhere now."""
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file and let others have it."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,11 +108,21 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
+    if cored := sorted({mol.atom_symbol(i) for i in range(mol.natm) if _has_core_potential(mol, i, basis)}):
+        raise DataError(f"basis set {basis} wants effective core potentials for {', '.join(cored)}; not supported")
     try:
         graph_from_mol(mol)
     except ValueError as error:
         raise DataError(str(error)) from error
     return mol
+
+
+def _has_core_potential(mol: gto.Mole, atom: int, basis: str) -> bool:
+    """Whether a basis set describes only an atom's outer electrons, so that all of them in it make no sense."""
+    try:
+        return bool(gto.basis.load_ecp(basis, mol.atom_pure_symbol(atom)))
+    except (KeyError, RuntimeError, ValueError, OSError):
+        return False
 
 
 def mean_field(mol: gto.Mole, level: Level) -> Any:
@@ -130,6 +143,22 @@ def mean_field(mol: gto.Mole, level: Level) -> Any:
     return mf
 
 
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let processes that start meanwhile use one thread: the molecules are small, and each core has its process."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def one_thread() -> None:
-    """Let a worker use one thread: the molecules are small, and there is a worker for every core."""
+    """Let this process use one thread for integrals."""
     lib.num_threads(1)

@@ -7,6 +7,7 @@ numbers per molecule are read when the file is opened; matrices only when they a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -290,7 +291,9 @@ def write_file(
             }
             for key, column in columns.items():
                 _write_texts(file, f"failed_{key}", column)
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -319,6 +322,15 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
     file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
     file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
+
+
+def _to_disk(path: Path) -> None:
+    """Make sure that a file, or a folder's list of files, outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
@@ -363,6 +375,8 @@ def splits_by_group(groups: Sequence[str], shares: tuple[float, float] = (0.05, 
         groups: of each record.
         shares: of val and test.
     """
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise DataError(f"shares {shares} of val and test: expected numbers from 0 on whose sum is below 1.")
     return [_split_of(group, shares) for group in groups]
 
 

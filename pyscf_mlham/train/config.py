@@ -104,6 +104,9 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
             raise ModelError(f"{path}: unknown keys {unknown}; expected some of {sorted(known)}.")
     if missing := [key for key in ("name", "data", "output") if key not in content]:
         raise ModelError(f"{path}: keys {missing} are missing.")
+    for key in ("loss", "network", "charges"):
+        if not isinstance(content.get(key, []), (dict, list)):
+            raise ModelError(f"{path}: {key} must hold keys and values, or a list; leave it out for the default.")
     files = content["data"]
     content = content | {
         "data": (files,) if isinstance(files, str) else tuple(files),
@@ -112,10 +115,14 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
     }
     config = TrainConfig(**content)
     for f in dataclasses.fields(TrainConfig):
-        if f.type in ("int", "float") and not isinstance(getattr(config, f.name), (int, float)):
+        types: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+        wanted = types.get(str(f.type))
+        if wanted and not isinstance(getattr(config, f.name), wanted):
             raise ModelError(
-                f"{path}: {f.name} must be a number, found {getattr(config, f.name)!r} (YAML wants 3.0e-3)."
+                f"{path}: {f.name} must be a number ({f.type}), found {getattr(config, f.name)!r} (YAML wants 3.0e-3)."
             )
+    if min(config.steps, config.validate_every, config.pairs) < 1:
+        raise ModelError(f"{path}: steps, pairs and validate_every must be 1 or more.")
     if config.schedule not in ("cosine", "wsd"):
         raise ModelError(f"{path}: unknown schedule {config.schedule!r}; expected cosine or wsd.")
     return config

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyscf import dft, scf
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.data.dataset import examples, mol_from_record
+from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.scf.guess import guess as guess_density
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
-from pyscf_mlham.scf.predictor import predict, same_name
+from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.metrics import Metrics, evaluate, mean
 from pyscf_mlham.train.preparation import recipe_of
 
+GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 
 
@@ -47,9 +48,13 @@ def evaluate_model(
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
             raise DataError(f"{path} is {level.xc}/{level.basis}, model {config.name} {config.xc}/{config.basis}.")
         splits = SPLITS if split == "all" else (split,)
-        indices = [int(i) for s in splits for i in file.indices(s) if file.spin[i] == 0]
+        known, wanted = set(config.elements), [int(i) for s in splits for i in file.indices(s)]
+        served = (file.spin == 0) & np.isin(file.charge, config.charges)
+        indices = [i for i in wanted if served[i] and known.issuperset(file.numbers(i).tolist())]
         if not indices:
-            raise DataError(f"{path}: no closed shell in split {split}.")
+            raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
+        if len(indices) < len(wanted):
+            console.print(f"{len(wanted) - len(indices)} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         with Progress(console=console, transient=True) as progress:
             prepared = examples(path, indices, recipe_of(config), os.cpu_count() or 1)
@@ -93,21 +98,17 @@ def compare_guesses(
     Returns:
         for each molecule, its name and atoms, and for each guess: cycles, converged, and the energy, Hartree.
     """
+    if unknown := sorted(set(guesses) - GUESSES):
+        raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(sorted(GUESSES))}.")
     runs = []
     with Progress(console=console, transient=True) as progress:
         for index in progress.track(indices, description="SCF"):
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
-                mol = mol_from_record(record, file.level.basis)
-                mf = scf.RHF(mol) if file.level.xc.lower() == "hf" else dft.RKS(mol, xc=file.level.xc)
-                if file.level.density_fit:
-                    mf = mf.density_fit()
-                if guess == "ml":
-                    start = time.process_time()
-                    orbitals = predict(mf, model).orbitals
-                    run["guess seconds"] = time.process_time() - start
-                    mf.kernel(dm0=mf.make_rdm1(orbitals.coeff, orbitals.occ))
+                mf = mean_field(mol_from_record(record, file.level.basis), file.level)
+                if guess == "ml":  # falls back to minao, as it does for users
+                    mf.kernel(dm0=guess_density(mf, model))
                 else:
                     mf.set(init_guess=guess).kernel()
                 run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -31,7 +32,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     if len(levels) != 1:
         raise DataError(f"the files are of different levels of theory: {sorted(map(str, levels))}.")
     level = levels.pop()
-    elements = tuple(sorted(set().union(*(file.elements for file in files))))
+    chosen, elements = _choose(files, config)
     template = template_of(elements, level.basis)
     network = asdict(options_of(config.architecture, config.network))  # all of them: defaults may change one day
     options = {"template": list(template.counts), "network": network}
@@ -51,21 +52,45 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     loaded: dict[str, list[Example]] = {"train": [], "val": []}
     with progress_bar(console) as progress:
         for split, found in loaded.items():
-            tasks = [(file.path, i) for file in files for i in file.indices(split) if file.spin[i] == 0]
-            if split == "train" and config.train_molecules:
-                order = np.random.default_rng(config.seed).permutation(len(tasks))
-                tasks = [tasks[i] for i in order[: config.train_molecules]]
-            bar = progress.add_task(f"preparing {split}", total=len(tasks), note="")
+            bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")
             for file in files:
-                indices = [i for path, i in tasks if path == file.path]
+                indices = [i for path, i in chosen[split] if path == file.path]
                 for example in examples(file.path, indices, recipe, os.cpu_count() or 1):
                     found.append(example)
                     progress.advance(bar)
     for file in files:
         file.close()
-    if not loaded["train"] or not loaded["val"]:
-        raise DataError("there is no molecule in the split train, or none in val; see `mlham data info`.")
     return loaded["train"], loaded["val"], model_config
+
+
+def _choose(
+    files: list[HamiltonianFile], config: TrainConfig
+) -> tuple[dict[str, list[tuple[Path, int]]], tuple[int, ...]]:
+    """Choose closed shells of the charges asked for, by split; the elements are those of the training molecules."""
+
+    def of(split: str) -> list[tuple[Path, int]]:
+        served = [
+            (f, int(i)) for f in files for i in f.indices(split) if f.spin[i] == 0 and f.charge[i] in config.charges
+        ]
+        return [(f.path, i) for f, i in served]
+
+    chosen = {split: of(split) for split in ("train", "val")}
+    if config.train_molecules:
+        order = np.random.default_rng(config.seed).permutation(len(chosen["train"]))
+        chosen["train"] = [chosen["train"][i] for i in order[: config.train_molecules]]
+    opened = {file.path: file for file in files}
+    known = {int(z) for path, i in chosen["train"] for z in opened[path].numbers(i)}
+    chosen["val"] = [(path, i) for path, i in chosen["val"] if known.issuperset(opened[path].numbers(i).tolist())]
+    charges = {int(opened[path].charge[i]) for path, i in chosen["train"]}
+    if missing := sorted(set(config.charges) - charges):
+        raise DataError(f"there is no training molecule of charge {missing}; take it out of charges.")
+    for split, found in chosen.items():
+        if not found:
+            raise DataError(
+                f"there is no closed-shell molecule to use in the split {split}; see `mlham data info`. A small set "
+                "needs larger shares: make it with --val 0.2."
+            )
+    return chosen, tuple(sorted(known))
 
 
 def recipe_of(config: ModelConfig) -> Recipe:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -66,6 +67,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
+        for parameter in self.model.parameters():  # a process without a molecule in a batch has gradients, too
+            parameter.grad = torch.zeros_like(parameter)
+        self.identity = _identity(config, train, model_config)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.output = Path(config.output)
         self._stop = False
@@ -79,6 +83,8 @@ class Trainer:
         saved = time.monotonic()
         started = saved - self.seconds
         sums, count = np.zeros(3), 0
+        if self.step >= self.config.steps:
+            self.console.print(f"{self.config.name} is finished: {self.step} steps; more need another output folder.")
         with progress_bar(self.console, silent=bool(self.rank)) as progress:
             task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
             for batch in self._batches():
@@ -126,9 +132,10 @@ class Trainer:
             found = errors(self.model(inputs), inputs, targets, self.model.template)
             (total(found, self.config.loss).sum() / len(batch)).backward()
             sums = np.array([float(e.detach().sum()) for e in found])
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.world > 1:
-            sums = _sum_over_processes(gradients, sums, self.device)
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            found_and_stop = _sum_over_processes(gradients, np.append(sums, float(self._stop)), self.device)
+            sums, self._stop = found_and_stop[:-1], bool(found_and_stop[-1])  # all stop at the same step
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.step += 1
         if torch.isfinite(norm):
@@ -178,7 +185,7 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        progress = {"step": self.step, "best": self.best, "seconds": self.seconds, "config": _identity(self.config)}
+        progress = {"step": self.step, "best": self.best, "seconds": self.seconds, "config": self.identity}
         data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(progress)})
         checkpoint.replace_file(self.output / STATE, data)
 
@@ -188,9 +195,10 @@ class Trainer:
         if not path.exists():
             return
         progress = _metadata(path)
-        if progress["config"] != _identity(self.config):
+        if progress["config"] != self.identity:
             raise ModelError(
-                f"{path}: belongs to a run with other settings; name another output folder, or restore the settings."
+                f"{path}: belongs to a run with other settings or other data; name another output folder, or restore "
+                "them."
             )
         tensors = load_file(path)
         for name, module in (("model.", self.model), ("average.", self.average)):
@@ -298,12 +306,15 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _identity(config: TrainConfig) -> str:
-    """Everything of the settings that decides what the weights become."""
+def _identity(config: TrainConfig, train: Sequence[Example], model: ModelConfig) -> str:
+    """Everything that decides what the weights become."""
     plain = dataclasses.asdict(config)
     for key in ("output", "data", "checkpoint_minutes", "validate_every"):
         del plain[key]
-    return json.dumps(plain | {"data": [Path(p).name for p in config.data]}, sort_keys=True)
+    names = hashlib.sha256("\n".join(e.name for e in train).encode()).hexdigest()
+    return json.dumps(
+        plain | {"molecules": names, "elements": model.elements, "options": model.options}, sort_keys=True
+    )
 
 
 def _metadata(path: Path) -> dict[str, Any]:
