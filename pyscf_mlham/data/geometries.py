@@ -120,9 +120,8 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where:
             f"{where}: {electrons} electrons cannot have multiplicity {spin + 1}; give the right charge and "
             "multiplicity in the comment line (charge=, mult=) or with --charge and --mult."
         )
-    return Molecule(
-        name, str(info.get("group") or group_of(numbers, positions)), source, numbers, positions, charge, spin
-    )
+    group = str(info.get("group") or group_of(numbers, positions))
+    return Molecule(name, group, Path(source).name, numbers, positions, charge, spin)
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:
