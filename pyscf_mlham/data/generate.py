@@ -86,7 +86,8 @@ def generate(
                 f"Stopped; {len(journal.offsets)} molecules wait in {journal.path}. The same command goes on."
             )
             raise
-        _merge(path, journal, options)
+        if journal.offsets or journal.failures or not path.exists():
+            _merge(path, journal, options)
         journal.remove()
     finally:
         journal.close()
