@@ -142,6 +142,16 @@ def sample_from_matrices(
     )
 
 
+def frames_from_sample(sample: Sample) -> Array:
+    """Return the frames of a sample's pairs, (P, 3, 3), as `sample_from_matrices` took them.
+
+    Args:
+        sample: with positions in double precision.
+    """
+    first, second = sample.pairs.T
+    return frames_from_vectors(sample.positions[second] - sample.positions[first])
+
+
 def local_blocks(
     matrix: Array, layout: OrbitalLayout, pairs: NDArray[np.int64], template: ShellTemplate, frames: Array
 ) -> Blocks:

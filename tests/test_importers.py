@@ -131,10 +131,12 @@ def test_md17_npz(tmp_path: Path, calculations: dict, overlap: bool) -> None:
 def test_a_damaged_record_does_not_stop_the_others(tmp_path: Path, calculations: dict) -> None:
     rows = qh9_rows(calculations)
     rows[1] = (*rows[1][:4], rows[1][4][:-5])
-    first, second, third = import_records(qh9_database(tmp_path / "cut.db", rows), LEVEL)
+    rows[2] = (*rows[2][:4], rows[2][4][:-8])
+    first, second, third, last = import_records(qh9_database(tmp_path / "cut.db", [*rows, rows[0]]), LEVEL)
     assert "record cut_1" in str(second)
+    assert "record cut_2" in str(third)
     assert not isinstance(first, DataError)
-    assert not isinstance(third, DataError)
+    assert not isinstance(last, DataError)
 
 
 def test_wrong_units_basis_and_order_are_refused(tmp_path: Path, calculations: dict) -> None:

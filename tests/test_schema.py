@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from labelled import LEVEL, labelled_file, records
 
-from pyscf_mlham.data.dataset import mol_from_record
+from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
 
@@ -41,7 +41,7 @@ def test_round_trip(path: Path) -> None:
 def test_stored_fock_is_that_of_its_own_density(path: Path) -> None:
     with HamiltonianFile(path) as file:
         for index in (0, 5, 9):
-            mf = mol_from_record(file[index], file.level.basis).RHF()
+            mf = mol_from_geometry(file[index], file.level.basis).RHF()
             e, C = mf.eig(file[index].fock, mf.get_ovlp())
             again = mf.get_fock(dm=mf.make_rdm1(C, mf.get_occ(e, C)))
             np.testing.assert_allclose(again, file[index].fock, rtol=0, atol=1e-5)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 import pyscf_mlham
 from pyscf_mlham import cli
-from pyscf_mlham.data.dataset import Example, mol_from_record
+from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.nn.model import Output, network_from_config
@@ -74,7 +75,7 @@ def test_training_lowers_every_error_and_writes_a_model(data: Path, tmp_path: Pa
     model = load(tmp_path / "model")
     with HamiltonianFile(data) as file:
         record = file[0]
-        mf = mol_from_record(record, "sto-3g").RHF()
+        mf = mol_from_geometry(record, "sto-3g").RHF()
         predicted = pyscf_mlham.fock(mf, model)
     assert np.abs(predicted - record.fock).mean() < 0.05
     mf.kernel(dm0=pyscf_mlham.guess(mf, model, fallback="raise"))

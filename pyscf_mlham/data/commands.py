@@ -15,9 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from pyscf_mlham import baseline
-from pyscf_mlham.data.dataset import mol_from_record
 from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
-from pyscf_mlham.data.geometries import Molecule, rattled, read_geometries, thermal
+from pyscf_mlham.data.geometries import Molecule, mol_from_geometry, rattled, read_geometries, thermal
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.errors import DataError, MLHamError
@@ -200,7 +199,7 @@ def _distance(file: HamiltonianFile, sample: int, console: Console) -> str:
     found = []
     for index in track(chosen, description="H0", console=console, transient=True):
         record = file[int(index)]
-        mol = mol_from_record(record, file.level.basis)
+        mol = mol_from_geometry(record, file.level.basis)
         found.append(np.abs(record.fock - baseline.hamiltonian("sap", mol)).mean())
     low, middle, high = np.percentile(found, [5, 50, 95])
     return f"median {middle:.2e} Ha, 5 to 95 percent {low:.2e} to {high:.2e}, of {len(found)} records"

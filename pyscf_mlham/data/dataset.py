@@ -14,18 +14,20 @@ from pyscf import gto
 
 from pyscf_mlham import baseline
 from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import one_thread, single_threaded
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import (
     Sample,
+    frames_from_sample,
     inputs_from_h0,
     local_blocks,
     metric_from_overlap,
     orthogonal_from_ao,
     sample_from_matrices,
 )
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+from pyscf_mlham.graph import graph_from_mol
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -85,17 +87,6 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
     return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=electrons % 2, verbose=0)).template()
 
 
-def mol_from_record(record: Record, basis: str) -> gto.Mole:
-    """Build the molecule of a record.
-
-    Args:
-        record: of a file.
-        basis: of the file.
-    """
-    atoms = list(zip(record.numbers.tolist(), record.positions.tolist(), strict=True))
-    return gto.M(atom=atoms, unit="Bohr", basis=basis, charge=record.charge, spin=record.spin, verbose=0)
-
-
 def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example:
     """Compute S and H0, and cut everything into blocks.
 
@@ -108,7 +99,7 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
         raise DataError(
             f"record {record.name}: networks are trained on closed shells, this one has spin {record.spin}."
         )
-    mol = mol_from_record(record, level.basis)
+    mol = mol_from_geometry(record, level.basis)
     layout, template = OrbitalLayout.from_mol(mol), recipe.template
     if layout.n_ao != len(record.fock):
         raise DataError(
@@ -125,9 +116,8 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
     sample = sample_from_matrices(
         graph, record.charge, inputs_from_h0(h0, overlap, metric), layout, template, recipe.degree
     )
-    vectors = graph.positions[sample.pairs[:, 1]] - graph.positions[sample.pairs[:, 0]]
     dh = orthogonal_from_ao(record.fock - h0, metric)
-    target = local_blocks(dh, layout, sample.pairs, template, frames_from_vectors(vectors))
+    target = local_blocks(dh, layout, sample.pairs, template, frames_from_sample(sample))
     e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))
     single = np.float32
     fields = ("positions", "distances", "turns", "onsite", "pair")

@@ -13,6 +13,7 @@ from pyscf import gto, scf
 from pyscf.data import nist
 from pyscf.hessian import thermo
 
+from pyscf_mlham.data.schema import Record
 from pyscf_mlham.errors import DataError
 
 Array = NDArray[np.float64]
@@ -47,6 +48,17 @@ class Molecule(NamedTuple):
     def key(self) -> str:
         """Identity of numbers, positions (to `SAME_PLACE`), charge and spin."""
         return identity(self.numbers, self.positions, self.charge, self.spin)
+
+
+def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
+    """Build the PySCF molecule of a geometry, labelled or not.
+
+    Args:
+        geometry: numbers, positions, charge and spin.
+        basis: PySCF's name of the basis set.
+    """
+    atoms = list(zip(geometry.numbers.tolist(), geometry.positions.tolist(), strict=True))
+    return gto.M(atom=atoms, unit="Bohr", basis=basis, charge=geometry.charge, spin=geometry.spin, verbose=0)
 
 
 def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str:
@@ -178,8 +190,7 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
     """
     if len(molecule.numbers) < 2:
         return
-    atoms = list(zip(molecule.numbers.tolist(), molecule.positions.tolist(), strict=True))
-    mol = gto.M(atom=atoms, unit="Bohr", basis="sto-3g", charge=molecule.charge, spin=molecule.spin, verbose=0)
+    mol = mol_from_geometry(molecule, "sto-3g")
     mf = (scf.UHF if molecule.spin else scf.RHF)(mol).run()
     if not mf.converged:
         raise DataError(f"{molecule.name}: its HF/STO-3G calculation, for the normal modes, does not converge.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, lib, scf
 
 from pyscf_mlham.basis import is_ghost
-from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
 from pyscf_mlham.errors import DataError
@@ -99,10 +99,8 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
         molecule: geometry.
         basis: PySCF's name of the basis set.
     """
-    atoms = list(zip(molecule.numbers.tolist(), molecule.positions.tolist(), strict=True))
-    options: dict[str, Any] = {"unit": "Bohr", "charge": molecule.charge, "spin": molecule.spin, "verbose": 0}
     try:
-        mol = gto.M(atom=atoms, basis=basis, **options)
+        mol = mol_from_geometry(molecule, basis)
     except (KeyError, RuntimeError) as error:
         raise DataError(f"basis set {basis} does not serve its elements ({error})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}

@@ -21,13 +21,12 @@ class IrrepsLinear(nn.Module):
         degree: largest l.
         inputs: channels.
         outputs: channels.
-        gain: scale of the initial weights.
     """
 
-    def __init__(self, degree: int, inputs: int, outputs: int, gain: float = 1.0) -> None:
+    def __init__(self, degree: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.sizes = squares(degree)
-        self.weight = nn.Parameter(gain * torch.randn(degree + 1, inputs, outputs) / math.sqrt(inputs))
+        self.weight = nn.Parameter(torch.randn(degree + 1, inputs, outputs) / math.sqrt(inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,23 +35,26 @@ class IrrepsLinear(nn.Module):
         return torch.cat([parts[0] + self.bias, *parts[1:]], dim=1)
 
 
-class IrrepsNorm(nn.Module):
-    """Divide by the root mean square over components and channels, then scale each channel of each l.
+class GroupNorm(nn.Module):
+    """Divide by the root mean square over rows and channels; scale each channel of each group of rows.
 
     Args:
-        degree: largest l.
+        sizes: numbers of rows that turn into each other.
         channels: C.
+        floor: added to the mean square; features much smaller than its root stay small.
     """
 
-    def __init__(self, degree: int, channels: int) -> None:
+    copies: Tensor
+
+    def __init__(self, sizes: list[int], channels: int, floor: float) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(degree + 1, channels))
-        self.register_buffer("copies", torch.tensor(squares(degree)), persistent=False)
-        self.copies: Tensor
+        self.floor = floor
+        self.scale = nn.Parameter(torch.ones(len(sizes), channels))
+        self.register_buffer("copies", torch.tensor(sizes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, (degree+1)^2, C)."""
-        size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + 1e-6)
+        """Normalise (N, rows, C)."""
+        size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.floor)
         return x * size * self.scale.repeat_interleave(self.copies, dim=0)
 
 

@@ -18,8 +18,10 @@ from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
-from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, IrrepsNorm, Radial
+from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, Radial, squares
 from pyscf_mlham.polar import flipped_block, flipped_turn
+
+NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class Layer(nn.Module):
     def __init__(self, options: QHNetV2Options) -> None:
         super().__init__()
         o = self.options = options
-        self.atom_norm, self.out_norm = IrrepsNorm(o.degree, o.channels), IrrepsNorm(o.degree, o.channels)
-        self.pair_norm = PairNorm(o.largest_m, o.pair_channels)
+        self.atom_norm, self.out_norm = (GroupNorm(squares(o.degree), o.channels, 1e-6) for _ in range(2))
+        self.pair_norm = GroupNorm([1, 1, *[2] * o.largest_m], o.pair_channels, 1e-2)
         inside = o.hidden + 2 * o.product
         pair_widths = [o.pair_channels] * (o.largest_m + 2)
         seen = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, 2 * o.channels), pair_widths)
@@ -194,27 +196,3 @@ class Layer(nn.Module):
         scalar, others = h.split([1, h.shape[1] - 1], dim=1)
         gated = torch.cat([silu(scalar), others * torch.sigmoid(gates)], dim=1)
         return torch.cat([gated, self.product(a, b)], dim=-1)
-
-
-NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
-
-
-class PairNorm(nn.Module):
-    """Divide a pair's feature by its root mean square where that exceeds one, smoothly; scale each channel.
-
-    Args:
-        order: largest m.
-        channels: C.
-    """
-
-    def __init__(self, order: int, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(order + 2, channels))
-        copies = torch.tensor([1, 1, *[2] * order])
-        self.copies: Tensor
-        self.register_buffer("copies", copies, persistent=False)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Normalise (P, rows, C)."""
-        size = torch.rsqrt(feature.square().mean(dim=(1, 2), keepdim=True) + 1e-2)
-        return feature * size * self.scale.repeat_interleave(self.copies, dim=0)

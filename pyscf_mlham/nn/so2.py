@@ -106,13 +106,12 @@ class Linear(nn.Module):
     Args:
         inputs: width of each grade.
         outputs: width of each grade.
-        gain: scale of the initial weights.
     """
 
-    def __init__(self, inputs: list[int], outputs: list[int], gain: float = 1.0) -> None:
+    def __init__(self, inputs: list[int], outputs: list[int]) -> None:
         super().__init__()
         pairs = list(zip(inputs, outputs, strict=True))
-        self.weights = nn.ParameterList(nn.Parameter(gain * torch.randn(i, o) / math.sqrt(max(i, 1))) for i, o in pairs)
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(i, o) / math.sqrt(max(i, 1))) for i, o in pairs)
         self.bias = nn.Parameter(torch.zeros(outputs[0]))
 
     def forward(self, grades: Grades) -> Grades:

@@ -16,12 +16,13 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import (
     ao_from_orthogonal,
+    frames_from_sample,
     inputs_from_h0,
     matrix_from_local_blocks,
     metric_from_overlap,
     sample_from_matrices,
 )
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.scf.predictor import native_mol
 
 if TYPE_CHECKING:
@@ -94,6 +95,5 @@ class NetworkModel:
         with torch.no_grad():
             output = self.network(batch_from_samples([sample]).to(weight.device, weight.dtype))
         blocks = Blocks(*(t.double().cpu().numpy() for t in output))
-        vectors = graph.positions[sample.pairs[:, 1]] - graph.positions[sample.pairs[:, 0]]
-        dh = matrix_from_local_blocks(blocks, layout, sample.pairs, self._template, frames_from_vectors(vectors))
+        dh = matrix_from_local_blocks(blocks, layout, sample.pairs, self._template, frames_from_sample(sample))
         return ao_from_orthogonal(dh, metric)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pyscf_mlham.data.dataset import examples, mol_from_record
+from pyscf_mlham.data.dataset import examples
+from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
@@ -106,7 +107,7 @@ def compare_guesses(
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
-                mf = mean_field(mol_from_record(record, file.level.basis), file.level)
+                mf = mean_field(mol_from_geometry(record, file.level.basis), file.level)
                 if guess == "ml":  # falls back to minao, as it does for users
                     mf.kernel(dm0=guess_density(mf, model))
                 else:

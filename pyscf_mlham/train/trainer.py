@@ -7,6 +7,7 @@ import copy
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -271,9 +272,9 @@ def draw_curve(log: Path, image: Path) -> None:
     axes.plot(steps, [float(row["density"]) for row in rows], label="density matrix, first order")
     axes.set(xlabel="step", yscale="log", title="validation")
     axes.legend()
-    temporary = image.with_name(f".{image.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(image)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    checkpoint.replace_file(image, drawn.getvalue())
 
 
 def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> None:
