@@ -35,7 +35,7 @@ class ModelConfig:
         basis: name of its native basis set, spherical.
         xc: functional of its training data, "hf" for Hartree-Fock.
         baseline: the H0 that it corrects.
-        grid_level: PySCF grid level of a minao H0.
+        grid_level: PySCF grid level of the labels.
         baseline_fingerprint: `baseline.fingerprint` where it was trained, Hartree.
         weights_sha256: of weights.safetensors.
         options: the architecture's own settings.

@@ -20,11 +20,29 @@ from pyscf_mlham.polar import turns_from_frames
 
 Array = NDArray[np.float64]
 
-# Chemical potentials of the Fermi functions, Hartree: they span the frontier orbitals of H0 = sap. Fixed numbers,
-# not the molecule's own, so that molecules far from each other do not see each other.
-POTENTIALS = (-1.0, -0.8, -0.65, -0.5)
-TEMPERATURE = 0.05  # Hartree; level crossings of H0 stay smooth
-N_INPUTS = 2 + len(POTENTIALS)
+
+class Levels(NamedTuple):
+    """Where the Fermi functions of H0 sit.
+
+    Fixed numbers, not the molecule's own, so that molecules far from each other do not see each other.
+
+    Attributes:
+        potentials: chemical potentials, Hartree.
+        temperature: Hartree; level crossings of H0 stay smooth.
+    """
+
+    potentials: tuple[float, ...]
+    temperature: float
+
+
+# They span the frontier orbitals of each H0. Those of the minao Fock matrix leave a gap between -0.21 and -0.18 Ha in
+# nearly all organic molecules, so that one of the functions is its density matrix.
+LEVELS = {
+    "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
+    "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
+    "minao": Levels((-0.55, -0.33, -0.19, -0.05), 0.03),
+}
+N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
 
 class Metric(NamedTuple):
@@ -51,7 +69,7 @@ def metric_from_overlap(overlap: Array) -> Metric:
     return Metric(half=(U * np.sqrt(s)) @ U.T, inverse=(U / np.sqrt(s)) @ U.T)
 
 
-def inputs_from_h0(h0: Array, overlap: Array, metric: Metric) -> Array:
+def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) -> Array:
     """Bounded, smooth matrix functions that tell a network what H0 knows.
 
     The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials.
@@ -61,13 +79,14 @@ def inputs_from_h0(h0: Array, overlap: Array, metric: Metric) -> Array:
         h0: (n, n) in AOs, Hartree.
         overlap: (n, n).
         metric: of the overlap.
+        levels: of the Fermi functions, see `LEVELS`.
 
     Returns:
         (N_INPUTS, n, n).
     """
     e, V = np.linalg.eigh(metric.inverse @ h0 @ metric.inverse)
     squashed = e / np.sqrt(1 + e * e)
-    fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * TEMPERATURE))) for mu in POTENTIALS]
+    fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
     functions = [(V * f) @ V.T for f in (squashed, *fermi)]
     return np.stack([overlap, *functions])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import ETHYLENE, mole
 
-from pyscf_mlham.scf import coarse
-from pyscf_mlham.scf.coarse import CoarseField, Level
+from pyscf_mlham import coarse
+from pyscf_mlham.coarse import CoarseField, Level
 
 DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 SINGLE = Level("def2-universal-jfit", "def2-universal-jfit", 0)
@@ -60,7 +60,9 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=0)
     assert isinstance(fit._b, np.memmap)
     whole = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=1e9)
-    for ours, theirs in zip(fit.coulomb_exchange([left], True), whole.coulomb_exchange([left], True), strict=True):
+    for ours, theirs in zip(
+        fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
+    ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
     recomputed = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=0)
     assert recomputed._kept is None

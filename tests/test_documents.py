@@ -50,6 +50,7 @@ def test_imports_point_downward() -> None:
         "graph",
         "polar",
         "checkpoint",
+        "coarse",
         "baseline",
         "blocks",
         "features",

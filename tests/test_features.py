@@ -8,6 +8,7 @@ from pyscf import gto
 from pyscf_mlham import baseline
 from pyscf_mlham.basis import OrbitalLayout
 from pyscf_mlham.features import (
+    LEVELS,
     N_INPUTS,
     ao_from_orthogonal,
     inputs_from_h0,
@@ -22,7 +23,7 @@ from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
 
 def inputs_of(mol: gto.Mole) -> np.ndarray:
     overlap = mol.intor("int1e_ovlp")
-    return inputs_from_h0(baseline.hamiltonian("sap", mol), overlap, metric_from_overlap(overlap))
+    return inputs_from_h0(baseline.hamiltonian("sap", mol), overlap, metric_from_overlap(overlap), LEVELS["sap"])
 
 
 def test_loewdin_orbitals_keep_orbital_energies_and_come_back() -> None:

@@ -17,6 +17,7 @@ from pyscf_mlham.blocks import Blocks
 from pyscf_mlham.checkpoint import ModelConfig, read, write
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import (
+    LEVELS,
     Sample,
     inputs_from_h0,
     matrix_from_local_blocks,
@@ -62,7 +63,7 @@ def random_network(architecture: str, dtype: torch.dtype = torch.float64) -> Ham
 def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
     h0 = baseline.hamiltonian("sap", mol)
     overlap = mol.intor("int1e_ovlp")
-    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap))
+    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), LEVELS["sap"])
     return sample_from_matrices(
         graph_from_mol(mol, cutoff), mol.charge, inputs, OrbitalLayout.from_mol(mol), TEMPLATE, 4
     )

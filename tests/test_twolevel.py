@@ -13,8 +13,8 @@ from pyscf import scf
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
+from pyscf_mlham.coarse import Level
 from pyscf_mlham.scf import twolevel
-from pyscf_mlham.scf.coarse import Level
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 NO2 = "N 0 0 0; O 0 1.1 0.47; O 0 -1.1 0.47"

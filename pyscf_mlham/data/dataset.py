@@ -19,6 +19,7 @@ from pyscf_mlham.data.label import one_thread, single_threaded
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import (
+    LEVELS,
     Sample,
     frames_from_sample,
     inputs_from_h0,
@@ -109,13 +110,12 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
     if recipe.baseline == "minao" and "fock_minao" in record.extra:
         h0 = record.extra["fock_minao"]
     else:
-        h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc, level.grid_level)
+        h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc)
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
     graph = graph_from_mol(mol, recipe.cutoff)
-    sample = sample_from_matrices(
-        graph, record.charge, inputs_from_h0(h0, overlap, metric), layout, template, recipe.degree
-    )
+    inputs = inputs_from_h0(h0, overlap, metric, LEVELS[recipe.baseline])
+    sample = sample_from_matrices(graph, record.charge, inputs, layout, template, recipe.degree)
     dh = orthogonal_from_ao(record.fock - h0, metric)
     target = local_blocks(dh, layout, sample.pairs, template, frames_from_sample(sample))
     e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))

@@ -73,7 +73,7 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
         )
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
-    here = baseline.fingerprint(config.baseline, config.xc, config.grid_level)
+    here = baseline.fingerprint(config.baseline, config.xc)
     if not abs(here - config.baseline_fingerprint) <= SAME_H0:
         raise ModelError(
             f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "

@@ -15,6 +15,7 @@ from pyscf_mlham.blocks import Blocks
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import (
+    LEVELS,
     ao_from_orthogonal,
     frames_from_sample,
     inputs_from_h0,
@@ -85,11 +86,11 @@ class NetworkModel:
         from pyscf_mlham.nn.batch import batch_from_samples
 
         config, options = self.config, self.network.options
-        h0 = baseline.hamiltonian(config.baseline, native, config.xc, config.grid_level)
+        h0 = baseline.hamiltonian(config.baseline, native, config.xc)
         overlap = np.asarray(native.intor("int1e_ovlp"))
         metric = metric_from_overlap(overlap)
         layout, graph = OrbitalLayout.from_mol(native), graph_from_mol(native, options.cutoff)
-        inputs = inputs_from_h0(h0, overlap, metric)
+        inputs = inputs_from_h0(h0, overlap, metric, LEVELS[config.baseline])
         sample = sample_from_matrices(graph, native.charge, inputs, layout, self._template, options.degree)
         weight = next(self.network.parameters())
         with torch.no_grad():

@@ -109,7 +109,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     check_domain(mf, mol, config)
     native = model.native(mol)
     correction = lift(_checked(model.correction(native), native, mf.istype("GHF")), native, mol)
-    v0 = baseline.potential(config.baseline, mol, config.xc, config.grid_level)
+    v0 = baseline.potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao)
     dh = fock_for(mf, correction, mol.nao)
     fock, orbitals, damping = _decode(mf, mol, h0, dh, model.exact)

@@ -22,8 +22,8 @@ from pyscf import df, lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf, rohf, uhf
 
+from pyscf_mlham.coarse import LEVELS, CoarseField
 from pyscf_mlham.density import Orbitals, density_from_orbitals, orbitals_from_fock
-from pyscf_mlham.scf.coarse import LEVELS, CoarseField
 from pyscf_mlham.scf.decorator import private_parts
 
 Array = NDArray[Any]
@@ -108,11 +108,12 @@ class _TwoLevelSCF:
         self.build(self.mol)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
+        field = CoarseField(self, LEVELS[0])  # before the guess, which may want the same integrals
         if dm0 is None:
             dm0 = self.get_init_guess(self.mol, self.init_guess)
         if self.chkfile:
             chkfile.save_mol(self.mol, self.chkfile)
-        result = _solve(self, np.asarray(dm0))
+        result = _solve(self, np.asarray(dm0), field)
         self.coarse_cycles = result.coarse_cycles
         self.full_builds = self.cycles = result.full_builds
         if result.failure and result.full_builds < self.max_cycle:
@@ -242,11 +243,11 @@ class Outcome(NamedTuple):
     failure: str
 
 
-def _solve(mf: Any, density: Array) -> Outcome:
+def _solve(mf: Any, density: Array, field: CoarseField) -> Outcome:
     """Alternate full builds and coarse SCFs until the full field is converged or progress stops."""
     problem = _Problem.of(mf)
-    levels = list(LEVELS)
-    field, spent = CoarseField(mf, levels.pop(0)), 0
+    levels = list(LEVELS[1:])
+    spent = 0
     start = field.potential(factors_from_density(density))
     orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None

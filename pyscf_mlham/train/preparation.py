@@ -45,7 +45,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         xc=level.xc,
         baseline=config.baseline,
         grid_level=level.grid_level,
-        baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc, level.grid_level),
+        baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc),
         options=options,
     )
     recipe = recipe_of(model_config)

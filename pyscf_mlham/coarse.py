@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +72,11 @@ class CoarseField:
         self._correction: Array | float = 0.0
         self._xc = _Functional(mf)
         budget = _free_bytes(mf) / 2
-        self._coulomb = _FittedIntegrals(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
+        self._reference: list[Array] = []  # factors of the density that the field is anchored at
+        self._coulomb = _fitted(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
         if self._xc.long_range:
-            self._long_range = _FittedIntegrals(mf.mol, level, True, self._xc.omega, budget / 2)
+            self._long_range = _fitted(mf.mol, level, True, self._xc.omega, budget / 2)
         solvent = getattr(mf, "with_solvent", None)
         self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
         self._grid = _GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
@@ -87,9 +89,7 @@ class CoarseField:
             v: the full potential there, in the shape that `potential` returns; Hartree.
         """
         # Coulomb and exchange are then computed of the change of density alone: its own digits are what counts
-        for integrals in (self._coulomb, self._long_range):
-            if integrals is not None:
-                integrals.reference = list(factors)
+        self._reference = list(factors)
         if self._grid is not None:
             self._grid.anchor(factors)
         self.builds += 1
@@ -105,12 +105,12 @@ class CoarseField:
             (n, n), or (2, n, n) for two factors; Hartree.
         """
         self.builds += 1
-        j, ks = self._coulomb.coulomb_exchange(factors, with_k=self._xc.hyb != 0)
+        j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
         per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
         v = [j - per_electron * self._xc.hyb * k for k in ks]
         if self._long_range is not None:
-            _, long_range = self._long_range.coulomb_exchange(factors, with_k=True, with_j=False)
-            v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, long_range, strict=True)]
+            ranged = self._long_range.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)
+            v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, ranged[1], strict=True)]
         if self._grid is not None:
             v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
         field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
@@ -158,7 +158,6 @@ class _FittedIntegrals:
 
     def _store(self, fit: Any, n: int, level: Level, budget: float) -> None:
         shape = (fit.get_naoaux(), n, n)
-        self.reference: list[Array] = []
         size = int(np.prod(shape)) * np.dtype(level.dtype).itemsize
         self._file: Any = None
         if size <= budget:
@@ -177,13 +176,13 @@ class _FittedIntegrals:
             yield self._b[start : start + step]
 
     def coulomb_exchange(
-        self, factors: Sequence[Array], with_k: bool, with_j: bool = True
+        self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
         """J of the sum of the densities, and K of each, less those of the reference; zero where not wanted."""
         n, dtype = self._b.shape[1], self._b.dtype
-        density = _density(factors) - (_density(self.reference) if self.reference else 0.0)
+        density = _density(factors) - (_density(reference) if reference else 0.0)
         flat_density = np.ravel(density).astype(dtype)
-        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in self._change(factors)] if with_k else []
+        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
         j, ks = np.zeros(n * n), [np.zeros((n, n)) for _ in factors]
         for block in self._blocks():
             if with_j:
@@ -194,18 +193,31 @@ class _FittedIntegrals:
                 k += left @ (left if b is a else _half_transformed(block, b)).T
         return j.reshape(n, n), [(k + k.T) / 2 for k in ks]
 
-    def _change(self, factors: Sequence[Array]) -> list[tuple[Array, Array]]:
-        """Pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change is."""
-        if not self.reference:
-            return [(factor, factor) for factor in factors]
-        pairs = []
-        for factor, origin in zip(factors, self.reference, strict=True):
-            columns = max(factor.shape[1], origin.shape[1])
-            factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
-            u, _, vt = np.linalg.svd(factor.T @ origin)
-            change = factor @ (u @ vt) - origin  # the turn among the occupied orbitals that brings them nearest
-            pairs.append((change, 2 * origin + change))
-        return pairs
+
+def _change(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change is."""
+    if not reference:
+        return [(factor, factor) for factor in factors]
+    pairs = []
+    for factor, origin in zip(factors, reference, strict=True):
+        columns = max(factor.shape[1], origin.shape[1])
+        factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
+        u, _, vt = np.linalg.svd(factor.T @ origin)
+        change = factor @ (u @ vt) - origin  # the turn among the occupied orbitals that brings them nearest
+        pairs.append((change, 2 * origin + change))
+    return pairs
+
+
+_in_use: WeakValueDictionary[tuple[Any, ...], _FittedIntegrals] = WeakValueDictionary()
+
+
+def _fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> _FittedIntegrals:
+    """Fit the integrals, or share those that another field of the same molecule holds."""
+    key = (level, exchange, omega, mol.cart, mol._atm.tobytes(), mol._bas.tobytes(), mol._env.tobytes())
+    integrals = _in_use.get(key)
+    if integrals is None:
+        integrals = _in_use[key] = _FittedIntegrals(mol, level, exchange, omega, budget)
+    return integrals
 
 
 def _half_transformed(block: Array, factor: Array) -> Array:
