@@ -24,9 +24,10 @@ Array = NDArray[Any]
 LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 SMALLEST_BUDGET = 2e8  # bytes; no max_memory makes it less
-BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals or the grid
+BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals
+GRID_BLOCK = 512  # neighbouring points, which a third to a half of a large molecule's orbitals reach
 # Below these, orbital values on the grid and weighted potentials count as zero; their products stay above 1e-38.
-ORBITAL_TAIL = 1e-10
+ORBITAL_TAIL = 1e-8
 POTENTIAL_TAIL = 1e-15
 
 
@@ -269,44 +270,49 @@ class _GridXC:
         self._coords, self._weights = grids.coords, grids.weights
         self._reference: list[Array] = []
         self._deriv = 0 if functional.kind == "LDA" else 1
-        components = 4 if self._deriv else 1
-        self._step = max(64, int(BLOCK_BYTES / (8 * components * mol.nao)))
-        size = len(self._weights) * components * mol.nao * np.dtype(level.dtype).itemsize
-        self._kept = list(self._evaluate()) if size <= budget else None
+        self._kept: list[tuple[Array, Array]] | None = []
+        for columns, values in self._evaluate():
+            budget -= values.nbytes
+            if budget < 0:
+                self._kept = None
+                break
+            self._kept.append((columns, values))
 
-    def _evaluate(self) -> Iterator[Array]:
-        """Orbital values, (1 or 4, points, n), block by block."""
-        for start in range(0, len(self._weights), self._step):
-            values = self._ni.eval_ao(self._mol, self._coords[start : start + self._step], deriv=self._deriv)
-            values = _without_tails(values, ORBITAL_TAIL)
-            yield np.asarray(values, dtype=self._level.dtype).reshape(-1, *values.shape[-2:])
+    def _evaluate(self) -> Iterator[tuple[Array, Array]]:
+        """Which orbitals reach a block of points, and their values there, (1 or 4, points, those orbitals)."""
+        name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
+        for start in range(0, len(self._weights), GRID_BLOCK):
+            values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)
+            values = _without_tails(values.reshape(-1, *values.shape[-2:]), ORBITAL_TAIL)
+            columns = np.flatnonzero(values.any(axis=(0, 1)))
+            yield columns, values[:, :, columns].astype(self._level.dtype)
 
     def anchor(self, factors: Sequence[Array]) -> None:
         """Count potentials on the grid from those of these factors: the change keeps its digits when summed up."""
         self._reference = []
-        self._reference = [weighted for _, weighted in self._on_grid(factors)]
+        self._reference = [weighted for _, _, weighted in self._on_grid(factors)]
 
     def potential(self, factors: Sequence[Array]) -> list[Array]:
         v = [np.zeros((self._mol.nao, self._mol.nao)) for _ in factors]
-        for ao, weighted in self._on_grid(factors):
+        for columns, ao, weighted in self._on_grid(factors):
             for k, wv in enumerate(weighted):
-                v[k] += self._matrix(ao, wv)
+                v[k][np.ix_(columns, columns)] += self._matrix(ao, wv)
         return [a + a.T for a in v]
 
-    def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array]]:
-        """Orbital values and weighted potentials (spins, 1 to 5, points), block by block, less the reference's."""
+    def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array, Array]]:
+        """Orbitals, their values, and weighted potentials (spins, 1 to 5, points) less the reference's, by block."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start = len(factors) - 1, 0
-        for block, ao in enumerate(self._kept if self._kept is not None else self._evaluate()):
+        for block, (columns, ao) in enumerate(self._kept if self._kept is not None else self._evaluate()):
             weights = self._weights[start : start + ao.shape[1]]
             start += ao.shape[1]
-            rho = np.stack([self._density(ao, factor) for factor in occupied])
+            rho = np.stack([self._density(ao, factor[columns]) for factor in occupied])
             if self._xc.kind == "LDA":
                 rho = rho[:, 0]
             argument = rho if spin else rho[0]
             vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
             weighted = weights * np.asarray(vxc).reshape(spin + 1, -1, len(weights))
-            yield ao, weighted - self._reference[block] if self._reference else weighted
+            yield columns, ao, weighted - self._reference[block] if self._reference else weighted
 
     def _density(self, ao: Array, factor: Array) -> Array:
         """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""

@@ -38,7 +38,7 @@ def test_closed_shell(xc: str) -> None:
     mf = mean_field(xc)
     left = factors(mf)
     expected = reference(mf, left @ left.T)
-    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-10)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=2e-8)
     np.testing.assert_allclose(CoarseField(mf, SINGLE).potential([left]), expected, atol=1e-4)
 
 
@@ -48,7 +48,7 @@ def test_open_shell(xc: str) -> None:
     mf = mean_field(xc, unrestricted=True)
     spins = [left, left[:, :-1]]
     expected = reference(mf, np.array([s @ s.T for s in spins]))
-    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential(spins), expected, atol=1e-10)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential(spins), expected, atol=2e-8)
 
 
 def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
