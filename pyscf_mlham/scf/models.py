@@ -15,7 +15,7 @@ from pyscf_mlham.errors import MLHamError, ModelError
 from pyscf_mlham.scf import network, oracle
 from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
-SAME_H0 = 1e-5  # Hartree, between two installations' fingerprints
+SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
