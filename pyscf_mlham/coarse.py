@@ -96,6 +96,11 @@ class CoarseField:
         self.builds += 1
         self._correction = v - self._reaction(factors)  # every other part counts from here, and is zero here
 
+    def release(self) -> None:
+        """Give back the memory that is cheap to fill again: before a full build needs it."""
+        if self._grid is not None:
+            self._grid.release()
+
     def potential(self, factors: Sequence[Array]) -> Array:
         """Coulomb, exchange and exchange-correlation potential, plus the correction once the field is anchored.
 
@@ -270,18 +275,27 @@ class _GridXC:
         self._coords, self._weights = grids.coords, grids.weights
         self._reference: list[Array] = []
         self._deriv = 0 if functional.kind == "LDA" else 1
-        self._kept: list[tuple[Array, Array]] | None = []
-        for columns, values in self._evaluate():
-            budget -= values.nbytes
-            if budget < 0:
-                self._kept = None
-                break
-            self._kept.append((columns, values))
+        self._budget = budget
+        self._kept: list[tuple[Array, Array]] = []
 
-    def _evaluate(self) -> Iterator[tuple[Array, Array]]:
+    def release(self) -> None:
+        """Give the memory of the orbital values back; they are computed anew when they are needed again."""
+        self._kept = []
+
+    def _blocks(self) -> Iterator[tuple[Array, Array]]:
+        """Orbitals and their values block by block, kept for the next time as far as memory allows."""
+        yield from self._kept
+        size = sum(values.nbytes for _, values in self._kept)
+        for columns, values in self._evaluate(len(self._kept)):
+            size += values.nbytes
+            if size <= self._budget:  # sizes only grow, so what is kept is the beginning
+                self._kept.append((columns, values))
+            yield columns, values
+
+    def _evaluate(self, first: int) -> Iterator[tuple[Array, Array]]:
         """Which orbitals reach a block of points, and their values there, (1 or 4, points, those orbitals)."""
         name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
-        for start in range(0, len(self._weights), GRID_BLOCK):
+        for start in range(first * GRID_BLOCK, len(self._weights), GRID_BLOCK):
             values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)
             values = _without_tails(values.reshape(-1, *values.shape[-2:]), ORBITAL_TAIL)
             columns = np.flatnonzero(values.any(axis=(0, 1)))
@@ -303,7 +317,7 @@ class _GridXC:
         """Orbitals, their values, and weighted potentials (spins, 1 to 5, points) less the reference's, by block."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start = len(factors) - 1, 0
-        for block, (columns, ao) in enumerate(self._kept if self._kept is not None else self._evaluate()):
+        for block, (columns, ao) in enumerate(self._blocks()):
             weights = self._weights[start : start + ao.shape[1]]
             start += ao.shape[1]
             rho = np.stack([self._density(ao, factor[columns]) for factor in occupied])

@@ -64,10 +64,18 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    recomputed = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=0)
-    assert recomputed._kept is None
     kept = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=1e9)
-    np.testing.assert_allclose(recomputed.potential([left]), kept.potential([left]), atol=1e-12)
+    expected_xc = kept.potential([left])
+    size = sum(values.nbytes for _, values in kept._kept)
+    partly = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=size / 2)
+    for grid in (kept, partly):
+        for _ in range(2):  # what is kept, and what is computed again
+            np.testing.assert_allclose(grid.potential([left]), expected_xc, atol=1e-12)
+        assert sum(values.nbytes for _, values in grid._kept) <= grid._budget
+    assert 0 < len(partly._kept) < len(kept._kept)
+    kept.release()
+    assert not kept._kept
+    np.testing.assert_allclose(kept.potential([left]), expected_xc, atol=1e-12)
 
 
 def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:

@@ -252,6 +252,7 @@ def _solve(mf: Any, density: Array, field: CoarseField) -> Outcome:
     orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
+        field.release()
         here = _evaluate(problem, orbitals, best)
         cycles = spent + field.builds
         if _report(problem, here, best, build, cycles):
