@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -14,12 +14,17 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
-from pyscf_mlham.nn.qhnetv2 import Directed, QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
+from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
 from pyscf_mlham.polar import flipped_block
 
-BACKBONES = {"qhnetv2": (QHNetV2, QHNetV2Options)}
+BACKBONES: dict[str, tuple[Callable[..., Backbone], type[BackboneOptions]]] = {
+    "qhnet": (QHNet, QHNetOptions),
+    "qhnetv2": (QHNetV2, QHNetV2Options),
+}
 ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
 SOFTENING = 2.0  # Bohr; charges are clouds
 
@@ -51,7 +56,7 @@ class HamiltonianModel(nn.Module):
     unit: Tensor
 
     def __init__(
-        self, backbone: nn.Module, options: QHNetV2Options, template: ShellTemplate, elements: tuple[int, ...]
+        self, backbone: nn.Module, options: BackboneOptions, template: ShellTemplate, elements: tuple[int, ...]
     ) -> None:
         super().__init__()
         self.backbone, self.options, self.template = backbone, options, template
@@ -116,7 +121,7 @@ class OnsiteHead(nn.Module):
         n_elements: number of elements.
     """
 
-    def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int) -> None:
+    def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int) -> None:
         super().__init__()
         o = self.options = options
         self.coupling = Coupling(template)
@@ -156,7 +161,7 @@ class PairHead(nn.Module):
         template: shape of a block.
     """
 
-    def __init__(self, options: QHNetV2Options, template: ShellTemplate) -> None:
+    def __init__(self, options: BackboneOptions, template: ShellTemplate) -> None:
         super().__init__()
         o = options
         self.polar = PolarCoupling(template)
@@ -195,7 +200,7 @@ def build(
     return HamiltonianModel(backbone, chosen, template, tuple(sorted(elements))).to(dtype)
 
 
-def options_of(architecture: str, options: Mapping[str, Any]) -> QHNetV2Options:
+def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions:
     """Read the sizes of a network; an unknown key is an error.
 
     Args:
