@@ -19,7 +19,8 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.nn.model import Output, network_from_config
+from pyscf_mlham.nn.head import Output
+from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.train.config import LossConfig, TrainConfig, read_config
 from pyscf_mlham.train.loss import collate, dense, errors

@@ -89,7 +89,8 @@ class Backbone(nn.Module):
 
     def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
         super().__init__()
-        o = self.options = options
+        o = options
+        self.options, self.template = options, template
         self.elements = nn.Embedding(n_elements, o.channels)
         self.charge = nn.Linear(1, o.channels, bias=False)
         self.radial = Radial(o.radial, o.cutoff)
