@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
 from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Coupling, Output, PolarCoupling
 from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
 from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
-from pyscf_mlham.nn.rotation import Rotation
+from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
 from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
 from pyscf_mlham.polar import flipped_block
 
@@ -96,6 +96,16 @@ class HamiltonianModel(nn.Module):
         if self.wrapper is None or invariants is None:
             return output, None
         return output, self.wrapper.traces(invariants, features, species)
+
+    def orientation(self, seed: Sequence[int]) -> Rotation | None:
+        """Draw the orientation in which the refiner sees molecules in one step of training; None without a refiner.
+
+        Args:
+            seed: of the generator.
+        """
+        if self.refiner is None:
+            return None
+        return rotation_from_matrix(random_orthogonal(seed), self.options.degree, self.template)
 
     def freeze_first_stage(self) -> None:
         """Leave nothing but the refiner to be trained."""

@@ -29,7 +29,6 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
-from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
@@ -138,7 +137,8 @@ class Trainer:
             inputs, targets = collate(mine)
             inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
             template = self.model.template
-            output, traces = self.model.for_training(inputs, self._rotation())
+            orientation = self.model.orientation((self.config.seed, self.step))  # another one each step
+            output, traces = self.model.for_training(inputs, orientation)
             found = errors(output, inputs, targets, template)
             auxiliary = None if traces is None else trace_error(traces, inputs, targets, template)
             (total(found, self.config.loss, auxiliary).sum() / len(batch)).backward()
@@ -156,13 +156,6 @@ class Trainer:
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return sums / len(batch)
-
-    def _rotation(self) -> Rotation | None:
-        """Orientation in which a refiner sees this step's molecules: another one each step, the same in every run."""
-        if self.model.refiner is None:
-            return None
-        Q = random_orthogonal((self.config.seed, self.step))
-        return rotation_from_matrix(Q, self.model.options.degree, self.model.template)
 
     def validate(self, train_errors: np.ndarray) -> None:
         """Evaluate the averaged weights, log, and keep them where they are the best so far.
