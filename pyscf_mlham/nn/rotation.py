@@ -65,7 +65,7 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
 
     Args:
         batch: molecules.
-        rotation: of space.
+        rotation: of space, a proper one: frames are right-handed.
     """
     Q, D, B = rotation.to(batch.turns)
     return batch._replace(

@@ -112,12 +112,13 @@ def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> 
     Args:
         model: network.
         example: molecule.
-        seed: of the rotation, with or without an inversion.
+        seed: of the rotation.
     """
     weight, template = next(model.parameters()), model.template
     batch, targets = collate([example])
     batch, targets = batch.to(weight.device, weight.dtype), targets.to(weight.device)
-    rotation = rotation_from_matrix(random_orthogonal((seed,)), model.options.degree, template).to(weight)
+    Q = random_orthogonal((seed,))
+    rotation = rotation_from_matrix(Q * np.linalg.det(Q), model.options.degree, template).to(weight)
     with torch.no_grad():
         here, there = model(batch), model(rotated_batch(batch, rotation))
     onsite = (rotation.block.T @ there.onsite @ rotation.block - here.onsite) * targets.onsite_mask
