@@ -227,9 +227,13 @@ def test_frozen_first_stage_stays(data: Path, tmp_path: Path) -> None:
     assert changed
     with pytest.raises(ModelError, match="other sizes"):
         trained(dataclasses.replace(second, output=str(tmp_path / "c")), wider(first, config))
-    other = dataclasses.replace(config, architecture="qhnet", options=config.options | {"network": NETWORK})
+    other = dataclasses.replace(config, options=config.options | {"network": config.options["network"] | {"layers": 2}})
     with pytest.raises(ModelError, match="not those of this network"):
         trained(dataclasses.replace(second, output=str(tmp_path / "d")), (first[0], first[1], other))
+
+    elsewhere = dataclasses.replace(config, baseline="minao")
+    with pytest.raises(ModelError, match="has baseline sap, this run minao"):
+        trained(dataclasses.replace(second, output=str(tmp_path / "e")), (first[0], first[1], elsewhere))
 
 
 def wider(prepared: Prepared, config: object) -> Prepared:
@@ -297,6 +301,7 @@ def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
         ("refiner_options: 3", "must hold keys"),
         ("frozen: true\nrefiner: harmose", "frozen needs"),
         ("frozen: true\nstart: d", "frozen needs"),
+        ("frozen: 1", "true or false"),
     ):
         path.write_text(start + text)
         with pytest.raises(ModelError, match=message):

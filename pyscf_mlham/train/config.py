@@ -107,7 +107,8 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
     config = _config_from_dict(path, content)
     here = path.parent
-    start = str(here / config.start) if (here / config.start / CONFIG).exists() else config.start
+    beside = here / config.start
+    start = str(beside) if config.start and (beside / CONFIG).exists() else config.start
     return dataclasses.replace(
         config, data=tuple(str(here / file) for file in config.data), output=str(here / config.output), start=start
     )
@@ -122,6 +123,8 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
             raise ModelError(f"{path}: {key} must hold keys and values, or a list; leave it out for the default.")
     if wrong := [k for k in ("architecture", "wrapper", "refiner", "start") if not isinstance(content.get(k, ""), str)]:
         raise ModelError(f"{path}: {wrong} must be names; a part's sizes have a key of their own.")
+    if not isinstance(content.get("frozen", False), bool):
+        raise ModelError(f"{path}: frozen must be true or false.")
 
 
 def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:

@@ -101,20 +101,26 @@ def _choose(
     return chosen, tuple(sorted(known))
 
 
-def start_from(model: HamiltonianModel, config: TrainConfig) -> None:
+def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
     """Give a network the weights that its settings say it starts from, and freeze them where they say so.
 
     Args:
         model: with fresh weights.
         config: settings.
+        model_config: of the network.
     """
     folder = start_folder(config)
-    _, weights = checkpoint.read(folder)
+    found, weights = checkpoint.read(folder)
+    for key in ("architecture", "elements", "basis", "baseline"):
+        there, here = getattr(found, key), getattr(model_config, key)
+        if there != here:
+            raise ModelError(f"start: {folder} has {key} {there}, this run {here}; they must be the same.")
     try:
         missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
     except RuntimeError as error:
         raise ModelError(f"start: the weights in {folder} are of other sizes than the network ({error}).") from error
-    if lost := unexpected + [key for key in missing if not key.startswith(("wrapper.", "refiner."))]:
+    fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
+    if lost := unexpected + [key for key in missing if not key.startswith(fresh)]:
         raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
     if config.frozen:
         model.freeze_first_stage()

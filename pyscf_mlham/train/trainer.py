@@ -63,7 +63,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = network_from_config(model_config)
         if config.start:
-            start_from(self.model, config)
+            start_from(self.model, config, model_config)
         else:
             _start_at_the_mean(self.model, train)
         self.model.to(self.device)
