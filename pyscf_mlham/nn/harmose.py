@@ -26,7 +26,7 @@ from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Output
 from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
 
-GROUPS = {1: "C1", 2: "Ci", 8: "D2h", 48: "Oh"}
+ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,19 @@ class HarmoSE(nn.Module):
         self, options: HarmoSEOptions, sizes: BackboneOptions, order: int, template: ShellTemplate, n_elements: int
     ) -> None:
         super().__init__()
-        if options.frames not in GROUPS:
-            raise ValueError(f"frames is {options.frames}; expected one of {', '.join(map(str, GROUPS))}.")
+        if options.frames not in ORDERS:
+            raise ValueError(f"frames is {options.frames}; expected one of {', '.join(map(str, ORDERS))}.")
         if options.channels % options.heads:
             raise ValueError(f"channels ({options.channels}) must be a multiple of heads ({options.heads}).")
         o, self.sizes, self.template = options, sizes, template
         self.options = o
         rows, elements = (sizes.degree + 1) ** 2, template.size**2
-        self.top = min(order, sizes.degree)
+        self.order = order
         self.atom_norm = GroupNorm(squares(sizes.degree), sizes.channels, 1e-6)
         self.pair_norm = GroupNorm([1, 1, *[2] * order], sizes.pair_channels, 1e-2)
         self.atom_shown = IrrepsLinear(sizes.degree, sizes.channels, o.shown)
-        widths = so2.atom_widths(sizes.degree, self.top, o.shown)
-        self.pair_shown = so2.Linear([sizes.pair_channels] * (self.top + 2), widths)
+        widths = so2.atom_widths(sizes.degree, order, o.shown)
+        self.pair_shown = so2.Linear([sizes.pair_channels] * len(widths), widths)
         self.species = nn.Embedding(n_elements, o.channels)
         self.atom_token = nn.Linear(elements + rows * o.shown, o.channels)
         self.pair_token = nn.Linear(elements + rows * (o.shown + 1) + sizes.hidden, o.channels)
@@ -116,7 +116,7 @@ class HarmoSE(nn.Module):
             species: (N,) index of each atom's element.
             rotation: the one orientation to look from, as training does; None averages over the fixed ones.
         """
-        seen = [rotation] if rotation else [self.frame(k) for k in range(self.options.frames)]
+        seen = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
         found = [self._from(r.to(output.onsite), output, features, species) for r in seen]
         onsite = torch.stack([f.onsite for f in found]).mean(0)
         pair = torch.stack([f.pair for f in found]).mean(0)
@@ -155,8 +155,8 @@ class HarmoSE(nn.Module):
         degree = self.sizes.degree
         size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None]
         both = torch.cat([pair, pair.transpose(1, 2)]).flatten(1) / size
-        grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs))[: self.top + 2])
-        shown = so2.atoms_from_grades(grades, directed.turns, degree, self.top)
+        grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
+        shown = so2.atoms_from_grades(grades, directed.turns, degree, self.order)
         harmonics = directed.turns[:, : degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 

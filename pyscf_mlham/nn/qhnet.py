@@ -84,9 +84,9 @@ class TensorProduct(nn.Module):
             for l, part in zip(degrees, coupled.split([2 * l + 1 for l in degrees], dim=1), strict=True):
                 parts[l].append(part * weights[:, path : path + 1])
                 path += 1
-        empty = [x.new_zeros(len(x), n, x.shape[2]) for n, found in zip(self.sizes, parts, strict=True) if not found]
-        summed = [torch.stack(found).sum(0) if found else empty.pop(0) for found in parts]
-        return torch.cat(summed, dim=1)
+        if not parts[0]:
+            parts[0] = [torch.zeros_like(xs[0])]
+        return torch.cat([torch.stack(found).sum(0) for found in parts], dim=1)
 
 
 class PathWeights(nn.Module):
@@ -137,8 +137,8 @@ class QHNet(Backbone):
         super().__init__(options, template, n_elements, n_inputs)
         o = options
         self.harmonics = nn.Linear(o.hidden, (o.degree + 1) * o.channels)
-        top = min(self.order, o.degree)
-        self.edge_irreps = so2.Linear([o.pair_channels] * (top + 2), so2.atom_widths(o.degree, top, o.channels))
+        widths = so2.atom_widths(o.degree, self.order, o.channels)
+        self.edge_irreps = so2.Linear([o.pair_channels] * len(widths), widths)
         self.layers = nn.ModuleList(Message(o) for _ in range(o.layers))
         later = range(min(o.pair_layers, o.layers))
         self.squares = nn.ModuleList(Square(o) for _ in later)
@@ -164,10 +164,9 @@ class QHNet(Backbone):
     def _links(self, pairs: Tensor, directed: Directed) -> Tensor:
         """Irreps of edges, (2P, (degree+1)^2, C): harmonics with radial functions, and the input blocks."""
         o = self.options
-        top = min(self.order, o.degree)
-        first, *others = self.edge_irreps(so2.grades_from_feature(pairs)[: top + 2])
+        first, *others = self.edge_irreps(so2.grades_from_feature(pairs))
         first = first + self.harmonics(directed.edges)[:, None]  # in the pair's frame Y_l has m = 0 alone
-        return so2.atoms_from_grades([first, *others], directed.turns, o.degree, top)
+        return so2.atoms_from_grades([first, *others], directed.turns, o.degree, self.order)
 
 
 class Message(nn.Module):
@@ -229,13 +228,13 @@ class Ends(nn.Module):
     def __init__(self, options: QHNetOptions, order: int) -> None:
         super().__init__()
         o = self.options = options
-        self.top, self.order = min(order, o.degree), order
+        self.order = order
         self.norm = GroupNorm(squares(o.degree), o.channels, 1e-6)
         self.left, self.right = (IrrepsLinear(o.degree, o.channels, o.channels) for _ in range(2))
         self.natural, self.pseudo = TensorProduct(o.degree), TensorProduct(o.degree, pseudo=True)
         self.weights = PathWeights(o, self.natural.paths + self.pseudo.paths)
-        widths = [so2.atom_widths(o.degree, self.top, o.channels, pseudo=parity) for parity in (False, True)]
-        self.leave = so2.Linear(so2.joined_widths(*widths), [o.pair_channels] * (self.top + 2))
+        widths = [so2.atom_widths(o.degree, order, o.channels, pseudo=parity) for parity in (False, True)]
+        self.leave = so2.Linear(so2.joined_widths(*widths), [o.pair_channels] * (order + 2))
         self.rescale = nn.Linear(o.hidden, o.pair_channels)
 
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
@@ -246,9 +245,8 @@ class Ends(nn.Module):
         left, right = self.left(x)[directed.first], self.right(x)[directed.second]
         natural, pseudo = weights.split([self.natural.paths, self.pseudo.paths], dim=1)
         made = so2.joined(
-            so2.grades_from_atoms(self.natural(left, right, natural), directed.turns, o.degree, self.top),
-            so2.grades_from_atoms(self.pseudo(left, right, pseudo), directed.turns, o.degree, self.top, pseudo=True),
+            so2.grades_from_atoms(self.natural(left, right, natural), directed.turns, o.degree, self.order),
+            so2.grades_from_atoms(self.pseudo(left, right, pseudo), directed.turns, o.degree, self.order, pseudo=True),
         )
         told = torch.cat(self.leave(made), dim=1) * directed.envelope
-        told = torch.cat([told, told.new_zeros(len(told), pairs.shape[1] - told.shape[1], told.shape[2])], dim=1)
         return pairs * (1 + self.rescale(directed.edges)[:, None]) + told
