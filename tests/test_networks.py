@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, _identity
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORK = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
 FULL = {"architecture": "qhnet", "wrapper": "tracegrad", "refiner": "harmose"}
 
@@ -328,3 +331,25 @@ def test_sizes_that_do_not_fit_are_errors() -> None:
             build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
     with pytest.raises(ModelError, match="unknown options"):
         build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
+
+
+def test_comparison_trains_every_kind_and_goes_on(
+    data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("compare_networks", ROOT / "examples" / "compare_networks.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    kept = script.Data(prepared[0], prepared[1], prepared[1], prepared[2])
+    monkeypatch.setattr(script, "read_data", lambda args, console: kept)
+    sizes = json.dumps(NETWORK)
+    command = ["x", str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--seeds", "0,1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--variants", "qhnetv2,qhnet"])
+    script.main()
+    text = (tmp_path / "networks.md").read_text()
+    for word in ("| qhnetv2 |", "| qhnet |", "+-", "times as long as qhnetv2"):
+        assert word in text
+    assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(script, "Trainer", None)  # nothing is trained twice
+    script.main()
+    assert (tmp_path / "networks.md").read_text() == text
