@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -25,7 +26,7 @@ from pyscf_mlham.features import (
     sample_from_matrices,
 )
 from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
-from pyscf_mlham.nn import so2
+from pyscf_mlham.nn import harmose, so2
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import BACKBONES, HamiltonianModel, build, network_from_config
 from pyscf_mlham.polar import polar_basis, polar_order, turns_from_frames
@@ -34,7 +35,8 @@ Array = np.ndarray
 
 ELEMENTS = (1, 6, 7, 8)
 TEMPLATE = ShellTemplate((3, 2, 1))
-SMALL = {"channels": 8, "pair_channels": 12, "hidden": 16, "product": 8, "layers": 2, "radial": 8, "cutoff": 9.0}
+SMALL = {"channels": 8, "pair_channels": 12, "hidden": 16, "layers": 2, "radial": 8, "cutoff": 9.0}
+SIZES = {"qhnet": SMALL | {"pair_layers": 1}, "qhnetv2": SMALL | {"product": 8}}
 # without any symmetry; some atoms within, some beyond each other's cutoff
 MOLECULE = [
     ("O", (0.0, 0.1, 0.0)),
@@ -46,21 +48,52 @@ MOLECULE = [
 ]
 
 
-@pytest.fixture(params=sorted(BACKBONES))
+WRAPPER = {"name": "tracegrad", "quadratic": 4, "hidden": 16, "invariants": 8}
+REFINER = {"name": "harmose", "channels": 16, "heads": 2, "layers": 2, "shown": 3, "frames": 2, "limit": 0.01}
+VARIANTS = [
+    "+".join(filter(None, parts)) for parts in itertools.product(sorted(BACKBONES), ("", "tracegrad"), ("", "harmose"))
+]
+
+
+@pytest.fixture(params=VARIANTS)
 def network(request: pytest.FixtureRequest) -> HamiltonianModel:
     return random_network(request.param)
 
 
-def random_network(architecture: str, dtype: torch.dtype = torch.float64) -> HamiltonianModel:
+def options_of(variant: str) -> dict[str, object]:
+    architecture, *parts = variant.split("+")
+    chosen: dict[str, object] = {"template": list(TEMPLATE.counts), "network": SIZES[architecture]}
+    if "tracegrad" in parts:
+        chosen["wrapper"] = WRAPPER
+    if "harmose" in parts:
+        chosen["refiner"] = REFINER
+    return chosen
+
+
+def random_network(variant: str, dtype: torch.dtype = torch.float64, **refiner: object) -> HamiltonianModel:
     torch.manual_seed(1)
-    made = build(architecture, SMALL, TEMPLATE, ELEMENTS, dtype)
+    options = options_of(variant)
+    if refiner:
+        options["refiner"] = REFINER | refiner
+    config = ModelConfig("n", variant.split("+")[0], ELEMENTS, (0,), "def2-svp", "hf", "sap", options=options)
+    made = network_from_config(config, dtype)
     with torch.no_grad():
         for parameter in made.parameters():  # none stays at zero or one, where it could hide a mistake
             parameter.add_(0.1 * torch.randn_like(parameter))
     return made
 
 
+SAMPLES: dict[tuple[object, ...], Sample] = {}  # the same few molecules for every network
+
+
 def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
+    key = (tuple(mol.elements), mol.atom_coords().tobytes(), cutoff)
+    if key not in SAMPLES:
+        SAMPLES[key] = new_sample(mol, cutoff)
+    return SAMPLES[key]
+
+
+def new_sample(mol: gto.Mole, cutoff: float) -> Sample:
     h0 = baseline.hamiltonian("sap", mol)
     overlap = mol.intor("int1e_ovlp")
     inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), LEVELS["sap"])
@@ -100,11 +133,41 @@ def test_hermitian_and_not_trivial(network: HamiltonianModel) -> None:
 @pytest.mark.parametrize("improper", [False, True], ids=["rotation", "rotation with inversion"])
 def test_rotation(network: HamiltonianModel, improper: bool) -> None:
     Q = Rotation.from_euler("xyz", [0.3, 1.2, -2.0]).as_matrix() * (-1 if improper else 1)
+    error = np.abs(rotation_error(network, Q))
+    if network.refiner is None:
+        assert error.max() < 1e-10
+        return
+    layout = OrbitalLayout.from_mol(svp(MOLECULE))
+    atom = np.repeat(np.arange(len(MOLECULE)), np.diff(svp(MOLECULE).aoslice_by_atom()[:, 2:]).ravel())
+    norms = np.sqrt([[np.square(error[np.ix_(atom == i, atom == j)]).sum() for j in range(6)] for i in range(6)])
+    assert layout.n_ao == len(atom)
+    assert norms.max() <= 2 * REFINER["limit"]  # what is declared
+    assert norms.max() > 1e-5  # and no more than that: it is not equivariant by design
+
+
+def rotation_error(network: HamiltonianModel, Q: Array) -> Array:
     there = predicted(network, moved(lambda r: Q @ r))
     layout = OrbitalLayout.from_mol(svp(MOLECULE))
     D = layout.rotation(Q)
     here = layout.ao_from_irreps(D @ layout.irreps_from_ao(predicted(network, svp(MOLECULE))) @ D.T)
-    assert_close(there, here, atol=1e-10)
+    return there - here
+
+
+def test_inversion(network: HamiltonianModel) -> None:
+    assert_close(rotation_error(network, -np.eye(3)), 0.0, atol=1e-10)  # for the refiner, by averaging over two
+
+
+@pytest.mark.parametrize(("frames", "order"), [(1, 1), (8, 8), (48, 48)])
+def test_frame_averages_are_exact_in_their_group(frames: int, order: int) -> None:
+    elements = harmose.group(frames)
+    assert len({tuple(Q.ravel()) for Q in elements}) == order
+    network = random_network("qhnetv2+harmose", frames=frames)
+    assert_close(rotation_error(network, elements[order // 3]), 0.0, atol=1e-10)
+    outside = Rotation.from_euler("xyz", [0.3, 1.2, -2.0]).as_matrix()
+    error = np.abs(rotation_error(network, outside)).max()
+    assert 1e-6 < error < 2 * REFINER["limit"]
+    if frames == 48:
+        assert error < 0.5 * np.abs(rotation_error(random_network("qhnetv2+harmose", frames=1), outside)).max()
 
 
 def test_translation(network: HamiltonianModel) -> None:
@@ -146,7 +209,7 @@ def test_cutoff_is_smooth(network: HamiltonianModel) -> None:
         return predicted(network, svp([("O", (0, 0, 0)), ("H", (0, 0.6, -1.6)), ("N", (0, 0, distance))], unit="Bohr"))
 
     cutoff = SMALL["cutoff"]
-    assert np.abs(at(cutoff - 1e-4) - at(cutoff + 1e-4)).max() < 1e-6
+    assert np.abs(at(cutoff - 1e-4) + at(cutoff + 1e-4) - 2 * at(cutoff)).max() < 1e-8
     step = 1e-3
     slopes = [(at(r + step) - at(r - step)) / (2 * step) for r in (cutoff - 2 * step, cutoff + 2 * step)]
     assert np.abs(slopes[0] - slopes[1]).max() < 1e-3
@@ -168,10 +231,9 @@ def test_single_atom_and_no_pair_within_the_cutoff(network: HamiltonianModel) ->
 
 
 def test_save_and_load_give_the_same(network: HamiltonianModel, tmp_path, request: pytest.FixtureRequest) -> None:
-    options = {"template": list(TEMPLATE.counts), "network": SMALL}
-    config = ModelConfig(
-        "n", request.node.callspec.params["network"], ELEMENTS, (0,), "def2-svp", "hf", "sap", options=options
-    )
+    variant = request.node.callspec.params["network"]
+    options = options_of(variant)
+    config = ModelConfig("n", variant.split("+")[0], ELEMENTS, (0,), "def2-svp", "hf", "sap", options=options)
     weights = {k: v.numpy() for k, v in network.state_dict().items()}
     config = write(tmp_path, config, weights)
     _, found = read(tmp_path)
@@ -182,8 +244,12 @@ def test_save_and_load_give_the_same(network: HamiltonianModel, tmp_path, reques
 
 def test_gradients_are_finite_and_reach_every_weight(network: HamiltonianModel) -> None:
     batch = batch_from_samples([sample_of(svp(MOLECULE)), sample_of(svp("O 0 0 0"))]).to("cpu", torch.float64)
-    onsite, pair = network(batch)
-    (onsite.square().sum() + pair.square().sum()).backward()
+    (onsite, pair), traces = network.for_training(batch, None)
+    loss = onsite.square().sum() + pair.square().sum()
+    assert (traces is not None) == (network.wrapper is not None)
+    for trace in traces or ():
+        loss = loss + trace.sum()
+    loss.backward()
     # the molecules are neutral, and symmetric blocks with one d shell have no irreps of l = 3, 4 and odd parity
     unused = ("backbone.charge.weight", "onsite.pseudo.weights", "onsite.weights")
     for name, parameter in network.named_parameters():

@@ -19,7 +19,8 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.nn.model import Output, network_from_config
+from pyscf_mlham.nn.head import Output
+from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.train.config import LossConfig, TrainConfig, read_config
 from pyscf_mlham.train.loss import collate, dense, errors
@@ -110,8 +111,9 @@ def test_other_settings_do_not_resume(data: Path, tmp_path: Path, prepared: Prep
 
 
 @pytest.mark.slow
-def test_two_processes_match_one(data: Path, tmp_path: Path) -> None:
-    yaml = f"name: small\ndata: {data}\nsteps: 6\npairs: 12\nvalidate_every: 6\nnetwork: {NETWORK}\noutput: "
+@pytest.mark.parametrize("parts", ["", "wrapper: tracegrad\nrefiner: harmose\n"], ids=["plain", "all parts"])
+def test_two_processes_match_one(data: Path, tmp_path: Path, parts: str) -> None:
+    yaml = f"name: small\ndata: {data}\nsteps: 6\npairs: 12\nvalidate_every: 6\nnetwork: {NETWORK}\n{parts}output: "
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, launcher in (
         ("one", [sys.executable]),
@@ -206,7 +208,7 @@ def test_eval_prints_metrics_and_cycles(
     model = str(tmp_path / "model")
     assert cli.main(["eval", model, str(data), "--split", "test", "--scf", "1", "--guess", "minao,ml"]) == 0
     printed = capsys.readouterr().out
-    for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml"):
+    for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Turned molecules"):
         assert word in printed
     assert cli.main(["eval", "no such model", str(data)]) == 1
     assert "neither a shipped model" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,20 @@ from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.blocks import irreps_from_blocks
 from pyscf_mlham.nn.so2 import Grades
 from pyscf_mlham.polar import polar_basis
+
+ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
+
+
+class Output(NamedTuple):
+    """Predicted blocks of dH in Loewdin orbitals, Hartree.
+
+    Attributes:
+        onsite: (N, B, B) symmetric, in the global frame.
+        pair: (P, B, B) for atoms i < j, in the pairs' frames.
+    """
+
+    onsite: Tensor
+    pair: Tensor
 
 
 class Coupling(nn.Module):

@@ -1,10 +1,10 @@
-"""HamiltonianModel = backbone + head: from molecules to the blocks of dH in Loewdin orbitals."""
+"""HamiltonianModel = backbone (+ wrapper) + head (+ refiner): molecules to the blocks of dH in Loewdin orbitals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +14,35 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.nn.head import Coupling, PolarCoupling
-from pyscf_mlham.nn.qhnetv2 import Directed, QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
+from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Coupling, Output, PolarCoupling
+from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
+from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
+from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
 from pyscf_mlham.polar import flipped_block
 
-BACKBONES = {"qhnetv2": (QHNetV2, QHNetV2Options)}
-ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
+Kind = tuple[Callable[..., Any], type[Any]]  # a network, and the dataclass of its sizes
+BACKBONES: dict[str, Kind] = {"qhnet": (QHNet, QHNetOptions), "qhnetv2": (QHNetV2, QHNetV2Options)}
+WRAPPERS: dict[str, Kind] = {"tracegrad": (TraceGrad, TraceGradOptions)}
+REFINERS: dict[str, Kind] = {"harmose": (HarmoSE, HarmoSEOptions)}
 SOFTENING = 2.0  # Bohr; charges are clouds
 
 
-class Output(NamedTuple):
-    """Predicted blocks of dH in Loewdin orbitals, Hartree.
-
-    Attributes:
-        onsite: (N, B, B) symmetric, in the global frame.
-        pair: (P, B, B) for atoms i < j, in the pairs' frames.
-    """
-
-    onsite: Tensor
-    pair: Tensor
-
-
 class HamiltonianModel(nn.Module):
-    """A backbone, a head that makes blocks, and the potential of the charge that neighbours exchange.
+    """A backbone, perhaps wrapped, a head that makes blocks, and perhaps a refiner that corrects them.
+
+    The head adds the potential of the charge that neighbours exchange.
 
     Args:
         backbone: network from molecules to features.
         options: of the backbone.
         template: shape of a block.
         elements: atomic numbers, sorted.
+        wrapper: enriches the backbone's features.
+        refiner: corrects the head's blocks.
     """
 
     index: Tensor
@@ -51,7 +50,13 @@ class HamiltonianModel(nn.Module):
     unit: Tensor
 
     def __init__(
-        self, backbone: nn.Module, options: QHNetV2Options, template: ShellTemplate, elements: tuple[int, ...]
+        self,
+        backbone: Backbone,
+        options: BackboneOptions,
+        template: ShellTemplate,
+        elements: tuple[int, ...],
+        wrapper: TraceGrad | None = None,
+        refiner: HarmoSE | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.options, self.template = backbone, options, template
@@ -59,6 +64,7 @@ class HamiltonianModel(nn.Module):
         self.pair = PairHead(options, template)
         self.transfer = nn.Linear(options.pair_channels, 1, bias=False)
         nn.init.zeros_(self.transfer.weight)
+        self.wrapper, self.refiner = wrapper, refiner
         index = torch.full((max(elements) + 1,), -1)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
@@ -68,7 +74,51 @@ class HamiltonianModel(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Predict."""
         species = self.index[batch.numbers]
-        atoms, pairs, directed = self.backbone(batch, species)
+        features, _ = self._features(batch, species)
+        output = self._decoded(features, batch, species)
+        return self.refiner(output, features, species, None) if self.refiner is not None else output
+
+    def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
+        """Predict blocks, and what only the loss wants.
+
+        Args:
+            batch: molecules.
+            rotation: orientation in which the refiner, if there is one, sees the molecules.
+
+        Returns:
+            blocks, and the traces of a wrapped backbone.
+        """
+        species = self.index[batch.numbers]
+        features, invariants = self._features(batch, species)
+        output = self._decoded(features, batch, species)
+        if self.refiner is not None:
+            output = self.refiner(output, features, species, rotation)
+        if self.wrapper is None or invariants is None:
+            return output, None
+        return output, self.wrapper.traces(invariants, features, species)
+
+    def orientation(self, seed: Sequence[int]) -> Rotation | None:
+        """Draw the orientation in which the refiner sees molecules in one step of training; None without a refiner.
+
+        Args:
+            seed: of the generator.
+        """
+        if self.refiner is None:
+            return None
+        return rotation_from_matrix(random_orthogonal(seed), self.options.degree, self.template)
+
+    def freeze_first_stage(self) -> None:
+        """Leave nothing but the refiner to be trained."""
+        self.requires_grad_(False)
+        if self.refiner is not None:
+            self.refiner.requires_grad_(True)
+
+    def _features(self, batch: Batch, species: Tensor) -> tuple[Features, tuple[Tensor, Tensor] | None]:
+        features = self.backbone(batch, species)
+        return (features, None) if self.wrapper is None else self.wrapper(features)
+
+    def _decoded(self, features: Features, batch: Batch, species: Tensor) -> Output:
+        atoms, pairs, directed = features
         onsite = self.onsite(atoms, pairs, directed, species)
         moved = self.transfer(pairs[:, 0])[:, 0] * directed.envelope.flatten()
         potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
@@ -116,7 +166,7 @@ class OnsiteHead(nn.Module):
         n_elements: number of elements.
     """
 
-    def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int) -> None:
+    def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int) -> None:
         super().__init__()
         o = self.options = options
         self.coupling = Coupling(template)
@@ -156,7 +206,7 @@ class PairHead(nn.Module):
         template: shape of a block.
     """
 
-    def __init__(self, options: QHNetV2Options, template: ShellTemplate) -> None:
+    def __init__(self, options: BackboneOptions, template: ShellTemplate) -> None:
         super().__init__()
         o = options
         self.polar = PolarCoupling(template)
@@ -177,6 +227,9 @@ def build(
     template: ShellTemplate,
     elements: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
+    *,
+    wrapper: Mapping[str, Any] | None = None,
+    refiner: Mapping[str, Any] | None = None,
 ) -> HamiltonianModel:
     """Make a network with fresh weights.
 
@@ -186,28 +239,72 @@ def build(
         template: shape of a block.
         elements: atomic numbers.
         dtype: of weights and constants.
+        wrapper: its name, one of `WRAPPERS`, and its sizes; None for none.
+        refiner: its name, one of `REFINERS`, and its sizes; None for none.
     """
     chosen = options_of(architecture, options)
     network, _ = BACKBONES[architecture]
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
     backbone = network(chosen, template, len(elements), N_INPUTS)
-    return HamiltonianModel(backbone, chosen, template, tuple(sorted(elements))).to(dtype)
+    made = HamiltonianModel(
+        backbone,
+        chosen,
+        template,
+        tuple(sorted(elements)),
+        _part(WRAPPERS, wrapper, backbone, len(elements)),
+        _part(REFINERS, refiner, backbone, len(elements)),
+    )
+    return made.to(dtype)
 
 
-def options_of(architecture: str, options: Mapping[str, Any]) -> QHNetV2Options:
-    """Read the sizes of a network; an unknown key is an error.
+def _part(known: Mapping[str, Kind], wanted: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
+    """Make a wrapper or a refiner for a backbone, or None."""
+    if wanted is None:
+        return None
+    sizes = {k: v for k, v in wanted.items() if k != "name"}
+    options = _read_options(known, wanted.get("name", ""), sizes)
+    make, _ = known[wanted["name"]]
+    try:
+        return make(options, backbone.options, backbone.order, backbone.template, n_elements)
+    except ValueError as error:
+        raise ModelError(f"{wanted['name']}: {error}") from error
+
+
+def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions:
+    """Read the sizes of a backbone; an unknown key is an error.
 
     Args:
         architecture: one of `BACKBONES`.
         options: sizes by name.
     """
-    if architecture not in BACKBONES:
-        raise ModelError(f"unknown architecture {architecture!r}; expected one of {', '.join(BACKBONES)}.")
-    _, settings = BACKBONES[architecture]
-    known = {f.name for f in fields(settings)}
-    if unknown := sorted(set(options) - known):
-        raise ModelError(f"unknown options {unknown} of {architecture}; expected some of {sorted(known)}.")
+    read: BackboneOptions = _read_options(BACKBONES, architecture, options, "architecture")
+    return read
+
+
+def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Describe a wrapper or a refiner in full, as `build` wants it; an unknown key is an error.
+
+    Args:
+        kind: wrapper or refiner.
+        name: one of `WRAPPERS` or `REFINERS`, or none.
+        options: sizes by name.
+    """
+    if name == "none":
+        if options:
+            raise ModelError(f"there are {kind}_options but no {kind}; name one, or leave them out.")
+        return None
+    known = {"wrapper": WRAPPERS, "refiner": REFINERS}[kind]
+    return {"name": name, **asdict(_read_options(known, name, options, kind))}
+
+
+def _read_options(known: Mapping[str, Kind], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
+    if name not in known:
+        raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}.")
+    _, settings = known[name]
+    names = {f.name for f in fields(settings)}
+    if unknown := sorted(set(options) - names):
+        raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")
     return settings(**options)
 
 
@@ -215,10 +312,16 @@ def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32)
     """Make the network that a model's config describes, with fresh weights.
 
     Args:
-        config: of the model; its options are the template of a block and those of the network.
+        config: of the model; its options are the template of a block, those of the network, and where there are any,
+            those of its wrapper and its refiner.
         dtype: of weights and constants.
     """
-    if missing := {"template", "network"} - set(config.options):
+    options, parts = config.options, ("wrapper", "refiner")
+    if missing := {"template", "network"} - set(options):
         raise ModelError(f"model {config.name}: its options lack {sorted(missing)}.")
-    template = ShellTemplate(tuple(config.options["template"]))
-    return build(config.architecture, config.options["network"], template, config.elements, dtype)
+    if unknown := sorted(set(options) - {"template", "network", *parts}):
+        raise ModelError(f"model {config.name}: unknown options {unknown}; update pyscf_mlham.")
+    template = ShellTemplate(tuple(options["template"]))
+    wrapper, refiner = (options.get(part) for part in parts)
+    network = options["network"]
+    return build(config.architecture, network, template, config.elements, dtype, wrapper=wrapper, refiner=refiner)

@@ -8,7 +8,6 @@ the frame of every pair and summed with smooth weights: a frame average, without
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,62 +15,26 @@ from torch.nn.functional import silu
 
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.nn.head import Coupling, PolarCoupling
-from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, Radial, squares
-from pyscf_mlham.polar import flipped_block, flipped_turn
-
-NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
+from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, squares
 
 
 @dataclass(frozen=True)
-class QHNetV2Options:
-    """Sizes of the network.
+class QHNetV2Options(BackboneOptions):
+    """Sizes of the network: those of every backbone, and its own.
 
     Attributes:
-        layers: message-passing layers.
-        channels: of irreps at atoms.
-        degree: largest l at atoms, at least twice that of the orbitals.
-        pair_channels: of features of pairs.
-        hidden: channels inside a layer.
         product: channels of the SO(2) tensor product.
         largest_m: of atoms' features in the pairs' frames, and of the tensor product. Components of pairs beyond it
             (of d with p or d orbitals) are only rescaled by each layer.
-        radial: number of radial functions.
-        cutoff: Bohr.
     """
 
-    layers: int = 3
-    channels: int = 32
-    degree: int = 4
-    pair_channels: int = 48
-    hidden: int = 96
     product: int = 32
     largest_m: int = 2
-    radial: int = 32
-    cutoff: float = 16.0
 
 
-class Directed(NamedTuple):
-    """Both directions of every pair: first all (i, j), then all (j, i).
-
-    Attributes:
-        first, second: (2P,) atoms.
-        turns: (2P, (degree+1)^2, (degree+1)^2).
-        distances: (2P,) Bohr.
-        edges: (2P, hidden) invariant description of distance and elements.
-        envelope: (2P, 1, 1) smooth cutoff.
-    """
-
-    first: Tensor
-    second: Tensor
-    turns: Tensor
-    distances: Tensor
-    edges: Tensor
-    envelope: Tensor
-
-
-class QHNetV2(nn.Module):
+class QHNetV2(Backbone):
     """Backbone.
 
     Args:
@@ -81,66 +44,21 @@ class QHNetV2(nn.Module):
         n_inputs: number of input matrices.
     """
 
-    signs: Tensor
-    block_signs: Tensor
-
     def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
-        super().__init__()
-        o = self.options = options
-        self.elements = nn.Embedding(n_elements, o.channels)
-        self.charge = nn.Linear(1, o.channels, bias=False)
-        self.radial = Radial(o.radial, o.cutoff)
-        self.edge = nn.Sequential(nn.Linear(o.radial + 2 * o.channels, o.hidden), nn.SiLU())
-        self.coupling, self.polar = Coupling(template), PolarCoupling(template)
-        shown = [n_inputs * self.coupling.channels.get((l, True), 0) for l in range(o.degree + 1)]
-        self.atom_input = nn.ParameterList(nn.Parameter(torch.randn(n, o.channels) / max(n, 1) ** 0.5) for n in shown)
-        widths = [n_inputs * n for n in self.polar.widths]
-        self.order = len(widths) - 2  # largest m of pairs
-        self.pair_input = so2.Linear(widths, [o.pair_channels] * len(widths))
-        self.pair_radial = nn.Linear(o.hidden, o.pair_channels)
-        self.layers = nn.ModuleList(Layer(o) for _ in range(o.layers))
-        self.register_buffer("signs", torch.from_numpy(flipped_turn(o.degree)), persistent=False)
-        self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
+        super().__init__(options, template, n_elements, n_inputs)
+        self.layers = nn.ModuleList(Layer(options) for _ in range(options.layers))
 
-    def forward(self, batch: Batch, species: Tensor) -> tuple[Tensor, Tensor, Directed]:
-        """Return features of atoms (N, (degree+1)^2, C) and of directed pairs (2P, rows, pair_channels).
+    def forward(self, batch: Batch, species: Tensor) -> Features:
+        """Return features of atoms and of directed pairs.
 
         Args:
             batch: molecules.
             species: (N,) index of each atom's element.
         """
-        embedded = self.elements(species)
-        directed = self._directed(batch, embedded)
-        atoms = self._atoms(batch, embedded)
-        pairs = self._pairs(batch, directed)
+        atoms, pairs, directed = self.inputs(batch, species)
         for layer in self.layers:
             atoms, pairs = layer(atoms, pairs, directed)
-        return atoms, pairs, directed
-
-    def _directed(self, batch: Batch, embedded: Tensor) -> Directed:
-        first, second = torch.cat([batch.first, batch.second]), torch.cat([batch.second, batch.first])
-        turns = torch.cat([batch.turns, batch.turns * self.signs[:, None]])
-        distances = torch.cat([batch.distances, batch.distances])
-        known = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
-        envelope = self.radial.envelope(distances)[:, None, None]
-        return Directed(first, second, turns, distances, self.edge(known), envelope)
-
-    def _atoms(self, batch: Batch, embedded: Tensor) -> Tensor:
-        shown = self.coupling.irreps_from_blocks(batch.onsite)  # (N, K, 2l+1, channels)
-        parts = [
-            shown[l, True].transpose(1, 2).flatten(2) @ self.atom_input[l]
-            if (l, True) in shown
-            else embedded.new_zeros(len(embedded), 2 * l + 1, embedded.shape[1])
-            for l in range(self.options.degree + 1)
-        ]
-        scalars = parts[0] + (embedded + self.charge(batch.charges[:, None])[batch.molecule])[:, None]
-        return torch.cat([scalars, *parts[1:]], dim=1)
-
-    def _pairs(self, batch: Batch, directed: Directed) -> Tensor:
-        both = torch.cat([batch.pair, self.block_signs * batch.pair.transpose(-1, -2)])
-        grades = self.pair_input(self.polar.grades_from_blocks(both))
-        feature = torch.cat(grades, dim=1) * directed.envelope
-        return feature * self.pair_radial(directed.edges)[:, None]
+        return Features(atoms, pairs, directed)
 
 
 class Layer(nn.Module):

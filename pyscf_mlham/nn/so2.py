@@ -33,7 +33,7 @@ def grades_from_feature(feature: Tensor) -> Grades:
     return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))
 
 
-def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int) -> Grades:
+def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Grades:
     """Rotate features at atoms, irreps l = 0 .. degree, into the pairs' frames.
 
     Args:
@@ -41,9 +41,10 @@ def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int)
         turns: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
         degree: largest l.
         largest_m: grades beyond are left out.
+        pseudo: the irreps' parity is -(-1)^l: they are Im z_0 and z_m / i.
 
     Returns:
-        widths (degree + 1 - m) C; none for Im z_0.
+        widths (degree + 1 - m) C; none for Im z_0, or, of the other parity, none for Re z_0.
     """
     kept = kept_rows(degree, largest_m)
     rotated = turns[:, :kept] @ atoms  # (P, kept, C)
@@ -52,7 +53,10 @@ def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int)
     first, *others = rotated.split(sizes, dim=1)
     channels = atoms.shape[-1]
     grades = [part.reshape(n_pairs, 2, part.shape[1] // 2 * channels) for part in others]
-    return [first.reshape(n_pairs, 1, (degree + 1) * channels), first.new_zeros(n_pairs, 1, 0), *grades]
+    if pseudo:
+        grades = [torch.stack([g[:, 1], -g[:, 0]], dim=1) for g in grades]
+    ends = [first.reshape(n_pairs, 1, (degree + 1) * channels), first.new_zeros(n_pairs, 1, 0)]
+    return [*(ends[::-1] if pseudo else ends), *grades]
 
 
 def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Tensor:
@@ -83,9 +87,10 @@ def kept_rows(degree: int, largest_m: int) -> int:
     return degree + 1 + 2 * sum(degree + 1 - m for m in range(1, largest_m + 1))
 
 
-def atom_widths(degree: int, largest_m: int, channels: int) -> list[int]:
+def atom_widths(degree: int, largest_m: int, channels: int, *, pseudo: bool = False) -> list[int]:
     """Widths of the grades of a rotated atom feature."""
-    return [(degree + 1) * channels, 0, *((degree + 1 - m) * channels for m in range(1, largest_m + 1))]
+    ends = [0, (degree + 1) * channels] if pseudo else [(degree + 1) * channels, 0]
+    return [*ends, *((degree + 1 - m) * channels for m in range(1, largest_m + 1))]
 
 
 def joined(*several: Grades) -> Grades:

@@ -19,6 +19,7 @@ SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
+    "qhnet": network.NetworkModel.from_weights,
     "qhnetv2": network.NetworkModel.from_weights,
 }
 

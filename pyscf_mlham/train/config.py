@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pyscf_mlham.checkpoint import CONFIG
 from pyscf_mlham.errors import ModelError
 
 
@@ -21,11 +22,13 @@ class LossConfig:
         absolute: mean absolute error of the elements.
         spectral: root of the squared error for each orbital.
         density: error of the density matrix to first order, from occupied-virtual elements over orbital gaps.
+        trace: share of the traces' error in the loss of a network with the tracegrad wrapper.
     """
 
     absolute: float = 10.0
     spectral: float = 1.0
     density: float = 1.0
+    trace: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,14 @@ class TrainConfig:
         name: of the model.
         data: files of labelled molecules, all of one level of theory.
         output: folder of the model, the checkpoint, the log and the loss curve.
-        architecture: of the network.
+        architecture: of the network, qhnetv2 or qhnet.
         network: its options.
+        wrapper: tracegrad or none.
+        wrapper_options: its options.
+        refiner: harmose or none.
+        refiner_options: its options.
+        start: shipped model, or model folder, whose weights the first stage starts from; empty for fresh ones.
+        frozen: leave the weights that it starts from as they are, and train the refiner alone.
         baseline: name of H0.
         charges: total charges that the model may be used for.
         steps: optimiser steps in all.
@@ -60,6 +69,12 @@ class TrainConfig:
     output: str
     architecture: str = "qhnetv2"
     network: Mapping[str, Any] = field(default_factory=dict)
+    wrapper: str = "none"
+    wrapper_options: Mapping[str, Any] = field(default_factory=dict)
+    refiner: str = "none"
+    refiner_options: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+    frozen: bool = False
     baseline: str = "sap"
     charges: tuple[int, ...] = (0,)
     steps: int = 20000
@@ -92,9 +107,24 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
     config = _config_from_dict(path, content)
     here = path.parent
+    beside = here / config.start
+    start = str(beside) if config.start and (beside / CONFIG).exists() else config.start
     return dataclasses.replace(
-        config, data=tuple(str(here / file) for file in config.data), output=str(here / config.output)
+        config, data=tuple(str(here / file) for file in config.data), output=str(here / config.output), start=start
     )
+
+
+def _check_kinds(path: Path, content: dict[str, Any]) -> None:
+    """Refuse what is missing, and values of the wrong kind."""
+    if missing := [key for key in ("name", "data", "output") if key not in content]:
+        raise ModelError(f"{path}: keys {missing} are missing.")
+    for key in ("loss", "network", "charges", "wrapper_options", "refiner_options"):
+        if not isinstance(content.get(key, []), (dict, list)):
+            raise ModelError(f"{path}: {key} must hold keys and values, or a list; leave it out for the default.")
+    if wrong := [k for k in ("architecture", "wrapper", "refiner", "start") if not isinstance(content.get(k, ""), str)]:
+        raise ModelError(f"{path}: {wrong} must be names; a part's sizes have a key of their own.")
+    if not isinstance(content.get("frozen", False), bool):
+        raise ModelError(f"{path}: frozen must be true or false.")
 
 
 def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
@@ -102,11 +132,7 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ModelError(f"{path}: unknown keys {unknown}; expected some of {sorted(known)}.")
-    if missing := [key for key in ("name", "data", "output") if key not in content]:
-        raise ModelError(f"{path}: keys {missing} are missing.")
-    for key in ("loss", "network", "charges"):
-        if not isinstance(content.get(key, []), (dict, list)):
-            raise ModelError(f"{path}: {key} must hold keys and values, or a list; leave it out for the default.")
+    _check_kinds(path, content)
     files = content["data"]
     content = content | {
         "data": (files,) if isinstance(files, str) else tuple(files),
@@ -123,6 +149,8 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
             )
     if min(config.steps, config.validate_every, config.pairs) < 1:
         raise ModelError(f"{path}: steps, pairs and validate_every must be 1 or more.")
+    if config.frozen and (not config.start or config.refiner == "none"):
+        raise ModelError(f"{path}: frozen needs a refiner, which is then trained, and start, whose weights stay.")
     if config.schedule not in ("cosine", "wsd"):
         raise ModelError(f"{path}: unknown schedule {config.schedule!r}; expected cosine or wsd.")
     return config

@@ -17,11 +17,12 @@ from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.scf.guess import guess as guess_density
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.scf.predictor import same_name
-from pyscf_mlham.train.metrics import Metrics, evaluate, mean
+from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, mean
 from pyscf_mlham.train.preparation import recipe_of
 
 GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
@@ -57,14 +58,32 @@ def evaluate_model(
         if len(indices) < len(wanted):
             console.print(f"{len(wanted) - len(indices)} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
+        turned: list[float] = []
         with Progress(console=console, transient=True) as progress:
             prepared = examples(path, indices, recipe_of(config), os.cpu_count() or 1)
             for example in progress.track(prepared, total=len(indices), description="predicting"):
                 found += evaluate(model.network, [example])
+                turned.append(equivariance_error(model.network, example, len(turned)))
         print_metrics(found, f"{config.name} on {len(found)} molecules of {path.name} ({split})", console)
+        print_equivariance(model.network, turned, console)
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
             print_guesses(runs, console)
+
+
+def print_equivariance(network: HamiltonianModel, turned: Sequence[float], console: Console) -> None:
+    """Say how much turning molecules changes the answer.
+
+    Args:
+        network: of the model.
+        turned: of each molecule, from `equivariance_error`.
+        console: to draw on.
+    """
+    kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learnt"
+    console.print(
+        f"Turned molecules: the prediction changes by {np.mean(turned):.1e} Ha on average, {max(turned):.1e} at worst "
+        f"({kind})."
+    )
 
 
 def print_metrics(found: list[Metrics], title: str, console: Console) -> None:

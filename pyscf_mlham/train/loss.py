@@ -12,9 +12,12 @@ from torch import Tensor
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
-from pyscf_mlham.nn.model import Output
-from pyscf_mlham.polar import polar_order
+from pyscf_mlham.nn.head import Output
+from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
+from pyscf_mlham.nn.tracegrad import Traces
 from pyscf_mlham.train.config import LossConfig
+
+TINY = 1e-12  # the root's slope is finite at zero
 
 
 class Targets(NamedTuple):
@@ -110,20 +113,14 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
     """
     onsite = (output.onsite - targets.onsite) * targets.onsite_mask
     pair = (output.pair - targets.pair) * targets.pair_mask
-    n_mol, n_ao = len(targets.n_ao), targets.n_ao
-
-    def per_molecule(site: Tensor, link: Tensor) -> Tensor:
-        total = site.new_zeros(n_mol).index_add(0, batch.molecule, site.sum((1, 2)))
-        return total.index_add(0, targets.pair_molecule, 2 * link.sum((1, 2)))
-
-    absolute = per_molecule(onsite.abs(), pair.abs()) / n_ao**2
-    squared = per_molecule(onsite.square(), pair.square())
+    n_ao = targets.n_ao
+    absolute = _per_molecule(onsite.abs(), pair.abs(), batch, targets) / n_ao**2
+    squared = _per_molecule(onsite.square(), pair.square(), batch, targets)
     matrix = dense(onsite, pair, batch, targets, template)
     ov = targets.occupied.transpose(1, 2) @ matrix @ targets.virtual * targets.inverse_gap
     n_occ = (targets.inverse_gap > 0).any(2).sum(1)
     density = ov.square().sum((1, 2)) / n_occ
-    tiny = 1e-12  # the root's slope is finite at zero
-    return Errors(absolute, (squared / n_ao + tiny).sqrt(), (density + tiny).sqrt())
+    return Errors(absolute, (squared / n_ao + TINY).sqrt(), (density + TINY).sqrt())
 
 
 def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
@@ -148,32 +145,52 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
     return matrix.index_put((where, columns[:, :, None], rows[:, None, :]), pair.transpose(1, 2))
 
 
-def block_rotations(turns: Tensor, template: ShellTemplate) -> Tensor:
-    """Rotate a block's orbitals into the pairs' frames: (P, B, B), made of the turns' parts.
+def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
+    """Return tr(Q Q^T) = sum of squares for each two shells of every block, (..., S, S).
 
     Args:
-        turns: (P, (L+1)^2, (L+1)^2), rows in polar order.
+        onsite: (N, B, B).
+        pair: (P, B, B), in any frame.
         template: shape of a block.
     """
-    degree = round(turns.shape[1] ** 0.5) - 1
-    sorted_rows = np.argsort(polar_order(degree))
-    component = np.concatenate([np.tile(np.arange(l * l, (l + 1) ** 2), n) for l, n in enumerate(template.counts)])
-    shell = np.repeat(*np.array([(k, d) for k, d in enumerate(_widths(template))]).T)
-    same = torch.from_numpy(shell[:, None] == shell[None]).to(turns.device)
-    rows = torch.from_numpy(sorted_rows[component]).to(turns.device)
-    columns = torch.from_numpy(component).to(turns.device)
-    return turns[:, rows[:, None], columns[None, :]] * same
+    shell = torch.from_numpy(shells_of_components(template)).to(onsite.device)
+    members = torch.nn.functional.one_hot(shell).to(onsite.dtype)  # (B, S)
+    return Traces(*(members.T @ blocks.square() @ members for blocks in (onsite, pair)))
 
 
-def _widths(template: ShellTemplate) -> list[int]:
-    return [2 * l + 1 for l, n in enumerate(template.counts) for _ in range(n)]
+def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
+    """Return the mean absolute error of the traces of each molecule's blocks, (molecules,), Hartree^2.
+
+    Args:
+        traces: predicted.
+        batch: molecules.
+        targets: answers.
+        template: shape of a block.
+    """
+    there = traces_of(targets.onsite_mask, targets.pair_mask, template)
+    wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
+    found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, there, strict=True)]
+    return _per_molecule(found[0], found[1], batch, targets) / targets.n_ao**2
 
 
-def total(found: Errors, weights: LossConfig) -> Tensor:
+def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) -> Tensor:
+    """Add up blocks, each pair twice: (molecules,)."""
+    summed = onsite.new_zeros(len(targets.n_ao)).index_add(0, batch.molecule, onsite.sum((1, 2)))
+    return summed.index_add(0, targets.pair_molecule, 2 * pair.sum((1, 2)))
+
+
+def total(found: Errors, weights: LossConfig, traces: Tensor | None = None) -> Tensor:
     """Return the loss of each molecule, (molecules,).
+
+    The error of the traces counts as a fixed share of the molecule's loss, whatever its size; it is the direction of
+    its gradient that teaches.
 
     Args:
         found: errors.
         weights: of the terms.
+        traces: (molecules,) from `trace_error`.
     """
-    return weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density
+    loss = weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density
+    if traces is None:
+        return loss
+    return loss + weights.trace * (loss / (traces + TINY)).detach() * traces

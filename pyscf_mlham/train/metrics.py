@@ -10,6 +10,7 @@ import torch
 
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.model import HamiltonianModel
+from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix
 from pyscf_mlham.train.loss import collate, dense
 
 INTRUDER = 0.15  # share of a predicted occupied orbital in converged virtual ones from which it is an intruder
@@ -101,6 +102,29 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
             found.append(metrics(error.double().cpu().numpy(), example))
     model.train(training)
     return found
+
+
+def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:
+    """Return how much turning a molecule changes what a network says: mean over the elements of its blocks, Hartree.
+
+    An equivariant network shows its rounding.
+
+    Args:
+        model: network.
+        example: molecule.
+        seed: of the rotation.
+    """
+    weight, template = next(model.parameters()), model.template
+    batch, targets = collate([example])
+    batch, targets = batch.to(weight.device, weight.dtype), targets.to(weight.device)
+    Q = random_orthogonal((seed,))
+    rotation = rotation_from_matrix(Q * np.linalg.det(Q), model.options.degree, template).to(weight)
+    with torch.no_grad():
+        here, there = model(batch), model(rotated_batch(batch, rotation))
+    onsite = (rotation.block.T @ there.onsite @ rotation.block - here.onsite) * targets.onsite_mask
+    pair = (there.pair - here.pair) * targets.pair_mask
+    size = targets.onsite_mask.sum() + 2 * targets.pair_mask.sum()
+    return float((onsite.abs().sum() + 2 * pair.abs().sum()) / size)
 
 
 def mean(found: list[Metrics]) -> Metrics:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyscf_mlham import baseline
+from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of
 from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.errors import DataError
-from pyscf_mlham.nn.model import options_of
+from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
+from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.train.config import TrainConfig
 
 
@@ -35,7 +38,12 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     chosen, elements = _choose(files, config)
     template = template_of(elements, level.basis)
     network = asdict(options_of(config.architecture, config.network))  # all of them: defaults may change one day
-    options = {"template": list(template.counts), "network": network}
+    options: dict[str, Any] = {"template": list(template.counts), "network": network}
+    parts = {
+        "wrapper": part_of("wrapper", config.wrapper, config.wrapper_options),
+        "refiner": part_of("refiner", config.refiner, config.refiner_options),
+    }
+    options |= {kind: part for kind, part in parts.items() if part is not None}
     model_config = ModelConfig(
         name=config.name,
         architecture=config.architecture,
@@ -91,6 +99,40 @@ def _choose(
                 "needs larger shares: make it with --val 0.2."
             )
     return chosen, tuple(sorted(known))
+
+
+def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
+    """Give a network the weights that its settings say it starts from, and freeze them where they say so.
+
+    Args:
+        model: with fresh weights.
+        config: settings.
+        model_config: of the network.
+    """
+    folder = start_folder(config)
+    found, weights = checkpoint.read(folder)
+    for key in ("architecture", "elements", "basis", "baseline"):
+        there, here = getattr(found, key), getattr(model_config, key)
+        if there != here:
+            raise ModelError(f"start: {folder} has {key} {there}, this run {here}; they must be the same.")
+    try:
+        missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"start: the weights in {folder} are of other sizes than the network ({error}).") from error
+    fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
+    if lost := unexpected + [key for key in missing if not key.startswith(fresh)]:
+        raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
+    if config.frozen:
+        model.freeze_first_stage()
+
+
+def start_folder(config: TrainConfig) -> Path:
+    """Return the folder of the model that a network starts from.
+
+    Args:
+        config: settings.
+    """
+    return shipped().get(config.start, Path(config.start))
 
 
 def recipe_of(config: ModelConfig) -> Recipe:

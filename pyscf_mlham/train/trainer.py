@@ -30,9 +30,9 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.loss import collate, errors, total
+from pyscf_mlham.train.loss import collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
-from pyscf_mlham.train.preparation import prepare, progress_bar
+from pyscf_mlham.train.preparation import prepare, progress_bar, start_folder, start_from
 
 STATE = "training.safetensors"
 LOG = "log.csv"
@@ -62,11 +62,17 @@ class Trainer:
         self.device = _device()
         torch.manual_seed(config.seed)
         self.model = network_from_config(model_config)
-        _start_at_the_mean(self.model, train)
+        if config.start:
+            start_from(self.model, config, model_config)
+        else:
+            _start_at_the_mean(self.model, train)
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
         )
         for parameter in self.model.parameters():  # a process without a molecule in a batch has gradients, too
             parameter.grad = torch.zeros_like(parameter)
@@ -130,8 +136,12 @@ class Trainer:
         if mine := batch[self.rank :: self.world]:
             inputs, targets = collate(mine)
             inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
-            found = errors(self.model(inputs), inputs, targets, self.model.template)
-            (total(found, self.config.loss).sum() / len(batch)).backward()
+            template = self.model.template
+            orientation = self.model.orientation((self.config.seed, self.step))  # another one each step
+            output, traces = self.model.for_training(inputs, orientation)
+            found = errors(output, inputs, targets, template)
+            auxiliary = None if traces is None else trace_error(traces, inputs, targets, template)
+            (total(found, self.config.loss, auxiliary).sum() / len(batch)).backward()
             sums = np.array([float(e.detach().sum()) for e in found])
         if self.world > 1:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -312,6 +322,13 @@ def _identity(config: TrainConfig, train: Sequence[Example], model: ModelConfig)
     plain = dataclasses.asdict(config)
     for key in ("output", "data", "checkpoint_minutes", "validate_every"):
         del plain[key]
+    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
+        if plain[key] in ("none", "", {}, False):  # runs without them are those of versions that had none
+            del plain[key]
+    if config.start:
+        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
+    if config.wrapper == "none":
+        del plain["loss"]["trace"]
     names = hashlib.sha256("\n".join(e.name for e in train).encode()).hexdigest()
     return json.dumps(
         plain | {"molecules": names, "elements": model.elements, "options": model.options}, sort_keys=True

@@ -1,0 +1,142 @@
+"""What every backbone reads and answers: molecules in, features of atoms and pairs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.batch import Batch
+from pyscf_mlham.nn.head import Coupling, PolarCoupling
+from pyscf_mlham.nn.layers import Radial
+from pyscf_mlham.polar import flipped_block, flipped_turn
+
+NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Sizes that every backbone has.
+
+    Attributes:
+        layers: message-passing layers.
+        channels: of irreps at atoms.
+        degree: largest l at atoms, at least twice that of the orbitals.
+        pair_channels: of features of pairs.
+        hidden: channels inside a layer.
+        radial: number of radial functions.
+        cutoff: Bohr.
+    """
+
+    layers: int = 3
+    channels: int = 32
+    degree: int = 4
+    pair_channels: int = 48
+    hidden: int = 96
+    radial: int = 32
+    cutoff: float = 16.0
+
+
+class Directed(NamedTuple):
+    """Both directions of every pair: first all (i, j), then all (j, i).
+
+    Attributes:
+        first, second: (2P,) atoms.
+        turns: (2P, (degree+1)^2, (degree+1)^2).
+        distances: (2P,) Bohr.
+        edges: (2P, hidden) invariant description of distance and elements.
+        envelope: (2P, 1, 1) smooth cutoff.
+    """
+
+    first: Tensor
+    second: Tensor
+    turns: Tensor
+    distances: Tensor
+    edges: Tensor
+    envelope: Tensor
+
+
+class Features(NamedTuple):
+    """Answer of a backbone.
+
+    Attributes:
+        atoms: (N, (degree+1)^2, channels) irreps of natural parity, in the global frame.
+        pairs: (2P, rows, pair_channels) orders m in the directed pairs' frames; they vanish at the cutoff.
+        directed: pairs.
+    """
+
+    atoms: Tensor
+    pairs: Tensor
+    directed: Directed
+
+
+class Backbone(nn.Module):
+    """The first step of every backbone: elements, distances and input matrices become features.
+
+    Args:
+        options: sizes.
+        template: shape of a block.
+        n_elements: number of elements.
+        n_inputs: number of input matrices.
+    """
+
+    signs: Tensor
+    block_signs: Tensor
+
+    def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
+        super().__init__()
+        o = options
+        self.options, self.template = options, template
+        self.elements = nn.Embedding(n_elements, o.channels)
+        self.charge = nn.Linear(1, o.channels, bias=False)
+        self.radial = Radial(o.radial, o.cutoff)
+        self.edge = nn.Sequential(nn.Linear(o.radial + 2 * o.channels, o.hidden), nn.SiLU())
+        self.coupling, self.polar = Coupling(template), PolarCoupling(template)
+        shown = [n_inputs * self.coupling.channels.get((l, True), 0) for l in range(o.degree + 1)]
+        self.atom_input = nn.ParameterList(nn.Parameter(torch.randn(n, o.channels) / max(n, 1) ** 0.5) for n in shown)
+        widths = [n_inputs * n for n in self.polar.widths]
+        self.order = len(widths) - 2  # largest m of pairs
+        self.pair_input = so2.Linear(widths, [o.pair_channels] * len(widths))
+        self.pair_radial = nn.Linear(o.hidden, o.pair_channels)
+        self.register_buffer("signs", torch.from_numpy(flipped_turn(o.degree)), persistent=False)
+        self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
+
+    def inputs(self, batch: Batch, species: Tensor) -> Features:
+        """Describe atoms and directed pairs, each on its own.
+
+        Args:
+            batch: molecules.
+            species: (N,) index of each atom's element.
+        """
+        embedded = self.elements(species)
+        directed = self._directed(batch, embedded)
+        return Features(self._atoms(batch, embedded), self._pairs(batch, directed), directed)
+
+    def _directed(self, batch: Batch, embedded: Tensor) -> Directed:
+        first, second = torch.cat([batch.first, batch.second]), torch.cat([batch.second, batch.first])
+        turns = torch.cat([batch.turns, batch.turns * self.signs[:, None]])
+        distances = torch.cat([batch.distances, batch.distances])
+        known = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
+        envelope = self.radial.envelope(distances)[:, None, None]
+        return Directed(first, second, turns, distances, self.edge(known), envelope)
+
+    def _atoms(self, batch: Batch, embedded: Tensor) -> Tensor:
+        shown = self.coupling.irreps_from_blocks(batch.onsite)  # (N, K, 2l+1, channels)
+        parts = [
+            shown[l, True].transpose(1, 2).flatten(2) @ self.atom_input[l]
+            if (l, True) in shown
+            else embedded.new_zeros(len(embedded), 2 * l + 1, embedded.shape[1])
+            for l in range(self.options.degree + 1)
+        ]
+        scalars = parts[0] + (embedded + self.charge(batch.charges[:, None])[batch.molecule])[:, None]
+        return torch.cat([scalars, *parts[1:]], dim=1)
+
+    def _pairs(self, batch: Batch, directed: Directed) -> Tensor:
+        both = torch.cat([batch.pair, self.block_signs * batch.pair.transpose(-1, -2)])
+        grades = self.pair_input(self.polar.grades_from_blocks(both))
+        feature = torch.cat(grades, dim=1) * directed.envelope
+        return feature * self.pair_radial(directed.edges)[:, None]

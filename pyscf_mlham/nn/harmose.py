@@ -1,0 +1,232 @@
+"""HarmoSE's second stage: a graph transformer that corrects the blocks of any first stage.
+
+It reads the first stage's blocks and features, all as plain numbers in the global frame, and mixes them without regard
+to symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things keep that
+in bounds. Training shows it molecules in random orientations. At inference its answers are averaged over a group of
+fixed orientations, under which the result is exactly equivariant. Each block's correction is limited in norm, so that
+turning a molecule can change a block by no more than twice that limit. And it starts at zero. Hermiticity, permutation,
+translation, smoothness at the cutoff and the independence of far fragments hold exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
+from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Output
+from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
+from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
+
+ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
+
+
+@dataclass(frozen=True)
+class HarmoSEOptions:
+    """Sizes of the refiner.
+
+    Attributes:
+        channels: of a token, one for each atom and each directed pair.
+        heads: of attention.
+        layers: of the transformer.
+        shown: channels of the first stage's features that are read.
+        frames: orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh).
+        limit: largest Frobenius norm of an onsite block's correction, Hartree; less for pairs, as they are smaller.
+    """
+
+    channels: int = 64
+    heads: int = 4
+    layers: int = 2
+    shown: int = 8
+    frames: int = 2
+    limit: float = 0.05
+
+
+@cache
+def group(order: int) -> tuple[NDArray[np.float64], ...]:
+    """Orthogonal matrices with one entry in each row: the group of that order.
+
+    Args:
+        order: 1, 2, 8 or 48.
+    """
+    if order == 1:
+        return (np.eye(3),)
+    if order == 2:
+        return (np.eye(3), -np.eye(3))
+    orders = [(0, 1, 2)] if order == 8 else list(itertools.permutations(range(3)))
+    signs = list(itertools.product((1.0, -1.0), repeat=3))
+    return tuple(np.eye(3)[list(p)] * np.array(s) for p in orders for s in signs)
+
+
+class HarmoSE(nn.Module):
+    """Refiner.
+
+    Args:
+        options: sizes.
+        sizes: of the backbone.
+        order: largest m of pairs.
+        template: shape of a block.
+        n_elements: number of elements.
+    """
+
+    def __init__(
+        self, options: HarmoSEOptions, sizes: BackboneOptions, order: int, template: ShellTemplate, n_elements: int
+    ) -> None:
+        super().__init__()
+        if options.frames not in ORDERS:
+            raise ValueError(f"frames is {options.frames}; expected one of {', '.join(map(str, ORDERS))}.")
+        if options.channels % options.heads:
+            raise ValueError(f"channels ({options.channels}) must be a multiple of heads ({options.heads}).")
+        o, self.sizes, self.template = options, sizes, template
+        self.options = o
+        rows, elements = (sizes.degree + 1) ** 2, template.size**2
+        self.order = order
+        self.atom_norm = GroupNorm(squares(sizes.degree), sizes.channels, 1e-6)
+        self.pair_norm = GroupNorm([1, 1, *[2] * order], sizes.pair_channels, 1e-2)
+        self.atom_shown = IrrepsLinear(sizes.degree, sizes.channels, o.shown)
+        widths = so2.atom_widths(sizes.degree, order, o.shown)
+        self.pair_shown = so2.Linear([sizes.pair_channels] * len(widths), widths)
+        self.species = nn.Embedding(n_elements, o.channels)
+        self.atom_token = nn.Linear(elements + rows * o.shown, o.channels)
+        self.pair_token = nn.Linear(elements + rows * (o.shown + 1) + sizes.hidden, o.channels)
+        self.layers = nn.ModuleList(Attention(o, sizes.hidden) for _ in range(o.layers))
+        self.site_norm, self.link_norm = nn.LayerNorm(o.channels), nn.LayerNorm(o.channels)
+        self.onsite, self.pair = nn.Linear(o.channels, elements), nn.Linear(o.channels, elements)
+        for leave in (self.onsite, self.pair):
+            nn.init.zeros_(leave.weight)
+            nn.init.zeros_(leave.bias)
+        for k, Q in enumerate(group(o.frames)):
+            for name, tensor in rotation_from_matrix(Q, sizes.degree, template)._asdict().items():
+                self.register_buffer(f"frame_{k}_{name}", tensor, persistent=False)
+
+    def forward(self, output: Output, features: Features, species: Tensor, rotation: Rotation | None) -> Output:
+        """Correct blocks.
+
+        Args:
+            output: blocks of the first stage.
+            features: of the first stage.
+            species: (N,) index of each atom's element.
+            rotation: the one orientation to look from, as training does; None averages over the fixed ones.
+        """
+        seen = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
+        found = [self._from(r.to(output.onsite), output, features, species) for r in seen]
+        onsite = torch.stack([f.onsite for f in found]).mean(0)
+        pair = torch.stack([f.pair for f in found]).mean(0)
+        return Output(output.onsite + onsite, output.pair + pair)
+
+    def frame(self, index: int) -> Rotation:
+        """Return one of the fixed orientations."""
+        return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
+
+    def _from(self, rotation: Rotation, output: Output, features: Features, species: Tensor) -> Output:
+        """Return the correction that one orientation gives, turned back."""
+        _, D, B = rotation
+        directed = features.directed._replace(turns=features.directed.turns @ D.T)
+        R, _ = block_rotations(directed.turns, self.template).chunk(2)
+        onsite = B @ output.onsite @ B.T
+        pair = R.transpose(1, 2) @ output.pair @ R  # in the global frame
+        atoms = self._atom_tokens(onsite, D @ features.atoms, species)
+        pairs = self._pair_tokens(pair, features.pairs, directed)
+        for layer in self.layers:
+            atoms, pairs = layer(atoms, pairs, directed)
+        shape = (self.template.size, self.template.size)
+        site = self.onsite(self.site_norm(atoms)).unflatten(-1, shape)
+        link = self.pair(self.link_norm(pairs)).unflatten(-1, shape)
+        there, back = link.chunk(2)
+        site = B.T @ limited(0.5 * (site + site.transpose(1, 2)), self.options.limit) @ B
+        link = R @ limited(0.5 * (there + back.transpose(1, 2)), self.options.limit) @ R.transpose(1, 2)
+        size = torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
+        return Output(site, size[: len(link)] * link)
+
+    def _atom_tokens(self, onsite: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
+        shown = self.atom_shown(self.atom_norm(atoms))
+        seen = torch.cat([onsite.flatten(1) / ONSITE_SCALE, shown.flatten(1)], dim=-1)
+        return self.atom_token(seen) + self.species(species)
+
+    def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
+        degree = self.sizes.degree
+        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None]
+        both = torch.cat([pair, pair.transpose(1, 2)]).flatten(1) / size
+        grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
+        shown = so2.atoms_from_grades(grades, directed.turns, degree, self.order)
+        harmonics = directed.turns[:, : degree + 1].sum(1)  # rows m = 0, one for each l
+        return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
+
+
+def limited(blocks: Tensor, limit: float) -> Tensor:
+    """Shrink blocks smoothly so that no Frobenius norm exceeds a limit.
+
+    Args:
+        blocks: (N, B, B) in units of the limit.
+        limit: Hartree.
+    """
+    return limit * blocks * torch.rsqrt(1 + blocks.square().sum((1, 2), keepdim=True))
+
+
+class Attention(nn.Module):
+    """Atoms attend to themselves and their neighbours through the pairs' tokens; pairs then read both ends.
+
+    A neighbour's share carries the smooth envelope, and an atom always attends to itself: shares neither jump when a
+    neighbour leaves nor depend on what is beyond the cutoff.
+
+    Args:
+        options: sizes.
+        hidden: channels of the description of edges.
+    """
+
+    def __init__(self, options: HarmoSEOptions, hidden: int) -> None:
+        super().__init__()
+        o, n = options, options.channels
+        self.heads = o.heads
+        self.atom_norm, self.pair_norm, self.out_norm = (nn.LayerNorm(n) for _ in range(3))
+        self.query = nn.Linear(n, n, bias=False)
+        self.atom_told, self.pair_told = nn.Linear(n, 2 * n, bias=False), nn.Linear(n, 2 * n, bias=False)
+        self.bias = nn.Linear(hidden, o.heads)
+        self.mix = nn.Linear(n, n)
+        self.atom_feed = nn.Sequential(nn.Linear(n, 2 * n), nn.SiLU(), nn.Linear(2 * n, n))
+        self.pair_feed = nn.Sequential(nn.Linear(3 * n, 2 * n), nn.SiLU(), nn.Linear(2 * n, n))
+
+    def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed) -> tuple[Tensor, Tensor]:
+        """Update tokens of atoms (N, channels) and directed pairs (2P, channels)."""
+        x, e = self.atom_norm(atoms), self.pair_norm(pairs)
+        told = self.atom_told(x)
+        atoms = atoms + self.mix(self._attended(self.query(x), told, self.pair_told(e), directed))
+        x = self.out_norm(atoms)
+        atoms = atoms + self.atom_feed(x)
+        ends = torch.cat([e, x[directed.first], x[directed.second]], dim=-1)
+        return atoms, pairs + self.pair_feed(ends)
+
+    def _attended(self, query: Tensor, own: Tensor, added: Tensor, directed: Directed) -> Tensor:
+        """Weighted values, (N, channels).
+
+        Args:
+            query: (N, channels).
+            own: (N, 2 channels) keys and values of atoms.
+            added: (2P, 2 channels) what pairs add to their second atom's.
+            directed: pairs.
+        """
+
+        def parted(t: Tensor) -> Tensor:
+            return t.unflatten(-1, (self.heads, -1))
+
+        first = directed.first
+        q = parted(query)
+        key, value = (parted(t) for t in own.chunk(2, dim=-1))
+        near_key, near_value = (parted(t) for t in (own[directed.second] + added).chunk(2, dim=-1))
+        scale = q.shape[-1] ** -0.5
+        to_self = (q * key).sum(-1) * scale  # (N, heads)
+        to_near = (q[first] * near_key).sum(-1) * scale + self.bias(directed.edges)
+        index = first[:, None].expand(-1, self.heads)
+        highest = to_self.detach().scatter_reduce(0, index, to_near.detach(), "amax")
+        self_weight = torch.exp(to_self - highest)[..., None]
+        near_weight = torch.exp(to_near - highest[first])[..., None] * directed.envelope
+        norm = self_weight.index_add(0, first, near_weight)
+        return ((self_weight * value).index_add(0, first, near_weight * near_value) / norm).flatten(1)

@@ -1,0 +1,100 @@
+"""Molecules, irreps and blocks turned as a whole, on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from torch import Tensor
+
+from pyscf_mlham.basis import ShellTemplate, wigner
+from pyscf_mlham.nn.batch import Batch
+from pyscf_mlham.polar import polar_order
+
+Array = NDArray[np.float64]
+
+
+class Rotation(NamedTuple):
+    """One orthogonal transformation of space, as it acts on everything that a network handles.
+
+    Attributes:
+        positions: (3, 3).
+        irreps: ((degree+1)^2, (degree+1)^2).
+        block: (B, B), of a block's orbitals.
+    """
+
+    positions: Tensor
+    irreps: Tensor
+    block: Tensor
+
+    def to(self, like: Tensor) -> Rotation:
+        """Move to a tensor's device and type."""
+        return Rotation(*(t.to(like) for t in self))
+
+
+def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate) -> Rotation:
+    """Describe one transformation.
+
+    Args:
+        orthogonal: (3, 3) matrix, proper or improper.
+        degree: largest l of irreps at atoms.
+        template: shape of a block.
+    """
+    turned = [wigner(l, orthogonal) for l in range(max(degree + 1, len(template.counts)))]
+    shells = [turned[l] for l, count in enumerate(template.counts) for _ in range(count)]
+    arrays = (orthogonal, block_diag(*turned[: degree + 1]), block_diag(*shells))
+    return Rotation(*(torch.from_numpy(np.array(a, dtype=np.float64)) for a in arrays))
+
+
+def random_orthogonal(seed: Sequence[int]) -> Array:
+    """Draw one of all rotations, with or without an inversion, evenly.
+
+    Args:
+        seed: of the generator.
+    """
+    Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return np.asarray(Q * np.sign(np.diag(R)))
+
+
+def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
+    """Turn molecules and what is known about them; the pairs' frames turn along.
+
+    Args:
+        batch: molecules.
+        rotation: of space, a proper one: frames are right-handed.
+    """
+    Q, D, B = rotation.to(batch.turns)
+    return batch._replace(
+        positions=batch.positions @ Q.T, turns=batch.turns @ D.T, onsite=B @ batch.onsite @ B.transpose(0, 1)
+    )
+
+
+def block_rotations(turns: Tensor, template: ShellTemplate) -> Tensor:
+    """Rotate a block's orbitals into the pairs' frames: (P, B, B), made of the turns' parts.
+
+    Args:
+        turns: (P, (L+1)^2, (L+1)^2), rows in polar order.
+        template: shape of a block.
+    """
+    degree = round(turns.shape[1] ** 0.5) - 1
+    sorted_rows = np.argsort(polar_order(degree))
+    component = np.concatenate([np.tile(np.arange(l * l, (l + 1) ** 2), n) for l, n in enumerate(template.counts)])
+    shell = shells_of_components(template)
+    same = torch.from_numpy(shell[:, None] == shell[None]).to(turns.device)
+    rows = torch.from_numpy(sorted_rows[component]).to(turns.device)
+    columns = torch.from_numpy(component).to(turns.device)
+    return turns[:, rows[:, None], columns[None, :]] * same
+
+
+def shells_of_components(template: ShellTemplate) -> NDArray[np.int64]:
+    """Return the number of each component's shell, (B,).
+
+    Args:
+        template: shape of a block.
+    """
+    widths = [2 * l + 1 for l, n in enumerate(template.counts) for _ in range(n)]
+    return np.repeat(np.arange(len(widths)), widths)

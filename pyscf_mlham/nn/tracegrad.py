@@ -1,0 +1,204 @@
+"""TraceGrad: non-linear invariants, taught by the norms of the blocks, whose gradients enrich the features.
+
+The answer's own invariants, T = tr(Q Q^T) for each pair of shells of each block Q, teach invariant features z of the
+network: z = MLP(q), q quadratic in the features f. The gradient v = d(sum of z)/df turns as f does, whatever the MLP
+is, and is added to f: non-linearity for every degree.
+
+At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
+frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of turns about the axis and of mirrors. That
+is the larger set: the frame turns with the molecule, so each of them is an invariant of the molecule, and whatever
+SO(3) invariant of f there is, is a sum of them.
+
+The MLP's gradient is written out, two layers back, instead of asked from autograd: the features are then an ordinary
+function of the weights, in training and under no_grad alike, and training needs no second derivatives of a graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.nn.backbone import BackboneOptions, Features
+from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE
+from pyscf_mlham.nn.layers import GroupNorm, squares
+
+
+@dataclass(frozen=True)
+class TraceGradOptions:
+    """Sizes of the wrapper.
+
+    Attributes:
+        quadratic: scalar products for each l of atoms and each m of pairs.
+        hidden: channels inside the networks of invariants.
+        invariants: number of z.
+    """
+
+    quadratic: int = 16
+    hidden: int = 64
+    invariants: int = 32
+
+
+class Traces(NamedTuple):
+    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2.
+
+    Attributes:
+        onsite: (N, S, S).
+        pair: (P, S, S), atoms i < j.
+    """
+
+    onsite: Tensor
+    pair: Tensor
+
+
+class InvariantNetwork(nn.Module):
+    """z = C silu(B silu(A q + a) + b), and the gradient of its sum.
+
+    Args:
+        inputs: number of q.
+        hidden: channels.
+        outputs: number of z.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, outputs)
+
+    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (N, outputs) and d(sum of z)/dq (N, inputs) of q (N, inputs)."""
+        a = self.first(q)
+        b = self.second(silu(a))
+        z = self.last(silu(b))
+        slope_b = self.last.weight.sum(0) * silu_slope(b)
+        slope_a = linear(slope_b, self.second.weight.T) * silu_slope(a)
+        return z, linear(slope_a, self.first.weight.T)
+
+
+def silu_slope(x: Tensor) -> Tensor:
+    """Return the derivative of silu."""
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+class InvariantGradient(nn.Module):
+    """Invariants of features, and the features that their gradient makes.
+
+    Args:
+        sizes: numbers of rows that turn into each other; the first row is invariant.
+        channels: C.
+        floor: of the norm; see `GroupNorm`.
+        options: sizes.
+    """
+
+    groups: Tensor
+
+    def __init__(self, sizes: list[int], channels: int, floor: float, options: TraceGradOptions) -> None:
+        super().__init__()
+        o = options
+        self.sizes = sizes
+        self.norm = GroupNorm(sizes, channels, floor)
+        self.left, self.right = (
+            nn.Parameter(torch.randn(len(sizes), channels, o.quadratic) * channels**-0.5) for _ in range(2)
+        )
+        self.network = InvariantNetwork(channels + len(sizes) * o.quadratic, o.hidden, o.invariants)
+        self.gain = nn.Parameter(torch.full((len(sizes), channels), 0.1))
+        self.register_buffer("groups", torch.tensor(sizes), persistent=False)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features with their gradients added, and z.
+
+        Args:
+            features: (N, rows, C).
+        """
+        z, v = self.gradient(self.norm(features))
+        with torch.no_grad():  # a scale, not a function to be learnt through
+            size = features.square().mean((1, 2), keepdim=True).sqrt()
+            ratio = size * torch.rsqrt(v.square().mean((1, 2), keepdim=True) + 1e-4)
+        return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0), z
+
+    def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C).
+
+        Args:
+            x: (N, rows, C).
+        """
+        z, slope = self.network(self.quadratic(x))
+        of_scalars, of_products = slope.split([x.shape[2], slope.shape[1] - x.shape[2]], dim=-1)
+        each = of_products.unflatten(-1, (len(self.sizes), -1))  # (N, groups, products)
+        parts = []
+        for k, (part, size) in enumerate(zip(x.split(self.sizes, dim=1), self.sizes, strict=True)):
+            weight = each[:, k : k + 1] / size
+            a, b = self.left[k], self.right[k]
+            parts.append((part @ b * weight) @ a.T + (part @ a * weight) @ b.T)
+        return z, torch.cat([parts[0] + of_scalars[:, None], *parts[1:]], dim=1)
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """Scalars, and mean products of two mixtures of channels within each group: (N, C + groups * products).
+
+        Args:
+            x: (N, rows, C).
+        """
+        parts = zip(x.split(self.sizes, dim=1), self.left, self.right, strict=True)
+        return torch.cat([x[:, 0], *(((part @ a) * (part @ b)).mean(1) for part, a, b in parts)], dim=-1)
+
+
+class TraceGrad(nn.Module):
+    """Wrapper of any backbone: reads its features and gives richer ones.
+
+    Args:
+        options: sizes.
+        sizes: of the backbone.
+        order: largest m of pairs.
+        template: shape of a block.
+        n_elements: number of elements.
+    """
+
+    def __init__(
+        self, options: TraceGradOptions, sizes: BackboneOptions, order: int, template: ShellTemplate, n_elements: int
+    ) -> None:
+        super().__init__()
+        self.shells = sum(template.counts)
+        self.atoms = InvariantGradient(squares(sizes.degree), sizes.channels, 1e-6, options)
+        self.pairs = InvariantGradient([1, 1, *[2] * order], sizes.pair_channels, 1e-2, options)
+        self.onsite_trace, self.pair_trace = (
+            nn.Sequential(
+                nn.Linear(options.invariants, options.hidden),
+                nn.SiLU(),
+                nn.Linear(options.hidden, self.shells**2),
+            )
+            for _ in range(2)
+        )
+        self.biases = nn.Embedding(n_elements, self.shells**2)
+        nn.init.zeros_(self.biases.weight)
+
+    def forward(self, features: Features) -> tuple[Features, tuple[Tensor, Tensor]]:
+        """Return enriched features, and the invariants of atoms and directed pairs.
+
+        Args:
+            features: of the backbone.
+        """
+        atoms, z_atoms = self.atoms(features.atoms)
+        pairs, z_pairs = self.pairs(features.pairs)
+        return Features(atoms, pairs, features.directed), (z_atoms, z_pairs)
+
+    def traces(self, invariants: tuple[Tensor, Tensor], features: Features, species: Tensor) -> Traces:
+        """Predict the traces from the invariants; only training asks.
+
+        Args:
+            invariants: of atoms and directed pairs.
+            features: of the backbone.
+            species: (N,) index of each atom's element.
+        """
+        shape = (self.shells, self.shells)
+        z_atoms, z_pairs = invariants
+        onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)
+        directed = features.directed
+        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
+        there, back = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
+        onsite = ONSITE_SCALE**2 * 0.5 * (onsite + onsite.transpose(1, 2))
+        return Traces(onsite, 0.5 * (there + back.transpose(1, 2)))

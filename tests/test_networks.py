@@ -1,0 +1,355 @@
+"""The parts of which networks are made: tensor products, the wrapper, the refiner, and how they are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from labelled import labelled_file
+from rich.console import Console
+from scipy.linalg import block_diag
+from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sample_of, svp
+
+from pyscf_mlham.basis import wigner
+from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.errors import ModelError
+from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.layers import squares
+from pyscf_mlham.nn.model import build
+from pyscf_mlham.nn.qhnet import TensorProduct
+from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix
+from pyscf_mlham.nn.tracegrad import InvariantGradient, TraceGradOptions
+from pyscf_mlham.scf.models import load
+from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.train.config import LossConfig, TrainConfig, read_config
+from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
+from pyscf_mlham.train.metrics import equivariance_error
+from pyscf_mlham.train.preparation import prepare
+from pyscf_mlham.train.trainer import Trainer, _identity
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
+FULL = {"architecture": "qhnet", "wrapper": "tracegrad", "refiner": "harmose"}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("pseudo", [False, True])
+def test_tensor_product_is_that_of_e3nn(pseudo: bool) -> None:
+    from e3nn import o3
+
+    degree, channels, n = 3, 5, 4
+    ours = TensorProduct(degree, pseudo=pseudo)
+    paths = [(a, b, l) for a, b, degrees in ours.couplings for l in degrees]
+    assert len(paths) == ours.paths
+    natural, other = ("eo", "oe")
+    irreps = o3.Irreps([(channels, (l, 1 if natural[l % 2] == "e" else -1)) for l in range(degree + 1)])
+    out = irreps if not pseudo else o3.Irreps([(channels, (l, 1 if other[l % 2] == "e" else -1)) for l in range(4)])
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        instructions = [(a, b, l, "uuu", True) for a, b, l in paths]
+        theirs = o3.TensorProduct(irreps, irreps, out, instructions, shared_weights=False, internal_weights=False)
+    finally:
+        torch.set_default_dtype(default)
+    x, y, w = noise(n, 16, channels), noise(n, 16, channels, seed=1), noise(n, ours.paths, channels, seed=2)
+
+    def packed(t: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part.transpose(1, 2).flatten(1) for part in t.split(squares(degree), dim=1)], dim=1)
+
+    expected = theirs(packed(x), packed(y), w.flatten(1))
+    torch.testing.assert_close(packed(ours(x, y, w)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [squares(2), [1, 1, 2, 2]], ids=["atoms", "pairs"])
+def test_written_gradient_is_that_of_autograd(sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    made = InvariantGradient(sizes, 5, 1e-2, TraceGradOptions(3, 7, 4)).double()
+    x = noise(6, sum(sizes), 5).requires_grad_()
+    z, v = made.gradient(x)
+    torch.testing.assert_close(z, made.network.last(hidden_of(made, x)), rtol=0, atol=1e-13)
+    (expected,) = torch.autograd.grad(z.sum(), x, retain_graph=True)
+    torch.testing.assert_close(v, expected, rtol=0, atol=1e-13)
+    assert v[:, 1:].abs().min() > 1e-6
+    # and differentiable in its turn: what a loss of v teaches is the second derivative of z
+    (written,) = torch.autograd.grad(v.square().sum(), x, retain_graph=True)
+    (again,) = torch.autograd.grad(made.gradient(x)[0].sum(), x, create_graph=True)
+    (twice,) = torch.autograd.grad(again.square().sum(), x)
+    torch.testing.assert_close(written, twice, rtol=0, atol=1e-11)
+
+
+def hidden_of(made: InvariantGradient, x: torch.Tensor) -> torch.Tensor:
+    net = made.network
+    silu = torch.nn.functional.silu
+    return silu(net.second(silu(net.first(made.quadratic(x)))))
+
+
+def test_gradient_features_turn_and_invariants_do_not() -> None:
+    torch.manual_seed(0)
+    made = InvariantGradient(squares(3), 5, 1e-6, TraceGradOptions(3, 7, 4)).double()
+    D = torch.from_numpy(block_diag(*(wigner(l, random_orthogonal((1,))) for l in range(4))))
+    x = noise(6, 16, 5)
+    with torch.no_grad():
+        (there, z_there), (here, z_here) = made(D @ x), made(x)
+    torch.testing.assert_close(there, D @ here, rtol=0, atol=1e-12)
+    torch.testing.assert_close(z_there, z_here, rtol=0, atol=1e-12)
+    assert (here - x).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wrapped_network_is_the_same_with_and_without_gradients(dtype: torch.dtype) -> None:
+    network = random_network("qhnetv2+tracegrad", dtype)
+    batch = batch_from_samples([sample_of(svp(MOLECULE))]).to("cpu", dtype)
+    expected = network.train()(batch)
+    assert expected.onsite.requires_grad
+    network.eval()
+    with torch.no_grad():
+        quiet = network(batch)
+    with torch.inference_mode():
+        quietest = network(batch)
+    for a, b, c in zip(expected, quiet, quietest, strict=True):
+        assert a.dtype == dtype
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_wrapper_compiles() -> None:
+    made = InvariantGradient(squares(2), 4, 1e-6, TraceGradOptions(2, 4, 3)).double()
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    x, y = noise(5, 9, 4).requires_grad_(), noise(5, 9, 4).requires_grad_()
+    made(x)[0].square().sum().backward()
+    features, z = compiled(y)
+    features.square().sum().backward()
+    torch.testing.assert_close(features, made(x)[0])
+    torch.testing.assert_close(z, made(x)[1])
+    torch.testing.assert_close(y.grad, x.grad)
+
+
+def test_fresh_refiner_changes_nothing() -> None:
+    torch.manual_seed(0)
+    refined = build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, torch.float64, refiner={"name": "harmose"})
+    batch = batch_from_samples([sample_of(svp(MOLECULE), 16.0)]).to("cpu", torch.float64)
+    refiner = refined.refiner
+    found = refined(batch)
+    refined.refiner = None
+    plain = refined(batch)
+    assert refiner is not None
+    for a, b in zip(found, plain, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_first_stage_sees_turned_molecules_turned() -> None:
+    network = random_network("qhnet+tracegrad")
+    batch = batch_from_samples([sample_of(svp(MOLECULE))]).to("cpu", torch.float64)
+    Q = random_orthogonal((3,))
+    rotation = rotation_from_matrix(Q * np.linalg.det(Q), 4, TEMPLATE)
+    with torch.no_grad():
+        here, there = network(batch), network(rotated_batch(batch, rotation))
+    B = rotation.block
+    torch.testing.assert_close(there.onsite, B @ here.onsite @ B.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(there.pair, here.pair, rtol=0, atol=1e-12)
+
+
+def test_rotations_are_drawn_evenly() -> None:
+    drawn = np.stack([random_orthogonal((k,)) for k in range(400)])
+    np.testing.assert_allclose(drawn @ drawn.swapaxes(1, 2), np.broadcast_to(np.eye(3), drawn.shape), atol=1e-12)
+    assert np.abs(drawn.mean(0)).max() < 0.15
+    assert 0.4 < np.mean(np.linalg.det(drawn) > 0) < 0.6
+
+
+Prepared = tuple[list[Example], list[Example], object]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_file(tmp_path_factory.mktemp("networks"))
+
+
+def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
+    values = {"steps": 4, "pairs": 12, "validate_every": 4, "warmup": 1, "network": NETWORK} | changes
+    return TrainConfig(name="small", data=(str(data),), output=str(output), **values)
+
+
+def trained(config: TrainConfig, prepared: Prepared, steps: int | None = None) -> Trainer:
+    trainer = Trainer(config, *prepared, Console(file=io.StringIO()))
+    if steps is not None:
+        trainer._stop = steps == 1
+    trainer.run()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def prepared(data: Path) -> Prepared:
+    return prepare(settings(data, data.parent, **FULL), Console(file=io.StringIO()))
+
+
+def test_every_part_trains_stops_resumes_and_loads(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    whole = trained(settings(data, tmp_path / "whole", **FULL), prepared)
+    stopped = trained(settings(data, tmp_path / "parts", **FULL), prepared, steps=1)
+    assert stopped.step == 1
+    resumed = trained(settings(data, tmp_path / "parts", **FULL), prepared)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    model = load(tmp_path / "whole" / "model")
+    assert isinstance(model, NetworkModel)
+    assert model.config.options["wrapper"]["name"] == "tracegrad"
+    assert model.network.refiner is not None
+    example = prepared[1][0]
+    error = equivariance_error(model.network, example, 0)
+    model.network.refiner = None
+    assert equivariance_error(model.network, example, 0) < 1e-6 < error < 1e-3
+    load.__globals__["_load_folder"].cache_clear()  # the refiner that was taken out
+
+
+def test_frozen_first_stage_stays(data: Path, tmp_path: Path) -> None:
+    first = prepare(settings(data, tmp_path), Console(file=io.StringIO()))
+    start = trained(settings(data, tmp_path / "first"), first)
+    folder = tmp_path / "first" / "model"
+    second = settings(data, tmp_path / "second", refiner="harmose", start=str(folder), frozen=True, steps=6)
+    options = first[2].options | {"refiner": {"name": "harmose", "channels": 8, "heads": 2}}
+    config = dataclasses.replace(first[2], options=options)
+    trainer = trained(second, (first[0], first[1], config))
+    kept = start.average.state_dict()
+    changed = []
+    for name, value in trainer.model.state_dict().items():
+        if name.startswith("refiner."):
+            changed.append(name)
+        else:
+            assert torch.equal(value, kept[name]), name
+    assert trainer.model.refiner is not None
+    assert trainer.model.refiner.onsite.weight.any()
+    assert changed
+    with pytest.raises(ModelError, match="other sizes"):
+        trained(dataclasses.replace(second, output=str(tmp_path / "c")), wider(first, config))
+    other = dataclasses.replace(config, options=config.options | {"network": config.options["network"] | {"layers": 2}})
+    with pytest.raises(ModelError, match="not those of this network"):
+        trained(dataclasses.replace(second, output=str(tmp_path / "d")), (first[0], first[1], other))
+
+    elsewhere = dataclasses.replace(config, baseline="minao")
+    with pytest.raises(ModelError, match="has baseline sap, this run minao"):
+        trained(dataclasses.replace(second, output=str(tmp_path / "e")), (first[0], first[1], elsewhere))
+
+
+def wider(prepared: Prepared, config: object) -> Prepared:
+    options = config.options | {"network": config.options["network"] | {"channels": 5}}
+    return prepared[0], prepared[1], dataclasses.replace(config, options=options)
+
+
+def test_traces_are_those_of_the_blocks(prepared: Prepared) -> None:
+    batch, targets = collate(prepared[0][:3])
+    template = load_template(prepared)
+    traces = traces_of(targets.onsite, targets.pair, template)
+    ends = np.cumsum([0] + [2 * l + 1 for l, n in enumerate(template.counts) for _ in range(n)])
+    for a in range(len(ends) - 1):
+        for b in range(len(ends) - 1):
+            Q = targets.pair[:, ends[a] : ends[a + 1], ends[b] : ends[b + 1]]
+            expected = torch.einsum("pij,pij->p", Q, Q)
+            torch.testing.assert_close(traces.pair[:, a, b], expected)
+    assert float(trace_error(traces, batch, targets, template).max()) < 1e-9
+    off = traces._replace(onsite=traces.onsite + 1.0)
+    mask = traces_of(targets.onsite_mask, targets.pair_mask, template).onsite > 0
+    counted = torch.zeros(3).index_add(0, batch.molecule, mask.float().sum((1, 2)))
+    torch.testing.assert_close(trace_error(off, batch, targets, template), counted / targets.n_ao**2)
+
+
+def load_template(prepared: Prepared) -> object:
+    from pyscf_mlham.basis import ShellTemplate
+
+    return ShellTemplate(tuple(prepared[2].options["template"]))
+
+
+def test_trace_loss_has_a_fixed_share_and_teaches_only_traces() -> None:
+    error = torch.tensor([0.1, 0.4], requires_grad=True)
+    traces = torch.tensor([3.0, 1e-5], requires_grad=True)
+    weights = LossConfig(absolute=1.0, spectral=0.0, density=0.0, trace=0.25)
+    found = Errors(error, torch.zeros(2), torch.zeros(2))
+    loss = total(found, weights, traces)
+    torch.testing.assert_close(loss, 1.25 * error)
+    loss.sum().backward()
+    torch.testing.assert_close(error.grad, torch.ones(2))
+    torch.testing.assert_close(traces.grad, 0.25 * (error / traces).detach())
+
+
+def test_runs_of_versions_without_parts_go_on(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    config = dataclasses.replace(prepared[2], options={"template": [1], "network": {}})
+    known = json.loads(_identity(settings(data, tmp_path), prepared[0], config))
+    new = {"wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"}
+    assert not new & set(known)
+    assert set(known["loss"]) == {"absolute", "spectral", "density"}
+    full = json.loads(_identity(settings(data, tmp_path, **FULL), prepared[0], config))
+    assert full["wrapper"] == "tracegrad"
+    assert full["loss"]["trace"] == 0.25
+
+
+def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    start = "name: a\ndata: b\noutput: c\n"
+    path.write_text(
+        f"{start}architecture: qhnet\nwrapper: tracegrad\nrefiner: harmose\nrefiner_options: {{frames: 8}}\n"
+    )
+    config = read_config(path)
+    assert (config.architecture, config.wrapper, config.refiner) == ("qhnet", "tracegrad", "harmose")
+    assert config.refiner_options == {"frames": 8}
+    for text, message in (
+        ("refiner: {name: harmose}", "must be names"),
+        ("refiner_options: 3", "must hold keys"),
+        ("frozen: true\nrefiner: harmose", "frozen needs"),
+        ("frozen: true\nstart: d", "frozen needs"),
+        ("frozen: 1", "true or false"),
+    ):
+        path.write_text(start + text)
+        with pytest.raises(ModelError, match=message):
+            read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wrapper": "trace"}, "unknown wrapper 'trace'; expected one of tracegrad"),
+        ({"refiner": "harmose", "refiner_options": {"frame": 8}}, "unknown options \\['frame'\\] of harmose"),
+        ({"wrapper_options": {"hidden": 8}}, "no wrapper"),
+        ({"architecture": "transformer"}, "unknown architecture"),
+    ],
+)
+def test_unknown_parts_are_errors(data: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        prepare(settings(data, tmp_path, **changes), Console(file=io.StringIO()))
+
+
+def test_sizes_that_do_not_fit_are_errors() -> None:
+    for options, message in (({"frames": 3}, "expected one of 1, 2, 8, 48"), ({"heads": 3}, "multiple of heads")):
+        with pytest.raises(ModelError, match=message):
+            build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
+    with pytest.raises(ModelError, match="unknown options"):
+        build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
+
+
+def test_comparison_trains_every_kind_and_goes_on(
+    data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("compare_networks", ROOT / "examples" / "compare_networks.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    kept = script.Data(prepared[0], prepared[1], prepared[1], prepared[2])
+    monkeypatch.setattr(script, "read_data", lambda args, console: kept)
+    sizes = json.dumps(NETWORK)
+    command = ["x", str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--seeds", "0,1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--variants", "qhnetv2,qhnet"])
+    script.main()
+    text = (tmp_path / "networks.md").read_text()
+    for word in ("| qhnetv2 |", "| qhnet |", "+-", "times as long as qhnetv2"):
+        assert word in text
+    assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(script, "Trainer", None)  # nothing is trained twice
+    script.main()
+    assert (tmp_path / "networks.md").read_text() == text
