@@ -373,6 +373,13 @@ def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(DataError, match="another benchmark is writing there"):
         Folder(tmp_path, HF)
     first.close()
+    other = dataclasses.replace(HF, basis="6-31g")
+    second = Folder(tmp_path, other)  # nothing was run, so nothing is mixed up
+    second.add(run_one("minao", protocol=other))
+    second.close()
+    with pytest.raises(DataError, match="another protocol: basis '6-31g' instead of 'sto-3g'"):
+        Folder(tmp_path, HF)
+    assert list(Folder(tmp_path, other).rows) == list(second.rows)
 
 
 def test_inputs(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
         axes.plot([method.cycles] * 2, [place - 0.36, place + 0.36], color=INK, lw=1.4)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("SCF cycles; areas count molecules, bars are means")
+    axes.set_xlabel("SCF cycles (area: molecules, bar: mean)")
     return figure
 
 

@@ -130,14 +130,17 @@ class Folder:
             self.rows = {row.key: row for row in results.rows}
         self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             self._read_journal()
-        except OSError as error:
-            os.close(self._journal)
-            raise DataError(f"{path}: another benchmark is writing there; wait for it, or stop it.") from error
         except BaseException:
             os.close(self._journal)
             raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
 
     def _check(self, there: Protocol) -> None:
         if there.fingerprint != self.protocol.fingerprint:
@@ -148,24 +151,26 @@ class Folder:
 
     def _read_journal(self) -> None:
         """Take up what an earlier process left; a last line that is not whole is cut off."""
-        size = 0
+        size, found = 0, []
         for line in (self.path / JOURNAL).read_bytes().splitlines(keepends=True):
             try:
-                if not line.endswith(b"\n"):
-                    break
-                content = json.loads(line)
+                found.append(json.loads(line if line.endswith(b"\n") else b""))
             except ValueError:
                 break
-            if size == 0:
-                self._check(Protocol(**content))
-            else:
-                row = Row(**content)
-                self.rows[row.key] = row
             size += len(line)
+        if len(found) < 2:  # no run is in it: whose protocol it was does not matter
+            size = 0
         os.ftruncate(self._journal, size)
         os.lseek(self._journal, 0, os.SEEK_END)
         if size == 0:
             self._write(asdict(self.protocol))
+            return
+        try:
+            self._check(Protocol(**found[0]))
+            rows = [Row(**content) for content in found[1:]]
+        except TypeError as error:
+            raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
+        self.rows |= {row.key: row for row in rows}
 
     def add(self, row: Row) -> None:
         """Keep a row; when this returns, it is on the disk.
