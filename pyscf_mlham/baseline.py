@@ -59,6 +59,11 @@ def _remembered(what: tuple[Any, ...], mol: gto.Mole, compute: Callable[[], Arra
     return _last[key].copy()
 
 
+def forget() -> None:
+    """Drop the remembered potential, so that the next one is computed and its cost shows."""
+    _last.clear()
+
+
 def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
     """H0 = T + V_nuclei + V0 of an isolated, non-relativistic molecule; see `potential`."""
     return np.asarray(scf.hf.get_hcore(mol)) + potential(baseline, mol, xc)

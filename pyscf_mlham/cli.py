@@ -1,4 +1,4 @@
-"""The command line: mlham data, train, eval, models."""
+"""The command line: mlham bench, guess, data, train, eval, models."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="mlham", description="Learned Fock matrices for PySCF.")
     commands = parser.add_subparsers(required=True, metavar="command")
+
+    from pyscf_mlham.bench.commands import add_bench, add_guess
+
+    add_bench(commands.add_parser("bench", help="measure what guesses and solvers save"))
+    add_guess(commands.add_parser("guess", help="write the learned guess of a molecule to a file"))
 
     train = commands.add_parser(
         "train",

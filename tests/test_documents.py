@@ -46,6 +46,7 @@ def test_imports_point_downward() -> None:
     package = ROOT / "pyscf_mlham"
     below = [
         "errors",
+        "workers",
         "basis",
         "graph",
         "polar",
@@ -58,7 +59,7 @@ def test_imports_point_downward() -> None:
         "density",
         "scf",
     ]
-    layers = [*below, "data", "train", "cli"]
+    layers = [*below, "data", "train", "bench", "cli"]
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
         if name == "__init__":

@@ -320,7 +320,7 @@ def test_no_room_for_the_merged_file_keeps_the_journal(tmp_path: Path, monkeypat
 def test_no_scheduler_is_a_clear_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyscf_mlham.data.generate.PATIENCE", 1)
+    monkeypatch.setattr("pyscf_mlham.workers.PATIENCE", 1)
     source = geometries(tmp_path / "in.xyz", ("H2O",))
     arguments = ["data", "generate", str(source), "-o", str(tmp_path / "o.h5"), *FLAGS, "--dask", "tcp://127.0.0.1:1"]
     assert cli.main(arguments) == 1

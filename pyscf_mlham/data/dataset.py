@@ -15,7 +15,6 @@ from pyscf import gto
 from pyscf_mlham import baseline
 from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.label import one_thread, single_threaded
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import (
@@ -29,6 +28,7 @@ from pyscf_mlham.features import (
     sample_from_matrices,
 )
 from pyscf_mlham.graph import graph_from_mol
+from pyscf_mlham.workers import one_thread, single_threaded
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

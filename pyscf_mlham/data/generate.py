@@ -6,15 +6,10 @@ journal is merged into the file, which is replaced as a whole. The same command 
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import h5py
 import pyscf
@@ -24,12 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pyscf_mlham.data.geometries import Molecule, identity
 from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import Task, label, one_thread, single_threaded
+from pyscf_mlham.data.label import Task, label
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.workers import Job, dask_engine, process_engine
 
-PATIENCE = 20  # seconds to wait for a dask scheduler
-LIVES = 2  # how many workers a molecule may cost before it is given up
 Engine = Callable[[Sequence[Task]], Iterator[Entry]]
 
 
@@ -78,7 +72,7 @@ def generate(
     try:
         known, counts = _known(path), dict.fromkeys(("labelled", "failed", "duplicate", "done", "bad"), 0)
         queue = _to_do(molecules, known, journal, options, counts, console)
-        engine = dask_engine(options.dask) if options.dask else process_engine(options.jobs)
+        engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
             _run(queue, engine, journal, counts, console)
         except KeyboardInterrupt:
@@ -178,119 +172,11 @@ def _run(queue: Sequence[Task], engine: Engine, journal: Journal, counts: dict[s
             progress.update(bar, rate=f"{3600 * progress.tasks[0].completed / elapsed:.0f} per hour")
 
 
-def process_engine(jobs: int) -> Engine:
-    """Return an engine of worker processes; a worker that dies is replaced, and its molecule tried once more.
-
-    Args:
-        jobs: number of processes.
-    """
-    if jobs < 1:
-        raise DataError(f"{jobs} worker processes: expected 1 or more.")
-
-    def run(tasks: Sequence[Task]) -> Iterator[Entry]:
-        waiting = deque((task, 0) for task in tasks)
-        workers = [_Worker() for _ in range(min(jobs, len(tasks)))]
-        try:
-            while waiting or any(w.task for w in workers):
-                for worker in workers:
-                    if worker.task is None and waiting:
-                        worker.give(*waiting.popleft())
-                for ready in wait([w.connection for w in workers if w.task]):
-                    worker = next(w for w in workers if w.connection is ready)
-                    task, deaths = worker.task, worker.deaths
-                    try:
-                        entry = worker.take()
-                    except EOFError:
-                        workers[workers.index(worker)] = _Worker()
-                        if deaths + 1 < LIVES:
-                            waiting.appendleft((task, deaths + 1))
-                            continue
-                        reason = f"the worker process died {LIVES} times (out of memory?)"
-                        entry = Entry(task.molecule.key, task.molecule.name, None, reason)
-                    yield entry
-        finally:
-            for worker in workers:
-                worker.stop()
-
-    return run
+def _lost(task: Task, reason: str) -> Entry:
+    return Entry(task.molecule.key, task.molecule.name, None, reason)
 
 
-class _Worker:
-    """A process that labels one molecule after the other."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        with single_threaded():
-            self._process.start()
-        theirs.close()  # so that reading ends when the worker does
-        self.task: Any = None
-        self.deaths = 0
-
-    def give(self, task: Task, deaths: int) -> None:
-        self.task, self.deaths = task, deaths
-        with contextlib.suppress(OSError):  # it is dead already; reading will say so
-            self.connection.send(task)
-
-    def take(self) -> Entry:
-        try:
-            entry: Entry = self.connection.recv()
-        except OSError as error:
-            raise EOFError from error
-        self.task = None
-        return entry
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _work(connection: Connection) -> None:
-    one_thread()
-    while True:
-        try:
-            task = connection.recv()
-        except EOFError:  # the parent is gone
-            return
-        connection.send(label(task))
-
-
-def dask_engine(address: str) -> Engine:
-    """Return an engine that hands the molecules to a dask cluster.
-
-    Args:
-        address: of the scheduler.
-    """
-
-    def run(tasks: Sequence[Task]) -> Iterator[Entry]:
-        try:
-            from distributed import Client, KilledWorker, as_completed
-        except ImportError as error:
-            raise DataError("--dask needs the package distributed; pip install 'pyscf-mlham[dask]'.") from error
-        try:
-            client = Client(address, timeout=PATIENCE)
-        except OSError as error:
-            raise DataError(f"no dask scheduler answers at {address} ({error}).") from error
-        with client:
-            futures = {client.submit(_label_alone, task, pure=False): task for task in tasks}
-            for future in as_completed(futures):
-                task = futures.pop(future)
-                try:
-                    yield future.result()
-                except KilledWorker as error:
-                    yield Entry(task.molecule.key, task.molecule.name, None, f"its workers died ({error})")
-                except ImportError as error:
-                    raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
-                future.release()
-
-    return run
-
-
-def _label_alone(task: Task) -> Entry:
-    one_thread()
-    return label(task)
+JOB = Job(label, _lost)
 
 
 def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:

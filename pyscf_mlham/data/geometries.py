@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SAME_PLACE = 1e-5  # Bohr; coordinates that agree so far are the same geometry
+MOST_BAD_FRAMES = 100  # in a file, before the rest of it is given up
 SOFTEST = 200.0  # 1/cm; softer modes are displaced as if they were this stiff, for the harmonic picture fails there
 
 
@@ -81,34 +85,100 @@ def read_geometries(source: str, charge: int = 0, spin: int = 0) -> Iterator[Mol
     Charge and spin of a frame come from its comment line or info (charge, and spin or mult), else as given.
 
     Args:
-        source: a file that ASE reads, or ase:g2, ase:s22 and the like.
+        source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
         charge: where a frame has none of its own.
         spin: n_alpha - n_beta, where a frame has none of its own.
     """
-    try:
-        frames = _frames(source)
-    except Exception as error:  # ASE's readers raise whatever they meet
-        yield DataError(f"{source}: cannot be read ({type(error).__name__}: {error}).")
-        return
-    if not frames:
-        yield DataError(f"{source}: there is no geometry in it.")
-    for index, (label, atoms) in enumerate(frames):
+    count = 0
+    for index, (label, atoms) in enumerate(_frames(source)):
+        count += 1
         where = f"{source}, frame {index}"
+        if isinstance(atoms, Exception):
+            what = source if index == 0 else where
+            yield DataError(f"{what}: cannot be read ({type(atoms).__name__}: {atoms}).")
+            continue
         try:
             yield _molecule(label or f"{Path(source).stem}:{index}", source, atoms, charge, spin, where)
         except DataError as error:
             yield error
+    if not count:
+        yield DataError(f"{source}: there is no geometry in it.")
 
 
-def _frames(source: str) -> list[tuple[str, Any]]:
+def _frames(source: str) -> Iterator[tuple[str, Any]]:
+    """Names and what ASE reads of every frame; an exception in the place of one that it cannot read."""
     if source.startswith("ase:"):
-        import ase.collections
+        yield from _collection(source[4:])
+    elif source.lower().endswith((".sdf", ".mol")):
+        yield from _sdf_frames(source)
+    else:
+        from ase.io import read
 
-        collection = getattr(ase.collections, source[4:])
-        return [(f"{source[4:]}:{name}", collection[name]) for name in collection.names]
+        try:
+            frames = list(read(source, index=":"))
+        except Exception as error:  # ASE's readers raise whatever they meet
+            frames = list(_one_by_one(source, error))
+        for atoms in frames:
+            yield ("" if isinstance(atoms, Exception) else str(atoms.info.get("name", ""))), atoms
+
+
+def _collection(name: str) -> Iterator[tuple[str, Any]]:
+    """Members of one of ASE's collections: all of g2, or some, g2/H2O,CH4."""
+    import ase.collections
+
+    name, _, wanted = name.partition("/")
+    collection: Any = getattr(ase.collections, name, None)
+    if not hasattr(collection, "names"):
+        yield name, ValueError(f"ASE has no collection {name}; there are g2, s22, dcdft and the like")
+        return
+    for member in wanted.split(",") if wanted else collection.names:
+        known = member in collection.names
+        yield f"{name}:{member}", collection[member] if known else ValueError(f"there is no {member} in {name}")
+
+
+def _one_by_one(source: str, error: Exception) -> Iterator[Any]:
+    """Read the frames of a file of which not all can be read; `error` where none can be told apart."""
+    found: list[Any] = []
+    for index in itertools.count():
+        frame = _one(source, index)
+        good = sum(not isinstance(f, Exception) for f in found)
+        after_last = isinstance(frame, StopIteration | IndexError)
+        if after_last or (isinstance(frame, Exception) and len(found) - good >= (MOST_BAD_FRAMES if good else 1)):
+            break
+        found.append(frame)
+    return iter(found if any(not isinstance(f, Exception) for f in found) else [error])
+
+
+def _one(source: str, index: int) -> Any:
     from ase.io import read
 
-    return [(str(atoms.info.get("name", "")), atoms) for atoms in read(source, index=":")]
+    try:
+        return read(source, index=index)
+    except Exception as problem:
+        return problem
+
+
+def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
+    """Molecules of an SDF file, with the charges of its M CHG lines; ASE reads the first only, and no charges."""
+    from ase.io import read
+
+    try:
+        text = Path(source).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        yield "", error
+        return
+    for block in re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE):
+        if not block.strip():
+            continue
+        try:
+            atoms: Any = read(io.StringIO(block), format="sdf")
+        except Exception as error:  # as above
+            yield "", error
+            continue
+        charges = [line.split()[4::2] for line in block.splitlines() if line.startswith("M  CHG")]
+        if charges:
+            atoms.info["charge"] = sum(int(q) for line in charges for q in line)
+        yield block.splitlines()[0].strip(), atoms
 
 
 def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where: str) -> Molecule:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import dft, gto, lib, scf
+from pyscf import dft, gto, scf
 
 from pyscf_mlham.basis import is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
@@ -123,40 +120,31 @@ def _has_core_potential(mol: gto.Mole, atom: int, basis: str) -> bool:
         return False
 
 
-def mean_field(mol: gto.Mole, level: Level) -> Any:
+KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
+
+
+def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     """Make the mean-field object of a level of theory.
 
     Args:
         mol: molecule.
         level: of theory.
+        kind: one of `KINDS`; "auto" is restricted for closed shells and unrestricted for open ones.
     """
-    if level.xc.lower() == "hf":
-        mf = (scf.UHF if mol.spin else scf.RHF)(mol)
+    pure = level.xc.lower() == "hf"
+    if kind == "auto":
+        kind = ("u" if mol.spin else "r") + ("hf" if pure else "ks")
+    name = kind.upper()
+    if name.endswith("HF") and not pure:
+        raise DataError(
+            f"{kind} has no functional, and {level.xc} was asked for; give --xc hf, or the kind of Kohn-Sham."
+        )
+    if pure:
+        mf = getattr(scf, name.replace("KS", "HF"))(mol)
     else:
-        mf = (dft.UKS if mol.spin else dft.RKS)(mol, xc=level.xc)
+        mf = getattr(dft, name)(mol, xc=level.xc)
         mf.grids.level = level.grid_level
     if level.density_fit:
         mf = mf.density_fit()
     mf.conv_tol = level.conv_tol
     return mf
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let processes that start meanwhile use one thread: the molecules are small, and each core has its process."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def one_thread() -> None:
-    """Let this process use one thread for integrals."""
-    lib.num_threads(1)

@@ -147,7 +147,7 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
 def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]) -> Array:
     try:
         prediction = predict(mf, resolve(model, mf, mol), mol)
-        density = _density(mf, mol, prediction)
+        density = density_from_prediction(mf, mol, prediction)
     except Exception as error:
         # a guess must never crash the user's SCF, whatever goes wrong inside a model
         if fallback == "raise":
@@ -159,7 +159,14 @@ def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess:
     return density
 
 
-def _density(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
+def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
+    """Return the density matrix of a prediction, checked, its spin symmetry broken where the object asks for that.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+        prediction: for both.
+    """
     density = density_from_orbitals(mf, prediction.orbitals)
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):

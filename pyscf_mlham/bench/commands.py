@@ -1,0 +1,193 @@
+"""mlham bench and mlham guess."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
+from pyscf_mlham.bench.summary import CLOCKS
+from pyscf_mlham.data.label import KINDS
+from pyscf_mlham.data.schema import Level
+from pyscf_mlham.errors import DataError
+
+BENCH = """examples:
+  mlham bench molecules/*.xyz --report out
+  mlham bench ase:g2/H2O,CH3CONH2 --guess minao,coarse,ml --solver scf,twolevel --repeat 3 --report out
+  mlham bench radicals.xyz --mult 2 --scf uks --xc pbe0 --basis 6-31g* -j 8 --report out
+  mlham bench set.xyz --guess minao,chk:labels.h5,ml:my/model --report out --quiet
+
+The reference, minao with plain SCF, is always run. Guesses:
+  minao, atom, huckel, vsap, sap   PySCF's own
+  coarse    a density-fitted SCF on a small grid, converged first: the best that plain PySCF can do
+  ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
+  oracle    the converged answer: no method, but the bound on what a guess can save
+  chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF
+
+The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
+same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
+Exit code 1: input that could not be read, runs that failed or did not converge, or energies that do not agree."""
+
+GUESS = """examples:
+  mlham guess mol.xyz -o guess.npz
+  mlham guess mol.xyz --xc pbe0 --basis def2-tzvp -o guess.chk     # mf.chkfile = "guess.chk"; mf.init_guess = "chk"
+
+guess.npz holds dm, fock, mo_energy, mo_coeff, mo_occ (PySCF's AO order, Hartree), numbers and positions (Bohr)."""
+
+
+def _add_level(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
+    parser.add_argument("--basis", default="def2-svp", help="default %(default)s")
+    parser.add_argument("--scf", default="auto", choices=KINDS, help="auto: restricted, open shells unrestricted")
+    parser.add_argument("--df", action="store_true", help="density-fitted integrals")
+    parser.add_argument("--grid", type=int, default=3, metavar="LEVEL", help="PySCF's grid level; default %(default)s")
+    parser.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
+    parser.add_argument("--mult", type=int, default=1, help="where a frame has no mult= of its own")
+    parser.add_argument("--model", default="", help="name or folder of a model; default: the best of the shipped ones")
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Describe `mlham bench`.
+
+    Args:
+        parser: of the command.
+    """
+    _add_level(parser)
+    parser.description = "Measure what guesses and solvers save, on molecules of your own."
+    parser.epilog = BENCH
+    parser.add_argument("files", nargs="+", help="files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="where everything is written")
+    parser.add_argument("--guess", default="", help=f"separated by commas; default {','.join(GUESSES)}")
+    parser.add_argument("--solver", default=",".join(SOLVERS), help="separated by commas; default %(default)s")
+    parser.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s, PySCF's")
+    parser.add_argument("--max-cycle", type=int, default=50, help="default %(default)s, PySCF's")
+    parser.add_argument(
+        "--energy-tol", type=float, default=1e-8, help="by how much energies may differ, Hartree; default %(default)s"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of each run; default %(default)s")
+    parser.add_argument("--memory", type=int, default=4000, metavar="MB", help="PySCF's max_memory; default 4000")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each, medians are shown; default %(default)s")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the network works")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="worker processes; default %(default)s")
+    parser.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
+    parser.add_argument("--clock", default="cpu", choices=CLOCKS, help="processor or wall seconds in the report")
+    parser.add_argument("--seed", type=int, default=0, help="of the random order of the runs")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    parser.add_argument("--insert", type=Path, metavar="FILE", help="also put the table into this Markdown file")
+    parser.add_argument("--quiet", action="store_true", help="no progress display")
+    parser.set_defaults(run=run_bench)
+
+
+def run_bench(args: argparse.Namespace, console: Console) -> int:
+    """Run a benchmark; the exit code is 1 where there is anything that a reader must know first.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    from pyscf_mlham.bench.report import insert_table, print_summary, write_report
+    from pyscf_mlham.bench.runner import Plan, run
+
+    if args.repeat < 1:
+        raise DataError(f"--repeat {args.repeat}: expected 1 or more.")
+    protocol = _protocol(args)
+    plan = Plan(
+        guesses=_guesses(args.guess, args.xc),
+        solvers=_solvers(args.solver),
+        repeats=args.repeat,
+        jobs=args.jobs,
+        dask=args.dask,
+        seed=args.seed,
+        retry_failed=args.retry_failed,
+        energy_tolerance=args.energy_tol,
+        quiet=args.quiet,
+    )
+    found = read_molecules(args.files, args.charge, args.mult)
+    for text in found.bad:
+        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+    for text in found.duplicates:
+        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    results = run(found, plan, protocol, args.report, console)
+    write_report(results, args.report, args.clock)
+    if args.insert:
+        insert_table(args.insert, results, args.clock)
+    print_summary(results, args.clock, console)
+    console.print(f"{args.report / 'report.html'}", highlight=False, soft_wrap=True)
+    return 1 if results.problems else 0
+
+
+def _protocol(args: argparse.Namespace) -> Protocol:
+    return Protocol(
+        xc=args.xc,
+        basis=args.basis,
+        scf=args.scf,
+        density_fit=args.df,
+        grid_level=args.grid,
+        conv_tol=args.conv_tol,
+        max_cycle=args.max_cycle,
+        threads=args.threads,
+        device=args.device,
+        memory=args.memory,
+        model=args.model,
+        model_sha256=model_hash(args.model),
+    )
+
+
+def _guesses(text: str, xc: str) -> tuple[Guess, ...]:
+    hartree_fock = xc.lower() == "hf"
+    if not text:
+        return tuple(Guess(g, g) for g in GUESSES if not (hartree_fock and g == "vsap"))
+    guesses = dict.fromkeys(guess_from_text(part) for part in text.split(",") if part.strip())
+    if hartree_fock and any(guess.kind == "vsap" for guess in guesses):
+        raise DataError("PySCF's vsap guess needs a functional; leave it out with --xc hf.")
+    return tuple(guesses)
+
+
+def _solvers(text: str) -> tuple[str, ...]:
+    solvers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [solver for solver in solvers if solver not in SOLVERS]:
+        raise DataError(f"unknown solvers {unknown}; expected some of {', '.join(SOLVERS)}.")
+    return solvers
+
+
+def add_guess(parser: argparse.ArgumentParser) -> None:
+    """Describe `mlham guess`.
+
+    Args:
+        parser: of the command.
+    """
+    _add_level(parser)
+    parser.description = "Write the learned guess of a molecule to a file."
+    parser.epilog = GUESS
+    parser.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a name that ends in .npz or .chk")
+    parser.add_argument("--frame", type=int, default=0, help="which one of the file, from 0; default %(default)s")
+    parser.set_defaults(run=run_guess)
+
+
+def run_guess(args: argparse.Namespace, console: Console) -> int:
+    """Write a guess; an error where no model serves.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    from pyscf_mlham.bench.export import write_guess
+
+    if args.output.suffix not in (".npz", ".chk"):
+        raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
+    found = read_molecules([args.file], args.charge, args.mult)
+    for text in found.bad:
+        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+    if not 0 <= args.frame < len(found.molecules):
+        raise DataError(f"{args.file}: there is no usable frame {args.frame}; usable ones: {len(found.molecules)}.")
+    words = write_guess(
+        found.molecules[args.frame], Level(args.xc, args.basis, args.grid, args.df), args.scf, args.model, args.output
+    )
+    console.print(f"{args.output}: {words}", highlight=False, soft_wrap=True, markup=False)
+    return 0

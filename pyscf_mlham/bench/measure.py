@@ -1,0 +1,306 @@
+"""One row: one SCF from one guess, in a fresh mean-field object, with everything counted that it cost."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyscf
+from numpy.typing import NDArray
+
+import pyscf_mlham
+from pyscf_mlham import baseline
+from pyscf_mlham.bench.protocol import Guess, Protocol
+from pyscf_mlham.bench.starts import Start, start_from
+from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.data.label import build, mean_field
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf.twolevel import accelerate
+
+Array = NDArray[Any]
+
+
+class Task(NamedTuple):
+    """One run for a worker.
+
+    Attributes:
+        molecule: geometry.
+        guess: where it starts.
+        solver: scf or twolevel.
+        repeat: number of the repetition, from 0.
+        protocol: everything else.
+    """
+
+    molecule: Molecule
+    guess: Guess
+    solver: str
+    repeat: int
+    protocol: Protocol
+
+    @property
+    def key(self) -> str:
+        """Identity of the run under its protocol."""
+        return f"{self.molecule.key} {self.guess.label} {self.solver} {self.repeat}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run came to; None where there is nothing to say.
+
+    Attributes:
+        key: identity of the run under its protocol.
+        molecule: name of the geometry.
+        natm: atoms.
+        nao: basis functions.
+        electrons: electrons.
+        xc, basis, scf: level of theory and class of the mean-field object.
+        guess, solver, repeat: what was run.
+        converged: by PySCF's criteria.
+        cycles: of the SCF (of twolevel: full ones); max_cycle where it did not converge.
+        full_builds: full Fock builds of the solver.
+        coarse_builds: coarse Fock builds, those of the guess and of the solver.
+        guess_builds: full Fock builds hidden in the guess.
+        guess_s, total_s: wall seconds of the guess, and of guess and SCF.
+        guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
+        e_tot: Hartree.
+        e_err: e_tot minus that of the minao reference, Hartree.
+        s2: expectation value of S^2.
+        homo, lumo, gap: Hartree.
+        guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
+        occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
+        initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
+        model, model_sha256: the model that made the guess.
+        versions: of what was at work.
+        note: what a reader should know.
+        error: why there is no result, "" where there is one.
+        gradients: norm of the orbital gradient at every full Fock build.
+        predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
+    """
+
+    key: str
+    molecule: str
+    natm: int
+    nao: int | None
+    electrons: int
+    xc: str
+    basis: str
+    scf: str
+    guess: str
+    solver: str
+    repeat: int
+    converged: bool = False
+    cycles: int | None = None
+    full_builds: int | None = None
+    coarse_builds: int | None = None
+    guess_builds: int | None = None
+    guess_s: float | None = None
+    total_s: float | None = None
+    guess_cpu_s: float | None = None
+    total_cpu_s: float | None = None
+    e_tot: float | None = None
+    e_err: float | None = None
+    s2: float | None = None
+    homo: float | None = None
+    lumo: float | None = None
+    gap: float | None = None
+    guess_homo_err: float | None = None
+    guess_lumo_err: float | None = None
+    occupied_mae: float | None = None
+    initial_gradient: float | None = None
+    model: str = ""
+    model_sha256: str = ""
+    versions: str = ""
+    note: str = ""
+    error: str = ""
+    gradients: list[float] = field(default_factory=list)
+    predicted: list[float] = field(default_factory=list)
+    reached: list[float] = field(default_factory=list)
+
+
+def measure(task: Task) -> Row:
+    """Run one SCF; a failure is a row with its reason, never an exception.
+
+    Args:
+        task: what to run.
+    """
+    try:
+        _warm_up(task.protocol, task.guess)
+        return _measured(task)
+    except Exception as error:  # whatever it is, the other runs go on, and this one is reported
+        return lost(task, f"{type(error).__name__}: {error}".strip())
+
+
+def lost(task: Task, reason: str) -> Row:
+    """Return the row of a run without a result.
+
+    Args:
+        task: what was to be run.
+        reason: why there is none.
+    """
+    return Row(**_about(task), error=reason)
+
+
+def _about(task: Task) -> dict[str, Any]:
+    molecule, protocol = task.molecule, task.protocol
+    return {
+        "key": task.key,
+        "molecule": molecule.name,
+        "natm": len(molecule.numbers),
+        "nao": None,
+        "electrons": int(molecule.numbers.sum()) - molecule.charge,
+        "xc": protocol.xc,
+        "basis": protocol.basis,
+        "scf": protocol.scf,
+        "guess": task.guess.label,
+        "solver": task.solver,
+        "repeat": task.repeat,
+        "versions": versions(),
+    }
+
+
+def versions() -> str:
+    """Name the versions that results may depend on."""
+    parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
+    parts |= {"torch": metadata.version("torch"), "python": platform.python_version()}
+    return ", ".join(f"{name} {version}" for name, version in parts.items())
+
+
+@cache
+def _warm_up(protocol: Protocol, guess: Guess) -> None:
+    """Import and load what the first run of a process would otherwise pay for, on a molecule of its own."""
+    if guess.kind == "ml":
+        import torch
+
+        if protocol.device == "cuda" and not torch.cuda.is_available():
+            raise DataError("--device cuda, but torch finds no CUDA device here")
+    if guess.kind == "chk":  # its file knows nothing of hydrogen
+        return
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
+    hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
+    mf = _fresh(hydrogen, protocol)
+    mf.kernel(dm0=start_from(guess, mf, hydrogen, protocol).density)
+    accelerate(_fresh(hydrogen, protocol)).kernel()
+
+
+def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
+    mol = build(molecule, protocol.basis)
+    mol.max_memory = protocol.memory
+    mf = mean_field(mol, protocol.level, protocol.scf)
+    mf.max_cycle = protocol.max_cycle
+    return mf
+
+
+def _measured(task: Task) -> Row:
+    protocol = task.protocol
+    mf = _fresh(task.molecule, protocol)
+    scf_class = type(mf).__name__
+    if task.solver == "twolevel":
+        mf = accelerate(mf)
+    baseline.forget()
+    begin = _clock()
+    start = start_from(task.guess, mf, task.molecule, protocol)
+    middle = _clock()
+    with recording(mf) as visited:
+        mf.kernel(dm0=start.density)
+    end = _clock()
+    gradients = _gradients(mf, visited)
+    converged = bool(mf.converged)
+    found = _about(task) | {
+        "nao": int(mf.mol.nao),
+        "scf": scf_class,
+        "converged": converged,
+        "cycles": int(mf.cycles) if converged else protocol.max_cycle,
+        "full_builds": len(visited),
+        "coarse_builds": start.coarse_builds + int(getattr(mf, "coarse_cycles", 0)),
+        "guess_builds": start.builds,
+        "guess_s": middle[0] - begin[0],
+        "total_s": end[0] - begin[0],
+        "guess_cpu_s": middle[1] - begin[1],
+        "total_cpu_s": end[1] - begin[1],
+        "e_tot": float(mf.e_tot),
+        "s2": float(mf.spin_square()[0]),
+        "initial_gradient": gradients[0],
+        "gradients": gradients,
+        "model": start.model,
+        "model_sha256": start.model_sha256,
+        "note": start.note,
+    }
+    return Row(**found, **_levels(mf, start))
+
+
+def _clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+@contextmanager
+def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
+    """Note every density of which a mean-field object builds the full potential, and that potential.
+
+    Args:
+        mf: PySCF mean-field object; as before after the block.
+    """
+    visited: list[tuple[Array, Array]] = []
+    original = mf.get_veff
+
+    def get_veff(mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
+        v = original(mol, dm, *args, **kwargs)
+        visited.append((np.array(mf.make_rdm1() if dm is None else dm), np.array(v)))
+        return v
+
+    mf.get_veff = get_veff
+    try:
+        yield visited
+    finally:
+        del mf.get_veff
+
+
+def _gradients(mf: Any, visited: list[tuple[Array, Array]]) -> list[float]:
+    """Orbital gradient of each density in the field that was built of it.
+
+    The norm of F D S - S D F in orthonormal orbitals, over the root of two: for the density of orbitals it is the norm
+    of PySCF's orbital gradient, and it has a value for guesses that are no density of orbitals as well. Spins that
+    share their orbitals share their gradient.
+    """
+    s, h = mf.get_ovlp(), mf.get_hcore()
+    x = mf.check_linear_dependency(s)
+    norms = []
+    for density, v in visited:
+        fock = h + v
+        spins = zip(fock, density, strict=True) if fock.ndim == 3 else [(fock, density)]
+        half = [x.conj().T @ f @ d @ s @ x for f, d in spins]
+        commutators = [m - m.conj().T for m in half]
+        if mf.istype("ROHF"):
+            commutators = [sum(commutators)]
+        norms.append(float(np.sqrt(sum(np.linalg.norm(c) ** 2 for c in commutators) / 2)))
+    return norms
+
+
+def _levels(mf: Any, start: Start) -> dict[str, Any]:
+    """Orbital energies that the SCF reached, and what the predicted Fock matrix said of them."""
+    reached, lumo = _occupied_and_lumo(mf.mo_energy, mf.mo_occ)
+    homo = max(reached)
+    found: dict[str, Any] = {"homo": homo, "lumo": lumo, "gap": None if lumo is None else lumo - homo}
+    if start.orbitals is not None:
+        predicted, empty = _occupied_and_lumo(start.orbitals.energy, start.orbitals.occ)
+        if len(predicted) == len(reached):
+            found["occupied_mae"] = float(np.mean(np.abs(np.subtract(predicted, reached))))
+        found["guess_homo_err"] = max(predicted) - homo
+        if lumo is not None and empty is not None:
+            found["guess_lumo_err"] = empty - lumo
+            found |= {"predicted": [*predicted, empty], "reached": [*reached, lumo]}
+    return found
+
+
+def _occupied_and_lumo(energy: Array, occupation: Array) -> tuple[list[float], float | None]:
+    """Occupied orbital energies in order, one spin after the other, and the lowest empty one's."""
+    energies, occupations = (np.asarray(a) if np.ndim(a) == 2 else np.asarray(a)[None] for a in (energy, occupation))
+    occupied = [float(v) for e, o in zip(energies, occupations, strict=True) for v in sorted(e[o > 1e-8])]
+    empty = [float(v) for e, o in zip(energies, occupations, strict=True) for v in e[o <= 1e-8]]
+    return occupied, min(empty, default=None)

@@ -1,0 +1,246 @@
+"""What a benchmark writes: a journal while it runs, then results.json, from which everything else is made."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyscf_mlham.bench.measure import Row
+from pyscf_mlham.bench.protocol import REFERENCE, SOLVERS, Protocol
+from pyscf_mlham.checkpoint import replace_file
+from pyscf_mlham.errors import DataError
+
+FORMAT = "pyscf_mlham-benchmark"
+VERSION = 1
+RESULTS = "results.json"
+JOURNAL = "runs.jsonl"
+LONG = ("gradients", "predicted", "reached")  # lists, in results.json only
+COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished benchmark.
+
+    Attributes:
+        protocol: what all rows share.
+        rows: every run, in order of molecule, guess, solver and repetition.
+        bad_input: what could not be read, in words.
+        energy_tolerance: by how much energies may differ from the reference, Hartree.
+    """
+
+    protocol: Protocol
+    rows: list[Row]
+    bad_input: list[str]
+    energy_tolerance: float = 1e-8
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that a reader must know before believing the rest; empty where all is well."""
+        found = [f"input: {text}" for text in self.bad_input]
+        for row in self.rows:
+            where = f"{row.molecule}, {row.guess}, {row.solver}"
+            if row.error:
+                found.append(f"{where}: failed: {row.error}")
+            elif not row.converged:
+                found.append(f"{where}: not converged in {row.cycles} cycles")
+            elif row.e_err is None:
+                found.append(f"{where}: there is no converged {'/'.join(REFERENCE)} run to compare its energy with")
+            elif abs(row.e_err) > self.energy_tolerance:
+                state = "below: a lower state than the reference" if row.e_err < 0 else "above: a higher state"
+                found.append(f"{where}: its energy is {abs(row.e_err):.1e} Ha {state}")
+        return list(dict.fromkeys(found))
+
+    def to_json(self) -> str:
+        """Return the content of results.json, one row a line."""
+        head = {"format": FORMAT, "version": VERSION, "fingerprint": self.protocol.fingerprint}
+        head |= {"protocol": asdict(self.protocol), "energy_tolerance": self.energy_tolerance}
+        head |= {"bad_input": self.bad_input}
+        rows = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in self.rows)
+        return json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + rows + "\n]}\n"
+
+    def to_csv(self) -> str:
+        """Return the content of results.csv."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            plain = _plain(row)
+            writer.writerow(["" if plain[name] is None else plain[name] for name in COLUMNS])
+        return text.getvalue()
+
+
+def read_results(path: Path) -> Results:
+    """Read results.json.
+
+    Args:
+        path: of the file.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if (content["format"], content["version"]) != (FORMAT, VERSION):
+            raise DataError(f"{path}: {content['format']} {content['version']}, expected {FORMAT} {VERSION}.")
+        rows = [Row(**row) for row in content["rows"]]
+        protocol = Protocol(**content["protocol"])
+        return Results(protocol, rows, content["bad_input"], content["energy_tolerance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as results of a benchmark ({error}).") from error
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """Return a row as JSON can hold it: what is not finite is nothing."""
+    return {name: _finite(value) for name, value in asdict(row).items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+class Folder:
+    """The folder of a benchmark, open for one process.
+
+    Args:
+        path: made when missing.
+        protocol: that of results which are there already must be the same.
+
+    Attributes:
+        rows: finished runs by key.
+    """
+
+    def __init__(self, path: Path, protocol: Protocol) -> None:
+        self.path, self.protocol = path, protocol
+        path.mkdir(parents=True, exist_ok=True)
+        self.rows: dict[str, Row] = {}
+        if (path / RESULTS).exists():
+            results = read_results(path / RESULTS)
+            self._check(results.protocol)
+            self.rows = {row.key: row for row in results.rows}
+        self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            self._read_journal()
+        except BaseException:
+            os.close(self._journal)
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
+
+    def _check(self, there: Protocol) -> None:
+        if there.fingerprint != self.protocol.fingerprint:
+            raise DataError(
+                f"{self.path} holds results of another protocol: {self.protocol.differences(there)}. "
+                "Give another folder, or remove this one."
+            )
+
+    def _read_journal(self) -> None:
+        """Take up what an earlier process left; a last line that is not whole is cut off."""
+        size, found = 0, []
+        for line in (self.path / JOURNAL).read_bytes().splitlines(keepends=True):
+            try:
+                found.append(json.loads(line if line.endswith(b"\n") else b""))
+            except ValueError:
+                break
+            size += len(line)
+        if len(found) < 2:  # no run is in it: whose protocol it was does not matter
+            size = 0
+        os.ftruncate(self._journal, size)
+        os.lseek(self._journal, 0, os.SEEK_END)
+        if size == 0:
+            self._write(asdict(self.protocol))
+            return
+        try:
+            self._check(Protocol(**found[0]))
+            rows = [Row(**content) for content in found[1:]]
+        except TypeError as error:
+            raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
+        self.rows |= {row.key: row for row in rows}
+
+    def add(self, row: Row) -> None:
+        """Keep a row; when this returns, it is on the disk.
+
+        Args:
+            row: of a finished run.
+        """
+        self._write(_plain(row))
+        self.rows[row.key] = row
+
+    def _write(self, content: dict[str, Any]) -> None:
+        data = memoryview(json.dumps(content, allow_nan=False).encode() + b"\n")
+        while data:
+            data = data[os.write(self._journal, data) :]
+        os.fsync(self._journal)
+
+    def finish(self, results: Results) -> None:
+        """Write results.json; the journal is not needed any more.
+
+        Args:
+            results: of all rows.
+        """
+        replace_file(self.path / RESULTS, results.to_json().encode())
+        (self.path / JOURNAL).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        os.close(self._journal)
+
+
+def results_from_rows(
+    rows: Iterable[Row], protocol: Protocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
+) -> Results:
+    """Put rows in order and compare their energies with the reference.
+
+    Args:
+        rows: of finished runs, in any order.
+        protocol: theirs.
+        order: keys of the runs in the order of the input; others follow as they come.
+        bad_input: what could not be read, in words.
+        tolerance: on energies, Hartree.
+    """
+    known = {key: place for place, key in enumerate(order)}
+    ordered = sorted(rows, key=lambda row: known.get(row.key, len(known)))
+    reference: dict[str, float] = {}
+    for row in ordered:
+        if (row.guess, row.solver) == REFERENCE and row.converged and row.e_tot is not None:
+            reference.setdefault(molecule_of(row), row.e_tot)
+    compared = []
+    for row in ordered:
+        energy = reference.get(molecule_of(row))
+        error = None if row.e_tot is None or energy is None else row.e_tot - energy
+        compared.append(dataclasses.replace(row, e_err=error))
+    return Results(protocol, compared, list(bad_input), tolerance)
+
+
+def molecule_of(row: Row) -> str:
+    """Return the key of a row's molecule, which tells geometries of the same name apart.
+
+    Args:
+        row: of any run.
+    """
+    return row.key.split(" ", 1)[0]
+
+
+def methods_of(results: Results) -> list[tuple[str, str]]:
+    """Return the pairs of guess and solver that occur: plain SCF first, guesses in order of appearance.
+
+    Args:
+        results: of a benchmark.
+    """
+    pairs = dict.fromkeys((row.guess, row.solver) for row in results.rows)
+    return sorted(pairs, key=lambda pair: SOLVERS.index(pair[1]))

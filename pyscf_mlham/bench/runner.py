@@ -1,0 +1,151 @@
+"""Running a benchmark: in random order, on several processes or a cluster, proof against being killed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pyscf_mlham.bench.measure import Row, Task, lost, measure
+from pyscf_mlham.bench.molecules import Input
+from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.results import Folder, Results, results_from_rows
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.workers import Job, dask_engine, process_engine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and how.
+
+    Attributes:
+        guesses: where to start.
+        solvers: scf, twolevel.
+        repeats: runs of each.
+        jobs: worker processes.
+        dask: address of a dask scheduler, "" for none.
+        seed: of the order.
+        retry_failed: try again what failed in an earlier run.
+        energy_tolerance: Hartree.
+        quiet: no progress display.
+    """
+
+    guesses: tuple[Guess, ...]
+    solvers: tuple[str, ...]
+    repeats: int = 1
+    jobs: int = 1
+    dask: str = ""
+    seed: int = 0
+    retry_failed: bool = False
+    energy_tolerance: float = 1e-8
+    quiet: bool = False
+
+
+def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
+    """Run what is not done yet and write results.json.
+
+    Args:
+        found: molecules, and what could not be read.
+        plan: what to run.
+        protocol: level of theory and everything else that all runs share.
+        path: of the folder.
+        console: to draw on.
+    """
+    if not found.molecules:
+        raise DataError("there is no molecule to run; see the messages about the input.")
+    folder = Folder(path, protocol)
+    try:
+        tasks = _tasks(found, plan, protocol)
+        done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
+        waiting = [task for task in tasks if task.key not in done]
+        random.Random(plan.seed).shuffle(waiting)
+        if len(waiting) < len(tasks):
+            console.print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already.", highlight=False)
+        try:
+            _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
+        except KeyboardInterrupt:
+            console.print(f"Stopped; {len(folder.rows)} runs are safe in {path}. The same command goes on.")
+            raise
+        order = [*(task.key for task in tasks), *folder.rows]
+        results = results_from_rows(
+            folder.rows.values(), protocol, list(dict.fromkeys(order)), found.bad, plan.energy_tolerance
+        )
+        folder.finish(results)
+    finally:
+        folder.close()
+    return results
+
+
+def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
+    """Every run in the order of the input; the reference is always among them."""
+    guess, solver = REFERENCE
+    methods = [(Guess(guess, guess), solver), *((g, s) for s in plan.solvers for g in plan.guesses)]
+    return [
+        Task(molecule, guess, solver, repeat, protocol)
+        for molecule in found.molecules
+        for guess, solver in dict.fromkeys(methods)
+        for repeat in range(plan.repeats)
+    ]
+
+
+def _engine(plan: Plan, protocol: Protocol) -> Callable[[Sequence[Task]], Iterator[Row]]:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
+    job = Job(measure, lost, protocol.threads, hidden)
+    return dask_engine(job, plan.dask) if plan.dask else process_engine(job, plan.jobs)
+
+
+def _work_through(
+    tasks: Sequence[Task],
+    engine: Callable[[Sequence[Task]], Iterator[Row]],
+    folder: Folder,
+    quiet: bool,
+    console: Console,
+) -> None:
+    columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task("running", total=len(tasks))
+    live = Live(Group(progress), console=console, refresh_per_second=4, transient=True)
+    if not quiet:
+        live.start()
+    try:
+        for row in engine(tasks):
+            folder.add(row)
+            if row.error:
+                words = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
+                console.print(words, soft_wrap=True, highlight=False)
+            progress.advance(bar)
+            live.update(Group(progress, running_means(list(folder.rows.values()))))
+    finally:
+        if not quiet:
+            live.stop()
+
+
+def running_means(rows: Sequence[Row]) -> Table:
+    """Return the means of what is done so far, for the eye: molecules of all sizes, in random order.
+
+    Args:
+        rows: of finished runs.
+    """
+    table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
+    methods: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if not row.error:
+            methods.setdefault((row.guess, row.solver), []).append(row)
+    for (guess, solver), found in sorted(methods.items(), key=lambda item: (item[0][1], item[0][0])):
+        means = [
+            sum(values) / len(found)
+            for values in (
+                [float(r.cycles or 0) for r in found],
+                [float((r.full_builds or 0) + (r.guess_builds or 0)) for r in found],
+                [float(r.total_s or 0) for r in found],
+            )
+        ]
+        table.add_row(escape(guess), solver, str(len(found)), *(f"{value:.2f}" for value in means))
+    return table

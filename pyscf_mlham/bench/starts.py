@@ -1,0 +1,176 @@
+"""The starts that a benchmark compares, each with what it hides: Fock builds, coarse builds, predicted orbitals.
+
+`coarse` is what one would do without this package: converge a density-fitted SCF on a small grid, then start from it.
+Its settings are its best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
+leaves 2 or 3 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham import baseline
+from pyscf_mlham.bench.protocol import Guess, Protocol
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
+from pyscf_mlham.data.label import mean_field
+from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
+from pyscf_mlham.density import Orbitals, same_basis
+from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess import density_from_prediction, resolve
+from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
+from pyscf_mlham.scf.predictor import Predictor, predict
+from pyscf_mlham.scf.twolevel import accelerate
+
+Array = NDArray[Any]
+
+COARSE_GRID = 1
+COARSE_TOL = 1e-8  # Hartree
+ORACLE_TOL = 1e-11  # Hartree
+
+
+class Start(NamedTuple):
+    """A density to start from and what it cost beside time.
+
+    Attributes:
+        density: in the shape of the mean-field object.
+        builds: full Fock builds that were hidden in it.
+        coarse_builds: coarse ones.
+        orbitals: of the predicted Fock matrix, where there is one.
+        model: name of the model.
+        model_sha256: of its weights.
+        note: what a reader of the row should know.
+    """
+
+    density: Array
+    builds: int = 0
+    coarse_builds: int = 0
+    orbitals: Orbitals | None = None
+    model: str = ""
+    model_sha256: str = ""
+    note: str = ""
+
+
+def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
+    """Make a guess.
+
+    Args:
+        guess: which.
+        mf: mean-field object that will start from it.
+        molecule: of mf.
+        protocol: level of theory.
+    """
+    if guess.kind == "coarse":
+        return _coarse(mf, protocol)
+    if guess.kind == "oracle":
+        return _oracle(mf, protocol)
+    if guess.kind == "ml":
+        return _learned(mf, guess.path or protocol.model or None)
+    if guess.kind == "chk":
+        return _from_file(mf, molecule, Path(guess.path))
+    if guess.kind == "vsap" and not hasattr(mf, "get_vsap"):
+        raise DataError("PySCF's vsap guess is for Kohn-Sham objects, and this is Hartree-Fock")
+    return Start(mf.get_init_guess(mf.mol, guess.kind))
+
+
+def _coarse(mf: Any, protocol: Protocol) -> Start:
+    rough = mean_field(mf.mol, protocol.level, protocol.scf)
+    rough = rough if protocol.density_fit else rough.density_fit()
+    if hasattr(rough, "grids"):
+        rough.grids.level = min(COARSE_GRID, protocol.grid_level)
+    rough.conv_tol, rough.max_cycle = max(COARSE_TOL, protocol.conv_tol), protocol.max_cycle
+    with counting_fock_builds(rough) as counter:
+        rough.kernel()
+    note = "" if rough.converged else "the coarse SCF did not converge"
+    return Start(rough.make_rdm1(), coarse_builds=counter.builds, note=note)
+
+
+def _oracle(mf: Any, protocol: Protocol) -> Start:
+    """Find the converged answer, whatever it takes."""
+    known = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
+    known.conv_tol, known.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
+    with counting_fock_builds(known) as counter:
+        known.kernel()
+    if not known.converged:
+        raise DataError("the oracle's own SCF did not converge")
+    orbitals = Orbitals(known.mo_energy, known.mo_coeff, known.mo_occ)
+    return Start(known.make_rdm1(), counter.builds, known.coarse_cycles, orbitals)
+
+
+def _learned(mf: Any, model: str | None) -> Start:
+    """Ask the model; where it does not serve, take PySCF's minao, as for any user."""
+    try:
+        return _predicted(mf, resolve(model, mf, mf.mol))
+    except MLHamError as error:
+        return Start(mf.get_init_guess(mf.mol, "minao"), note=f"ml not used, minao instead: {error}")
+
+
+def _predicted(mf: Any, model: Predictor) -> Start:
+    config = model.config
+    prediction = predict(mf, model)
+    builds = 0
+    if config.baseline == "minao":  # H0 is a Fock matrix: one build, and one more in another basis set
+        builds = 1 if same_basis(model.native(mf.mol), mf.mol) else 2
+    return Start(
+        density_from_prediction(mf, mf.mol, prediction),
+        builds=builds,
+        orbitals=prediction.orbitals,
+        model=config.name,
+        model_sha256=config.weights_sha256,
+        note=f"overlap filter {prediction.damping:g}" if prediction.damping else "",
+    )
+
+
+def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
+    """From a file of labelled molecules, found by geometry, or from a checkpoint file of PySCF."""
+    try:
+        with h5py.File(path) as file:
+            labelled = file.attrs.get("format") == FORMAT
+            checkpoint = {"mol", "scf"} <= set(file)
+    except OSError as error:
+        raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
+    if labelled:
+        return _predicted(mf, _model_of_label(path, molecule))
+    if not checkpoint:
+        raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
+    from pyscf.scf import chkfile
+
+    there = chkfile.load_mol(str(path))
+    if sorted(there.atom_charges()) != sorted(mf.mol.atom_charges()):
+        raise DataError(f"{path}: its molecule has other atoms")
+    return Start(np.asarray(mf.init_guess_by_chkfile(str(path))))
+
+
+def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:
+    with HamiltonianFile(path) as file:
+        for index in range(len(file)):
+            if file.n_atoms[index] != len(molecule.numbers):
+                continue
+            key = identity(file.numbers(index), file.positions(index), int(file.charge[index]), int(file.spin[index]))
+            if key == molecule.key:
+                return _oracle_from_record(file[index], file.level)
+    raise DataError(f"{path} does not hold this geometry with this charge and multiplicity")
+
+
+def _oracle_from_record(record: Record, level: Level) -> OracleModel:
+    """Make the labelled Fock matrix a model that knows one molecule; it may be lifted into another basis set."""
+    mol = mol_from_geometry(record, level.basis)
+    focks = [record.fock, record.extra["fock_beta"]] if "fock_beta" in record.extra and record.spin else [record.fock]
+    h0 = baseline.hamiltonian("sap", mol)
+    config = ModelConfig(
+        name=record.name,
+        architecture=ARCHITECTURE,
+        elements=tuple(sorted(set(record.numbers.tolist()))),
+        charges=(record.charge,),
+        basis=level.basis,
+        xc=level.xc,
+        baseline="sap",
+    )
+    dh = np.array([fock - h0 for fock in focks])
+    return OracleModel(config, mol, dh if len(focks) == 2 else dh[0])

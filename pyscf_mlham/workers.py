@@ -1,0 +1,198 @@
+"""Many independent tasks on several processes or a dask cluster; a worker that dies costs at most its own task."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pyscf import lib
+
+from pyscf_mlham.errors import DataError
+
+PATIENCE = 20  # seconds to wait for a dask scheduler
+LIVES = 2  # how many workers a task may cost before it is given up
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Job(NamedTuple, Generic[T, R]):
+    """What every worker does.
+
+    Attributes:
+        work: from a task to its result; a function of a module, so that it can be sent to a process.
+        lost: the result of a task whose workers died, from the task and the reason.
+        threads: of each worker.
+        environment: variables of each worker process.
+    """
+
+    work: Callable[[T], R]
+    lost: Callable[[T, str], R]
+    threads: int = 1
+    environment: Mapping[str, str] = {}
+
+
+def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
+    """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more.
+
+    Args:
+        job: what to do.
+        jobs: number of processes.
+    """
+    if jobs < 1:
+        raise DataError(f"{jobs} worker processes: expected 1 or more.")
+
+    def run(tasks: Sequence[T]) -> Iterator[R]:
+        waiting = deque((task, 0) for task in tasks)
+        workers = [_Worker(job) for _ in range(min(jobs, len(tasks)))]
+        try:
+            while waiting or any(w.busy for w in workers):
+                for worker in workers:
+                    if not worker.busy and waiting:
+                        worker.give(*waiting.popleft())
+                for ready in wait([w.connection for w in workers if w.busy]):
+                    worker = next(w for w in workers if w.connection is ready)
+                    task, deaths = worker.task, worker.deaths
+                    try:
+                        result = worker.take()
+                    except EOFError:
+                        worker.stop()
+                        workers[workers.index(worker)] = _Worker(job)
+                        if deaths + 1 < LIVES:
+                            waiting.appendleft((task, deaths + 1))
+                            continue
+                        result = job.lost(task, f"the worker process died {LIVES} times (out of memory?)")
+                    yield result
+        finally:
+            for worker in workers:
+                worker.stop()
+
+    return run
+
+
+class _Worker:
+    """A process that does one task after the other."""
+
+    def __init__(self, job: Job[Any, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, job.work, job.threads), daemon=True)
+        with environment(**dict.fromkeys(THREADS, str(job.threads)), **job.environment):
+            self._process.start()
+        theirs.close()  # so that reading ends when the worker does
+        self.busy = False
+        self.task: Any = None
+        self.deaths = 0
+
+    def give(self, task: Any, deaths: int) -> None:
+        self.busy, self.task, self.deaths = True, task, deaths
+        with contextlib.suppress(OSError):  # it is dead already; reading will say so
+            self.connection.send(task)
+
+    def take(self) -> Any:
+        try:
+            result = self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+        self.busy = False
+        return result
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> None:
+    use_threads(threads)
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:  # the parent is gone
+            return
+        result = work(task)
+        try:
+            connection.send(result)
+        except BrokenPipeError:  # gone meanwhile
+            return
+
+
+def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
+    """Return an engine that hands the tasks to a dask cluster.
+
+    Args:
+        job: what to do.
+        address: of the scheduler.
+    """
+
+    def run(tasks: Sequence[T]) -> Iterator[R]:
+        try:
+            from distributed import Client, KilledWorker, as_completed
+        except ImportError as error:
+            raise DataError("--dask needs the package distributed; pip install 'pyscf-mlham[dask]'.") from error
+        try:
+            client = Client(address, timeout=PATIENCE)
+        except OSError as error:
+            raise DataError(f"no dask scheduler answers at {address} ({error}).") from error
+        with client:
+            futures = {client.submit(_work_alone, job.work, task, job.threads, pure=False): task for task in tasks}
+            for future in as_completed(futures):
+                task = futures.pop(future)
+                try:
+                    yield future.result()
+                except KilledWorker as error:
+                    yield job.lost(task, f"its workers died ({error})")
+                except ImportError as error:
+                    raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
+                future.release()
+
+    return run
+
+
+def _work_alone(work: Callable[[T], R], task: T, threads: int) -> R:
+    use_threads(threads)
+    return work(task)
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for processes that start meanwhile.
+
+    Args:
+        variables: by name.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def single_threaded() -> contextlib.AbstractContextManager[None]:
+    """Let processes that start meanwhile use one thread: the molecules are small, and each core has its process."""
+    return environment(**dict.fromkeys(THREADS, "1"))
+
+
+def use_threads(count: int) -> None:
+    """Let this process use so many threads for integrals.
+
+    Args:
+        count: of threads.
+    """
+    lib.num_threads(count)
+
+
+def one_thread() -> None:
+    """Let this process use one thread for integrals."""
+    use_threads(1)
