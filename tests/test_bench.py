@@ -24,6 +24,7 @@ from ase.io import write
 from conftest import WATER, assert_close, mole
 from labelled import labelled_file
 from pyscf import dft, scf
+from pyscf_mlham.scf.coarse import CoarseField
 
 import pyscf_mlham
 from pyscf_mlham import cli
@@ -47,7 +48,6 @@ from pyscf_mlham.bench.summary import geometric_mean, summarise
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.scf.coarse import CoarseField
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--xc", "hf", "--basis", "sto-3g", "--quiet"]

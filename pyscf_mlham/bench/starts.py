@@ -114,12 +114,12 @@ def _learned(mf: Any, model: str | None) -> Start:
 def _predicted(mf: Any, model: Predictor) -> Start:
     config = model.config
     prediction = predict(mf, model)
-    builds = 0
-    if config.baseline == "minao":  # H0 is a Fock matrix: one build, and one more in another basis set
-        builds = 1 if same_basis(model.native(mf.mol), mf.mol) else 2
+    coarse_builds = 0
+    if config.baseline == "minao":  # H0 is a coarse Fock matrix: one build, and one more in another basis set
+        coarse_builds = 1 if same_basis(model.native(mf.mol), mf.mol) else 2
     return Start(
         density_from_prediction(mf, mf.mol, prediction),
-        builds=builds,
+        coarse_builds=coarse_builds,
         orbitals=prediction.orbitals,
         model=config.name,
         model_sha256=config.weights_sha256,
