@@ -112,7 +112,7 @@ class _TwoLevelSCF:
             dm0 = self.get_init_guess(self.mol, self.init_guess)
         if self.chkfile:
             chkfile.save_mol(self.mol, self.chkfile)
-        result = _solve(self, np.asarray(dm0))
+        result = _solve(self, np.asanyarray(dm0))
         self.coarse_cycles = result.coarse_cycles
         self.full_builds = self.cycles = result.full_builds
         if result.failure and result.full_builds < self.max_cycle:
@@ -246,13 +246,17 @@ def _solve(mf: Any, density: Array) -> Outcome:
     """Alternate full builds and coarse SCFs until the full field is converged or progress stops."""
     problem = _Problem.of(mf)
     levels = list(LEVELS)
-    field, spent = CoarseField(mf, levels.pop(0)), 0
-    start = field.potential(factors_from_density(density))
-    orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
+    field, spent = None, 0
+    if _is_close(density):
+        orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
+    else:
+        field = CoarseField(mf, levels.pop(0))
+        start = field.potential(factors_from_density(density))
+        orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         here = _evaluate(problem, orbitals, best)
-        cycles = spent + field.builds
+        cycles = spent + (field.builds if field else 0)
         if _report(problem, here, best, build, cycles):
             return Outcome(here, build, cycles, "")
         if best is not None and here.gradient > best.gradient:
@@ -264,11 +268,18 @@ def _solve(mf: Any, density: Array) -> Outcome:
             field, spent = CoarseField(mf, levels.pop(0)), cycles
         best = here
         if build < mf.max_cycle:
+            field = field or CoarseField(mf, levels.pop(0))
             field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
             tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
             orbitals = _coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
+
+
+def _is_close(density: Array) -> bool:
+    """Whether a density is tagged as nearer to the solution than a coarse SCF would come, with all its orbitals."""
+    coeff = getattr(density, "mo_coeff", None)
+    return bool(getattr(density, "close", False)) and coeff is not None and coeff.shape[-1] == coeff.shape[-2]
 
 
 def _coarse_scf(problem: _Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:
