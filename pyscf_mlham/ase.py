@@ -30,7 +30,8 @@ from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[np.float64]
 
-BOHR, HARTREE = nist.BOHR, nist.HARTREE2EV
+BOHR: float = nist.BOHR
+HARTREE: float = nist.HARTREE2EV
 SOLVERS = ("scf", "twolevel")
 MODES = ("scf", "predict")
 
@@ -91,7 +92,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-class MLHam(Calculator):  # type: ignore[misc]
+class MLHam(Calculator):
     """PySCF for ASE, with learned guesses, guesses from the steps before, and the two-level solver.
 
     Charge and multiplicity come from ``atoms.info`` ("charge"; "mult", or "spin" = n_alpha - n_beta), else from the
@@ -198,6 +199,7 @@ class MLHam(Calculator):  # type: ignore[misc]
         super().calculate(atoms, list(properties), list(system_changes))
         if missing := [name for name in properties if name not in self.implemented_properties]:
             raise PropertyNotImplementedError(f"{', '.join(missing)} in mode {self.parameters['mode']!r}")
+        assert self.atoms is not None
         if system_changes or self.mf is None:
             self.results = {}
             if self.atoms.pbc.any():
@@ -205,7 +207,7 @@ class MLHam(Calculator):  # type: ignore[misc]
                     "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
                 )
             self._state = self._charge_and_spin(self.atoms)
-            self._run(*self._state)
+            self._run(self.mean_field(self.atoms, *self._state))
         if "forces" in properties and "forces" not in self.results:
             start = time.process_time()
             self.results["forces"] = -self._gradient() * (HARTREE / BOHR)
@@ -213,7 +215,8 @@ class MLHam(Calculator):  # type: ignore[misc]
 
     def _charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
         """Total charge and n_alpha - n_beta, from atoms.info or the arguments."""
-        charge, mult = atoms.info.get("charge", self.parameters["charge"]), self.parameters["mult"]
+        p: dict[str, Any] = self.parameters or {}
+        charge, mult = atoms.info.get("charge", p["charge"]), p["mult"]
         spin = atoms.info.get("spin", mult - 1 if mult is not None else None)
         if "mult" in atoms.info:
             spin = atoms.info["mult"] - 1
@@ -230,17 +233,18 @@ class MLHam(Calculator):  # type: ignore[misc]
             )
         return charge, spin
 
-    def mean_field(self, charge: int, spin: int) -> Any:
-        """Return the PySCF object of the present geometry, before any SCF.
+    def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
+        """Return the PySCF object of a geometry, before any SCF.
 
         Args:
+            atoms: geometry.
             charge: total charge.
             spin: n_alpha - n_beta.
         """
         p = self.parameters
-        atoms = list(zip(self.atoms.get_chemical_symbols(), (self.atoms.positions / BOHR).tolist(), strict=True))
+        places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
         try:
-            mol = gto.M(atom=atoms, unit="Bohr", basis=p["basis"], charge=charge, spin=spin, verbose=0)
+            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], charge=charge, spin=spin, verbose=0)
         except (KeyError, RuntimeError) as error:
             raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
         if p["xc"].lower() == "hf":
@@ -255,9 +259,8 @@ class MLHam(Calculator):  # type: ignore[misc]
             mf = mf if changed is None else changed
         return mf
 
-    def _run(self, charge: int, spin: int) -> None:
+    def _run(self, mf: Any) -> None:
         """Energy and orbitals, or orbitals alone."""
-        mf = self.mean_field(charge, spin)
         if self.parameters["mode"] == "predict":
             self.mf = OneShot(mf, self.parameters["model"]).run()
         else:
@@ -277,7 +280,7 @@ class MLHam(Calculator):  # type: ignore[misc]
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
-                f"SCF of {self.atoms.symbols} did not converge in {mf.max_cycle} cycles; raise max_cycle, check the "
+                f"SCF did not converge in {mf.max_cycle} cycles; raise max_cycle, check the "
                 "geometry, charge and multiplicity, or help it with mf_hook."
             )
         coarse = getattr(mf, "coarse_cycles", 0)
@@ -333,7 +336,7 @@ class MLHam(Calculator):  # type: ignore[misc]
             spin: 0 or 1.
         """
         del kpt
-        return np.atleast_2d(np.asarray(self._computed().mo_occ))[spin].copy()
+        return np.array(np.atleast_2d(self._computed().mo_occ)[spin], dtype=float)
 
     def _computed(self) -> Any:
         if self.mf is None:

@@ -57,7 +57,7 @@ def test_imports_point_downward() -> None:
         "density",
         "scf",
     ]
-    layers = [*below, "data", "train", "cli"]
+    layers = [*below, "ase", "data", "train", "bench", "cli"]
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
         if name == "__init__":

@@ -92,7 +92,8 @@ class _TrackedSCF:
         if guess is None:
             return otherwise
         logger.note(self, "guess from %d earlier geometries", guess.steps)
-        return np.asanyarray(lib.tag_array(guess.density, close=guess.close))
+        density: Array = lib.tag_array(guess.density, close=guess.close)
+        return density
 
     def _to_history(self: Any) -> None:
         try:
