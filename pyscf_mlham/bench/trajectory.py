@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -217,9 +217,7 @@ def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]
         if done:
             atoms.set_momenta(done[-1]["momenta"])
         else:
-            rng = np.random.default_rng(settings.seed)
-            MaxwellBoltzmannDistribution(atoms, temperature_K=settings.temperature, rng=rng)
-            Stationary(atoms)
+            atoms.set_momenta(thermal_momenta(atoms, settings.temperature, settings.seed))
             yield row(settings.steps == 0)
             count = 1
         dynamics = VelocityVerlet(atoms, timestep=settings.timestep * units.fs)
@@ -230,6 +228,19 @@ def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]
         optimiser = BFGS(atoms, logfile=None)
         for step, converged in enumerate(optimiser.irun(fmax=settings.fmax, steps=settings.steps - 1)):
             yield row(bool(converged) or step == settings.steps - 1)
+
+
+def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.float64]:
+    """Draw momenta from Maxwell and Boltzmann's distribution, none in total; ASE's units.
+
+    Args:
+        atoms: molecule.
+        temperature: Kelvin.
+        seed: of the random numbers.
+    """
+    masses = atoms.get_masses()[:, None]
+    momenta = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
+    return np.asarray(momenta - masses / masses.sum() * momenta.sum(axis=0))
 
 
 def summarise(steps: list[Row], kind: str) -> dict[str, Row]:

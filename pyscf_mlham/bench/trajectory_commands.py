@@ -35,7 +35,7 @@ def add_parsers(commands: Any) -> None:
         "--strategy",
         default="ml+history,scanner,loewdin,aspc,ml,history",
         help="separated by commas, minao too; reversible and ml+reversible are the time-reversible variants; "
-        "the first one's forces make the path; default %(default)s",
+        "the first one's forces make the path; NAME/twolevel chooses the solver for one alone; default %(default)s",
     )
     shared.add_argument("--solver", default="scf", help="scf, twolevel or both; default %(default)s")
     shared.add_argument("--out", type=Path, required=True, help="folder of the report; the same command goes on there")
@@ -52,7 +52,7 @@ def add_parsers(commands: Any) -> None:
     md.add_argument("--timestep", type=float, default=0.5, help="fs; default %(default)s")
     md.add_argument("--temperature", type=float, default=300.0, help="of the velocities, Kelvin; default %(default)s")
     md.add_argument("--seed", type=int, default=0, help="of the velocities; default %(default)s")
-    md.add_argument("--follow", action="store_true", help="take the frames as the trajectory, instead of running one")
+    md.add_argument("--follow", action="store_true", help="take --frames as the trajectory, instead of running one")
     md.set_defaults(run=run, kind="md", fmax=0.05)
 
     opt = commands.add_parser(
@@ -106,24 +106,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
-    """Frames to start from, by name; one list of all frames where they are the trajectory."""
+    """Frames to start from, by name; one list of them where they are the trajectory."""
     from ase.io import read
 
+    if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", args.frames):
+        raise DataError(f"--frames {args.frames!r} is no index or slice; give 0, or 0:3.")
     try:
-        everything = read(args.geometries, index=":")
+        everything: Any = read(args.geometries, index=":")
     except Exception as error:  # ASE's readers raise whatever they meet
         raise DataError(f"{args.geometries}: cannot be read ({type(error).__name__}: {error}).") from error
-    if not re.fullmatch(r"-?\d*(:-?\d*){0,2}", args.frames) or not args.frames:
-        raise DataError(f"--frames {args.frames!r} is no index or slice; give 0, or 0:3.")
-    if ":" in args.frames:
-        chosen = everything[slice(*(int(n) if n else None for n in args.frames.split(":")))]
-    else:
-        chosen = everything[int(args.frames) :][:1]
-    if args.follow:
-        chosen = everything if args.frames == "0" else chosen
-        return {args.geometries.stem: chosen}
+    parts = [int(part) if part else None for part in args.frames.split(":")]
+    chosen = everything[slice(*parts)] if len(parts) > 1 else everything[parts[0] :][:1]
     if not chosen:
         raise DataError(f"{args.geometries} has {len(everything)} frames, none of them in --frames {args.frames}.")
+    if args.follow:
+        return {args.geometries.stem: chosen}
     return {str(a.info.get("name", f"{args.geometries.stem}-{i}")): [a] for i, a in enumerate(chosen)}
 
 

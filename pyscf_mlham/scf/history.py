@@ -222,6 +222,7 @@ class History:
         place = _Place.of(mf)
         density = place.density(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         self.error = np.inf if self._guessed is None else float(np.linalg.norm(density - self._guessed))
+        self._guessed = None
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
         occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # where S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None

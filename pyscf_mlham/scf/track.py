@@ -51,6 +51,14 @@ class _TrackedSCF:
         del plain.history, plain._own_coeff
         return plain
 
+    def retrack(self: Any, mf: Any) -> Any:
+        """Return another object that goes on with the same history.
+
+        Args:
+            mf: PySCF mean-field object; left as it is.
+        """
+        return track(mf, self.history)
+
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge; see PySCF's scf.
 

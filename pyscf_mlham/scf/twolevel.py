@@ -52,6 +52,8 @@ def accelerate(mf: Any) -> Any:
     """
     if isinstance(mf, _TwoLevelSCF):
         return mf
+    if hasattr(mf, "undo_track"):  # that decoration chooses the start, and must stay the outermost
+        return mf.retrack(accelerate(mf.undo_track()))
     return lib.set_class(_TwoLevelSCF(mf), (_TwoLevelSCF, mf.__class__))
 
 
