@@ -135,7 +135,11 @@ def unrestricted(mol: gto.Mole) -> Any:
     return mf
 
 
-@pytest.mark.parametrize("kind", [unrestricted, gto.Mole.ROHF])
+def restricted_open(mol: gto.Mole) -> Any:
+    return mol.ROHF()
+
+
+@pytest.mark.parametrize("kind", [unrestricted, restricted_open])
 def test_open_shells_gain_too(kind: Callable[[gto.Mole], Any]) -> None:
     ion = {"charge": 1, "spin": 1, "basis": "6-31g"}
     scanner, plain = track(kind(mole(**ion))).as_scanner(), kind(mole(**ion)).as_scanner()
