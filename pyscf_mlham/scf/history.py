@@ -276,11 +276,9 @@ class History:
         projector = np.zeros_like(steps[0].density)
         for b, step, metric in zip(aspc_weights(len(steps)), steps, metrics, strict=True):
             projector += b * (metric.inverse @ step.density @ metric.half)
-        filled = steps[0].occ.max(axis=-1, keepdims=True)[..., None]  # 2 or 1 electrons to an orbital
-        moved = np.where(steps[0].occ[:, None, :] > 0, projector @ coeff / np.maximum(filled, 1e-8), coeff)
-        found = []
+        moved, found = projector @ coeff, []
         for c, occ in zip(moved, steps[0].occ, strict=True):
-            kept = c[:, occ > 0]
+            kept = c[:, occ > 0] / occ[occ > 0]  # each was multiplied by its own occupation
             s, u = np.linalg.eigh(kept.T @ place.overlap @ kept)
             half = place.metric.half @ kept @ (u / np.sqrt(s)) @ u.T
             found.append(place.metric.inverse @ np.hstack([half, _complement(half)]))
