@@ -1,18 +1,24 @@
 """Learned Fock matrices for PySCF.
 
 Importing this package makes ``mf.init_guess = 'ml'`` work for every PySCF mean-field object. It loads neither
-torch nor e3nn; they come with the first prediction.
+torch nor e3nn; they come with the first prediction. ``pyscf_mlham.ase`` is loaded when it is first used.
 """
+
+import importlib
+from typing import Any
 
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf.guess import fock, guess, register, unregister
+from pyscf_mlham.scf.history import History
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.oracle import OracleModel
+from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "History",
     "MLHamError",
     "ModelError",
     "OneShot",
@@ -23,7 +29,15 @@ __all__ = [
     "fock",
     "guess",
     "register",
+    "track",
     "unregister",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ase":
+        return importlib.import_module("pyscf_mlham.ase")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 register()

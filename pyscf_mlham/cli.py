@@ -1,4 +1,4 @@
-"""The command line: mlham bench, guess, data, train, eval, models."""
+"""The command line: mlham bench, md-bench, opt-bench, guess, data, train, eval, models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -71,9 +72,17 @@ def _parser() -> argparse.ArgumentParser:
 
     add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
 
+    _add_trajectory_benchmarks(commands)
+
     models = commands.add_parser("models", help="list the models that came with the package")
     models.set_defaults(run=_models)
     return parser
+
+
+def _add_trajectory_benchmarks(commands: Any) -> None:
+    from pyscf_mlham.bench.trajectory_commands import add_parsers
+
+    add_parsers(commands)
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:

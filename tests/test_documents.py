@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in blocks:
@@ -59,7 +59,7 @@ def test_imports_point_downward() -> None:
         "density",
         "scf",
     ]
-    layers = [*below, "data", "train", "bench", "cli"]
+    layers = [*below, "ase", "data", "train", "bench", "cli"]
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
         if name == "__init__":

@@ -100,6 +100,16 @@ def is_ml(key: Any) -> bool:
     return isinstance(key, str) and (key.lower() == "ml" or key.lower().startswith("ml:"))
 
 
+def model_of(mf: Any) -> Predictor | None:
+    """Return the model that an object's init_guess names; None where it is one of PySCF's own guesses.
+
+    Args:
+        mf: PySCF mean-field object.
+    """
+    key = mf.init_guess
+    return resolve(key[3:].strip() or _settings.model, mf, mf.mol) if is_ml(key) else None
+
+
 def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:
     """Return the density matrix that 'ml' would start from; patches nothing.
 

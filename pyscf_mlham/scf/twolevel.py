@@ -52,6 +52,8 @@ def accelerate(mf: Any) -> Any:
     """
     if isinstance(mf, _TwoLevelSCF):
         return mf
+    if hasattr(mf, "undo_track"):  # that decoration chooses the start, and must stay the outermost
+        return mf.retrack(accelerate(mf.undo_track()))
     return lib.set_class(_TwoLevelSCF(mf), (_TwoLevelSCF, mf.__class__))
 
 
@@ -108,12 +110,13 @@ class _TwoLevelSCF:
         self.build(self.mol)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
-        field = CoarseField(self, LEVELS[0])  # before the guess, which may want the same integrals
+        # before the guess, which may want the same integrals
+        field = None if _is_close(dm0) else CoarseField(self, LEVELS[0])
         if dm0 is None:
             dm0 = self.get_init_guess(self.mol, self.init_guess)
         if self.chkfile:
             chkfile.save_mol(self.mol, self.chkfile)
-        result = _solve(self, np.asarray(dm0), field)
+        result = _solve(self, np.asanyarray(dm0), field)
         self.coarse_cycles = result.coarse_cycles
         self.full_builds = self.cycles = result.full_builds
         if result.failure and result.full_builds < self.max_cycle:
@@ -243,18 +246,24 @@ class Outcome(NamedTuple):
     failure: str
 
 
-def _solve(mf: Any, density: Array, field: CoarseField) -> Outcome:
-    """Alternate full builds and coarse SCFs until the full field is converged or progress stops."""
+def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
+    """Alternate full builds and coarse SCFs until the full field is converged or progress stops.
+
+    Without a field the density is close to the solution already, and the first full build judges it as it is.
+    """
     problem = _Problem.of(mf)
-    levels = list(LEVELS[1:])
-    spent = 0
-    start = field.potential(factors_from_density(density))
-    orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
+    levels, spent = list(LEVELS[1:] if field else LEVELS), 0
+    if field is None:
+        orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
+    else:
+        start = field.potential(factors_from_density(density))
+        orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
-        field.release()
+        if field:
+            field.release()
         here = _evaluate(problem, orbitals, best)
-        cycles = spent + field.builds
+        cycles = spent + (field.builds if field else 0)
         if _report(problem, here, best, build, cycles):
             return Outcome(here, build, cycles, "")
         if best is not None and here.gradient > best.gradient:
@@ -266,11 +275,18 @@ def _solve(mf: Any, density: Array, field: CoarseField) -> Outcome:
             field, spent = CoarseField(mf, levels.pop(0)), cycles
         best = here
         if build < mf.max_cycle:
+            field = field or CoarseField(mf, levels.pop(0))
             field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
             tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
             orbitals = _coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
+
+
+def _is_close(density: Array | None) -> bool:
+    """Whether a density is tagged as nearer to the solution than a coarse SCF would come, with all its orbitals."""
+    coeff = getattr(density, "mo_coeff", None)
+    return bool(getattr(density, "close", False)) and coeff is not None and coeff.shape[-1] == coeff.shape[-2]
 
 
 def _coarse_scf(problem: _Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:

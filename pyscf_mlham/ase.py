@@ -1,0 +1,357 @@
+"""MLHam: energies and forces for ASE, each SCF helped by those before. The only file with eV and Angstrom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorSetupError,
+    InputError,
+    PropertyNotImplementedError,
+    SCFError,
+    all_changes,
+)
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.data import nist
+
+from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml
+from pyscf_mlham.scf.history import STRATEGIES, History
+from pyscf_mlham.scf.oneshot import OneShot
+from pyscf_mlham.scf.track import track
+from pyscf_mlham.scf.twolevel import accelerate
+
+Array = NDArray[np.float64]
+
+BOHR: float = nist.BOHR
+HARTREE: float = nist.HARTREE2EV
+SOLVERS = ("scf", "twolevel")
+MODES = ("scf", "predict")
+
+
+class StepCost(NamedTuple):
+    """What one geometry cost.
+
+    Attributes:
+        cycles: SCF cycles, or full builds of the two-level solver.
+        builds: full Fock builds.
+        coarse: cycles of the coarse field.
+        scf_seconds: processor seconds of the SCF, guess included.
+        force_seconds: processor seconds of the forces.
+    """
+
+    cycles: int
+    builds: int
+    coarse: int
+    scf_seconds: float
+    force_seconds: float
+
+
+class Report(NamedTuple):
+    """What a calculator has done so far; `str` gives a table.
+
+    Attributes:
+        steps: the cost of each geometry.
+    """
+
+    steps: tuple[StepCost, ...]
+
+    @property
+    def mean_cycles(self) -> float:
+        """Cycles per step, the first left out where there are more."""
+        return float(np.mean([step.cycles for step in self.steps[1:] or self.steps] or [0]))
+
+    @property
+    def mean_builds(self) -> float:
+        """Full Fock builds per step, the first left out where there are more."""
+        return float(np.mean([step.builds for step in self.steps[1:] or self.steps] or [0]))
+
+    @property
+    def builds_saved(self) -> int:
+        """Full Fock builds fewer than if every step had cost what the first one did."""
+        return sum(self.steps[0].builds - step.builds for step in self.steps) if self.steps else 0
+
+    def __str__(self) -> str:
+        """Return a table for people."""
+        lines = ["step  cycles  Fock builds  coarse cycles  SCF / s  forces / s"]
+        lines += [
+            f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.coarse:13d}  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"
+            for i, s in enumerate(self.steps)
+        ]
+        lines.append(
+            f"per step after the first: {self.mean_cycles:.1f} cycles, {self.mean_builds:.1f} Fock builds; "
+            f"{self.builds_saved} Fock builds fewer than at the first step's price"
+        )
+        return "\n".join(lines)
+
+
+class MLHam(Calculator):
+    """PySCF for ASE, with learned guesses, guesses from the steps before, and the two-level solver.
+
+    Charge and multiplicity come from ``atoms.info`` ("charge"; "mult", or "spin" = n_alpha - n_beta), else from the
+    arguments. Besides ASE's properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and
+    `get_occupation_numbers`, and the last converged PySCF object as `mf`.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
+    discard_results_on_any_change = True
+    default_parameters: dict[str, Any] = {  # noqa: RUF012
+        "xc": "b3lyp",
+        "basis": "def2-svp",
+        "charge": 0,
+        "mult": None,
+        "density_fit": False,
+        "solver": "scf",
+        "guess": "ml",
+        "history": "fit",
+        "mode": "scf",
+        "model": None,
+        "fallback": "minao",
+        "conv_tol": 1e-9,
+        "max_cycle": 50,
+        "mf_hook": None,
+    }
+
+    def __init__(self, *, atoms: Atoms | None = None, **parameters: Any) -> None:
+        """Set up; nothing is computed yet.
+
+        Args:
+            atoms: to attach to.
+            parameters: any of
+                xc: functional, or "hf"; basis: PySCF's name.
+                charge: total charge; mult: multiplicity, by default the lowest.
+                density_fit: whether integrals are fitted.
+                solver: "scf", or "twolevel" for `accelerate`.
+                guess: the first one, "ml" or one of PySCF's; model: name or path of a model, None for the shipped one
+                that suits; fallback: PySCF's guess where the model does not serve, or "raise".
+                history: strategy for the later steps ("fit", "reversible" for NVE runs, or a rival: "aspc", "loewdin",
+                "last"), or None for the first guess at every step.
+                mode: "scf", or "predict" for orbitals and dipole without SCF.
+                conv_tol: Hartree; max_cycle: of the SCF.
+                mf_hook: function of the PySCF object, called before anything is done with it; may return another.
+        """
+        self.mf: Any = None
+        self._history: History | None = None
+        self._steps: list[StepCost] = []
+        self._state: tuple[int, int] | None = None
+        super().__init__(atoms=atoms, **parameters)
+
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """Change parameters; results and history are forgotten where anything changes.
+
+        Args:
+            parameters: see the constructor.
+        """
+        if unknown := sorted(set(parameters) - set(self.default_parameters)):
+            raise InputError(f"unknown argument {', '.join(unknown)}; known are {', '.join(self.default_parameters)}.")
+        choices = {"solver": SOLVERS, "mode": MODES, "history": (*STRATEGIES, None), "fallback": FALLBACKS}
+        for name, allowed in choices.items():
+            if name in parameters and parameters[name] not in allowed:
+                raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
+        changed: dict[str, Any] = super().set(**parameters)
+        if changed:
+            name = self.parameters["history"]
+            self._history = History(name) if name else None
+        self.implemented_properties = (
+            ["dipole"] if self.parameters["mode"] == "predict" else type(self).implemented_properties
+        )
+        return changed
+
+    def reset(self) -> None:
+        """Forget results and history."""
+        super().reset()
+        self.mf = self._state = None
+        if self._history is not None:
+            self._history.clear()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation, charge and multiplicity included.
+
+        Args:
+            atoms: to compare with.
+            tol: as in ASE.
+        """
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self._state is not None and self._state != self._charge_and_spin(atoms):
+            changes.append("info")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Run one SCF, or one prediction, for everything that is asked; ASE calls this.
+
+        Args:
+            atoms: geometry; left as it is.
+            properties: names of what is wanted; forces are computed when among them.
+            system_changes: as in ASE.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        if missing := [name for name in properties if name not in self.implemented_properties]:
+            raise PropertyNotImplementedError(f"{', '.join(missing)} in mode {self.parameters['mode']!r}")
+        assert self.atoms is not None
+        if system_changes or self.mf is None:
+            self.results = {}
+            if self.atoms.pbc.any():
+                raise CalculatorSetupError(
+                    "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
+                )
+            self._state = self._charge_and_spin(self.atoms)
+            self._run(self.mean_field(self.atoms, *self._state))
+        if "forces" in properties and "forces" not in self.results:
+            start = time.process_time()
+            self.results["forces"] = -self._gradient() * (HARTREE / BOHR)
+            self._steps[-1] = self._steps[-1]._replace(force_seconds=time.process_time() - start)
+
+    def _charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
+        """Total charge and n_alpha - n_beta, from atoms.info or the arguments."""
+        p: dict[str, Any] = self.parameters or {}
+        charge, mult = atoms.info.get("charge", p["charge"]), p["mult"]
+        spin = atoms.info.get("spin", mult - 1 if mult is not None else None)
+        if "mult" in atoms.info:
+            spin = atoms.info["mult"] - 1
+        try:
+            charge = int(charge)
+            electrons = int(atoms.numbers.sum()) - charge
+            spin = electrons % 2 if spin is None else int(spin)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"charge, mult and spin must be integers ({error}).") from error
+        if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
+            raise InputError(
+                f"{electrons} electrons cannot have multiplicity {spin + 1}; give the right charge and multiplicity as "
+                "arguments (charge=, mult=) or in atoms.info."
+            )
+        return charge, spin
+
+    def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
+        """Return the PySCF object of a geometry, before any SCF.
+
+        Args:
+            atoms: geometry.
+            charge: total charge.
+            spin: n_alpha - n_beta.
+        """
+        p = self.parameters
+        places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
+        try:
+            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], charge=charge, spin=spin, verbose=0)
+        except (KeyError, RuntimeError) as error:
+            raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
+        if p["xc"].lower() == "hf":
+            mf = mol.UHF() if spin else mol.RHF()
+        else:
+            mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
+        mf = mf.density_fit() if p["density_fit"] else mf
+        mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
+        mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
+        if p["mf_hook"] is not None:
+            changed = p["mf_hook"](mf)
+            mf = mf if changed is None else changed
+        return mf
+
+    def _run(self, mf: Any) -> None:
+        """Energy and orbitals, or orbitals alone."""
+        if self.parameters["mode"] == "predict":
+            self.mf = OneShot(mf, self.parameters["model"]).run()
+        else:
+            self.mf = self._converged(mf)
+            self.results["energy"] = self.results["free_energy"] = float(self.mf.e_tot) * HARTREE
+        self.results["dipole"] = np.asarray(self.mf.dip_moment(unit="AU", verbose=0)) * BOHR
+
+    def _converged(self, mf: Any) -> Any:
+        """Run the SCF and write down what it cost."""
+        p, history = self.parameters, self._history
+        mf = accelerate(mf) if p["solver"] == "twolevel" else mf
+        mf = mf if history is None else track(mf, history)
+        start = time.process_time()
+        with counting_fock_builds(mf) as counter:
+            first = is_ml(mf.init_guess) and (history is None or not history.steps)
+            mf.kernel(dm0=guess(mf, mf.init_guess[3:].strip() or None, p["fallback"]) if first else None)
+        if not mf.converged:
+            self.mf = self._state = None
+            raise SCFError(
+                f"SCF did not converge in {mf.max_cycle} cycles; raise max_cycle, check the "
+                "geometry, charge and multiplicity, or help it with mf_hook."
+            )
+        coarse = getattr(mf, "coarse_cycles", 0)
+        self._steps.append(StepCost(int(mf.cycles), counter.builds, coarse, time.process_time() - start, 0.0))
+        return mf
+
+    def _gradient(self) -> Array:
+        """dE/dR, Hartree per Bohr, with the integration grid moving along."""
+        gradient = self.mf.nuc_grad_method()
+        gradient.verbose = 0
+        if hasattr(gradient, "grid_response"):
+            gradient.grid_response = True
+        return np.asarray(gradient.kernel())
+
+    def report(self) -> Report:
+        """Return what every geometry so far has cost."""
+        return Report(tuple(self._steps))
+
+    @property
+    def orbital_energies(self) -> Array:
+        """(n,), or (2, n) for open shells; eV."""
+        return np.asarray(self._computed().mo_energy) * HARTREE
+
+    @property
+    def gap(self) -> float:
+        """Lowest empty minus highest occupied orbital energy, eV."""
+        mf = self._computed()
+        return gap(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)) * HARTREE
+
+    def get_number_of_spins(self) -> int:
+        """Return 2 for open shells, else 1."""
+        return int(np.ndim(self._computed().mo_energy))
+
+    def get_spin_polarized(self) -> bool:
+        """Whether the two spins have orbitals of their own."""
+        return self.get_number_of_spins() == 2
+
+    def get_eigenvalues(self, kpt: int = 0, spin: int = 0) -> Array:
+        """Return the orbital energies of one spin, eV.
+
+        Args:
+            kpt: ASE's; there is one only.
+            spin: 0 or 1.
+        """
+        del kpt
+        return np.asarray(np.atleast_2d(self.orbital_energies)[spin])
+
+    def get_occupation_numbers(self, kpt: int = 0, spin: int = 0) -> Array:
+        """Return the occupations of one spin's orbitals.
+
+        Args:
+            kpt: ASE's; there is one only.
+            spin: 0 or 1.
+        """
+        del kpt
+        return np.array(np.atleast_2d(self._computed().mo_occ)[spin], dtype=float)
+
+    def _computed(self) -> Any:
+        if self.mf is None:
+            raise CalculatorSetupError("no orbitals yet; ask for an energy or a dipole moment first.")
+        return self.mf
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return the parameters that a file can hold.
+
+        Args:
+            skip_default: leave out those that are as they came.
+        """
+        found: dict[str, Any] = super().todict(skip_default=skip_default)
+        return {name: value for name, value in found.items() if name != "mf_hook"}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # PySCF's objects hold open files; everything else goes along to another process
+        return self.__dict__ | {"mf": None}

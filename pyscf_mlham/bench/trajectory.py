@@ -1,0 +1,266 @@
+"""What each way of starting an SCF costs at every step of a trajectory or an optimisation.
+
+One run makes the geometries; at each of them every strategy converges from its own guess, with its own history, so
+all see the same path. Every finished step is a line of steps.jsonl: a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from pyscf_mlham.ase import HARTREE, MLHam
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf.history import DEPTH
+
+Row = dict[str, Any]
+STEPS, REPORT = "steps.jsonl", "report.json"
+
+
+class Strategy(NamedTuple):
+    """A guess for the first step, and what is made of the steps before for the later ones.
+
+    Attributes:
+        guess: "minao" or "ml".
+        history: a strategy of `History`, or None for the first guess at every step.
+    """
+
+    guess: str
+    history: str | None
+
+
+STRATEGIES = {
+    "scanner": Strategy("minao", "last"),
+    "loewdin": Strategy("minao", "loewdin"),
+    "aspc": Strategy("minao", "aspc"),
+    "minao": Strategy("minao", None),
+    "ml": Strategy("ml", None),
+    "history": Strategy("minao", "fit"),
+    "ml+history": Strategy("ml", "fit"),
+    "reversible": Strategy("minao", "reversible"),
+    "ml+reversible": Strategy("ml", "reversible"),
+}
+DEFAULT = ("ml+history", "scanner", "loewdin", "aspc", "ml", "history")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark compares, and how it makes its geometries.
+
+    Attributes:
+        kind: "md" (NVE), "opt" (BFGS) or "follow" (the frames as they are).
+        runs: strategy and solver of each competitor, as "ml+history" or "ml+history/twolevel"; the first one's forces
+            make the path.
+        xc: functional, or "hf".
+        basis: PySCF's name.
+        density_fit: whether integrals are fitted.
+        conv_tol: Hartree.
+        model: name or path, "" for the shipped one that suits.
+        steps: of MD, or at most of an optimisation.
+        timestep: fs.
+        temperature: of the first velocities, Kelvin.
+        seed: of the velocities.
+        fmax: force at which an optimisation ends, eV/Angstrom.
+    """
+
+    kind: str = "md"
+    runs: tuple[str, ...] = DEFAULT
+    xc: str = "b3lyp"
+    basis: str = "def2-svp"
+    density_fit: bool = False
+    conv_tol: float = 1e-9
+    model: str = ""
+    steps: int = 40
+    timestep: float = 0.5
+    temperature: float = 300.0
+    seed: int = 0
+    fmax: float = 0.05
+
+    def calculator(self, run: str) -> MLHam:
+        """Return the calculator of one competitor.
+
+        Args:
+            run: one of `runs`.
+        """
+        name, _, solver = run.partition("/")
+        if name not in STRATEGIES:
+            raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
+        strategy = STRATEGIES[name]
+        return MLHam(
+            xc=self.xc,
+            basis=self.basis,
+            density_fit=self.density_fit,
+            conv_tol=self.conv_tol,
+            model=self.model or None,
+            solver=solver or "scf",
+            guess=strategy.guess,
+            history=strategy.history,
+        )
+
+
+class Panel(Calculator):
+    """All competitors at once; energy and forces are the first one's.
+
+    Attributes:
+        rows: of the present geometry, one for each competitor.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's idiom)
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.calculators = {run: settings.calculator(run) for run in settings.runs}
+        self.rows: dict[str, Row] = {}
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        """Converge with every competitor; ASE calls this.
+
+        Args:
+            atoms: geometry.
+            properties: as in ASE.
+            system_changes: as in ASE.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        self.rows = {}
+        for place, (run, calculator) in enumerate(self.calculators.items()):
+            energy = calculator.get_potential_energy(self.atoms)
+            if place == 0:
+                self.results = {"energy": energy, "forces": calculator.get_forces(self.atoms)}
+            cost = calculator.report().steps[-1]
+            self.rows[run] = {
+                "cycles": cost.cycles,
+                "builds": cost.builds,
+                "coarse": cost.coarse,
+                "seconds": cost.scf_seconds,
+                "energy": energy / HARTREE,
+            }
+
+
+def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path, console: Console) -> list[Row]:
+    """Run one benchmark, or what is left of it, and return a row for each step.
+
+    Args:
+        name: of the molecule, shown and used as a folder.
+        frames: geometries; MD and optimisations start from the first one.
+        settings: what to compare.
+        out: folder; the molecule's own lies in it.
+        console: to draw on.
+    """
+    if unknown := {settings.kind} - {"md", "opt", "follow"}:
+        raise DataError(f"unknown kind of benchmark {unknown.pop()!r}; expected md, opt or follow.")
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = _read(folder / STEPS, settings, frames[0])
+    if steps and steps[-1]["last"]:
+        return steps
+    panel = Panel(settings)
+    with Progress(console=console, transient=True) as progress:
+        total = len(frames) if settings.kind == "follow" else settings.steps + (settings.kind == "md")
+        task = progress.add_task(name, total=total, completed=len(steps))
+        for row in _path(frames, settings, panel, steps):
+            steps.append(row)
+            with (folder / STEPS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            progress.update(task, completed=len(steps))
+    return steps
+
+
+def _read(path: Path, settings: Settings, start: Atoms) -> list[Row]:
+    """Return the steps done already; an optimisation that is not finished, and a torn last line, count for nothing."""
+    header = json.dumps({"settings": asdict(settings), "start": np.round(start.positions, 8).tolist()})
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and lines[0].strip() != header:
+        raise DataError(f"{path} holds a benchmark of other settings or another geometry; name another --out.")
+    steps: list[Row] = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+    if settings.kind == "opt" and not (steps and steps[-1]["last"]):
+        steps = []
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(line + "\n" for line in [header, *map(json.dumps, steps)]))
+    fresh.replace(path)
+    return steps
+
+
+def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[Row]:
+    """Geometries and what each competitor paid for them, from where the run was left."""
+    atoms = frames[0].copy()
+    atoms.pbc = False
+    atoms.calc = panel
+
+    def row(last: bool) -> Row:
+        atoms.get_forces()
+        momenta = atoms.get_momenta().tolist()
+        return {"last": last, "positions": atoms.positions.tolist(), "momenta": momenta, "runs": dict(panel.rows)}
+
+    count = len(done)
+    for old in done[-DEPTH:]:  # the histories live in memory only: they are learnt again
+        atoms.positions = old["positions"]
+        atoms.get_forces()
+    if settings.kind == "follow":
+        for place, frame in list(enumerate(frames))[count:]:
+            atoms.positions = frame.positions
+            yield row(place == len(frames) - 1)
+    elif settings.kind == "md":
+        if done:
+            atoms.set_momenta(done[-1]["momenta"])
+        else:
+            atoms.set_momenta(thermal_momenta(atoms, settings.temperature, settings.seed))
+            yield row(settings.steps == 0)
+            count = 1
+        dynamics = VelocityVerlet(atoms, timestep=settings.timestep * units.fs)
+        for step in range(count, settings.steps + 1):
+            dynamics.run(1)
+            yield row(step == settings.steps)
+    else:
+        optimiser = BFGS(atoms, logfile=None)
+        for step, converged in enumerate(optimiser.irun(fmax=settings.fmax, steps=settings.steps - 1)):
+            yield row(bool(converged) or step == settings.steps - 1)
+
+
+def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.float64]:
+    """Draw momenta from Maxwell and Boltzmann's distribution, none in total; ASE's units.
+
+    Args:
+        atoms: molecule.
+        temperature: Kelvin.
+        seed: of the random numbers.
+    """
+    masses = atoms.get_masses()[:, None]
+    momenta = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
+    return np.asarray(momenta - masses / masses.sum() * momenta.sum(axis=0))
+
+
+def summarise(steps: list[Row], kind: str) -> dict[str, Row]:
+    """Return the costs of each competitor over the steps, and of the first step apart.
+
+    Args:
+        steps: from `run_trajectory`.
+        kind: of the benchmark; MD leaves the first step out of the means.
+    """
+    counted = steps[1:] if kind != "opt" and len(steps) > 1 else steps
+    reference = [step["runs"]["scanner"]["energy"] for step in steps] if "scanner" in steps[0]["runs"] else None
+    table = {}
+    for run, first in steps[0]["runs"].items():
+        energies = [step["runs"][run]["energy"] for step in steps]
+        table[run] = {
+            "first_cycles": first["cycles"],
+            **{k: float(np.mean([s["runs"][run][k] for s in counted])) for k in ("cycles", "builds", "coarse")},
+            "most_builds": max(s["runs"][run]["builds"] for s in counted),
+            "total_builds": sum(s["runs"][run]["builds"] for s in steps),
+            "seconds": float(np.mean([s["runs"][run]["seconds"] for s in counted])),
+            "energy_error": None if reference is None else float(np.abs(np.subtract(energies, reference)).max()),
+        }
+    return table

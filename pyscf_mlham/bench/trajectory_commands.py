@@ -1,0 +1,171 @@
+"""mlham md-bench and opt-bench: run, and report as JSON, Markdown and PNG."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pyscf_mlham.errors import DataError
+
+SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "|dE| / Ha")
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the two commands.
+
+    Args:
+        commands: of mlham's parser.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("geometries", type=Path, help="file that ASE reads")
+    shared.add_argument("--frames", default="0", help="which frames, an index or a Python slice; default %(default)s")
+    shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
+    shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
+    shared.add_argument("--df", action="store_true", help="density-fitted integrals")
+    shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
+    shared.add_argument("--model", default="", help="name or path; by default the shipped one that suits")
+    shared.add_argument(
+        "--strategy",
+        default="ml+history,scanner,loewdin,aspc,ml,history",
+        help="separated by commas, minao too; reversible and ml+reversible are the time-reversible variants; "
+        "the first one's forces make the path; NAME/twolevel chooses the solver for one alone; default %(default)s",
+    )
+    shared.add_argument("--solver", default="scf", help="scf, twolevel or both; default %(default)s")
+    shared.add_argument("--out", type=Path, required=True, help="folder of the report; the same command goes on there")
+
+    md = commands.add_parser(
+        "md-bench",
+        parents=[shared],
+        formatter_class=raw,
+        help="cost of each MD step by strategy",
+        description="Cycles and Fock builds of each step of an NVE run, for each way of guessing the next density.\n\n"
+        "example: mlham md-bench ethanol.xyz --steps 40 --solver scf,twolevel --out out/ethanol",
+    )
+    md.add_argument("--steps", type=int, default=40, help="default %(default)s")
+    md.add_argument("--timestep", type=float, default=0.5, help="fs; default %(default)s")
+    md.add_argument("--temperature", type=float, default=300.0, help="of the velocities, Kelvin; default %(default)s")
+    md.add_argument("--seed", type=int, default=0, help="of the velocities; default %(default)s")
+    md.add_argument("--follow", action="store_true", help="take --frames as the trajectory, instead of running one")
+    md.set_defaults(run=run, kind="md", fmax=0.05)
+
+    opt = commands.add_parser(
+        "opt-bench",
+        parents=[shared],
+        formatter_class=raw,
+        help="cost of an optimisation by strategy",
+        description="Cycles and Fock builds of each step of a BFGS optimisation, for each way of guessing.\n\n"
+        "example: mlham opt-bench molecules.xyz --frames 0:3 --out out/opt",
+    )
+    opt.add_argument("--steps", type=int, default=100, help="at most; default %(default)s")
+    opt.add_argument("--fmax", type=float, default=0.05, help="largest force at the end, eV/Angstrom")
+    opt.set_defaults(run=run, kind="opt", timestep=0.5, temperature=300.0, seed=0, follow=False)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run a benchmark and write its report.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise
+
+    solvers = [solver.strip() for solver in args.solver.split(",")]
+    strategies = [strategy.strip() for strategy in args.strategy.split(",")]
+    settings = Settings(
+        kind="follow" if args.follow else args.kind,
+        runs=tuple(s if solver == "scf" else f"{s}/{solver}" for solver in solvers for s in strategies),
+        xc=args.xc,
+        basis=args.basis,
+        density_fit=args.df,
+        conv_tol=args.conv_tol,
+        model=args.model,
+        steps=args.steps,
+        timestep=args.timestep,
+        temperature=args.temperature,
+        seed=args.seed,
+        fmax=args.fmax,
+    )
+    found = {}
+    for name, frames in _molecules(args).items():
+        steps = run_trajectory(name, frames, settings, args.out, console)
+        found[name] = {"steps": steps, "summary": summarise(steps, settings.kind)}
+    _replace(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}))
+    text = markdown(found, settings)
+    _replace(args.out / "report.md", text)
+    draw(found, args.out / "report.png")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """Frames to start from, by name; one list of them where they are the trajectory."""
+    from ase.io import read
+
+    if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", args.frames):
+        raise DataError(f"--frames {args.frames!r} is no index or slice; give 0, or 0:3.")
+    try:
+        everything: Any = read(args.geometries, index=":")
+    except Exception as error:  # ASE's readers raise whatever they meet
+        raise DataError(f"{args.geometries}: cannot be read ({type(error).__name__}: {error}).") from error
+    parts = [int(part) if part else None for part in args.frames.split(":")]
+    chosen = everything[slice(*parts)] if len(parts) > 1 else everything[parts[0] :][:1]
+    if not chosen:
+        raise DataError(f"{args.geometries} has {len(everything)} frames, none of them in --frames {args.frames}.")
+    if args.follow:
+        return {args.geometries.stem: chosen}
+    return {str(a.info.get("name", f"{args.geometries.stem}-{i}")): [a] for i, a in enumerate(chosen)}
+
+
+def markdown(found: dict[str, Any], settings: Any) -> str:
+    """Return the tables of all molecules.
+
+    Args:
+        found: steps and summaries by name.
+        settings: of the benchmark.
+    """
+    kinds = {"md": f"NVE, {settings.timestep} fs", "opt": f"BFGS to {settings.fmax} eV/Angstrom", "follow": "as given"}
+    fit = ", density-fitted" if settings.density_fit else ""
+    lines = [f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"]
+    for name, molecule in found.items():
+        lines += ["", f"## {name}, {len(molecule['steps'])} geometries", ""]
+        lines += ["| strategy | " + " | ".join(SHOWN) + " |", "|---|" + "--:|" * len(SHOWN)]
+        for strategy, s in molecule["summary"].items():
+            error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
+            cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", s["most_builds"], s["total_builds"]]
+            cells += [f"{s['coarse']:.1f}", s["first_cycles"], f"{s['seconds']:.1f}", error]
+            lines.append(f"| {strategy} | " + " | ".join(map(str, cells)) + " |")
+    note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
+    return "\n".join([*lines, "", f"{note}Seconds are of one process, guess included. |dE| is to the scanner's.", ""])
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Plot full Fock builds against steps, a panel for each molecule.
+
+    Args:
+        found: steps and summaries by name.
+        path: of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5 * len(found)), layout="constrained")
+    for panel, (name, molecule) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        for strategy in molecule["summary"]:
+            panel.plot([step["runs"][strategy]["builds"] for step in molecule["steps"]], label=strategy, lw=1.2)
+        panel.set(title=name, xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
+        panel.legend(fontsize=7, ncols=2)
+    figure.savefig(path.with_suffix(".tmp"), format="png", dpi=120)
+    path.with_suffix(".tmp").replace(path)
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(text)
+    fresh.replace(path)

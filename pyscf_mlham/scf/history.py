@@ -1,0 +1,395 @@
+"""What the last steps of a trajectory say of the next: densities extrapolated over geometries.
+
+Converged density matrices are kept in Loewdin orbitals, S^1/2 D S^1/2, where they stay projectors whatever the
+overlap. At a new geometry a cheap descriptor d (the density that a model predicts; without a model the overlap) is
+fitted by those of the old geometries, and the true densities are combined in the same way:
+
+    minimise |d - sum_j w_j d_j|^2 + noise^2 |w|^2,  sum_j w_j = 1;    D = d_ml + sum_j w_j (D_j - d_ml,j),
+
+the last with a model; D = sum_j w_j D_j without. The eigenvectors of D with the largest eigenvalues take the old
+occupations, so the guess holds the right number of electrons and is idempotent. Time enters nowhere: steps of an
+optimisation are as good as those of a trajectory. Every old step is first moved and turned onto the new geometry.
+"""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.lib import logger
+
+from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.features import Metric, metric_from_overlap
+from pyscf_mlham.scf.guess import model_of
+from pyscf_mlham.scf.predictor import predict
+from pyscf_mlham.scf.recycle import KEPT, RecyclingDIIS, Response
+
+Array = NDArray[np.float64]
+
+LEARNED = ("fit", "reversible")
+STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
+DEPTH = 15  # steps remembered; more gain little
+MEMORY = 0.25  # share of max_memory that they may take
+JUMP = 1.0  # Bohr, of one atom after alignment; beyond it old steps say nothing
+NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
+ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
+CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
+PINNED = 1e-8  # share of the second moments; keeps turns about a linear molecule's axis at zero
+
+
+class Step(NamedTuple):
+    """One converged geometry, in irreps order.
+
+    Attributes:
+        positions: (N, 3) Bohr.
+        overlap: (n, n).
+        density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
+        predicted: (s, n, n), that of a model, or None.
+        occ: (s, n) occupations, falling.
+    """
+
+    positions: Array
+    overlap: Array
+    density: Array
+    predicted: Array | None
+    occ: Array
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return sum(0 if a is None else a.nbytes for a in self)
+
+    def turned(self, onto: Array, layout: OrbitalLayout) -> Step:
+        """Return the step with the molecule moved and turned as near as may be to other positions.
+
+        Args:
+            onto: (N, 3) Bohr.
+            layout: of the molecule.
+        """
+        rotation, moved = aligned(self.positions, onto)
+        d = layout.rotation(rotation)
+        overlap, density, predicted = (
+            None if a is None else d @ a @ d.T for a in (self.overlap, self.density, self.predicted)
+        )
+        assert overlap is not None
+        assert density is not None
+        return Step(moved, overlap, density, predicted, self.occ)
+
+
+class _Place(NamedTuple):
+    """A geometry and its orbitals: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
+
+    positions: Array
+    layout: OrbitalLayout
+    transform: Array
+    overlap: Array
+    metric: Metric
+
+    @classmethod
+    def of(cls, mf: Any) -> _Place:
+        layout = OrbitalLayout.from_mol(mf.mol)
+        transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
+        overlap = transform.T @ mf.get_ovlp() @ transform
+        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
+
+    def density(self, orbitals: Orbitals) -> Array:
+        """Densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
+        coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
+        found = []
+        for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
+            half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
+            found.append(half @ half.T)
+        return np.stack(found)
+
+    def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
+        """Orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
+        parts = (np.zeros_like(occ), self.transform @ coeff, occ)
+        return Orbitals(*(p[0] if flat else p for p in parts))
+
+
+class Guess(NamedTuple):
+    """A density to start from.
+
+    Attributes:
+        density: in the object's own shape.
+        steps: number of old steps that it is made of.
+        close: whether it is expected nearer to the solution than a coarse SCF would come.
+    """
+
+    density: Array
+    steps: int
+    close: bool
+
+
+class History:
+    """Converged densities of past geometries. Another kind of molecule or method, or a jump, empties it.
+
+    Attributes:
+        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or a rival: "aspc"
+            (Kolafa's predictor on D S), "loewdin" (the last density in the new Loewdin orbitals), "last" (the last
+            density as it is, PySCF's scanners' way).
+        steps: the latest first.
+        error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite where there was no guess.
+    """
+
+    def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
+        """Start with nothing.
+
+        Args:
+            strategy: one of STRATEGIES.
+            depth: steps to remember.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
+        if depth < 1:
+            raise ValueError(f"a history of depth {depth} remembers nothing; expected one or more.")
+        self.strategy, self.depth = strategy, depth
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every step."""
+        self.steps: list[Step] = []
+        self.responses: list[tuple[Array, Response]] = []  # positions, and what was seen there
+        self.error = np.inf
+        self._subject: Any = None
+        self._guessed: Array | None = None
+        self._predicted: tuple[Array, Array] | None = None  # positions, density
+
+    def guess(self, mf: Any) -> Guess | None:
+        """Return a density for the object's present geometry, None where its own guess must serve.
+
+        With ``mf.init_guess = 'ml'`` the model has its part in it.
+
+        Args:
+            mf: PySCF mean-field object; left as it is.
+        """
+        self._guessed = None
+        if self._subject != _subject(mf):
+            self.clear()
+        if not self.steps:
+            return None
+        place = _Place.of(mf)
+        jump = min(largest_move(step.positions, place.positions) for step in self.steps)
+        if jump > JUMP:
+            logger.note(mf, "history: an atom has moved by %.1f Bohr; it starts afresh.", jump)
+            self.clear()
+            return None
+        orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
+        self._guessed = place.density(orbitals)
+        close = self.strategy in LEARNED and self.error < CLOSE
+        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
+
+    def diis(self, mf: Any) -> RecyclingDIIS:
+        """Return a DIIS for the object's present geometry that knows the responses seen at earlier ones.
+
+        Args:
+            mf: PySCF mean-field object; left as it is.
+        """
+        place = _Place.of(mf)
+        known = []
+        for positions, response in self.responses:
+            d = place.layout.rotation(aligned(positions, place.positions)[0])
+            known.append(Response(*(d @ a @ d.T for a in response)))
+        return RecyclingDIIS(mf, place.transform, place.metric, known)
+
+    def learn(self, mf: Any, diis: RecyclingDIIS) -> None:
+        """Keep the responses that a converged SCF has shown.
+
+        Args:
+            mf: the object that `diis` was made for.
+            diis: after use.
+        """
+        place = np.asarray(mf.mol.atom_coords())
+        self.responses = [(place, response) for response in diis.responses()] + self.responses
+        del self.responses[KEPT:]
+
+    def record(self, mf: Any) -> None:
+        """Remember a converged calculation.
+
+        Args:
+            mf: converged PySCF mean-field object; left as it is.
+        """
+        subject = _subject(mf)
+        if subject is None or np.iscomplexobj(mf.mo_coeff):
+            return
+        if self._subject != subject:
+            self.clear()
+            self._subject = subject
+        place = _Place.of(mf)
+        density = place.density(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
+        self.error = np.inf if self._guessed is None else float(np.linalg.norm(density - self._guessed))
+        self._guessed = None
+        filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
+        occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # where S is nearly singular
+        predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
+        self.steps.insert(0, Step(place.positions, place.overlap, density, predicted, occ))
+        room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
+        del self.steps[max(1, min(self.depth, room)) :]
+
+    def _prediction(self, mf: Any, place: _Place) -> Array | None:
+        """Density that the model of mf.init_guess predicts, asked for once at each geometry; None without one."""
+        if self._predicted is None or not np.array_equal(self._predicted[0], place.positions):
+            self._predicted = None
+            try:
+                model = model_of(mf)
+                if model is not None:
+                    self._predicted = (place.positions, place.density(predict(mf, model).orbitals))
+            except Exception as error:  # as with the guess: whatever goes wrong inside a model, SCF goes on
+                logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
+        return self._predicted[1] if self._predicted else None
+
+    def _coefficients(self, mf: Any, place: _Place) -> Array:
+        """Orbitals of the guess, (s, n, n) over AOs in irreps order; those with occupation come first."""
+        if self.strategy == "aspc":
+            return self._aspc(place)
+        if self.strategy in LEARNED:
+            return place.metric.inverse @ _natural(self._fitted(mf, place))
+        last = self.steps[0]
+        metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
+        return metric.inverse @ _natural(last.density)
+
+    def _fitted(self, mf: Any, place: _Place) -> Array:
+        """Extrapolated density in Loewdin orbitals."""
+        predicted, steps = self._prediction(mf, place), self.steps
+        if predicted is not None:
+            steps = [step for step in steps if step.predicted is not None] or steps
+        steps = [step.turned(place.positions, place.layout) for step in steps]
+        target, d = place.overlap, np.stack([step.overlap for step in steps])
+        learned = predicted is not None and steps[0].predicted is not None
+        if learned:
+            target, d = np.asarray(predicted), np.stack([np.asarray(step.predicted) for step in steps])
+        noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
+        weights_of = fitted_weights if self.strategy == "fit" else reversible_weights
+        weights = weights_of(d.reshape(len(d), -1), np.ravel(target), noise)
+        density = np.tensordot(weights, np.stack([step.density for step in steps]), axes=1)
+        return np.asarray(density + (target - np.tensordot(weights, d, axes=1)) if learned else density)
+
+    def _aspc(self, place: _Place) -> Array:
+        """Kolafa's predictor: sum_j B_j (D_j S_j) C_last, orthogonalised anew."""
+        steps = self.steps[:ASPC_POINTS]
+        metrics = [metric_from_overlap(step.overlap) for step in steps]
+        coeff = metrics[0].inverse @ _natural(steps[0].density)
+        projector = np.zeros_like(steps[0].density)
+        for b, step, metric in zip(aspc_weights(len(steps)), steps, metrics, strict=True):
+            projector += b * (metric.inverse @ step.density @ metric.half)
+        moved, found = projector @ coeff, []
+        for c, occ in zip(moved, steps[0].occ, strict=True):
+            kept = c[:, occ > 0] / occ[occ > 0]  # each was multiplied by its own occupation
+            s, u = np.linalg.eigh(kept.T @ place.overlap @ kept)
+            half = place.metric.half @ kept @ (u / np.sqrt(s)) @ u.T
+            found.append(place.metric.inverse @ np.hstack([half, _complement(half)]))
+        return np.stack(found)
+
+
+def _subject(mf: Any) -> tuple[Any, ...] | None:
+    """Return what must not change along a history; None for objects that it does not serve."""
+    kind = next((kind for kind in ("ROHF", "UHF", "RHF") if mf.istype(kind)), None)
+    mol = mf.mol
+    if kind is None or mol.natm == 0 or any(c.__name__ == "Cell" for c in type(mol).__mro__):
+        return None
+    atoms = tuple(mol.atom_symbol(i) for i in range(mol.natm))
+    basis = (mol.cart, mol._bas.tobytes(), mol._env[gto.PTR_ENV_START + 4 * mol.natm :].tobytes())
+    return (kind, getattr(mf, "xc", "hf"), mol.charge, mol.spin, atoms, *basis)
+
+
+def _natural(density: Array) -> Array:
+    """Eigenvectors (s, n, n) of densities, the fullest first."""
+    return np.asarray(np.linalg.eigh((density + np.swapaxes(density, -1, -2)) / 2)[1][..., ::-1])
+
+
+def _complement(vectors: Array) -> Array:
+    """Orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
+    return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
+
+
+def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
+    """Return the rotation that brings a molecule nearest to other positions, and the molecule moved there.
+
+    Args:
+        positions: (N, 3) Bohr.
+        onto: (N, 3) Bohr.
+
+    Returns:
+        proper rotation Q (3, 3), and positions (N, 3), Bohr.
+    """
+    there, here = positions - positions.mean(axis=0), onto - onto.mean(axis=0)
+    # of all rotations that serve equally well (a linear molecule's), the pin picks the smallest
+    pin = PINNED * max(1.0, float(np.sum(there * there)))
+    u, _, vt = np.linalg.svd(here.T @ there + pin * np.eye(3))
+    rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return rotation, there @ rotation.T + onto.mean(axis=0)
+
+
+def largest_move(positions: Array, onto: Array) -> float:
+    """Return how far the atom that moved most is from its old place, after alignment; Bohr.
+
+    Args:
+        positions: (N, 3) Bohr.
+        onto: (N, 3) Bohr.
+    """
+    return float(np.linalg.norm(aligned(positions, onto)[1] - onto, axis=-1).max())
+
+
+def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
+    """Weights of sum one whose combination of descriptors comes nearest to a target.
+
+    The nearest descriptor is the centre: what the others cannot explain well is left to it, and a target equal to
+    it gets it with weight one.
+
+    Args:
+        descriptors: (m, k).
+        target: (k,).
+        noise: of a descriptor, in the norm of k; weights that only amplify it are damped.
+
+    Returns:
+        (m,).
+    """
+    centre = int(np.argmin(np.linalg.norm(descriptors - target, axis=1)))
+    others = np.delete(np.arange(len(descriptors)), centre)
+    a = descriptors[others] - descriptors[centre]
+    weights = np.zeros(len(descriptors))
+    weights[others] = np.linalg.solve(a @ a.T + noise**2 * np.eye(len(a)), a @ (target - descriptors[centre]))
+    weights[centre] = 1 - weights.sum()
+    return weights
+
+
+def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:
+    """Weights as `fitted_weights`, symmetric in time: that of the last q steps, of equal spacing.
+
+    With steps x_1 (the latest) to x_q, x_0 + x_q is fitted by x_k + x_(q-k): backwards in time the same weights give
+    x_q from x_0 to x_(q-1). As Polack, Dusson, Stamm and Lipparini do with overlaps.
+
+    Args:
+        descriptors: (q, k), the latest first.
+        target: (k,).
+        noise: of a descriptor, in the norm of k.
+
+    Returns:
+        (q,).
+    """
+    q = len(descriptors)
+    if q < 3:
+        return fitted_weights(descriptors, target, noise)
+    means = np.zeros((q // 2, q))
+    for k in range(q // 2):
+        means[k, k] += 0.5
+        means[k, q - 2 - k] += 0.5
+    weights = 2 * fitted_weights(means @ descriptors, (target + descriptors[-1]) / 2, noise) @ means
+    weights[-1] -= 1
+    return np.asarray(weights)
+
+
+def aspc_weights(points: int) -> Array:
+    """Coefficients B_j of the always stable predictor, the latest step first.
+
+    Kolafa, J. Comput. Chem. 25, 335 (2004).
+
+    Args:
+        points: number of steps, one or more; one gives the last step itself.
+    """
+    n = points
+    return np.array([(-1) ** (j + 1) * j * comb(2 * n, n - j) / comb(2 * n - 2, n - 1) for j in range(1, n + 1)])

@@ -1,0 +1,89 @@
+"""DIIS that remembers, from the geometries before, how errors of the density answer changes of the Fock matrix.
+
+From a guess close to the solution PySCF's SCF makes two plain steps before its DIIS has two matrices to combine, and
+a plain step may enlarge the error. Here the pairs (dF, de) of earlier geometries, in Loewdin orbitals, stand in:
+
+    F <- F_k + sum_i a_i (F_i - F_k) + sum_j b_j dF_j,   a, b minimise |e_k + sum_i a_i (e_i - e_k) + sum_j b_j de_j|,
+
+with e = [F, D], the error that DIIS minimises. The convergence test is PySCF's own, of true Fock matrices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+
+from pyscf_mlham.features import Metric
+
+Array = NDArray[np.float64]
+
+KEPT = 12  # responses remembered
+SPACE = 8  # Fock matrices of one SCF that are combined
+SINGULAR = 1e-3  # of normalised error differences: directions seen less clearly are left alone
+
+
+class Response(NamedTuple):
+    """How the error changed with the Fock matrix, in Loewdin orbitals.
+
+    Attributes:
+        fock: (..., n, n) change of F, Hartree.
+        error: (..., n, n) change of [F, D].
+    """
+
+    fock: Array
+    error: Array
+
+
+class RecyclingDIIS(lib.diis.DIIS):  # type: ignore[misc]
+    """Direct inversion of the iterative subspace, begun with what earlier geometries have shown.
+
+    Attributes:
+        pairs: F and e of this SCF, in Loewdin orbitals of irreps order.
+    """
+
+    def __init__(self, mf: Any, transform: Array, metric: Metric, known: list[Response]) -> None:
+        """Begin.
+
+        Args:
+            mf: PySCF mean-field object.
+            transform: (n, n) T with functions_irreps = T^T functions_pyscf.
+            metric: of the overlap in irreps order.
+            known: responses of earlier geometries, turned onto this one.
+        """
+        super().__init__(mf)
+        self._down = transform @ metric.inverse  # Loewdin orbitals over AOs
+        self._up = metric.half @ np.linalg.inv(transform)
+        self._known = known
+        self.pairs: list[Response] = []
+
+    def update(self, s: Array, d: Array, f: Array, *_: Any, **__: Any) -> Array:
+        """Return the Fock matrix to diagonalise next.
+
+        Args:
+            s: overlap; known already.
+            d: density matrix, (n, n) or (2, n, n).
+            f: its Fock matrix.
+        """
+        del s
+        fock, density = self._down.T @ f @ self._down, self._up @ d @ self._up.T
+        self.pairs.append(Response(fock, fock @ density - density @ fock))
+        del self.pairs[:-SPACE]
+        last = self.pairs[-1]
+        ways = [Response(p.fock - last.fock, p.error - last.error) for p in self.pairs[:-1]] + self._known
+        if not ways:
+            return f
+        sizes = np.array([np.linalg.norm(way.error) for way in ways])
+        columns = np.stack([np.ravel(way.error) for way in ways], axis=1) / sizes
+        amounts = np.linalg.lstsq(columns, -np.ravel(last.error), rcond=SINGULAR)[0] / sizes
+        best = fock + np.tensordot(amounts, np.stack([way.fock for way in ways]), axes=1)
+        return np.asarray(self._up.T @ best @ self._up)
+
+    def responses(self) -> list[Response]:
+        """Return what this SCF has shown, the latest first."""
+        found = [
+            Response(b.fock - a.fock, b.error - a.error) for a, b in zip(self.pairs[:-1], self.pairs[1:], strict=True)
+        ]
+        return found[::-1]

@@ -1,0 +1,110 @@
+"""track(): a mean-field object that learns from its own past geometries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+from pyscf.lib import logger
+from pyscf.scf.diis import CDIIS
+
+from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.scf.history import History
+
+Array = NDArray[Any]
+
+
+def track(mf: Any, history: History | str = "fit") -> Any:
+    """Return an object of mf's own kind whose guesses are extrapolated from the geometries converged before.
+
+    For scanners, optimisations and molecular dynamics: ``track(mf).as_scanner()``,
+    ``track(mf).nuc_grad_method().as_scanner()``, ``pyscf.md.NVE(track(mf))``. With ``mf.init_guess = 'ml'`` the model
+    and the history work together, and the model alone at the first geometry. Decorate with `density_fit`, `PCM`,
+    `accelerate` first and with this last. A density that you give yourself is used as it is.
+
+    Args:
+        mf: PySCF mean-field object or scanner; left as it is.
+        history: one to go on with (several objects may share it), or the strategy of a new one: "fit", "reversible"
+            (for NVE), or a rival: "aspc", "loewdin", "last".
+    """
+    if isinstance(mf, _TrackedSCF):
+        mf = mf.undo_track()
+    history = History(history) if isinstance(history, str) else history
+    return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
+
+
+class _TrackedSCF:
+    __name_mixin__ = "Tracked"
+
+    _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)
+
+    def __init__(self, mf: Any, history: History) -> None:
+        self.__dict__.update(private_parts(mf))
+        self.history = history
+        self._own_coeff: Any = None
+
+    def undo_track(self: Any) -> Any:
+        """Return the plain object, with whatever it has converged to."""
+        plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
+        del plain.history, plain._own_coeff
+        return plain
+
+    def retrack(self: Any, mf: Any) -> Any:
+        """Return another object that goes on with the same history.
+
+        Args:
+            mf: PySCF mean-field object; left as it is.
+        """
+        return track(mf, self.history)
+
+    def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+        """Converge; see PySCF's scf.
+
+        Args:
+            dm0: density matrix to start from; by default from the history, else as PySCF does.
+            kwargs: handed on.
+        """
+        self.build(self.mol)
+        # a scanner hands over the last density, for it knows nothing better
+        if dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff):
+            dm0 = self._from_history(dm0)
+        diis = self.history.diis(self) if getattr(dm0, "close", False) and self._plain_diis() else None
+        settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
+        with lib.temporary_env(self, **settings):
+            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+        if diis and self.converged:
+            self.history.learn(self, diis)
+        self._own_coeff = self.mo_coeff
+        if self.converged:
+            self._to_history()
+        return float(energy)
+
+    def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+        """Converge; see `scf`."""
+        return float(self.scf(dm0=dm0, **kwargs))
+
+    def _plain_diis(self: Any) -> bool:
+        """Whether SCF is PySCF's ordinary one, with nobody's own settings of its convergence."""
+        ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
+        return ordinary and not self.level_shift and not self.damp and not hasattr(self, "full_builds")
+
+    def _from_history(self: Any, otherwise: Array | None) -> Array | None:
+        try:
+            guess = self.history.guess(self)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            self.history.clear()
+            logger.warn(self, "history not used: %s", error)
+            return otherwise
+        if guess is None:
+            return otherwise
+        logger.note(self, "guess from %d earlier geometries", guess.steps)
+        density: Array = lib.tag_array(guess.density, close=guess.close)
+        return density
+
+    def _to_history(self: Any) -> None:
+        try:
+            self.history.record(self)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            logger.warn(self, "history not kept: %s", error)

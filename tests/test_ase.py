@@ -1,0 +1,319 @@
+"""The ASE calculator: right forces, one SCF for each geometry, and at home in ASE's own machinery."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.calculator import (
+    CalculatorSetupError,
+    InputError,
+    PropertyNotImplementedError,
+    SCFError,
+)
+from ase.calculators.fd import calculate_numerical_forces
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.calculators.test import gradient_test
+from ase.io import Trajectory, read
+from ase.md.verlet import VelocityVerlet
+from ase.mep import NEB
+from ase.optimize import BFGS, LBFGS
+from ase.vibrations import Vibrations
+from conftest import assert_close, mole
+from pyscf.data import nist
+
+import pyscf_mlham
+from pyscf_mlham.ase import MLHam
+
+
+def water(**info: Any) -> Atoms:
+    atoms = Atoms("OH2", [(0, 0, 0.13), (0, 0.76, -0.47), (0.1, -0.8, -0.5)])
+    atoms.info.update(info)
+    return atoms
+
+
+def quick(**parameters: Any) -> MLHam:
+    return MLHam(**{"xc": "hf", "basis": "sto-3g", "guess": "minao", **parameters})
+
+
+def plain_energy(atoms: Atoms) -> float:
+    mol = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="sto-3g")
+    return float(mol.RHF().kernel())
+
+
+LEVELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "RHF": ({}, {}),
+    "RKS": ({"xc": "b3lyp"}, {}),
+    "UKS": ({"xc": "pbe"}, {"charge": 1, "mult": 2}),
+    "RKS twolevel": ({"xc": "b3lyp", "solver": "twolevel", "basis": "6-31g"}, {}),
+    "RHF fitted": ({"density_fit": True}, {}),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_forces_are_the_derivative_of_the_energy(name: str) -> None:
+    parameters, info = LEVELS[name]
+    atoms = water(**info)
+    atoms.calc = quick(**parameters)
+    forces = atoms.get_forces()
+    count = len(atoms.calc.report().steps)
+    assert count == 1
+    for atom, axis in ((0, 2), (2, 0)):
+        # two differences, extrapolated: their own error must be far below the bound
+        rough, fine = (
+            calculate_numerical_forces(atoms, eps=eps, iatoms=[atom], icarts=[axis]).item() for eps in (0.02, 0.01)
+        )
+        assert forces[atom, axis] == pytest.approx((4 * fine - rough) / 3, abs=1e-4)
+    assert_close(forces.sum(axis=0), 0, 1e-4)
+
+
+def test_energy_dipole_and_orbitals_are_pyscfs() -> None:
+    atoms = water()
+    atoms.calc = quick()
+    before = atoms.copy()
+    mf = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="sto-3g").RHF().run()
+    assert atoms.get_potential_energy() == pytest.approx(mf.e_tot * nist.HARTREE2EV, abs=1e-6)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    assert_close(atoms.get_dipole_moment() / units.Debye, mf.dip_moment(verbose=0), 1e-4)
+    assert_close(atoms.calc.orbital_energies, mf.mo_energy * nist.HARTREE2EV, 1e-3)
+    assert atoms.calc.gap == pytest.approx((mf.mo_energy[5] - mf.mo_energy[4]) * nist.HARTREE2EV, abs=1e-3)
+    assert_close(atoms.calc.get_eigenvalues(), atoms.calc.orbital_energies, 0)
+    assert_close(atoms.calc.get_occupation_numbers(), mf.mo_occ, 0)
+    assert not atoms.calc.get_spin_polarized()
+    atoms.get_forces()
+    assert len(atoms.calc.report().steps) == 1  # all of it from one SCF
+    assert atoms == before
+    assert atoms.info == before.info
+    frozen = atoms.copy()
+    frozen.calc = SinglePointCalculator(frozen, **atoms.calc.results)
+    assert_close(frozen.get_forces(), atoms.get_forces(), 0)
+
+
+def test_what_recomputes_and_what_does_not() -> None:
+    atoms = water()
+    atoms.calc = quick()
+
+    def runs() -> int:
+        atoms.get_forces()
+        return len(atoms.calc.report().steps)
+
+    assert [runs(), runs()] == [1, 1]
+    atoms.info["note"] = "not the calculator's business"
+    assert runs() == 1
+    neutral = atoms.get_potential_energy()
+    atoms.info["charge"] = 1
+    assert runs() == 2
+    assert atoms.get_potential_energy() > neutral + 5
+    assert atoms.calc.get_number_of_spins() == 2
+    atoms.info["mult"] = 4
+    assert runs() == 3
+    del atoms.info["charge"], atoms.info["mult"]
+    assert runs() == 4
+    atoms.rattle(0.01, seed=1)
+    assert runs() == 5
+    assert not atoms.calc.set(xc="hf")
+    assert runs() == 5
+    atoms.calc.set(basis="6-31g")
+    assert runs() == 6
+    assert atoms.get_potential_energy() < neutral - 10
+
+
+def test_charge_and_multiplicity_from_the_arguments() -> None:
+    atoms = water()
+    atoms.calc = quick(charge=1)
+    ion = atoms.get_potential_energy()
+    atoms.calc = quick(charge=1, mult=2)
+    assert atoms.get_potential_energy() == pytest.approx(ion, abs=1e-6)
+    atoms.info["charge"] = 0  # the atoms know best
+    atoms.calc = quick(charge=1)
+    assert atoms.get_potential_energy() == pytest.approx(plain_energy(atoms) * nist.HARTREE2EV, abs=1e-6)
+
+
+def test_errors_say_what_is_wrong() -> None:
+    def energy(calculator: MLHam, **info: Any) -> float:
+        atoms = water(**info)
+        atoms.calc = calculator
+        return float(atoms.get_potential_energy())
+
+    periodic = water()
+    periodic.pbc = True
+    periodic.calc = quick()
+    with pytest.raises(CalculatorSetupError, match="periodic"):
+        periodic.get_potential_energy()
+    failing = quick(max_cycle=1)
+    with pytest.raises(SCFError, match="did not converge in 1 cycles"):
+        energy(failing)
+    assert not failing.results
+    with pytest.raises(InputError, match="10 electrons cannot have multiplicity 2"):
+        energy(quick(), mult=2)
+    with pytest.raises(InputError, match="must be integers"):
+        energy(quick(), charge="one")
+    with pytest.raises(InputError, match="basis 'no-such'"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PySCF's advice on where else to look
+        energy(quick(basis="no-such"))
+    with pytest.raises(InputError, match="unknown argument functional"):
+        quick(functional="pbe")
+    with pytest.raises(InputError, match="expected one of scf, twolevel"):
+        quick(solver="fast")
+    with pytest.raises(PropertyNotImplementedError):
+        quick().get_property("stress", water())
+    with pytest.raises(CalculatorSetupError, match="no orbitals yet"):
+        quick().gap  # noqa: B018
+
+
+@pytest.mark.parametrize("optimiser", [BFGS, LBFGS])
+def test_optimisers_find_the_same_minimum_with_fewer_builds(optimiser: Any) -> None:
+    found = {}
+    for history in ("last", "fit"):
+        atoms = water()
+        atoms.calc = quick(history=history)
+        with optimiser(atoms, logfile=None) as run:
+            assert run.run(fmax=1e-3, steps=40)
+        found[history] = atoms
+        assert atoms.get_potential_energy() == pytest.approx(plain_energy(atoms) * nist.HARTREE2EV, abs=3e-6)
+    assert_close(found["fit"].get_all_distances(), found["last"].get_all_distances(), 1e-3)
+    builds = {h: sum(s.builds for s in a.calc.report().steps) for h, a in found.items()}
+    assert builds["fit"] < builds["last"]
+
+
+def test_dynamics_and_trajectory_files(tmp_path: Path) -> None:
+    atoms = water()
+    atoms.calc = quick(history="reversible")
+    start = atoms.get_total_energy()
+    with Trajectory(tmp_path / "run.traj", "w", atoms) as file, VelocityVerlet(atoms, timestep=0.5 * units.fs) as run:
+        run.attach(file)
+        run.run(8)
+    assert atoms.get_total_energy() == pytest.approx(start, abs=0.01)
+    frames = read(tmp_path / "run.traj", index=":")
+    assert len(frames) == 9
+    assert frames[-1].get_potential_energy() == pytest.approx(atoms.get_potential_energy())
+    assert frames[-1].calc.name == "mlham"
+    for frame in frames[::4]:
+        assert frame.get_potential_energy() == pytest.approx(plain_energy(frame) * nist.HARTREE2EV, abs=3e-6)
+    report = atoms.calc.report()
+    assert report.mean_builds < report.steps[0].builds
+    assert report.builds_saved > 0
+    assert "per step after the first" in str(report)
+    assert len(str(report).splitlines()) == 11
+
+
+def test_nudged_elastic_band() -> None:
+    """Ammonia turns inside out; two images between the two ends."""
+    ring = [(0.95 * np.cos(a), 0.95 * np.sin(a), 0.0) for a in 2 * np.pi * np.arange(3) / 3]
+    ends = [Atoms("NH3", [(0, 0, z), *ring]) for z in (0.3, -0.3)]
+    images = [ends[0], ends[0].copy(), ends[0].copy(), ends[1]]
+    shared = quick()
+    for image in images:
+        image.calc = shared
+    band = NEB(images, allow_shared_calculator=True, method="improvedtangent")
+    band.interpolate()
+    with BFGS(band, logfile=None) as run:
+        run.run(fmax=0.3, steps=10)
+    energies = [image.get_potential_energy() for image in images]
+    assert energies[0] == pytest.approx(energies[3], abs=1e-4)
+    assert energies[1] == pytest.approx(energies[2], abs=0.02)
+    assert energies[1] > energies[0]
+
+
+def test_vibrations(tmp_path: Path) -> None:
+    atoms = water()
+    atoms.calc = quick()
+    with BFGS(atoms, logfile=None) as run:
+        run.run(fmax=1e-3)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"))
+    vibrations.run()
+    found = np.sort(vibrations.get_frequencies().real)[-3:]
+    mol = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="sto-3g")
+    from pyscf.hessian import thermo
+
+    exact = thermo.harmonic_analysis(mol, mol.RHF().run().Hessian().kernel())["freq_wavenumber"]
+    assert_close(found, exact, 10.0)
+
+
+def energy_of(atoms: Atoms) -> tuple[float, int]:
+    return float(atoms.get_potential_energy()), len(atoms.calc.report().steps)
+
+
+def test_other_processes() -> None:
+    atoms = water()
+    atoms.calc = quick()
+    energy, _ = energy_of(atoms)
+    copied = pickle.loads(pickle.dumps(atoms.calc))
+    assert copied.results["energy"] == energy
+    assert copied.parameters == atoms.calc.parameters
+    assert energy_of(pickle.loads(pickle.dumps(atoms))) == (energy, 1)  # nothing is computed again
+    moved = water()
+    moved.rattle(0.01, seed=2)
+    moved.calc = atoms.calc
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there, steps = pool.map(energy_of, [moved])[0]
+    assert there == pytest.approx(plain_energy(moved) * nist.HARTREE2EV, abs=1e-6)
+    assert steps == 2
+
+
+def test_hook_and_parameters() -> None:
+    seen = []
+
+    def hook(mf: Any) -> Any:
+        seen.append(mf)
+        return mf.PCM()
+
+    atoms = water()
+    atoms.calc = quick(mf_hook=hook)
+    solvated = atoms.get_potential_energy()
+    assert len(seen) == 1
+    assert solvated < plain_energy(atoms) * nist.HARTREE2EV - 0.05
+    assert atoms.calc.todict() == {"xc": "hf", "basis": "sto-3g", "guess": "minao"}
+
+
+def test_prediction_without_scf() -> None:
+    atoms = water()
+    atoms.calc = MLHam(mode="predict")
+    dipole = atoms.get_dipole_moment()
+    mol = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="def2-svp")
+    one = pyscf_mlham.OneShot(mol.RKS(xc="b3lyp")).run()
+    assert atoms.calc.gap == pytest.approx(one.gap * nist.HARTREE2EV)
+    assert_close(dipole / units.Debye, one.dip_moment(verbose=0), 1e-6)
+    assert not atoms.calc.report().steps
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energy()
+
+
+def test_model_fallback_and_learned_steps() -> None:
+    atoms = water()
+    atoms.calc = MLHam(xc="pbe", basis="def2-svp")
+    cold = [atoms.get_potential_energy() and atoms.calc.report().steps[-1].cycles]
+    for seed in range(4):
+        atoms.rattle(0.003, seed=seed)
+        atoms.get_potential_energy()
+        cold.append(atoms.calc.report().steps[-1].cycles)
+    assert cold[-1] < cold[0]
+    silane = Atoms("SiH4", [(0, 0, 0), *(0.85 * np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]))])
+    silane.calc = MLHam(xc="hf", basis="sto-3g")
+    assert silane.get_potential_energy() < -7000
+    silane.calc = MLHam(xc="hf", basis="sto-3g", fallback="raise")
+    with pytest.raises(pyscf_mlham.MLHamError, match="Si"):
+        silane.get_potential_energy()
+
+
+def test_ase_checks_its_gradients(capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = water()
+    atoms.calc = quick(conv_tol=1e-11)
+    gradient_test(atoms, indices=[1])  # prints its largest error for each size of step
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert min(float(error) for _, error in rows) < 1e-5
+
+
+def test_it_comes_with_the_package_but_only_when_asked() -> None:
+    code = "import sys, pyscf_mlham; assert not {'ase', 'torch'} & set(sys.modules); print(pyscf_mlham.ase.MLHam)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pyscf_mlham.nothing  # noqa: B018

@@ -1,0 +1,109 @@
+"""md-bench and opt-bench: honest counts, one path for all, and no work done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import write
+from conftest import assert_close, mole
+from rich.console import Console
+
+from pyscf_mlham import cli
+from pyscf_mlham.bench import trajectory
+from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise, thermal_momenta
+from pyscf_mlham.errors import DataError
+
+QUICK = Settings(xc="hf", basis="sto-3g", runs=("history", "scanner", "aspc", "history/twolevel"), steps=4)
+
+
+def water() -> Atoms:
+    return Atoms("OH2", [(0, 0, 0.13), (0, 0.76, -0.47), (0.1, -0.8, -0.5)])
+
+
+def test_counts_are_those_of_pyscf(tmp_path: Path) -> None:
+    steps = run_trajectory("water", [water()], QUICK, tmp_path, Console(quiet=True))
+    assert len(steps) == 5
+    scanner = mole([("O", (0, 0, 0))] + [("H", (0, 0, 1 + i)) for i in range(2)], basis="sto-3g").RHF().as_scanner()
+    for step in steps:
+        energy = scanner(np.array(step["positions"]))
+        for name, row in step["runs"].items():
+            assert row["energy"] == pytest.approx(energy, abs=1e-7)
+            assert row["builds"] == (row["cycles"] if name.endswith("twolevel") else row["cycles"] + 2)
+        assert abs(step["runs"]["scanner"]["cycles"] - scanner.cycles) <= 1
+        assert step["runs"]["history/twolevel"]["builds"] <= 2
+    summary = summarise(steps, "md")
+    assert summary["history"]["cycles"] < summary["aspc"]["cycles"] < summary["scanner"]["cycles"]
+    assert summary["scanner"]["energy_error"] == 0
+    assert summary["history"]["energy_error"] < 1e-7
+    path = np.array([step["positions"] for step in steps])
+    assert 1e-3 < np.abs(np.diff(path, axis=0)).max() < 0.1  # Angstrom in half a femtosecond
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Console(quiet=True)
+    whole = run_trajectory("water", [water()], QUICK, tmp_path / "whole", quiet)
+    asked: list[int] = []
+    calculate = trajectory.Panel.calculate
+
+    def counted(self: trajectory.Panel, *args: object, **kwargs: object) -> None:
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        asked.append(1)
+        calculate(self, *args, **kwargs)
+
+    monkeypatch.setattr(trajectory.Panel, "calculate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_trajectory("water", [water()], QUICK, tmp_path / "cut", quiet)
+    monkeypatch.undo()
+    file = tmp_path / "cut" / "water" / "steps.jsonl"
+    assert len(file.read_text().splitlines()) == 4
+    with file.open("a") as torn:
+        torn.write('{"last": fal')
+    again = run_trajectory("water", [water()], QUICK, tmp_path / "cut", quiet)
+    assert len(again) == 5
+    assert_close(again[-1]["positions"], whole[-1]["positions"], 1e-6)
+    with pytest.raises(DataError, match="other settings"):
+        run_trajectory("water", [water()], Settings(steps=9), tmp_path / "cut", quiet)
+
+
+def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    geometry = tmp_path / "two.xyz"
+    nearby = water()
+    nearby.positions[1, 1] += 1e-6
+    write(geometry, [water(), nearby])
+    common = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
+    out = tmp_path / "opt"
+    assert cli.main(["opt-bench", str(geometry), "--out", str(out), "--frames", "1", *common]) == 0
+    report = json.loads((out / "report.json").read_text())
+    steps = report["molecules"]["two-0"]["steps"]
+    assert steps[-1]["last"]
+    assert report["molecules"]["two-0"]["summary"]["history"]["total_builds"] == sum(
+        step["runs"]["history"]["builds"] for step in steps
+    )
+    assert "| history |" in (out / "report.md").read_text()
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    md = tmp_path / "md"
+    follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
+    assert cli.main(follow) == 0
+    assert "two geometries" not in capsys.readouterr().out
+    followed = json.loads((md / "report.json").read_text())["molecules"]["two"]["steps"]
+    assert [step["runs"]["history"]["cycles"] for step in followed][1] == 1  # almost the same geometry again
+    assert cli.main(["md-bench", str(tmp_path / "none.xyz"), "--out", str(md)]) == 1
+    assert cli.main(["md-bench", str(geometry), "--out", str(md), "--frames", "7"]) == 1
+    assert cli.main(["md-bench", str(geometry), "--out", str(md), "--frames", "x"]) == 1
+    bad = ["md-bench", str(geometry), "--out", str(tmp_path / "bad"), "--strategy", "best"]
+    assert cli.main(bad) == 1
+    assert "unknown strategy 'best'" in capsys.readouterr().err
+
+
+def test_momenta_are_thermal() -> None:
+    atoms = Atoms("H200", np.arange(600).reshape(200, 3))
+    momenta = thermal_momenta(atoms, 300, seed=1)
+    assert_close(momenta.sum(axis=0), 0, 1e-12)
+    atoms.set_momenta(momenta)
+    assert atoms.get_temperature() == pytest.approx(300, rel=0.15)
+    assert_close(thermal_momenta(atoms, 300, seed=1), momenta, 0)
