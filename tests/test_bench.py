@@ -24,7 +24,6 @@ from ase.io import write
 from conftest import WATER, assert_close, mole
 from labelled import labelled_file
 from pyscf import dft, scf
-from pyscf_mlham.scf.coarse import CoarseField
 
 import pyscf_mlham
 from pyscf_mlham import cli
@@ -45,6 +44,7 @@ from pyscf_mlham.bench.report import (
 )
 from pyscf_mlham.bench.results import COLUMNS, JOURNAL, RESULTS, Folder, Results, read_results, results_from_rows
 from pyscf_mlham.bench.summary import geometric_mean, summarise
+from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
