@@ -223,7 +223,7 @@ def test_eval_refuses_another_level_of_theory(data: Path, tmp_path: Path, prepar
     weights = load(tmp_path / "model").network.state_dict()
     from pyscf_mlham import baseline, checkpoint
 
-    fingerprint = baseline.fingerprint("sap", "b3lyp")
+    fingerprint = baseline.fingerprint(other.baseline, "b3lyp")
     other = other.__class__(**{**other.__dict__, "baseline_fingerprint": fingerprint})
     checkpoint.write(tmp_path / "other", other, {k: v.numpy() for k, v in weights.items()})
     with pytest.raises(DataError, match="hf/sto-3g"):

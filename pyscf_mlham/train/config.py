@@ -75,7 +75,7 @@ class TrainConfig:
     refiner_options: Mapping[str, Any] = field(default_factory=dict)
     start: str = ""
     frozen: bool = False
-    baseline: str = "sap"
+    baseline: str = "minao"
     charges: tuple[int, ...] = (0,)
     steps: int = 20000
     pairs: int = 150
