@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,9 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
 
 def _why_not(molecule: Molecule, basis: str) -> str:
     try:
-        build(molecule, basis)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            build(molecule, basis)
     except DataError as error:
         return str(error)
     return ""
