@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# One BLAS/OpenMP thread per test process: the molecules are small, and threads only fight over cores.
 TEN := ase:g2/CH3CONH2,CH3CH2OH,CH3CN,CH3COF,CH3CH2Cl,CH3NO2,CH3SH,HCOOCH3,C4H4NH,C4H4S
+# One BLAS/OpenMP thread per test process: the molecules are small, and threads only fight over cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: help install demo table test test-all check format clean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
@@ -110,16 +111,17 @@ class _Worker:
 
 
 def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
     use_threads(threads)
     while True:
         try:
             task = connection.recv()
-        except EOFError:  # the parent is gone
+        except (EOFError, ConnectionError):  # the parent is gone
             return
         result = work(task)
         try:
             connection.send(result)
-        except BrokenPipeError:  # gone meanwhile
+        except ConnectionError:  # gone meanwhile
             return
 
 

@@ -30,7 +30,7 @@ from pyscf_mlham import cli
 from pyscf_mlham.bench.figures import draw, svg
 from pyscf_mlham.bench.measure import Row, Task, _gradients, measure, recording
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.protocol import Guess, Protocol, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.report import (
     BEGIN,
     END,
@@ -230,6 +230,9 @@ def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
         (["--guess", "chk:nowhere.chk"], "there is no such file"),
         (["--solver", "diis"], "unknown solvers"),
         (["--xc", "pbe", "--scf", "rhf"], "rhf has no functional"),
+        (["--xc", "b3lpy"], "PySCF knows no such functional"),
+        (["--basis", "cc-pvdq"], "basis set cc-pvdq does not serve"),
+        (["--insert", "nowhere.md"], "nowhere.md"),
         (["--threads", "0"], "threads is 0"),
         (["--repeat", "0"], "expected 1 or more"),
         (["--model", "nobody"], "neither a shipped model"),
@@ -383,15 +386,19 @@ def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_inputs(tmp_path: Path) -> None:
-    def block(name: str, last: str) -> str:
+    def block(name: str, last: str, code: int = 0) -> str:
         return (
             f"{name}\n  made by hand\n\n  4  3  0  0  0  0  0  0  0  0999 V2000\n"
-            "    0.0000    0.0000    0.0000 O   0  3\n    0.9600    0.0000    0.2000 H   0  0\n"
+            f"    0.0000    0.0000    0.0000 O   0  {code}\n    0.9600    0.0000    0.2000 H   0  0\n"
             "   -0.4800    0.8300    0.2000 H   0  0\n   -0.4800   -0.8300    0.2000 H   0  0\n"
             f"  1  2  1  0\n  1  3  1  0\n  1  4  1  0\n{last}M  END\n$$$$\n"
         )
 
     (tmp_path / "in.sdf").write_text(block("hydronium", "M  CHG  1   1   1\n") + block("radical", ""))
+    (tmp_path / "coded.sdf").write_text(block("coded", "", code=3) + block("newer", "").replace("V2000", "V3000"))
+    coded = read_molecules([str(tmp_path / "coded.sdf")])
+    assert [(m.name, m.charge) for m in coded.molecules] == [("coded", 1)]
+    assert "version V3000" in coded.bad[0]
     found = read_molecules([str(tmp_path / "in.sdf"), "ase:g2/H2O,Nobody", "ase:g3"])
     assert [(m.name, m.charge, m.spin) for m in found.molecules] == [("hydronium", 1, 0), ("g2:H2O", 0, 0)]
     assert len(found.bad) == 3
@@ -573,7 +580,24 @@ def test_written_guesses_start_an_scf(tmp_path: Path, capsys: pytest.CaptureFixt
     read = mol.RKS(xc="b3lyp").set(chkfile=str(tmp_path / "guess.chk"), init_guess="chk").run()
     assert started.cycles == read.cycles == learned.cycles
     assert read.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
-    assert Guess("x", "chk", str(tmp_path / "guess.chk")).kind == "chk"
+
+
+def test_bad_frames_keep_their_places_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in.xyz", [molecule("CH3"), molecule("H2O"), molecule("H2O"), molecule("NH3")])
+    command = ["guess", str(tmp_path / "in.xyz"), "-o", str(tmp_path / "g.npz"), "--frame"]
+    assert cli.main([*command, "3"]) == 0
+    assert np.load(tmp_path / "g.npz")["numbers"].tolist() == [7, 1, 1, 1]
+    assert cli.main([*command, "0"]) == 1
+    assert "9 electrons cannot have multiplicity 1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_runs_of_earlier_commands_are_named(
+    tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / RESULTS).write_text(results.to_json())
+    command = ["bench", "ase:g2/H2O", "--guess", "minao,huckel,oracle", "--repeat", "2", *SMALL]
+    assert cli.main([*command, "--report", str(tmp_path)]) == 0
+    assert "holds 12 runs that this command does not name" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -582,5 +606,5 @@ def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.txt")]) == 1
     assert "ends in .npz or .chk" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.npz"), "--frame", "1"]) == 1
-    assert "no usable frame 1" in " ".join(capsys.readouterr().err.split())
+    assert "there is no frame 1; there are 1" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []

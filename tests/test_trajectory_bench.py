@@ -68,6 +68,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert_close(again[-1]["positions"], whole[-1]["positions"], 1e-6)
     with pytest.raises(DataError, match="other settings"):
         run_trajectory("water", [water()], Settings(steps=9), tmp_path / "cut", quiet)
+    heavier = water()
+    heavier.symbols[0] = "S"
+    with pytest.raises(DataError, match="another geometry"):
+        run_trajectory("water", [heavier], QUICK, tmp_path / "cut", quiet)
 
 
 def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +93,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     md = tmp_path / "md"
     follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
     assert cli.main(follow) == 0
-    assert "two geometries" not in capsys.readouterr().out
+    assert "## two, 2 geometries" in capsys.readouterr().out
     followed = json.loads((md / "report.json").read_text())["molecules"]["two"]["steps"]
     assert [step["runs"]["history"]["cycles"] for step in followed][1] == 1  # almost the same geometry again
     assert cli.main(["md-bench", str(tmp_path / "none.xyz"), "--out", str(md)]) == 1

@@ -11,6 +11,7 @@ from rich.markup import escape
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
+from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
@@ -23,7 +24,7 @@ BENCH = """examples:
 
 The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
-  coarse    a density-fitted SCF on a small grid, converged first: the best that plain PySCF can do
+  coarse    a density-fitted SCF on a small grid, converged first: the classical rival
   ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
   oracle    the converged answer: no method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF
@@ -90,7 +91,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         args: of the command line.
         console: to draw on.
     """
-    from pyscf_mlham.bench.report import insert_table, print_summary, write_report
+    from pyscf_mlham.bench.report import check_marks, insert_table, print_summary, write_report
     from pyscf_mlham.bench.runner import Plan, run
 
     if args.repeat < 1:
@@ -107,6 +108,8 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         energy_tolerance=args.energy_tol,
         quiet=args.quiet,
     )
+    if args.insert:
+        check_marks(args.insert)
     found = read_molecules(args.files, args.charge, args.mult)
     for text in found.bad:
         console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
@@ -181,13 +184,12 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
 
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
-    found = read_molecules([args.file], args.charge, args.mult)
-    for text in found.bad:
-        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
-    if not 0 <= args.frame < len(found.molecules):
-        raise DataError(f"{args.file}: there is no usable frame {args.frame}; usable ones: {len(found.molecules)}.")
-    words = write_guess(
-        found.molecules[args.frame], Level(args.xc, args.basis, args.grid, args.df), args.scf, args.model, args.output
-    )
+    frames = list(read_geometries(args.file, args.charge, args.mult - 1))  # bad ones keep their place
+    if not 0 <= args.frame < len(frames):
+        raise DataError(f"{args.file}: there is no frame {args.frame}; there are {len(frames)}, counted from 0.")
+    molecule = frames[args.frame]
+    if isinstance(molecule, DataError):
+        raise molecule
+    words = write_guess(molecule, Level(args.xc, args.basis, args.grid, args.df), args.scf, args.model, args.output)
     console.print(f"{args.output}: {words}", highlight=False, soft_wrap=True, markup=False)
     return 0

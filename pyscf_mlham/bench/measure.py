@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 import pyscf_mlham
 from pyscf_mlham import baseline
-from pyscf_mlham.bench.protocol import Guess, Protocol
+from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.starts import Start, start_from
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
@@ -25,6 +26,8 @@ from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[Any]
+
+_ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
 
 
 class Task(NamedTuple):
@@ -131,8 +134,9 @@ def measure(task: Task) -> Row:
         task: what to run.
     """
     try:
-        _warm_up(task.protocol, task.guess)
-        return _measured(task)
+        with _ALONE:
+            _warm_up(task.protocol, task.guess)
+            return _measured(task)
     except Exception as error:  # whatever it is, the other runs go on, and this one is reported
         return lost(task, f"{type(error).__name__}: {error}".strip())
 
@@ -181,7 +185,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
         if protocol.device == "cuda" and not torch.cuda.is_available():
             raise DataError("--device cuda, but torch finds no CUDA device here")
     if guess.kind == "chk":  # its file knows nothing of hydrogen
-        return
+        guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
     mf = _fresh(hydrogen, protocol)

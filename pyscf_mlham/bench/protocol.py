@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyscf
+from pyscf import dft
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
@@ -66,6 +67,10 @@ class Protocol:
             raise DataError(f"--scf {self.scf}: expected one of {', '.join(KINDS)}.")
         if self.scf.endswith("hf") and self.xc.lower() != "hf":
             raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
+        try:
+            dft.libxc.parse_xc(self.xc)
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataError(f"--xc {self.xc}: PySCF knows no such functional ({error}).") from error
         smallest = {"threads": 1, "max_cycle": 1, "memory": 1, "grid_level": 0}
         for name, least in smallest.items():
             if getattr(self, name) < least:

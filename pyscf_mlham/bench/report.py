@@ -23,6 +23,7 @@ from pyscf_mlham.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("template.html")
 BEGIN, END = "<!-- mlham bench: begin -->", "<!-- mlham bench: end -->"
+MARKED = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", flags=re.DOTALL)
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
 NOTHING = "–"
 WRONG = ' class="wrong"'
@@ -74,14 +75,14 @@ def describe(results: Results) -> str:
     """
     protocol = results.protocol
     rows = [row for row in results.rows if not row.error]
-    sizes = [row.natm for row in rows] or [0]
+    sizes = [row.natm for row in results.rows] or [0]
     count = len({row.key.split(" ", 1)[0] for row in results.rows})
     kinds = "/".join(sorted({row.scf for row in rows}))
     fitted = ", density fitting" if protocol.density_fit else ""
     grid = f", grid level {protocol.grid_level}" if protocol.xc.lower() != "hf" else ""
     size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
     molecules = f"{count} molecule{'s' * (count != 1)} of {size}"
-    level = f"{protocol.xc}/{protocol.basis}, {kinds}{fitted}{grid}, conv_tol {protocol.conv_tol:g}"
+    level = f"{protocol.xc}/{protocol.basis}, {kinds or protocol.scf}{fitted}{grid}, conv_tol {protocol.conv_tol:g}"
     return f"{molecules}, {level}"
 
 
@@ -175,6 +176,18 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def check_marks(path: Path) -> str:
+    """Return the content of a Markdown file that has one place for the table.
+
+    Args:
+        path: of the file.
+    """
+    text = path.read_text()
+    if len(MARKED.findall(text)) != 1:
+        raise DataError(f"{path}: expected one line {BEGIN} and, below it, one line {END}, for the table between.")
+    return text
+
+
 def insert_table(path: Path, results: Results, clock: str = "cpu") -> None:
     """Replace what stands between two marks in a Markdown file by the table of statistics.
 
@@ -183,12 +196,9 @@ def insert_table(path: Path, results: Results, clock: str = "cpu") -> None:
         results: of a benchmark.
         clock: which seconds to compare, cpu or wall.
     """
-    text = path.read_text()
-    pattern = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", flags=re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise DataError(f"{path}: expected one line {BEGIN} and, below it, one line {END}, for the table between.")
+    text = check_marks(path)
     table = summary_table(results, clock)
-    replace_file(path, pattern.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", text).encode())
+    replace_file(path, MARKED.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", text).encode())
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
@@ -282,7 +292,7 @@ def _figure_of_merit(ratio: Ratio, words: str, inverse: bool) -> str:
     else:
         big, low, high = (f"{100 * (v - 1):+.0f}".replace("-", "−") for v in values)
         text = f"{big} %"
-    interval = f"{low} to {high}" if ratio.low != ratio.high else "one molecule, no interval"
+    interval = f"{low} to {high}" if ratio.low != ratio.high else "no interval"
     return f'<p class="merit"><b>{text}</b> <span>{words}<br><small>{interval}</small></span></p>'
 
 

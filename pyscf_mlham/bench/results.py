@@ -124,13 +124,13 @@ class Folder:
         self.path, self.protocol = path, protocol
         path.mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, Row] = {}
-        if (path / RESULTS).exists():
-            results = read_results(path / RESULTS)
-            self._check(results.protocol)
-            self.rows = {row.key: row for row in results.rows}
         self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
+            if (path / RESULTS).exists():  # read under the lock: nobody adds to it any more
+                results = read_results(path / RESULTS)
+                self._check(results.protocol)
+                self.rows = {row.key: row for row in results.rows}
             self._read_journal()
         except BaseException:
             os.close(self._journal)
@@ -139,6 +139,8 @@ class Folder:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._journal), (self.path / JOURNAL).stat()):
+                raise OSError("the journal was replaced meanwhile")
         except OSError as error:
             raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
 

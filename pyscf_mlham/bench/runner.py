@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from pyscf_mlham.bench.measure import Row, Task, lost, measure
 from pyscf_mlham.bench.molecules import Input
 from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, results_from_rows
+from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
@@ -58,8 +61,7 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
         path: of the folder.
         console: to draw on.
     """
-    if not found.molecules:
-        raise DataError("there is no molecule to run; see the messages about the input.")
+    _check_molecules(found, protocol)
     folder = Folder(path, protocol)
     try:
         tasks = _tasks(found, plan, protocol)
@@ -67,7 +69,17 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
         waiting = [task for task in tasks if task.key not in done]
         random.Random(plan.seed).shuffle(waiting)
         if len(waiting) < len(tasks):
-            console.print(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already.", highlight=False)
+            failed = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
+            words = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
+            retry = f", {failed} of them failed; --retry-failed tries them again" * bool(failed)
+            console.print(f"{words}{retry}.", highlight=False)
+        if others := len(folder.rows.keys() - {task.key for task in tasks}):
+            console.print(
+                f"{path} holds {others} runs that this command does not name (other molecules, geometries or guesses); "
+                "they stay in the tables.",
+                highlight=False,
+                soft_wrap=True,
+            )
         try:
             _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
         except KeyboardInterrupt:
@@ -81,6 +93,26 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
     finally:
         folder.close()
     return results
+
+
+def _check_molecules(found: Input, protocol: Protocol) -> None:
+    """Refuse what no run can succeed with, such as a misspelt basis set, before anything is written."""
+    reason = "see the messages about the input"
+    for molecule in found.molecules:
+        reason = _why_not(molecule, protocol.basis)
+        if not reason:
+            return
+    raise DataError(f"there is no molecule to run; {reason}.")
+
+
+def _why_not(molecule: Molecule, basis: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            build(molecule, basis)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:

@@ -2,7 +2,7 @@
 
 `coarse` is what one would do without this package: converge a density-fitted SCF on a small grid, then start from it.
 Its settings are its best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
-leaves 2 or 3 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer).
+leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer).
 """
 
 from __future__ import annotations

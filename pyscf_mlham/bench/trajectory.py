@@ -6,6 +6,7 @@ all see the same path. Every finished step is a line of steps.jsonl: a killed ru
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -164,7 +165,7 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
         raise DataError(f"unknown kind of benchmark {unknown.pop()!r}; expected md, opt or follow.")
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    steps = _read(folder / STEPS, settings, frames[0])
+    steps = _read(folder / STEPS, settings, frames if settings.kind == "follow" else frames[:1])
     if steps and steps[-1]["last"]:
         return steps
     panel = Panel(settings)
@@ -179,9 +180,11 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
     return steps
 
 
-def _read(path: Path, settings: Settings, start: Atoms) -> list[Row]:
+def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
     """Return the steps done already; an optimisation that is not finished, and a torn last line, count for nothing."""
-    header = json.dumps({"settings": asdict(settings), "start": np.round(start.positions, 8).tolist()})
+    given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
+    digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
+    header = json.dumps({"settings": asdict(settings), "geometries": digest})
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and lines[0].strip() != header:
         raise DataError(f"{path} holds a benchmark of other settings or another geometry; name another --out.")

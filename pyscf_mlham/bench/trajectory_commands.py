@@ -121,7 +121,12 @@ def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
         raise DataError(f"{args.geometries} has {len(everything)} frames, none of them in --frames {args.frames}.")
     if args.follow:
         return {args.geometries.stem: chosen}
-    return {str(a.info.get("name", f"{args.geometries.stem}-{i}")): [a] for i, a in enumerate(chosen)}
+    found: dict[str, list[Any]] = {}
+    for index, atoms in enumerate(chosen):
+        name = re.sub(r"[^\w.+-]+", "_", str(atoms.info.get("name", "")).strip()).lstrip(".")  # it names a folder
+        name = name or f"{args.geometries.stem}-{index}"
+        found[f"{name}-{index}" if name in found else name] = [atoms]
+    return found
 
 
 def markdown(found: dict[str, Any], settings: Any) -> str:

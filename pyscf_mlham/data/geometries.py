@@ -24,6 +24,7 @@ IntArray = NDArray[np.int64]
 
 SAME_PLACE = 1e-5  # Bohr; coordinates that agree so far are the same geometry
 MOST_BAD_FRAMES = 100  # in a file, before the rest of it is given up
+SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
 SOFTEST = 200.0  # 1/cm; softer modes are displaced as if they were this stiff, for the harmonic picture fails there
 
 
@@ -159,7 +160,7 @@ def _one(source: str, index: int) -> Any:
 
 
 def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
-    """Molecules of an SDF file, with the charges of its M CHG lines; ASE reads the first only, and no charges."""
+    """Molecules of an SDF file, with their charges; ASE reads the first only, and no charges."""
     from ase.io import read
 
     try:
@@ -172,13 +173,24 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             atoms: Any = read(io.StringIO(block), format="sdf")
+            charge = _sdf_charge(block.splitlines(), len(atoms))
+            if charge is not None:
+                atoms.info["charge"] = charge
         except Exception as error:  # as above
             yield "", error
             continue
-        charges = [line.split()[4::2] for line in block.splitlines() if line.startswith("M  CHG")]
-        if charges:
-            atoms.info["charge"] = sum(int(q) for line in charges for q in line)
         yield block.splitlines()[0].strip(), atoms
+
+
+def _sdf_charge(lines: list[str], count: int) -> int | None:
+    """Total charge of an SDF molecule: of its M CHG lines, else of the codes in its lines of atoms, else unknown."""
+    if "V3000" in lines[3]:
+        raise ValueError("SDF of version V3000; write it as V2000, or as xyz")
+    charges = [int(q) for line in lines if line.startswith("M  CHG") for q in line.split()[4::2]]
+    if not charges:
+        codes = [line[36:39].strip() for line in lines[4 : 4 + count]]
+        charges = [SDF_CHARGES[code] for code in codes if code in SDF_CHARGES]
+    return sum(charges) if charges else None
 
 
 def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where: str) -> Molecule:
@@ -186,7 +198,7 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where:
     numbers = atoms.numbers.astype(np.int64)
     positions = atoms.positions / nist.BOHR
     if any(atoms.pbc):
-        raise DataError(f"{where}: periodic; only molecules can be labelled.")
+        raise DataError(f"{where}: periodic; only molecules can be used.")
     if len(numbers) == 0 or numbers.min() < 1:
         raise DataError(f"{where}: has no atoms, or an unknown element.")
     if not np.all(np.isfinite(positions)):
