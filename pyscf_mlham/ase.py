@@ -142,6 +142,7 @@ class MLHam(Calculator):
         self._steps: list[StepCost] = []
         self._state: tuple[int, int] | None = None
         super().__init__(atoms=atoms, **parameters)
+        self._start_history()  # ASE tells `set` only of what is not as by default
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change parameters; results and history are forgotten where anything changes.
@@ -157,12 +158,15 @@ class MLHam(Calculator):
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
-            name = self.parameters["history"]
-            self._history = History(name) if name else None
+            self._start_history()
         self.implemented_properties = (
             ["dipole"] if self.parameters["mode"] == "predict" else type(self).implemented_properties
         )
         return changed
+
+    def _start_history(self) -> None:
+        name = self.parameters["history"]
+        self._history = History(name) if name else None
 
     def reset(self) -> None:
         """Forget results and history."""
@@ -201,7 +205,7 @@ class MLHam(Calculator):
             raise PropertyNotImplementedError(f"{', '.join(missing)} in mode {self.parameters['mode']!r}")
         assert self.atoms is not None
         if system_changes or self.mf is None:
-            self.results = {}
+            self.results, self.mf = {}, None  # should this run be interrupted, nothing of another geometry is left
             if self.atoms.pbc.any():
                 raise CalculatorSetupError(
                     "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
@@ -275,7 +279,7 @@ class MLHam(Calculator):
         mf = mf if history is None else track(mf, history)
         start = time.process_time()
         with counting_fock_builds(mf) as counter:
-            first = is_ml(mf.init_guess) and (history is None or not history.steps)
+            first = is_ml(mf.init_guess) and (history is None or not history.serves(mf))
             mf.kernel(dm0=guess(mf, mf.init_guess[3:].strip() or None, p["fallback"]) if first else None)
         if not mf.converged:
             self.mf = self._state = None

@@ -53,11 +53,12 @@ _last: dict[tuple[Any, ...], Array] = {}
 def _remembered(what: tuple[Any, ...], mol: gto.Mole, compute: Callable[[], Array]) -> Array:
     """Compute, or return the last answer where the molecule is still the same: model and guess both ask for it."""
     key = (*what, mol.cart, mol._atm.tobytes(), mol._bas.tobytes(), mol._env.tobytes())
-    if key not in _last:
+    result = _last.get(key)  # another thread may drop it at any time
+    if result is None:
         result = compute()
         _last.clear()
         _last[key] = result
-    return _last[key].copy()
+    return result.copy()
 
 
 def forget() -> None:

@@ -317,3 +317,35 @@ def test_it_comes_with_the_package_but_only_when_asked() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         pyscf_mlham.nothing  # noqa: B018
+
+
+def test_history_is_on_unless_switched_off() -> None:
+    default = MLHam()._history
+    assert default is not None
+    assert default.strategy == "fit"
+    assert MLHam(history=None)._history is None
+    calculator = MLHam(history="fit")  # no change of the default
+    assert calculator._history is not None
+    calculator.set(history="aspc")
+    assert calculator._history.strategy == "aspc"
+
+
+def test_nothing_of_an_old_geometry_after_an_interruption() -> None:
+    interrupted = []
+
+    def hook(mf: Any) -> None:
+        if interrupted:
+            interrupted.pop()
+            raise KeyboardInterrupt
+
+    atoms = water()
+    atoms.calc = quick(mf_hook=hook)
+    old = atoms.get_forces()
+    atoms.rattle(0.05, seed=3)
+    interrupted.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        atoms.get_potential_energy()
+    fresh = atoms.copy()
+    fresh.calc = quick()
+    assert_close(atoms.get_forces(), fresh.get_forces(), 1e-3)
+    assert np.abs(atoms.get_forces() - old).max() > 0.1

@@ -306,3 +306,73 @@ def test_remembered_responses_are_used() -> None:
     assert_close(first.update(eye, density, fock), fock, 1e-14)
     first.update(eye, density, fock + change)
     assert_close(first.responses()[0].fock, change, 1e-12)
+
+
+def test_an_external_potential_is_part_of_the_method() -> None:
+    """In a field of 0.1 a.u. the densities of free molecules say nothing, nor do those before the molecule turned."""
+
+    def in_field(mol: gto.Mole, strength: float) -> Any:
+        mf = mol.RHF()
+        h = mf.get_hcore() + strength * mol.intor("int1e_r")[2]
+        return mf.set(get_hcore=lambda *_: h) if strength else mf
+
+    history, mols = History(), path(3)
+    places = [(mols[0], 0.0, 1), (mols[1], 0.1, 1), (mols[2], 0.1, 2), (turned(mols[2]), 0.1, 1), (mols[2], 0.0, 1)]
+    for mol, strength, steps in places:
+        exact = in_field(mol, strength).kernel()
+        assert track(in_field(mol, strength), history).kernel() == pytest.approx(exact, abs=1e-8)
+        assert len(history.steps) == steps
+    track(mols[2].RHF().PCM(), history).run()
+    assert len(history.steps) == 1
+
+
+def test_steps_of_another_state_are_forgotten() -> None:
+    mf = track(mole(basis="6-31g").RHF()).run()
+    excited = np.array(mf.mo_occ)
+    excited[[4, 5]] = 0, 2
+    ground, mo = mf.history.steps[0], mf.mo_coeff
+    mf.mo_occ = excited
+    mf.history.record(mf)
+    assert len(mf.history.steps) == 1
+    assert np.abs(mf.history.steps[0].density - ground.density).max() > 0.1
+    assert_close(mf.history.guess(mf).density, mf.make_rdm1(mo, excited), 1e-8)
+
+
+def test_memory_of_responses_is_bounded() -> None:
+    known = [Response(np.eye(4), np.eye(4))] * 3
+    diis = RecyclingDIIS(mole().RHF(), np.eye(4), Metric(np.eye(4), np.eye(4)), [])
+    diis.pairs = [*known, known[0]]
+    history = History()
+    history.learn(mole().RHF(), diis)
+    assert len(history.responses) == 3
+    history.learn(mole().RHF().set(max_memory=0), diis)
+    assert not history.responses
+
+
+def test_a_response_without_error_does_no_harm() -> None:
+    """Helium with one function: [F, D] is zero whatever happens."""
+    eye = np.eye(1)
+    diis = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [Response(eye, 0 * eye)])
+    for shift in (0.0, 0.1, 0.2):
+        assert_close(diis.update(eye, 2 * eye, eye + shift), eye + shift, 0)
+
+
+def test_responses_serve_the_first_cycles_only() -> None:
+    """One that tells the opposite of the truth must not keep an SCF from converging."""
+    rng = np.random.default_rng(5)
+    eye = np.eye(13)
+    wrong = [Response(m + m.T, m - m.T) for m in rng.normal(size=(4, 13, 13))]
+    mf = mole(basis="6-31g").RHF()
+    metric = Metric(eye, eye)
+    diis = RecyclingDIIS(mf, eye, metric, wrong)
+    density = np.diag([2.0] * 5 + [0.0] * 8)
+    focks = [m + m.T for m in rng.normal(size=(9, 13, 13))]
+    after = [diis.update(eye, density, f) for f in focks][-1]
+    without = RecyclingDIIS(mf, eye, metric, [])
+    assert_close(after, [without.update(eye, density, f) for f in focks][-1], 1e-10)
+
+
+def test_settings_of_convergence_are_respected() -> None:
+    for setting in ({"diis_damp": 0.3}, {"diis_space": 4}, {"level_shift": 0.2}, {"diis": False}):
+        assert not track(mole().RHF().set(**setting))._plain_diis()
+    assert track(mole().RHF())._plain_diis()

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
+from pyscf.scf import hf
 
 from pyscf_mlham.basis import OrbitalLayout
 from pyscf_mlham.density import Orbitals, density_from_orbitals
@@ -37,6 +38,8 @@ MEMORY = 0.25  # share of max_memory that they may take
 JUMP = 1.0  # Bohr, of one atom after alignment; beyond it old steps say nothing
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
+OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals; beyond it, another state
+PULLED = 1e-2  # Hartree, change of an external potential in Loewdin orbitals, beyond which old steps say nothing
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 PINNED = 1e-8  # share of the second moments; keeps turns about a linear molecule's axis at zero
 
@@ -50,6 +53,8 @@ class Step(NamedTuple):
         density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
         predicted: (s, n, n), that of a model, or None.
         occ: (s, n) occupations, falling.
+        external: (1, n, n) what the core Hamiltonian has beside that of the bare molecule, in Loewdin orbitals,
+            Hartree; None where nothing.
     """
 
     positions: Array
@@ -57,6 +62,7 @@ class Step(NamedTuple):
     density: Array
     predicted: Array | None
     occ: Array
+    external: Array | None
 
     @property
     def nbytes(self) -> int:
@@ -72,12 +78,13 @@ class Step(NamedTuple):
         """
         rotation, moved = aligned(self.positions, onto)
         d = layout.rotation(rotation)
-        overlap, density, predicted = (
-            None if a is None else d @ a @ d.T for a in (self.overlap, self.density, self.predicted)
+
+        def turned(a: Array | None) -> Any:
+            return None if a is None else d @ a @ d.T
+
+        return Step(
+            moved, turned(self.overlap), turned(self.density), turned(self.predicted), self.occ, turned(self.external)
         )
-        assert overlap is not None
-        assert density is not None
-        return Step(moved, overlap, density, predicted, self.occ)
 
 
 class _Place(NamedTuple):
@@ -105,6 +112,13 @@ class _Place(NamedTuple):
             found.append(half @ half.T)
         return np.stack(found)
 
+    def external(self, mf: Any) -> Array | None:
+        """Return what the core Hamiltonian has beside a bare molecule's, (1, n, n) in Loewdin orbitals."""
+        if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
+            return None
+        added = self.transform.T @ (mf.get_hcore() - hf.get_hcore(mf.mol)) @ self.transform
+        return np.asarray(self.metric.inverse @ added @ self.metric.inverse)[None]
+
     def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
         """Orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
         parts = (np.zeros_like(occ), self.transform @ coeff, occ)
@@ -126,7 +140,9 @@ class Guess(NamedTuple):
 
 
 class History:
-    """Converged densities of past geometries. Another kind of molecule or method, or a jump, empties it.
+    """Converged densities of past geometries.
+
+    Another kind of molecule or method, a jump, another electronic state or another external potential empties it.
 
     Attributes:
         strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or a rival: "aspc"
@@ -156,7 +172,7 @@ class History:
         self.responses: list[tuple[Array, Response]] = []  # positions, and what was seen there
         self.error = np.inf
         self._subject: Any = None
-        self._guessed: Array | None = None
+        self._guessed: tuple[Array, Array] | None = None  # positions, density
         self._predicted: tuple[Array, Array] | None = None  # positions, density
 
     def guess(self, mf: Any) -> Guess | None:
@@ -168,20 +184,33 @@ class History:
             mf: PySCF mean-field object; left as it is.
         """
         self._guessed = None
+        if not self.serves(mf):
+            return None
+        place = _Place.of(mf)
+        orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
+        self._guessed = (place.positions, place.density(orbitals))
+        close = self.strategy in LEARNED and self.error < CLOSE
+        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
+
+    def serves(self, mf: Any) -> bool:
+        """Return whether there are steps to guess from; where they say nothing of the present geometry they go.
+
+        Args:
+            mf: PySCF mean-field object; left as it is.
+        """
         if self._subject != _subject(mf):
             self.clear()
         if not self.steps:
-            return None
+            return False
         place = _Place.of(mf)
         jump = min(largest_move(step.positions, place.positions) for step in self.steps)
         if jump > JUMP:
             logger.note(mf, "history: an atom has moved by %.1f Bohr; it starts afresh.", jump)
             self.clear()
-            return None
-        orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
-        self._guessed = place.density(orbitals)
-        close = self.strategy in LEARNED and self.error < CLOSE
-        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
+        elif _pulled(self.steps[0].turned(place.positions, place.layout).external, place.external(mf)):
+            logger.note(mf, "history: the external potential has changed; it starts afresh.")
+            self.clear()
+        return bool(self.steps)
 
     def diis(self, mf: Any) -> RecyclingDIIS:
         """Return a DIIS for the object's present geometry that knows the responses seen at earlier ones.
@@ -205,7 +234,8 @@ class History:
         """
         place = np.asarray(mf.mol.atom_coords())
         self.responses = [(place, response) for response in diis.responses()] + self.responses
-        del self.responses[KEPT:]
+        room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
+        del self.responses[min(KEPT, room) :]
 
     def record(self, mf: Any) -> None:
         """Remember a converged calculation.
@@ -221,12 +251,16 @@ class History:
             self._subject = subject
         place = _Place.of(mf)
         density = place.density(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
-        self.error = np.inf if self._guessed is None else float(np.linalg.norm(density - self._guessed))
+        here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
+        self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
         self._guessed = None
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
         occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # where S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
-        self.steps.insert(0, Step(place.positions, place.overlap, density, predicted, occ))
+        step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf))
+        if self.steps and _other_state(self.steps[0].turned(place.positions, place.layout), step):
+            self.steps, self.responses = [], []  # a mixture of two states is no guess for either
+        self.steps.insert(0, step)
         room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
         del self.steps[max(1, min(self.depth, room)) :]
 
@@ -293,7 +327,25 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
         return None
     atoms = tuple(mol.atom_symbol(i) for i in range(mol.natm))
     basis = (mol.cart, mol._bas.tobytes(), mol._env[gto.PTR_ENV_START + 4 * mol.natm :].tobytes())
-    return (kind, getattr(mf, "xc", "hf"), mol.charge, mol.spin, atoms, *basis)
+    solvent = getattr(mf, "with_solvent", None)
+    around = solvent and (type(solvent).__name__, getattr(solvent, "method", None), getattr(solvent, "eps", None))
+    return (kind, getattr(mf, "xc", "hf"), around, mol.charge, mol.spin, atoms, *basis)
+
+
+def _pulled(old: Array | None, new: Array | None) -> bool:
+    """Whether an external potential has changed by more than small moves of the atoms explain."""
+    if old is None or new is None:
+        return old is not new
+    return bool(np.abs(old - new).max() > PULLED)
+
+
+def _other_state(old: Step, new: Step) -> bool:
+    """Whether an orbital has lost its electrons to another between two geometries, turned onto each other."""
+    if not np.array_equal(old.occ > 0, new.occ > 0):
+        return True
+    moved = np.linalg.norm(new.density - old.density, ord=2, axis=(-2, -1))
+    whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron, where some are unpaired
+    return bool(np.any((moved / whole) ** 2 > OTHER_STATE))
 
 
 def _natural(density: Array) -> Array:

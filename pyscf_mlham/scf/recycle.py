@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 
 KEPT = 12  # responses remembered
 SPACE = 8  # Fock matrices of one SCF that are combined
+UNSEEN = 1e-6  # share of a change of F; an error that answers with less shows nothing but rounding
 SINGULAR = 1e-3  # of normalised error differences: directions seen less clearly are left alone
 
 
@@ -72,7 +73,10 @@ class RecyclingDIIS(lib.diis.DIIS):  # type: ignore[misc]
         self.pairs.append(Response(fock, fock @ density - density @ fock))
         del self.pairs[:-SPACE]
         last = self.pairs[-1]
+        if len(self.pairs) == SPACE:
+            self._known = []  # they were to save the first cycles; if that fails, this SCF's own must do
         ways = [Response(p.fock - last.fock, p.error - last.error) for p in self.pairs[:-1]] + self._known
+        ways = [way for way in ways if np.linalg.norm(way.error) > UNSEEN * np.linalg.norm(way.fock)]
         if not ways:
             return f
         sizes = np.array([np.linalg.norm(way.error) for way in ways])

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
+from pyscf.scf import hf
 from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.history import History
 
 Array = NDArray[Any]
+
+# With any of these changed, somebody has settled how SCF is to converge.
+SETTINGS = (
+    "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
+)  # fmt: skip
 
 
 def track(mf: Any, history: History | str = "fit") -> Any:
@@ -88,14 +93,15 @@ class _TrackedSCF:
     def _plain_diis(self: Any) -> bool:
         """Whether SCF is PySCF's ordinary one, with nobody's own settings of its convergence."""
         ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
-        return ordinary and not self.level_shift and not self.damp and not hasattr(self, "full_builds")
+        own = any(getattr(self, name) != getattr(hf.SCF, name) for name in SETTINGS)
+        return ordinary and not own and not hasattr(self, "full_builds")
 
     def _from_history(self: Any, otherwise: Array | None) -> Array | None:
         try:
             guess = self.history.guess(self)
-        except (ValueError, np.linalg.LinAlgError) as error:
+        except Exception as error:  # whatever goes wrong with a guess, SCF goes on
             self.history.clear()
-            logger.warn(self, "history not used: %s", error)
+            logger.warn(self, "history not used: %s: %s", type(error).__name__, error)
             return otherwise
         if guess is None:
             return otherwise
@@ -106,5 +112,6 @@ class _TrackedSCF:
     def _to_history(self: Any) -> None:
         try:
             self.history.record(self)
-        except (ValueError, np.linalg.LinAlgError) as error:
-            logger.warn(self, "history not kept: %s", error)
+        except Exception as error:
+            self.history.clear()
+            logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)
