@@ -13,8 +13,11 @@ import scipy.linalg
 from numpy.typing import NDArray
 from pyscf import gto
 
+from pyscf_mlham.features import metric_from_overlap
+
 Array = NDArray[Any]
 
+IDEMPOTENT = 1e-6  # of natural occupations; a density with others is not one of orbitals
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are no basis function at all
 
 
@@ -192,3 +195,46 @@ def damp_small_overlaps(correction: Array, overlap: Array, strength: float) -> A
     s, u = scipy.linalg.eigh(overlap)
     w = (u * (s / (s + strength))) @ u.T
     return np.asarray(w @ correction @ w)
+
+
+def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
+    """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
+
+    Args:
+        mf: PySCF mean-field object.
+        orbitals: in its own shape.
+    """
+    if mf.istype("ROHF"):
+        return [orbitals.coeff[:, orbitals.occ > 0.5], orbitals.coeff[:, orbitals.occ > 1.5]]
+    pairs = zip(orbitals.coeff, orbitals.occ, strict=True) if mf.istype("UHF") else [(orbitals.coeff, orbitals.occ)]
+    return [coeff[:, occ > 0] * np.sqrt(occ[occ > 0]) for coeff, occ in pairs]
+
+
+def factors_from_density(density: Array) -> list[Array]:
+    """Return L with D = L L^T, up to the negative part that guesses may have.
+
+    Args:
+        density: (n, n) or (2, n, n).
+    """
+    factors = []
+    for matrix in density if density.ndim == 3 else density[None]:
+        weights, vectors = np.linalg.eigh(matrix)
+        keep = weights > 1e-10
+        factors.append(vectors[:, keep] * np.sqrt(weights[keep]))
+    return factors
+
+
+def orbitals_from_density(density: Array, overlap: Array) -> Orbitals | None:
+    """Return orbitals of which a density is made, with energies of zero; None for a density of no such orbitals.
+
+    Args:
+        density: (n, n) of a closed shell, or (2, n, n).
+        overlap: (n, n).
+    """
+    metric = metric_from_overlap(overlap)
+    filled = 1.0 if density.ndim == 3 else 2.0
+    n, natural = np.linalg.eigh(metric.half @ density @ metric.half)
+    occ = np.where(n > filled / 2, filled, 0.0)
+    if np.abs(n - occ).max() > IDEMPOTENT:
+        return None
+    return Orbitals(np.zeros(occ.shape), metric.inverse @ natural, occ)

@@ -16,6 +16,7 @@ from pyscf_mlham.density import (
     fock_for,
     gap,
     lift,
+    orbitals_from_density,
     orbitals_from_fock,
     same_basis,
 )
@@ -109,3 +110,13 @@ def test_filter_halves_at_its_strength_and_passes_the_rest() -> None:
     filtered = damp_small_overlaps(np.eye(3), s, 0.01)
     np.testing.assert_allclose(np.diag(filtered), [1e-8, 0.25, 1.0], rtol=3e-4)
     np.testing.assert_allclose(damp_small_overlaps(np.eye(3), s, 0.0), np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("unrestricted", [False, True])
+def test_orbitals_of_a_density_give_it_back(unrestricted: bool) -> None:
+    mf = (mole(WATER).UHF() if unrestricted else mole(WATER).RHF()).run()
+    density, s = np.asarray(mf.make_rdm1()), mf.get_ovlp()
+    orbitals = orbitals_from_density(density, s)
+    assert orbitals is not None
+    np.testing.assert_allclose(mf.make_rdm1(orbitals.coeff, orbitals.occ), density, atol=1e-10)
+    assert orbitals_from_density(np.asarray(mf.get_init_guess(key="minao")), s) is None

@@ -23,12 +23,22 @@ from pyscf.lib import logger
 from pyscf.scf import chkfile, hf, rohf, uhf
 
 from pyscf_mlham.coarse import LEVELS, CoarseField
-from pyscf_mlham.density import Orbitals, density_from_orbitals, orbitals_from_fock
+from pyscf_mlham.density import (
+    Orbitals,
+    density_from_orbitals,
+    factors_from_density,
+    factors_from_orbitals,
+    orbitals_from_density,
+    orbitals_from_fock,
+)
 from pyscf_mlham.scf.decorator import private_parts
 
 Array = NDArray[Any]
 
 START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its own error there is larger
+# Coarse gradient, over the root of the number of atoms, up to which a start is as good as what a coarse SCF would make
+# of it: the solution of the unanchored coarse field is no nearer to that of the full one.
+AS_GOOD = 4e-3
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 COARSE_CYCLES = 50
@@ -257,7 +267,8 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
         orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
     else:
         start = field.potential(factors_from_density(density))
-        orbitals = _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
+        good = _good_start(problem, density, start)
+        orbitals = good or _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         if field:
@@ -281,6 +292,24 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
             orbitals = _coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
+
+
+def _good_start(problem: _Problem, density: Array, v: Array) -> Orbitals | None:
+    """Return the orbitals of a density that a coarse SCF could not improve, None where it could.
+
+    Args:
+        problem: of the full field.
+        density: to start from.
+        v: its coarse potential.
+    """
+    mf = problem.mf
+    if mf.istype("ROHF") or mf.mol.symmetry or problem.x.shape[0] != problem.x.shape[1]:
+        return None
+    orbitals = orbitals_from_density(density, problem.overlap)
+    if orbitals is None:
+        return None
+    limit = AS_GOOD * np.sqrt(mf.mol.natm)
+    return orbitals if problem.gradient(orbitals, problem.fock(v, density)) < limit else None
 
 
 def _is_close(density: Array | None) -> bool:
@@ -356,33 +385,6 @@ def _lowering(problem: _Problem, orbitals: Orbitals, v: Array) -> float:
             curvature += np.where(free, np.subtract.outer(f.diagonal(), f.diagonal()), 0.0)
         total += float(np.sum(gradient**2 / np.maximum(curvature, FLAT)))
     return total
-
-
-def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
-    """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
-
-    Args:
-        mf: PySCF mean-field object.
-        orbitals: in its own shape.
-    """
-    if mf.istype("ROHF"):
-        return [orbitals.coeff[:, orbitals.occ > 0.5], orbitals.coeff[:, orbitals.occ > 1.5]]
-    pairs = zip(orbitals.coeff, orbitals.occ, strict=True) if mf.istype("UHF") else [(orbitals.coeff, orbitals.occ)]
-    return [coeff[:, occ > 0] * np.sqrt(occ[occ > 0]) for coeff, occ in pairs]
-
-
-def factors_from_density(density: Array) -> list[Array]:
-    """Return L with D = L L^T, up to the negative part that guesses may have.
-
-    Args:
-        density: (n, n) or (2, n, n).
-    """
-    factors = []
-    for matrix in density if density.ndim == 3 else density[None]:
-        weights, vectors = np.linalg.eigh(matrix)
-        keep = weights > 1e-10
-        factors.append(vectors[:, keep] * np.sqrt(weights[keep]))
-    return factors
 
 
 def _report(problem: _Problem, here: Iterate, last: Iterate | None, build: int, cycles: int) -> bool:
