@@ -169,11 +169,9 @@ class MLHam(Calculator):
         self._history = History(name) if name else None
 
     def reset(self) -> None:
-        """Forget results and history."""
+        """Forget results. The history stays: some versions of ASE reset at every move, and it knows what it serves."""
         super().reset()
         self.mf = self._state = None
-        if self._history is not None:
-            self._history.clear()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation, charge and multiplicity included.
