@@ -13,7 +13,6 @@ optimisation are as good as those of a trajectory. Every old step is first moved
 
 from __future__ import annotations
 
-from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,8 @@ from pyscf.scf import hf
 from pyscf_mlham.basis import OrbitalLayout
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.features import Metric, metric_from_overlap
-from pyscf_mlham.scf.guess import model_of
+from pyscf_mlham.scf.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
+from pyscf_mlham.scf.guess import is_ml, model_of
 from pyscf_mlham.scf.predictor import predict
 from pyscf_mlham.scf.recycle import KEPT, RecyclingDIIS, Response
 
@@ -41,7 +41,6 @@ ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals; beyond it, another state
 PULLED = 1e-2  # Hartree, change of an external potential in Loewdin orbitals, beyond which old steps say nothing
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
-PINNED = 1e-8  # share of the second moments; keeps turns about a linear molecule's axis at zero
 
 
 class Step(NamedTuple):
@@ -329,7 +328,8 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
     basis = (mol.cart, mol._bas.tobytes(), mol._env[gto.PTR_ENV_START + 4 * mol.natm :].tobytes())
     solvent = getattr(mf, "with_solvent", None)
     around = solvent and (type(solvent).__name__, getattr(solvent, "method", None), getattr(solvent, "eps", None))
-    return (kind, getattr(mf, "xc", "hf"), around, mol.charge, mol.spin, atoms, *basis)
+    model = mf.init_guess if is_ml(mf.init_guess) else ""
+    return (kind, getattr(mf, "xc", "hf"), around, model, mol.charge, mol.spin, atoms, *basis)
 
 
 def _pulled(old: Array | None, new: Array | None) -> bool:
@@ -356,92 +356,3 @@ def _natural(density: Array) -> Array:
 def _complement(vectors: Array) -> Array:
     """Orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
     return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
-
-
-def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
-    """Return the rotation that brings a molecule nearest to other positions, and the molecule moved there.
-
-    Args:
-        positions: (N, 3) Bohr.
-        onto: (N, 3) Bohr.
-
-    Returns:
-        proper rotation Q (3, 3), and positions (N, 3), Bohr.
-    """
-    there, here = positions - positions.mean(axis=0), onto - onto.mean(axis=0)
-    # of all rotations that serve equally well (a linear molecule's), the pin picks the smallest
-    pin = PINNED * max(1.0, float(np.sum(there * there)))
-    u, _, vt = np.linalg.svd(here.T @ there + pin * np.eye(3))
-    rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-    return rotation, there @ rotation.T + onto.mean(axis=0)
-
-
-def largest_move(positions: Array, onto: Array) -> float:
-    """Return how far the atom that moved most is from its old place, after alignment; Bohr.
-
-    Args:
-        positions: (N, 3) Bohr.
-        onto: (N, 3) Bohr.
-    """
-    return float(np.linalg.norm(aligned(positions, onto)[1] - onto, axis=-1).max())
-
-
-def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
-    """Weights of sum one whose combination of descriptors comes nearest to a target.
-
-    The nearest descriptor is the centre: what the others cannot explain well is left to it, and a target equal to
-    it gets it with weight one.
-
-    Args:
-        descriptors: (m, k).
-        target: (k,).
-        noise: of a descriptor, in the norm of k; weights that only amplify it are damped.
-
-    Returns:
-        (m,).
-    """
-    centre = int(np.argmin(np.linalg.norm(descriptors - target, axis=1)))
-    others = np.delete(np.arange(len(descriptors)), centre)
-    a = descriptors[others] - descriptors[centre]
-    weights = np.zeros(len(descriptors))
-    weights[others] = np.linalg.solve(a @ a.T + noise**2 * np.eye(len(a)), a @ (target - descriptors[centre]))
-    weights[centre] = 1 - weights.sum()
-    return weights
-
-
-def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:
-    """Weights as `fitted_weights`, symmetric in time: that of the last q steps, of equal spacing.
-
-    With steps x_1 (the latest) to x_q, x_0 + x_q is fitted by x_k + x_(q-k): backwards in time the same weights give
-    x_q from x_0 to x_(q-1). As Polack, Dusson, Stamm and Lipparini do with overlaps.
-
-    Args:
-        descriptors: (q, k), the latest first.
-        target: (k,).
-        noise: of a descriptor, in the norm of k.
-
-    Returns:
-        (q,).
-    """
-    q = len(descriptors)
-    if q < 3:
-        return fitted_weights(descriptors, target, noise)
-    means = np.zeros((q // 2, q))
-    for k in range(q // 2):
-        means[k, k] += 0.5
-        means[k, q - 2 - k] += 0.5
-    weights = 2 * fitted_weights(means @ descriptors, (target + descriptors[-1]) / 2, noise) @ means
-    weights[-1] -= 1
-    return np.asarray(weights)
-
-
-def aspc_weights(points: int) -> Array:
-    """Coefficients B_j of the always stable predictor, the latest step first.
-
-    Kolafa, J. Comput. Chem. 25, 335 (2004).
-
-    Args:
-        points: number of steps, one or more; one gives the last step itself.
-    """
-    n = points
-    return np.array([(-1) ** (j + 1) * j * comb(2 * n, n - j) / comb(2 * n - 2, n - 1) for j in range(1, n + 1)])
