@@ -234,8 +234,8 @@ def test_frozen_first_stage_stays(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not those of this network"):
         trained(dataclasses.replace(second, output=str(tmp_path / "d")), (first[0], first[1], other))
 
-    elsewhere = dataclasses.replace(config, baseline="minao")
-    with pytest.raises(ModelError, match="has baseline sap, this run minao"):
+    elsewhere = dataclasses.replace(config, baseline="sap")
+    with pytest.raises(ModelError, match="has baseline minao, this run sap"):
         trained(dataclasses.replace(second, output=str(tmp_path / "e")), (first[0], first[1], elsewhere))
 
 
