@@ -22,7 +22,7 @@ from rich.console import Console
 
 from pyscf_mlham import cli
 from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
-from pyscf_mlham.data.geometries import group_of, rattled, read_geometries, thermal
+from pyscf_mlham.data.geometries import group_of, mol_from_geometry, rattled, read_geometries, thermal
 from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.label import Task, label, mean_field
 from pyscf_mlham.data.schema import HamiltonianFile, Level
@@ -71,6 +71,38 @@ def test_labels_are_those_of_plain_pyscf(tmp_path: Path) -> None:
                 assert record.energy == pytest.approx(mf.e_tot, abs=1e-8)
                 assert record.gap == pytest.approx(np.diff(mf.mo_energy)[mf.mol.nelectron // 2 - 1], abs=1e-5)
                 assert record.group.split("-")[0] in ("H2O", "CHN")
+
+
+def test_coarse_labels_are_rough_and_bring_their_own_h0(tmp_path: Path) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("CH3OH", "HCN")), tmp_path / "coarse.h5"
+    assert cli.main(["data", "generate", str(source), "-o", str(out), "--solver", "coarse"]) == 0
+    with HamiltonianFile(out) as file:
+        assert file.level == Level("b3lyp", "def2-svp", grid_level=1, density_fit=True, conv_tol=1e-6)
+        for record in file:
+            mol = mol_from_geometry(record, "def2-svp")
+            mf = mean_field(mol, Level("b3lyp", "def2-svp")).run()
+            error = np.abs(record.fock - mf.get_fock())
+            assert 1e-8 < error.mean() < 2e-5
+            assert error.max() < 1e-3
+            assert record.gap == pytest.approx(np.diff(mf.mo_energy)[mol.nelectron // 2 - 1], abs=1e-3)
+            h0 = mf.get_fock(dm=mf.init_guess_by_minao(mol))
+            assert np.abs(record.extra["fock_minao"] - h0).mean() < 2e-5
+
+
+def test_coarse_labels_are_not_added_to_full_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("H2O",)), tmp_path / "set.h5"
+    command = ["data", "generate", str(source), "-o", str(out), "--basis", "sto-3g"]
+    assert cli.main([*command, "--df", "--grid", "1"]) == 0
+    assert cli.main([*command, "--solver", "coarse"]) != 0
+    assert "name another output file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_coarse_solver_refuses_open_shells(tmp_path: Path) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("CH3",)), tmp_path / "radical.h5"
+    level = Level("b3lyp", "sto-3g", grid_level=1, density_fit=True, conv_tol=1e-6)
+    counts = generate(read_geometries(str(source), spin=1), out, GenerateOptions(level, solver="coarse"), silent())
+    assert counts["failed"] == 1
+    assert "closed shells" in failures(out)[0][2]
 
 
 def test_resuming_adds_only_what_is_new(tmp_path: Path) -> None:

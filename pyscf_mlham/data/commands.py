@@ -18,6 +18,7 @@ from pyscf_mlham import baseline
 from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry, rattled, read_geometries, thermal
 from pyscf_mlham.data.importers import import_records
+from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.errors import DataError, MLHamError
 
@@ -41,7 +42,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("-o", "--output", type=Path, required=True, help="file of labelled molecules")
     shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
     shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
-    shared.add_argument("--grid", type=int, default=3, metavar="LEVEL", help="PySCF's grid level; default %(default)s")
+    shared.add_argument("--grid", type=int, metavar="LEVEL", help="PySCF's grid level; default 3, of rough labels 1")
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
     shared.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
@@ -52,7 +53,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
     made.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
     made.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
-    made.add_argument("--solver", choices=("twolevel", "scf"), default="twolevel", help="default %(default)s")
+    made.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        default="twolevel",
+        help="coarse: rough labels of fitted integrals for training, far cheaper; default %(default)s",
+    )
     made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
     made.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
     made.add_argument("--mult", type=int, default=1, help="where a frame has no mult= of its own")
@@ -77,8 +83,16 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def level_of(args: argparse.Namespace) -> Level:
-    """Read the level of theory from the command line."""
-    return Level(args.xc, args.basis, args.grid, args.df, args.conv_tol)
+    """Read the level of theory from the command line.
+
+    That of rough labels differs from every other, so that they are never added to a file of full ones.
+
+    Args:
+        args: of the command line.
+    """
+    if getattr(args, "solver", "") == "coarse":
+        return Level(args.xc, args.basis, 1 if args.grid is None else args.grid, density_fit=True, conv_tol=COARSE_TOL)
+    return Level(args.xc, args.basis, 3 if args.grid is None else args.grid, args.df, args.conv_tol)
 
 
 def run_generate(args: argparse.Namespace, console: Console) -> int:

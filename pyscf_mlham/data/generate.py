@@ -33,7 +33,7 @@ class GenerateOptions:
 
     Attributes:
         level: of theory.
-        solver: "twolevel" (accelerate) or "scf" (plain PySCF); the labels are the same.
+        solver: "twolevel" (accelerate) or "scf" (plain PySCF), whose labels are the same; or "coarse".
         guess: initial guess.
         jobs: worker processes.
         dask: address of a dask scheduler, "" for none.

@@ -8,15 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham import coarse
 from pyscf_mlham.basis import is_ghost
+from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
+from pyscf_mlham.density import Orbitals, factors_from_density, factors_from_orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.graph import graph_from_mol
+from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[np.float64]
+
+SOLVERS = ("twolevel", "scf", "coarse")
+FITTED = "def2-universal-jkfit"
+COARSE_TOL = 1e-6  # conv_tol of coarse labels: an orbital gradient of 1e-3, which single precision always reaches
 
 
 class Task(NamedTuple):
@@ -26,7 +34,7 @@ class Task(NamedTuple):
         molecule: geometry.
         level: of theory.
         split: train, val or test.
-        solver: "twolevel" or "scf".
+        solver: "twolevel" or "scf", or "coarse" for approximate labels without an energy.
         guess: initial guess, PySCF's name or "ml".
     """
 
@@ -55,22 +63,7 @@ def _record(task: Task) -> Record:
     molecule, level = task.molecule, task.level
     mf = mean_field(build(molecule, level.basis), level)
     mf.init_guess = task.guess
-    if task.solver == "twolevel":
-        mf = accelerate(mf)
-    mf.kernel()
-    if not mf.converged:
-        raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
-    overlap = mf.get_ovlp()
-    spins = bool(molecule.spin)
-    channels = (
-        zip(mf.mo_coeff, mf.mo_energy, mf.mo_occ, strict=True) if spins else [(mf.mo_coeff, mf.mo_energy, mf.mo_occ)]
-    )
-    focks, gaps = [], []
-    for C, e, occupation in channels:
-        half = overlap @ C
-        focks.append((half * e) @ half.T)  # F = S C e C^T S, without another Fock build
-        occupied = occupation > 0
-        gaps.append(e[~occupied].min(initial=np.inf) - e[occupied].max(initial=-np.inf))
+    solution = _coarse_solution(mf, level) if task.solver == "coarse" else _full_solution(mf, task.solver)
     record = Record(
         name=molecule.name,
         group=molecule.group,
@@ -80,13 +73,58 @@ def _record(task: Task) -> Record:
         positions=molecule.positions,
         charge=molecule.charge,
         spin=molecule.spin,
-        fock=focks[0],
-        energy=float(mf.e_tot),
-        gap=float(min(gaps)),
-        extra={"fock_beta": focks[1]} if spins else {},
+        fock=solution.fock,
+        energy=solution.energy,
+        gap=gap(solution.orbitals),
+        extra=solution.extra,
     )
     check_record(record, molecule.name)
     return record
+
+
+class _Solution(NamedTuple):
+    """A converged SCF; the extra matrices are those of `Record`."""
+
+    fock: Array
+    orbitals: Orbitals
+    energy: float
+    extra: dict[str, Array]
+
+
+def _full_solution(mf: Any, solver: str) -> _Solution:
+    if solver == "twolevel":
+        mf = accelerate(mf)
+    mf.kernel()
+    if not mf.converged:
+        raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
+    orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
+    half = mf.get_ovlp() @ mf.mo_coeff
+    fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
+    if fock.ndim == 3:
+        return _Solution(fock[0], orbitals, float(mf.e_tot), {"fock_beta": fock[1]})
+    return _Solution(fock, orbitals, float(mf.e_tot), {})
+
+
+def _coarse_solution(mf: Any, level: Level) -> _Solution:
+    """Converge in a coarse field, whose Fock matrix is within 1e-5 Ha of the full one on average.
+
+    No energy comes with it; H0 comes from the same field.
+    """
+    mol = mf.mol
+    if mol.spin:
+        raise DataError("the coarse solver is for closed shells; choose another --solver")
+    field, problem = CoarseField(mf, coarse.Level(FITTED, FITTED, level.grid_level)), Problem.of(mf)
+    density = mf.init_guess_by_minao(mol)
+    v = field.potential(factors_from_density(density))
+    h0 = problem.hcore + v
+    if mf.init_guess != "minao":
+        density = mf.get_init_guess(mol, mf.init_guess)
+        v = field.potential(factors_from_density(density))
+    orbitals = coarse_scf(problem, field, v, density, problem.tolerance)
+    fock = problem.hcore + field.potential(factors_from_orbitals(mf, orbitals))
+    if problem.gradient(orbitals, fock) > problem.tolerance:
+        raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
+    return _Solution(fock, problem.orbitals(fock), 0.0, {"fock_minao": h0})
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import df, lib
+from pyscf import lib
 from pyscf.lib import logger
-from pyscf.scf import chkfile, hf, rohf, uhf
+from pyscf.scf import chkfile
 
 from pyscf_mlham.coarse import LEVELS, CoarseField
 from pyscf_mlham.density import (
@@ -29,9 +29,10 @@ from pyscf_mlham.density import (
     factors_from_density,
     factors_from_orbitals,
     orbitals_from_density,
-    orbitals_from_fock,
 )
 from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.scf.problem import Problem, coarse_scf
+from pyscf_mlham.scf.worth import not_worth_it
 
 Array = NDArray[Any]
 
@@ -41,12 +42,6 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its ow
 AS_GOOD = 4e-3
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
-COARSE_CYCLES = 50
-STALLED = 10  # cycles without a smaller gradient, after which the smallest must do
-# What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
-HOOKS = ("pre_kernel", "post_kernel")
-STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize", *HOOKS)
-KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
 SLOW = 0.2  # a full gradient must fall to this share of the last one, or the coarse level is too coarse
 
@@ -149,73 +144,6 @@ class _TwoLevelSCF:
         return float(self.scf(dm0=dm0, **kwargs))
 
 
-def not_worth_it(mf: Any) -> str:
-    """Return why plain SCF is used for a mean-field object; empty where two levels serve.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
-    if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
-        return f"{type(mf).__name__} has no coarse level"
-    if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
-        return "there is nothing to iterate"
-    if not mf.diis:
-        return "DIIS is switched off, and the coarse SCF relies on it"
-    if mf.istype("ROHF") and mf.mol.spin < 0:
-        return "ROHF with more beta than alpha electrons is left to PySCF"
-    if getattr(mf, "sigma", None):
-        return "smeared occupations are left to PySCF"
-    fitted = isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
-    if fitted and getattr(mf, "xc", "hf").lower() == "hf":
-        return "density-fitted Hartree-Fock has no coarser level that pays"
-    if foreign := [name for name in STEPS if _is_replaced(mf, name)]:
-        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
-    if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
-        return "orbitals are not real atomic orbitals"
-    return ""
-
-
-def _is_replaced(mf: Any, name: str) -> bool:
-    """Whether a step of the SCF was replaced: on the object (as fractional occupations do) or by a class of its own."""
-    owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
-    if name in HOOKS:
-        return name in vars(mf) or owner is not lib.StreamObject
-    return name in vars(mf) or not owner.__module__.startswith(KNOWN)
-
-
-class _Problem(NamedTuple):
-    """What does not change during an SCF: the object, h, S, and S's orthogonalisation."""
-
-    mf: Any
-    hcore: Array
-    overlap: Array
-    x: Array
-
-    @classmethod
-    def of(cls, mf: Any) -> _Problem:
-        overlap = mf.get_ovlp(mf.mol)
-        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap))
-
-    @property
-    def tolerance(self) -> float:
-        """Orbital gradient at which the user calls it converged."""
-        return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
-
-    def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
-        """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would."""
-        # not mf.get_fock: that of a solvated object would build the full field to find the solvent's potential
-        kind = rohf if self.mf.istype("ROHF") else uhf if self.mf.istype("UHF") else hf
-        return np.asanyarray(kind.get_fock(self.mf, self.hcore, self.overlap, v, density, **extrapolation))
-
-    def orbitals(self, fock: Array) -> Orbitals:
-        return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
-
-    def gradient(self, orbitals: Orbitals, fock: Array) -> float:
-        gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
-        norm = float(np.linalg.norm(gradient))
-        return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))
-
-
 class Iterate(NamedTuple):
     """A density and what the full field says of it.
 
@@ -261,14 +189,14 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
 
     Without a field the density is close to the solution already, and the first full build judges it as it is.
     """
-    problem = _Problem.of(mf)
+    problem = Problem.of(mf)
     levels, spent = list(LEVELS[1:] if field else LEVELS), 0
     if field is None:
         orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
     else:
         start = field.potential(factors_from_density(density))
         good = _good_start(problem, density, start)
-        orbitals = good or _coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
+        orbitals = good or coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         if field:
@@ -289,12 +217,12 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
             field = field or CoarseField(mf, levels.pop(0))
             field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
             tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
-            orbitals = _coarse_scf(problem, field, here.v, here.density, tolerance)
+            orbitals = coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
 
 
-def _good_start(problem: _Problem, density: Array, v: Array) -> Orbitals | None:
+def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
     """Return the orbitals of a density that a coarse SCF could not improve, None where it could.
 
     Args:
@@ -318,35 +246,7 @@ def _is_close(density: Array | None) -> bool:
     return bool(getattr(density, "close", False)) and coeff is not None and coeff.shape[-1] == coeff.shape[-2]
 
 
-def _coarse_scf(problem: _Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:
-    """Solve the SCF of the coarse field from a density and its potential, to an orbital gradient."""
-    mf = problem.mf
-    diis = _diis(problem)
-    orbitals: Orbitals | None = None
-    best, smallest, since = None, np.inf, 0
-    for cycle in range(COARSE_CYCLES):
-        if orbitals is not None:
-            v = field.potential(factors_from_orbitals(mf, orbitals))
-            density = density_from_orbitals(mf, orbitals)
-            gradient = problem.gradient(orbitals, problem.fock(v, density))
-            if gradient < smallest:
-                best, smallest, since = orbitals, gradient, cycle
-            if gradient < tolerance or cycle - since > STALLED:
-                break
-        orbitals = problem.orbitals(problem.fock(v, density, cycle=cycle, diis=diis))
-    assert best is not None
-    return best
-
-
-def _diis(problem: _Problem) -> Any:
-    mf = problem.mf
-    diis = mf.DIIS(mf)
-    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
-    diis.Corth, diis.verbose = problem.x, 0
-    return diis
-
-
-def _evaluate(problem: _Problem, orbitals: Orbitals, last: Iterate | None) -> Iterate:
+def _evaluate(problem: Problem, orbitals: Orbitals, last: Iterate | None) -> Iterate:
     """One full Fock build; incremental where the object builds incrementally."""
     mf = problem.mf
     density = density_from_orbitals(mf, orbitals)
@@ -367,7 +267,7 @@ def _evaluate(problem: _Problem, orbitals: Orbitals, last: Iterate | None) -> It
     )
 
 
-def _lowering(problem: _Problem, orbitals: Orbitals, v: Array) -> float:
+def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
     """Sum over orbital rotations of gradient^2 / curvature: what the next step would gain, without making it."""
     mf = problem.mf
     up, down = problem.hcore + v if v.ndim == 3 else (problem.hcore + v,) * 2
@@ -387,7 +287,7 @@ def _lowering(problem: _Problem, orbitals: Orbitals, v: Array) -> float:
     return total
 
 
-def _report(problem: _Problem, here: Iterate, last: Iterate | None, build: int, cycles: int) -> bool:
+def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, cycles: int) -> bool:
     """Log, write the checkpoint file, call back as PySCF's kernel does; return whether it is converged."""
     mf = problem.mf
     logger.info(

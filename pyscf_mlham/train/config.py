@@ -37,7 +37,7 @@ class TrainConfig:
 
     Attributes:
         name: of the model.
-        data: files of labelled molecules, all of one level of theory.
+        data: files of labelled molecules, all of one functional and basis set; the first one's grid is written down.
         output: folder of the model, the checkpoint, the log and the loss curve.
         architecture: of the network, qhnetv2 or qhnet.
         network: its options.

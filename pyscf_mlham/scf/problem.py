@@ -1,0 +1,108 @@
+"""The SCF problem of a mean-field object, and its solution in a coarse field."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.scf import hf, rohf, uhf
+
+from pyscf_mlham.coarse import CoarseField
+from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals, orbitals_from_fock
+
+Array = NDArray[Any]
+
+COARSE_CYCLES = 50
+STALLED = 10  # cycles without a smaller gradient, after which the smallest must do
+
+
+class Problem(NamedTuple):
+    """What does not change during an SCF: the object, h, S, and S's orthogonalisation."""
+
+    mf: Any
+    hcore: Array
+    overlap: Array
+    x: Array
+
+    @classmethod
+    def of(cls, mf: Any) -> Problem:
+        """Compute what stays the same.
+
+        Args:
+            mf: PySCF mean-field object.
+        """
+        overlap = mf.get_ovlp(mf.mol)
+        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap))
+
+    @property
+    def tolerance(self) -> float:
+        """Orbital gradient at which the user calls it converged."""
+        return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
+
+    def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
+        """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would.
+
+        Args:
+            v: potential, Hartree.
+            density: it belongs to.
+            extrapolation: `cycle` and `diis`, as PySCF's get_fock takes them.
+        """
+        # not mf.get_fock: that of a solvated object would build the full field to find the solvent's potential
+        kind = rohf if self.mf.istype("ROHF") else uhf if self.mf.istype("UHF") else hf
+        return np.asanyarray(kind.get_fock(self.mf, self.hcore, self.overlap, v, density, **extrapolation))
+
+    def orbitals(self, fock: Array) -> Orbitals:
+        """Solve F C = S C e, and occupy.
+
+        Args:
+            fock: in the object's shape, Hartree.
+        """
+        return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
+
+    def gradient(self, orbitals: Orbitals, fock: Array) -> float:
+        """Return the norm of the orbital gradient, as PySCF measures it.
+
+        Args:
+            orbitals: of the density that the Fock matrix is of.
+            fock: in the object's shape, Hartree.
+        """
+        gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
+        norm = float(np.linalg.norm(gradient))
+        return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))
+
+
+def coarse_scf(problem: Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:
+    """Solve the SCF of the coarse field from a density and its potential, to an orbital gradient.
+
+    Args:
+        problem: to solve.
+        field: its coarse field.
+        v: the field at the density, Hartree.
+        density: to start from.
+        tolerance: orbital gradient to stop at; single precision may not allow it, and the best is returned then.
+    """
+    mf = problem.mf
+    diis = _diis(problem)
+    orbitals: Orbitals | None = None
+    best, smallest, since = None, np.inf, 0
+    for cycle in range(COARSE_CYCLES):
+        if orbitals is not None:
+            v = field.potential(factors_from_orbitals(mf, orbitals))
+            density = density_from_orbitals(mf, orbitals)
+            gradient = problem.gradient(orbitals, problem.fock(v, density))
+            if gradient < smallest:
+                best, smallest, since = orbitals, gradient, cycle
+            if gradient < tolerance or cycle - since > STALLED:
+                break
+        orbitals = problem.orbitals(problem.fock(v, density, cycle=cycle, diis=diis))
+    assert best is not None
+    return best
+
+
+def _diis(problem: Problem) -> Any:
+    mf = problem.mf
+    diis = mf.DIIS(mf)
+    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
+    diis.Corth, diis.verbose = problem.x, 0
+    return diis

@@ -1,0 +1,47 @@
+"""Where a two-level SCF pays, and where PySCF's own kernel is the one to call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pyscf import df, lib
+
+# What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
+HOOKS = ("pre_kernel", "post_kernel")
+STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize", *HOOKS)
+KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
+
+
+def not_worth_it(mf: Any) -> str:
+    """Return why plain SCF is used for a mean-field object; empty where two levels serve.
+
+    Args:
+        mf: PySCF mean-field object.
+    """
+    if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
+        return f"{type(mf).__name__} has no coarse level"
+    if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
+        return "there is nothing to iterate"
+    if not mf.diis:
+        return "DIIS is switched off, and the coarse SCF relies on it"
+    if mf.istype("ROHF") and mf.mol.spin < 0:
+        return "ROHF with more beta than alpha electrons is left to PySCF"
+    if getattr(mf, "sigma", None):
+        return "smeared occupations are left to PySCF"
+    fitted = isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
+    if fitted and getattr(mf, "xc", "hf").lower() == "hf":
+        return "density-fitted Hartree-Fock has no coarser level that pays"
+    if foreign := [name for name in STEPS if _is_replaced(mf, name)]:
+        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
+    if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
+        return "orbitals are not real atomic orbitals"
+    return ""
+
+
+def _is_replaced(mf: Any, name: str) -> bool:
+    """Whether a step of the SCF was replaced: on the object (as fractional occupations do) or by a class of its own."""
+    owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
+    if name in HOOKS:
+        return name in vars(mf) or owner is not lib.StreamObject
+    return name in vars(mf) or not owner.__module__.startswith(KNOWN)
