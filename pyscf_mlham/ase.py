@@ -22,7 +22,7 @@ from pyscf.data import nist
 
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml
+from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml, model_of
 from pyscf_mlham.scf.history import STRATEGIES, History
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.track import track
@@ -264,7 +264,7 @@ class MLHam(Calculator):
     def _run(self, mf: Any) -> None:
         """Energy and orbitals, or orbitals alone."""
         if self.parameters["mode"] == "predict":
-            self.mf = OneShot(mf, self.parameters["model"]).run()
+            self.mf = OneShot(mf, model_of(mf) or self.parameters["model"]).run()
         else:
             self.mf = self._converged(mf)
             self.results["energy"] = self.results["free_energy"] = float(self.mf.e_tot) * HARTREE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pyscf_mlham.ase import HARTREE, MLHam
+from pyscf_mlham.bench.protocol import model_hash
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.history import DEPTH
 
@@ -176,6 +178,8 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
             steps.append(row)
             with (folder / STEPS).open("a") as file:
                 file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             progress.update(task, completed=len(steps))
     return steps
 
@@ -184,10 +188,13 @@ def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
     """Return the steps done already; an optimisation that is not finished, and a torn last line, count for nothing."""
     given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
     digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
-    header = json.dumps({"settings": asdict(settings), "geometries": digest})
+    about = {"settings": asdict(settings), "model_sha256": model_hash(settings.model), "geometries": digest}
+    header = json.dumps(about)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and lines[0].strip() != header:
-        raise DataError(f"{path} holds a benchmark of other settings or another geometry; name another --out.")
+        raise DataError(
+            f"{path} holds a benchmark of other settings, another model or another geometry; name another --out."
+        )
     steps: list[Row] = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
     if settings.kind == "opt" and not (steps and steps[-1]["last"]):
         steps = []
@@ -230,7 +237,8 @@ def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]
     else:
         optimiser = BFGS(atoms, logfile=None)
         for step, converged in enumerate(optimiser.irun(fmax=settings.fmax, steps=settings.steps - 1)):
-            yield row(bool(converged) or step == settings.steps - 1)
+            found = row(bool(converged) or step == settings.steps - 1)
+            yield found | {"at_minimum": bool(converged)}
 
 
 def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.float64]:

@@ -140,7 +140,8 @@ def markdown(found: dict[str, Any], settings: Any) -> str:
     fit = ", density-fitted" if settings.density_fit else ""
     lines = [f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"]
     for name, molecule in found.items():
-        lines += ["", f"## {name}, {len(molecule['steps'])} geometries", ""]
+        stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
+        lines += ["", f"## {name}, {len(molecule['steps'])} geometries{stopped}", ""]
         lines += ["| strategy | " + " | ".join(SHOWN) + " |", "|---|" + "--:|" * len(SHOWN)]
         for strategy, s in molecule["summary"].items():
             error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"

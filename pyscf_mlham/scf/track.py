@@ -12,6 +12,7 @@ from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.history import History
+from pyscf_mlham.scf.recycle import RecyclingDIIS
 
 Array = NDArray[Any]
 
@@ -75,15 +76,13 @@ class _TrackedSCF:
         # a scanner hands over the last density, for it knows nothing better
         if dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff):
             dm0 = self._from_history(dm0)
-        diis = self.history.diis(self) if getattr(dm0, "close", False) and self._plain_diis() else None
+        diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
         settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
         with lib.temporary_env(self, **settings):
             energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
-        if diis and self.converged:
-            self.history.learn(self, diis)
         self._own_coeff = self.mo_coeff
         if self.converged:
-            self._to_history()
+            self._to_history(diis)
         return float(energy)
 
     def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
@@ -109,8 +108,18 @@ class _TrackedSCF:
         density: Array = lib.tag_array(guess.density, close=guess.close)
         return density
 
-    def _to_history(self: Any) -> None:
+    def _recycling_diis(self: Any) -> RecyclingDIIS | None:
         try:
+            diis: RecyclingDIIS = self.history.diis(self)
+            return diis
+        except Exception as error:
+            logger.warn(self, "responses of earlier geometries not used: %s: %s", type(error).__name__, error)
+            return None
+
+    def _to_history(self: Any, diis: RecyclingDIIS | None) -> None:
+        try:
+            if diis:
+                self.history.learn(self, diis)
             self.history.record(self)
         except Exception as error:
             self.history.clear()
