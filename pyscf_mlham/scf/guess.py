@@ -40,7 +40,7 @@ class Settings:
 
 
 _settings = Settings()
-_KEEP: Any = object()
+_KEEP: Any = ...  # survives a reload of this module, which an object of its own would not
 
 
 def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
