@@ -64,18 +64,40 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    kept = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=1e9)
-    expected_xc = kept.potential([left])
-    size = sum(values.nbytes for _, values in kept._kept)
-    partly = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=size / 2)
-    for grid in (kept, partly):
+    kept, less = (coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1, budget) for budget in (1e9, 0.0))
+    expected_blocks = list(kept.blocks())
+    size = sum(values.nbytes for _, values in expected_blocks)
+    partly = coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1, size / 2)
+    for grid, many in ((kept, len(expected_blocks)), (less, 0), (partly, None)):
         for _ in range(2):  # what is kept, and what is computed again
-            np.testing.assert_allclose(grid.potential([left]), expected_xc, atol=1e-12)
+            for (columns, values), (same_columns, same_values) in zip(grid.blocks(), expected_blocks, strict=True):
+                np.testing.assert_array_equal(columns, same_columns)
+                np.testing.assert_array_equal(values, same_values)
         assert sum(values.nbytes for _, values in grid._kept) <= grid._budget
-    assert 0 < len(partly._kept) < len(kept._kept)
-    kept.release()
-    assert not kept._kept
-    np.testing.assert_allclose(kept.potential([left]), expected_xc, atol=1e-12)
+        assert 0 < len(grid._kept) < len(expected_blocks) if many is None else len(grid._kept) == many
+
+
+def test_fields_of_a_molecule_share_what_is_dear() -> None:
+    mf, other = mean_field("b3lyp"), mean_field("b3lyp")
+    left = factors(mf)
+    one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
+    assert one._coulomb is two._coulomb
+    assert one._grid._orbitals is two._grid._orbitals
+    assert CoarseField(mf, DOUBLE)._grid._orbitals is not one._grid._orbitals
+    expected = one.potential([left])
+    np.testing.assert_array_equal(two.potential([left]), expected)
+    two.release()
+    assert not one._grid._orbitals._kept
+    np.testing.assert_array_equal(one.potential([left]), expected)
+
+
+def test_neighbours_are_in_one_block() -> None:
+    coords = np.random.default_rng(0).uniform(-20, 20, size=(20000, 3))
+    order = coarse._neighbours_first(coords)
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(coords)))
+    box = np.floor((coords - coords.min(axis=0)) / coarse.BOX)[order]
+    changes = np.any(np.diff(box, axis=0) != 0, axis=1).sum()
+    assert changes + 1 == len(np.unique(box, axis=0))
 
 
 def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:

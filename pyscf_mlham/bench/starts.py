@@ -20,7 +20,7 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
-from pyscf_mlham.density import Orbitals, same_basis
+from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import density_from_prediction, resolve
@@ -114,12 +114,9 @@ def _learned(mf: Any, model: str | None) -> Start:
 def _predicted(mf: Any, model: Predictor) -> Start:
     config = model.config
     prediction = predict(mf, model)
-    coarse_builds = 0
-    if config.baseline == "minao":  # H0 is a coarse Fock matrix: one build, and one more in another basis set
-        coarse_builds = 1 if same_basis(model.native(mf.mol), mf.mol) else 2
     return Start(
         density_from_prediction(mf, mf.mol, prediction),
-        coarse_builds=coarse_builds,
+        coarse_builds=prediction.coarse_builds,
         orbitals=prediction.orbitals,
         model=config.name,
         model_sha256=config.weights_sha256,
