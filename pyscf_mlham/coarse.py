@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import df, dft, gto, lib
+from pyscf.data.elements import ELEMENTS
 
 Array = NDArray[Any]
 
@@ -82,6 +83,9 @@ class CoarseField:
             self._long_range = _fitted(mf.mol, level, True, self._xc.omega, budget / 2)
         solvent = getattr(mf, "with_solvent", None)
         self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
+        if isinstance(state := getattr(self._solvent, "_intermediates", None), dict):
+            # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
+            vars(self._solvent)["_intermediates"] = dict(state)
         self._grid = _GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
     def anchor(self, factors: Sequence[Array], v: Array) -> None:
@@ -230,7 +234,8 @@ def _shared(what: tuple[Any, ...], mol: gto.Mole, make: Callable[[], Any]) -> An
 
 def _fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> _FittedIntegrals:
     make = partial(_FittedIntegrals, mol, level, exchange, omega, budget)
-    return cast(_FittedIntegrals, _shared((level, exchange, omega), mol, make))
+    basis = tuple(sorted((symbol, str(name)) for symbol, name in auxiliary_basis(mol, level, exchange).items()))
+    return cast(_FittedIntegrals, _shared(("fit", level, basis, omega), mol, make))
 
 
 def _half_transformed(block: Array, factor: Array) -> Array:
@@ -269,8 +274,9 @@ def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
 
 
 def _loaded(basis: dict[str, Any]) -> dict[str, Any]:
-    """Read the basis sets that are given by name."""
-    return {symbol: _shells(name, symbol) if isinstance(name, str) else name for symbol, name in basis.items()}
+    """Read the basis sets that are given by name; those of ghost atoms are left to PySCF."""
+    named = {symbol for symbol, name in basis.items() if isinstance(name, str) and symbol in ELEMENTS}
+    return {symbol: _shells(name, symbol) if symbol in named else name for symbol, name in basis.items()}
 
 
 @cache
@@ -281,31 +287,36 @@ def _shells(name: str, symbol: str) -> Any:
 class _GridOrbitals:
     """Values of the atomic orbitals on a small grid, computed once."""
 
-    def __init__(self, mol: gto.Mole, level: Level, prune: Any, deriv: int, budget: float) -> None:
+    def __init__(self, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> None:
         grids = dft.gen_grid.Grids(mol)
         grids.verbose, grids.prune = 0, prune
         grids.level = level.grid
         grids.build(with_non0tab=False, sort_grids=False)
         order = _neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
-        self._mol, self._dtype, self._deriv = mol, level.dtype, deriv
-        self._budget = budget
+        self._mol, self._dtype, self._deriv = mol.copy(), level.dtype, deriv  # theirs may be moved in place
         self._kept: list[tuple[Array, Array]] = []
 
     def release(self) -> None:
         """Give their memory back; they are computed anew when they are needed again."""
         self._kept = []
 
-    def blocks(self) -> Iterator[tuple[Array, Array]]:
-        """Orbitals and their values block by block, kept for the next time as far as memory allows."""
-        kept = self._kept
-        yield from kept
+    def blocks(self, budget: float) -> Iterator[tuple[Array, Array]]:
+        """Orbitals and their values block by block, kept for the next time as far as memory allows.
+
+        Args:
+            budget: bytes to keep at most.
+        """
+        kept = list(self._kept)  # others may be at it in threads of their own: only whole lists are handed over
         size = sum(values.nbytes for _, values in kept)
+        yield from kept
         for columns, values in self._evaluate(len(kept)):
             size += values.nbytes
-            if size <= self._budget:  # sizes only grow, so what is kept is the beginning
+            if size <= budget:  # sizes only grow, so what is kept is the beginning
                 kept.append((columns, values))
             yield columns, values
+        if len(kept) > len(self._kept):
+            self._kept = kept
 
     def _evaluate(self, first: int) -> Iterator[tuple[Array, Array]]:
         """Which orbitals reach a block of points, and their values there, (1 or 4, points, those orbitals)."""
@@ -331,8 +342,9 @@ class _GridXC:
         self._xc, self._ni = functional, mf._numint
         self._mol, self._level = mf.mol, level
         prune, deriv = mf.grids.prune, 0 if functional.kind == "LDA" else 1
-        make = partial(_GridOrbitals, mf.mol, level, prune, deriv, budget)
-        self._orbitals = cast(_GridOrbitals, _shared((level, prune, deriv), mf.mol, make))
+        make = partial(_GridOrbitals, mf.mol, level, prune, deriv)
+        self._orbitals = cast(_GridOrbitals, _shared(("grid", level, prune, deriv), mf.mol, make))
+        self._budget = budget
         self._reference: list[Array] = []
 
     def release(self) -> None:
@@ -355,7 +367,7 @@ class _GridXC:
         """Orbitals, their values, and weighted potentials (spins, 1 to 5, points) less the reference's, by block."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start = len(factors) - 1, 0
-        for block, (columns, ao) in enumerate(self._orbitals.blocks()):
+        for block, (columns, ao) in enumerate(self._orbitals.blocks(self._budget)):
             weights = self._orbitals.weights[start : start + ao.shape[1]]
             start += ao.shape[1]
             rho = np.stack([self._density(ao, factor[columns]) for factor in occupied])

@@ -64,16 +64,17 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    kept, less = (coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1, budget) for budget in (1e9, 0.0))
-    expected_blocks = list(kept.blocks())
+    kept, less, partly = (coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
+    expected_blocks = list(kept.blocks(1e9))
     size = sum(values.nbytes for _, values in expected_blocks)
-    partly = coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1, size / 2)
-    for grid, many in ((kept, len(expected_blocks)), (less, 0), (partly, None)):
+    for grid, many, budget in ((kept, len(expected_blocks), 1e9), (less, 0, 0.0), (partly, None, size / 2)):
         for _ in range(2):  # what is kept, and what is computed again
-            for (columns, values), (same_columns, same_values) in zip(grid.blocks(), expected_blocks, strict=True):
+            for (columns, values), (same_columns, same_values) in zip(
+                grid.blocks(budget), expected_blocks, strict=True
+            ):
                 np.testing.assert_array_equal(columns, same_columns)
                 np.testing.assert_array_equal(values, same_values)
-        assert sum(values.nbytes for _, values in grid._kept) <= grid._budget
+        assert sum(values.nbytes for _, values in grid._kept) <= budget
         assert 0 < len(grid._kept) < len(expected_blocks) if many is None else len(grid._kept) == many
 
 
@@ -89,6 +90,35 @@ def test_fields_of_a_molecule_share_what_is_dear() -> None:
     two.release()
     assert not one._grid._orbitals._kept
     np.testing.assert_array_equal(one.potential([left]), expected)
+
+
+def test_sharing_is_safe() -> None:
+    """Two readers at once, a molecule that its owner moves, and another kind of object under a like name."""
+    mf, other = mean_field("b3lyp"), mean_field("b3lyp")
+    left = factors(mf)
+    one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
+    grid = one._grid._orbitals
+    readers = [grid.blocks(1e9), grid.blocks(1e9)]
+    pairs = list(zip(*readers, strict=True))
+    for (columns, values), (same_columns, same_values) in pairs:
+        np.testing.assert_array_equal(columns, same_columns)
+        np.testing.assert_array_equal(values, same_values)
+    assert len(grid._kept) == len(pairs)
+    expected = two.potential([left])
+    mf.mol.set_geom_(mf.mol.atom_coords() + 1.0, unit="Bohr")
+    two.release()
+    np.testing.assert_array_equal(two.potential([left]), expected)
+    lda = mean_field("lda,vwn")
+    lda.grids.prune = False
+    assert np.all(np.isfinite(CoarseField(lda, SINGLE).potential([left])))
+
+
+@pytest.mark.parametrize("name", ["ghost-H", "X-H", "ghostH"])
+def test_ghost_atoms(name: str) -> None:
+    mol = mole(f"H 0 0 0; F 0 0 0.92; {name} 0 0 2.5")
+    mf = mol.RKS(xc="b3lyp")
+    left = factors(mf)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=1e-3)
 
 
 def test_neighbours_are_in_one_block() -> None:

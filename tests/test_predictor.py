@@ -166,9 +166,37 @@ def test_no_field_where_none_is_known(converged: Any, monkeypatch: pytest.Monkey
     smeared = converged.mol.RKS(xc="b3lyp").smearing(0.01)
     for mf in (converged.mol.ROKS(xc="b3lyp"), custom, fitted, smeared):
         assert predict(mf, model).coarse_builds == 0
-    assert predict(converged.mol.RKS(xc="b3lyp"), model).coarse_builds == 1
+    idle = converged.mol.RKS(xc="b3lyp")
+    idle.max_cycle, idle.diis, idle.post_kernel = 0, False, lambda envs: None
+    for mf in (converged.mol.RKS(xc="b3lyp"), idle):  # how one iterates has no part in a prediction
+        assert predict(mf, model).coarse_builds == 1
     monkeypatch.setattr(baseline, "LARGE", 40)
     assert predict(converged.mol.RKS(xc="b3lyp"), model).coarse_builds == 0
+
+
+@pytest.mark.parametrize("broken", ["__init__", "potential", "nan"])
+def test_a_field_that_fails_leaves_the_prediction(converged: Any, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    model = Tampered(OracleModel.of(converged), lambda dh: dh)
+    expected = predict(converged, _exact(model))
+
+    def fail(*_: Any) -> Any:
+        if broken == "nan":
+            return np.full((48, 48), np.nan)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(CoarseField, "potential" if broken == "nan" else broken, fail)
+    prediction = predict(converged, model)
+    np.testing.assert_array_equal(prediction.fock, expected.fock)
+    np.testing.assert_allclose(prediction.orbitals.energy, expected.orbitals.energy, atol=1e-12)
+
+
+def test_the_solvent_of_the_object_keeps_its_state(converged: Any) -> None:
+    mf = converged.mol.RKS(xc="b3lyp").PCM().run()
+    model = Tampered(OracleModel.of(mf), lambda dh: dh)
+    before = dict(mf.with_solvent._intermediates)
+    assert predict(mf, model).coarse_builds == 1
+    assert mf.with_solvent._intermediates.keys() == before.keys()
+    assert all(mf.with_solvent._intermediates[key] is value for key, value in before.items())
 
 
 def _exact(model: Tampered) -> Tampered:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
+from pyscf.lib import logger
 
 from pyscf_mlham import baseline
 from pyscf_mlham.basis import is_ghost
@@ -26,7 +27,7 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.graph import graph_from_mol
-from pyscf_mlham.scf.worth import not_worth_it
+from pyscf_mlham.scf.worth import unknown_field
 
 Array = NDArray[np.float64]
 
@@ -36,8 +37,9 @@ STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # of the overlap filter, tried in th
 INTRUDER = 0.15
 HIGH = 1.0  # Hartree
 # Share of the field of its own density in the Fock matrix that is believed. Electrons screen what moves them, so the
-# errors of a predicted matrix and of that field have opposite signs: the mean of the two has a third to a half of
-# either's, measured on organic molecules.
+# errors of a predicted matrix and of that field mostly have opposite signs: the mean of the two leaves half of the
+# error in the density, measured on organic molecules. (A response eigenvalue of l makes it (1 + l)/2 of the error: a
+# gain between -3 and 1, which stretched bonds and ozone can leave.)
 RESPONSE = 0.5
 COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
 
@@ -75,7 +77,7 @@ class Prediction(NamedTuple):
         damping: strength of the overlap filter that was needed, 0 when none.
         lifted_from: native basis set, "" when the molecule is in it.
         made_for: functional of the model, "" when it is the object's.
-        coarse_builds: coarse Fock builds that it took.
+        coarse_builds: coarse Fock builds of a network's prediction, H0's included though it may be remembered.
         seconds: wall time.
     """
 
@@ -119,21 +121,19 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     mol = mf.mol if mol is None else mol
     config = model.config
     check_domain(mf, mol, config)
-    field = _own_field(mf, mol, model)  # before H0, which wants the same integrals
     native = model.native(mol)
+    h = np.asarray(mf.get_hcore(mol))
+    field = None if np.iscomplexobj(h) else _own_field(mf, mol, model)  # before H0, which wants the same integrals
     correction = lift(_checked(model.correction(native), native, mf.istype("GHF")), native, mol)
     v0 = baseline.potential(config.baseline, mol, config.xc)
-    h = np.asarray(mf.get_hcore(mol))
     h0 = fock_for(mf, h, mol.nao) + fock_for(mf, v0, mol.nao)
     dh = fock_for(mf, correction, mol.nao)
     fock, orbitals, damping = _decode(mf, mol, h0, dh, model.exact)
     lifted = not same_basis(native, mol)
     coarse_builds = (2 if lifted else 1) * (config.baseline == "minao")
     if field is not None:
-        own = h + field.potential(factors_from_orbitals(mf, orbitals))
-        fock = fock + RESPONSE * (own - fock)
-        orbitals = orbitals_from_fock(mf, fock, mf.get_ovlp(mol))
-        coarse_builds += 1
+        fock, orbitals = _answered(mf, h, fock, orbitals, field)
+        coarse_builds += field.builds
     return Prediction(
         fock=fock,
         orbitals=orbitals,
@@ -149,9 +149,37 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
 
 def _own_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
     """Return a coarse field of the object, None where it is not wanted, not known or not cheap."""
-    if model.exact or mol is not mf.mol or mol.nao > baseline.LARGE or mf.istype("ROHF") or not_worth_it(mf):
+    two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
+    if model.exact or mol is not mf.mol or mol.nao > baseline.LARGE or two_spins or unknown_field(mf):
         return None
-    return CoarseField(mf, LEVELS[0])
+    if hasattr(mf, "U_idx"):
+        return None  # DFT+U: the field lacks what the user added
+    try:
+        return CoarseField(mf, LEVELS[0])
+    except Exception as error:  # a prediction is of use without it
+        logger.info(mf, "no coarse field for this prediction (%s: %s)", type(error).__name__, error)
+        return None
+
+
+def _answered(mf: Any, h: Array, fock: Array, orbitals: Orbitals, field: CoarseField) -> tuple[Array, Orbitals]:
+    """Half of the way to the Fock matrix of the density that a predicted one gives."""
+    try:
+        s = mf.get_ovlp(mf.mol)
+        own = h + field.potential(factors_from_orbitals(mf, orbitals))
+        answered = fock + RESPONSE * (own - fock)
+        found = orbitals_from_fock(mf, answered, s)
+        if _believable(found, orbitals, s):
+            return answered, found
+        reason = "its gap collapses"
+    except Exception as error:  # a prediction is of use without it
+        reason = f"{type(error).__name__}: {error}"
+    logger.info(mf, "the prediction is used as it is, without its own field (%s)", reason)
+    return fock, orbitals
+
+
+def _believable(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
+    """Whether no intruder is occupied and the gap has not collapsed, against orbitals without gross errors."""
+    return foreign_share(orbitals, reference, overlap, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference)
 
 
 def same_name(one: str, other: str) -> bool:
@@ -255,7 +283,7 @@ def _decode(mf: Any, mol: gto.Mole, h0: Array, dh: Array, exact: bool) -> tuple[
     for strength in STRENGTHS:
         fock = h0 + (damp_small_overlaps(dh, s, strength) if strength else dh)
         orbitals = orbitals_from_fock(mf, fock, s)
-        if foreign_share(orbitals, reference, s, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference):
+        if _believable(orbitals, reference, s):
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha, H0 alone gives {gap(reference):.4f}), or an empty "

@@ -9,7 +9,7 @@ from pyscf import df, lib
 
 # What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
 HOOKS = ("pre_kernel", "post_kernel")
-STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize", *HOOKS)
+STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
 KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
 
 
@@ -27,6 +27,17 @@ def not_worth_it(mf: Any) -> str:
         return "DIIS is switched off, and the coarse SCF relies on it"
     if mf.istype("ROHF") and mf.mol.spin < 0:
         return "ROHF with more beta than alpha electrons is left to PySCF"
+    if foreign := [name for name in HOOKS if _is_replaced(mf, name)]:
+        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
+    return unknown_field(mf)
+
+
+def unknown_field(mf: Any) -> str:
+    """Return why the field of a restricted or unrestricted object has no coarse form that serves; empty where it has.
+
+    Args:
+        mf: PySCF mean-field object.
+    """
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
     fitted = isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
