@@ -99,7 +99,7 @@ class Prediction(NamedTuple):
         if self.made_for:
             words.append(f"made for {self.made_for}")
         if self.coarse_builds:
-            words.append(f"{self.coarse_builds} coarse Fock builds")
+            words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
         if self.damping:
             words.append(f"overlap filter {self.damping:g}")
         return ", ".join(words)
