@@ -157,8 +157,8 @@ class _Functional:
 class _FittedIntegrals:
     """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl, in memory or, where it is too large, in a file."""
 
-    def __init__(self, mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> None:
-        fit = df.DF(mol, auxbasis=_loaded(auxiliary_basis(mol, level, exchange)))
+    def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
+        fit = df.DF(mol, auxbasis=_loaded(basis))
         fit.verbose = 0
         # PySCF's fit must leave room for the copy made of it; where it cannot, it goes to disk
         fit.max_memory = lib.current_memory()[0] + budget / 1e6
@@ -233,9 +233,9 @@ def _shared(what: tuple[Any, ...], mol: gto.Mole, make: Callable[[], Any]) -> An
 
 
 def _fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> _FittedIntegrals:
-    make = partial(_FittedIntegrals, mol, level, exchange, omega, budget)
-    basis = tuple(sorted((symbol, str(name)) for symbol, name in auxiliary_basis(mol, level, exchange).items()))
-    return cast(_FittedIntegrals, _shared(("fit", level, basis, omega), mol, make))
+    basis = auxiliary_basis(mol, level, exchange)
+    make = partial(_FittedIntegrals, mol, basis, level, omega, budget)
+    return cast(_FittedIntegrals, _shared(("fit", level, str(sorted(basis.items())), omega), mol, make))
 
 
 def _half_transformed(block: Array, factor: Array) -> Array:

@@ -57,9 +57,10 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = CoarseField(mf, DOUBLE).potential([left])
     monkeypatch.setattr(coarse, "BLOCK_BYTES", 1e5)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
-    fit = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=0)
+    basis = coarse.auxiliary_basis(mf.mol, DOUBLE, exchange=True)
+    fit = coarse._FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=0)
     assert isinstance(fit._b, np.memmap)
-    whole = coarse._FittedIntegrals(mf.mol, DOUBLE, True, 0.0, budget=1e9)
+    whole = coarse._FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=1e9)
     for ours, theirs in zip(
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
@@ -76,6 +77,12 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
                 np.testing.assert_array_equal(values, same_values)
         assert sum(values.nbytes for _, values in grid._kept) <= budget
         assert 0 < len(grid._kept) < len(expected_blocks) if many is None else len(grid._kept) == many
+    xc = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=1e9)
+    expected_xc = xc.potential([left])
+    for left_over in (len(expected_blocks), 0):  # kept, and given back
+        assert len(xc._orbitals._kept) == left_over
+        np.testing.assert_allclose(xc.potential([left]), expected_xc, atol=1e-12)
+        xc.release()
 
 
 def test_fields_of_a_molecule_share_what_is_dear() -> None:

@@ -73,14 +73,21 @@ def test_nonsense_is_refused(converged: Any, change: Any, message: str) -> None:
         predict(converged, Tampered(OracleModel.of(converged), change))
 
 
+@pytest.fixture
+def no_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H0 + dH alone, as for a molecule that is too large for a coarse field."""
+    monkeypatch.setattr(baseline, "LARGE", 0)
+
+
+@pytest.mark.usefixtures("no_field")
 def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
     antisymmetric = np.triu(np.full((48, 48), 0.1), 1)
     antisymmetric -= antisymmetric.T
     prediction = predict(converged, Tampered(OracleModel.of(converged), lambda dh: dh + antisymmetric))
-    untouched = predict(converged, Tampered(OracleModel.of(converged), lambda dh: dh))
-    np.testing.assert_allclose(prediction.fock, untouched.fock, atol=1e-9)
+    np.testing.assert_allclose(prediction.fock, converged.get_fock(), atol=1e-11)
 
 
+@pytest.mark.usefixtures("no_field")
 @pytest.mark.parametrize("height", [3.0, 6.0, 20.0, 60.0])
 @pytest.mark.parametrize("k", range(6))
 def test_an_intruder_is_never_believed(converged: Any, k: int, height: float) -> None:
@@ -99,7 +106,7 @@ def test_an_intruder_is_never_believed(converged: Any, k: int, height: float) ->
     except PredictionError as error:
         assert "collapsed" in str(error)
     else:
-        assert worst(prediction) < 0.25
+        assert worst(prediction) < 0.2
         assert prediction.damping > 0 or worst(fooled) < 0.2
 
 
