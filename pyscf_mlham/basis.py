@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -278,3 +279,17 @@ class OrbitalLayout:
 def is_ghost(mol: gto.Mole, atom: int) -> bool:
     """Whether an atom carries basis functions but no nucleus."""
     return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
+
+
+@cache
+def element_shells(name: str, symbol: str) -> Any:
+    """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
+
+    Args:
+        name: that PySCF knows.
+        symbol: of the element.
+
+    Returns:
+        What `gto.M` takes as the basis of that element.
+    """
+    return gto.format_basis({symbol: name})[symbol]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import ETHYLENE, mole
 
-from pyscf_mlham import coarse
-from pyscf_mlham.coarse import CoarseField, Level
+from pyscf_mlham.coarse import LEVELS, CoarseField, Level, fitting, grid
+from pyscf_mlham.coarse.fitting import FittedIntegrals, auxiliary_basis
+from pyscf_mlham.coarse.grid import Functional, GridOrbitals, GridXC
 
 DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 SINGLE = Level("def2-universal-jfit", "def2-universal-jfit", 0)
@@ -55,29 +56,29 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     mf = mean_field("b3lyp")
     left = factors(mf)
     expected = CoarseField(mf, DOUBLE).potential([left])
-    monkeypatch.setattr(coarse, "BLOCK_BYTES", 1e5)
+    monkeypatch.setattr(fitting, "BLOCK_BYTES", 1e5)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
-    basis = coarse.auxiliary_basis(mf.mol, DOUBLE, exchange=True)
-    fit = coarse._FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=0)
+    basis = auxiliary_basis(mf.mol, DOUBLE, exchange=True)
+    fit = FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=0)
     assert isinstance(fit._b, np.memmap)
-    whole = coarse._FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=1e9)
+    whole = FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=1e9)
     for ours, theirs in zip(
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    kept, less, partly = (coarse._GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
+    kept, less, partly = (GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
     expected_blocks = list(kept.blocks(1e9))
     size = sum(values.nbytes for _, values in expected_blocks)
-    for grid, many, budget in ((kept, len(expected_blocks), 1e9), (less, 0, 0.0), (partly, None, size / 2)):
+    for orbitals, many, budget in ((kept, len(expected_blocks), 1e9), (less, 0, 0.0), (partly, None, size / 2)):
         for _ in range(2):  # what is kept, and what is computed again
             for (columns, values), (same_columns, same_values) in zip(
-                grid.blocks(budget), expected_blocks, strict=True
+                orbitals.blocks(budget), expected_blocks, strict=True
             ):
                 np.testing.assert_array_equal(columns, same_columns)
                 np.testing.assert_array_equal(values, same_values)
-        assert sum(values.nbytes for _, values in grid._kept) <= budget
-        assert 0 < len(grid._kept) < len(expected_blocks) if many is None else len(grid._kept) == many
-    xc = coarse._GridXC(mf, coarse._Functional(mf), DOUBLE, budget=1e9)
+        assert sum(values.nbytes for _, values in orbitals._kept) <= budget
+        assert 0 < len(orbitals._kept) < len(expected_blocks) if many is None else len(orbitals._kept) == many
+    xc = GridXC(mf, Functional(mf), DOUBLE, budget=1e9)
     expected_xc = xc.potential([left])
     for left_over in (len(expected_blocks), 0):  # kept, and given back
         assert len(xc._orbitals._kept) == left_over
@@ -104,13 +105,13 @@ def test_sharing_is_safe() -> None:
     mf, other = mean_field("b3lyp"), mean_field("b3lyp")
     left = factors(mf)
     one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
-    grid = one._grid._orbitals
-    readers = [grid.blocks(1e9), grid.blocks(1e9)]
+    orbitals = one._grid._orbitals
+    readers = [orbitals.blocks(1e9), orbitals.blocks(1e9)]
     pairs = list(zip(*readers, strict=True))
     for (columns, values), (same_columns, same_values) in pairs:
         np.testing.assert_array_equal(columns, same_columns)
         np.testing.assert_array_equal(values, same_values)
-    assert len(grid._kept) == len(pairs)
+    assert len(orbitals._kept) == len(pairs)
     expected = two.potential([left])
     mf.mol.set_geom_(mf.mol.atom_coords() + 1.0, unit="Bohr")
     two.release()
@@ -130,9 +131,9 @@ def test_ghost_atoms(name: str) -> None:
 
 def test_neighbours_are_in_one_block() -> None:
     coords = np.random.default_rng(0).uniform(-20, 20, size=(20000, 3))
-    order = coarse._neighbours_first(coords)
+    order = grid._neighbours_first(coords)
     np.testing.assert_array_equal(np.sort(order), np.arange(len(coords)))
-    box = np.floor((coords - coords.min(axis=0)) / coarse.BOX)[order]
+    box = np.floor((coords - coords.min(axis=0)) / grid.BOX)[order]
     changes = np.any(np.diff(box, axis=0) != 0, axis=1).sum()
     assert changes + 1 == len(np.unique(box, axis=0))
 
@@ -153,11 +154,11 @@ def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:
 
 
 def test_auxiliary_basis_suits_element_functional_and_orbital_basis() -> None:
-    level = coarse.LEVELS[0]
+    level = LEVELS[0]
     thiol = mole("S 0 0 0; C 0 0 1.8; H 0 0.97 -0.93; H 0 0.9 2.3; H 0.8 -0.5 2.3; H -0.8 -0.5 2.3", "def2-svp")
     mixed = {"S": level.heavy, "C": level.light, "H": level.light}
-    assert coarse.auxiliary_basis(thiol, level, exchange=True) == mixed
-    assert set(coarse.auxiliary_basis(thiol, level, exchange=False).values()) == {level.light}
-    assert set(coarse.auxiliary_basis(mole(ETHYLENE, "def2-tzvp"), level, True).values()) == {level.heavy}
+    assert auxiliary_basis(thiol, level, exchange=True) == mixed
+    assert set(auxiliary_basis(thiol, level, exchange=False).values()) == {level.light}
+    assert set(auxiliary_basis(mole(ETHYLENE, "def2-tzvp"), level, True).values()) == {level.heavy}
     uranium = mole("U 0 0 0", basis={"U": [[0, [1.0, 1.0]]]})  # not in the family
-    assert level.heavy not in coarse.auxiliary_basis(uranium, level, True).values()
+    assert level.heavy not in auxiliary_basis(uranium, level, True).values()

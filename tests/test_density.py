@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -103,6 +105,15 @@ def test_same_basis_looks_at_functions_not_at_names() -> None:
     assert not same_basis(named, mole(WATER, "6-31g*", cart=True))
     shifted = mole(WATER.replace("0.1173", "0.1174"), "6-31g*")
     assert not same_basis(named, shifted)
+    tighter = gto.M(atom=named.atom, basis=scaled_exponents(named, 1 + 1e-6), verbose=0)
+    assert not same_basis(named, tighter)
+    assert same_basis(named, gto.M(atom=named.atom, basis=scaled_exponents(named, 1 + 1e-12), verbose=0))
+
+
+def scaled_exponents(mol: gto.Mole, factor: float) -> dict[str, list[Any]]:
+    """The basis set of a molecule with all its exponents scaled."""
+    shells = {e: gto.format_basis({e: mol.basis})[e] for e in mol.elements}
+    return {e: [[l, *([factor * row[0], *row[1:]] for row in rows)] for l, *rows in b] for e, b in shells.items()}
 
 
 def test_filter_halves_at_its_strength_and_passes_the_rest() -> None:

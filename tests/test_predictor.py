@@ -13,8 +13,8 @@ from pyscf import gto
 import pyscf_mlham
 from pyscf_mlham import OracleModel, OutOfDomainError, PredictionError, baseline
 from pyscf_mlham.coarse import CoarseField
-from pyscf_mlham.density import metric_from_overlap
-from pyscf_mlham.scf.predictor import Prediction, predict
+from pyscf_mlham.density import metric_from_overlap, same_basis
+from pyscf_mlham.scf.predictor import Prediction, native_mol, predict
 
 
 class Tampered:
@@ -271,3 +271,8 @@ def test_charge_beyond_the_domain(converged: Any) -> None:
     oracle = OracleModel.of(converged)
     oracle.config = dataclasses.replace(oracle.config, charges=(0, 1))
     assert predict(cation, oracle).fock.shape == (2, 48, 48)
+
+
+def test_the_model_sees_the_real_atoms_in_its_own_basis() -> None:
+    mol = mole("O 0 0 0; H 0 0.76 0.59; H 0 -0.76 0.59; ghost-O 0 0 3", "6-31g")
+    assert same_basis(native_mol(mol, "def2-svp"), mole("O 0 0 0; H 0 0.76 0.59; H 0 -0.76 0.59", "def2-svp"))

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham import coarse
 from pyscf_mlham.basis import is_ghost
 from pyscf_mlham.coarse import CoarseField
+from pyscf_mlham.coarse import Level as CoarseLevel
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
@@ -113,7 +113,7 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
     mol = mf.mol
     if mol.spin:
         raise DataError("the coarse solver is for closed shells; choose another --solver")
-    field, problem = CoarseField(mf, coarse.Level(FITTED, FITTED, level.grid_level)), Problem.of(mf)
+    field, problem = CoarseField(mf, CoarseLevel(FITTED, FITTED, level.grid_level)), Problem.of(mf)
     density = mf.init_guess_by_minao(mol)
     v = field.potential(factors_from_density(density))
     h0 = problem.hcore + v

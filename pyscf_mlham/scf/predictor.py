@@ -11,7 +11,7 @@ from pyscf import gto
 from pyscf.lib import logger
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import is_ghost
+from pyscf_mlham.basis import element_shells, is_ghost
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.coarse import LEVELS, CoarseField
 from pyscf_mlham.density import (
@@ -201,10 +201,11 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
         basis: name that PySCF knows.
     """
     real = [i for i in range(mol.natm) if not is_ghost(mol, i)]
+    symbols = [mol.atom_pure_symbol(i) for i in real]
     return gto.M(
-        atom=[(mol.atom_pure_symbol(i), mol.atom_coord(i)) for i in real],
+        atom=[(symbol, mol.atom_coord(i)) for symbol, i in zip(symbols, real, strict=True)],
         unit="Bohr",
-        basis=basis,
+        basis={symbol: element_shells(basis, symbol) for symbol in set(symbols)},
         charge=mol.charge,
         spin=mol.spin,
         verbose=0,

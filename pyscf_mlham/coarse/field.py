@@ -1,0 +1,106 @@
+"""A mean field that costs a few percent of the full one and has nearly the same derivative.
+
+Coulomb and exchange by density fitting with a small auxiliary basis, exchange-correlation on a small grid with the
+orbital values kept, both in single precision unless more is asked for. What it leaves out (non-local correlation,
+dispersion) changes little with the density; the two-level solver corrects for all of it at every full build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+
+from pyscf_mlham.coarse.fitting import density_of, fitted
+from pyscf_mlham.coarse.grid import Functional, GridXC
+from pyscf_mlham.coarse.level import Level
+
+Array = NDArray[Any]
+
+SMALLEST_BUDGET = 2e8  # bytes; no max_memory makes it less
+
+
+class CoarseField:
+    """The potential of a mean-field object, coarsely.
+
+    Attributes:
+        builds: potentials computed so far.
+    """
+
+    def __init__(self, mf: Any, level: Level) -> None:
+        """Prepare integrals and grid.
+
+        Args:
+            mf: PySCF mean-field object of real orbitals; left as it is.
+            level: how coarse.
+        """
+        self.builds = 0
+        self._correction: Array | float = 0.0
+        self._xc = Functional(mf)
+        budget = _free_bytes(mf) / 2
+        self._reference: list[Array] = []  # factors of the density that the field is anchored at
+        self._coulomb = fitted(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
+        self._long_range = None
+        if self._xc.long_range:
+            self._long_range = fitted(mf.mol, level, True, self._xc.omega, budget / 2)
+        solvent = getattr(mf, "with_solvent", None)
+        self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
+        if isinstance(state := getattr(self._solvent, "_intermediates", None), dict):
+            # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
+            vars(self._solvent)["_intermediates"] = dict(state)
+        self._grid = GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
+
+    def anchor(self, factors: Sequence[Array], v: Array) -> None:
+        """Make the field exact at one density: what it gives elsewhere is that plus its own change.
+
+        Args:
+            factors: of that density, see `potential`.
+            v: the full potential there, in the shape that `potential` returns; Hartree.
+        """
+        # Coulomb and exchange are then computed of the change of density alone: its own digits are what counts
+        self._reference = list(factors)
+        if self._grid is not None:
+            self._grid.anchor(factors)
+        self.builds += 1
+        self._correction = v - self._reaction(factors)  # every other part counts from here, and is zero here
+
+    def release(self) -> None:
+        """Give back the memory that is cheap to fill again: before a full build needs it."""
+        if self._grid is not None:
+            self._grid.release()
+
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Coulomb, exchange and exchange-correlation potential, plus the correction once the field is anchored.
+
+        Args:
+            factors: L with density matrix L L^T: one (n, k) for a closed shell, two for alpha and beta.
+
+        Returns:
+            (n, n), or (2, n, n) for two factors; Hartree.
+        """
+        self.builds += 1
+        j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
+        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        v = [j - per_electron * self._xc.hyb * k for k in ks]
+        if self._long_range is not None:
+            ranged = self._long_range.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)
+            v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, ranged[1], strict=True)]
+        if self._grid is not None:
+            v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
+        field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
+        return np.asarray(field + self._reaction(factors) + self._correction)
+
+    def _reaction(self, factors: Sequence[Array]) -> Array | float:
+        """Return the solvent's answer to the density, zero without a solvent."""
+        return 0.0 if self._solvent is None else np.asarray(self._solvent.kernel(density_of(factors))[1])
+
+
+def _free_bytes(mf: Any) -> float:
+    """Return what mf.max_memory leaves beside the four-centre integrals that PySCF will want to keep."""
+    free = mf.max_memory * 1e6 - lib.current_memory()[0] * 1e6
+    if mf._eri is None and not hasattr(mf, "with_df") and mf._is_mem_enough():
+        free -= mf.mol.nao**4
+    return float(max(SMALLEST_BUDGET, free))
