@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +75,29 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     heavier.symbols[0] = "S"
     with pytest.raises(DataError, match="another geometry"):
         run_trajectory("water", [heavier], QUICK, tmp_path / "cut", quiet)
+
+
+def test_a_run_may_be_made_longer(tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    short = run_trajectory("water", [water()], dataclasses.replace(QUICK, steps=2), tmp_path, quiet)
+    longer = run_trajectory("water", [water()], QUICK, tmp_path, quiet)
+    assert (len(short), len(longer)) == (3, 5)
+    assert longer[:3] == short
+    whole = run_trajectory("water", [water()], QUICK, tmp_path / "whole", quiet)
+    assert_close(longer[-1]["positions"], whole[-1]["positions"], 1e-6)
+    assert run_trajectory("water", [water()], dataclasses.replace(QUICK, steps=1), tmp_path, quiet) == short[:2]
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "water").mkdir()
+    other = os.open(tmp_path / "water", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(DataError, match="another benchmark"):
+        run_trajectory("water", [water()], QUICK, tmp_path, Console(quiet=True))
+    os.close(other)
+    assert (
+        len(run_trajectory("water", [water()], dataclasses.replace(QUICK, steps=0), tmp_path, Console(quiet=True))) == 1
+    )
 
 
 def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

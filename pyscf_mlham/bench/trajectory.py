@@ -6,10 +6,13 @@ all see the same path. Every finished step is a line of steps.jsonl: a killed ru
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,8 +170,29 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
         raise DataError(f"unknown kind of benchmark {unknown.pop()!r}; expected md, opt or follow.")
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    steps = _read(folder / STEPS, settings, frames if settings.kind == "follow" else frames[:1])
-    if steps and steps[-1]["last"]:
+    with _alone_in(folder):
+        return _run(name, frames, settings, folder / STEPS, console)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise DataError(f"{folder}: another benchmark is writing there; wait for it, or stop it.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _run(name: str, frames: list[Atoms], settings: Settings, path: Path, console: Console) -> list[Row]:
+    """Make the steps that are still to be made, and write each down."""
+    steps = _read(path, settings, frames if settings.kind == "follow" else frames[:1])
+    if settings.kind == "md" and len(steps) > settings.steps:
+        return steps[: settings.steps + 1]
+    if settings.kind != "md" and steps and steps[-1]["last"]:
         return steps
     panel = Panel(settings)
     with Progress(console=console, transient=True) as progress:
@@ -176,7 +200,7 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
         task = progress.add_task(name, total=total, completed=len(steps))
         for row in _path(frames, settings, panel, steps):
             steps.append(row)
-            with (folder / STEPS).open("a") as file:
+            with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -188,7 +212,8 @@ def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
     """Return the steps done already; an optimisation that is not finished, and a torn last line, count for nothing."""
     given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
     digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
-    about = {"settings": asdict(settings), "model_sha256": model_hash(settings.model), "geometries": digest}
+    same_path = settings if settings.kind == "opt" else dataclasses.replace(settings, steps=0)  # MD may be made longer
+    about = {"settings": asdict(same_path), "model_sha256": model_hash(settings.model), "geometries": digest}
     header = json.dumps(about)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and lines[0].strip() != header:

@@ -48,7 +48,7 @@ def add_parsers(commands: Any) -> None:
         description="Cycles and Fock builds of each step of an NVE run, for each way of guessing the next density.\n\n"
         "example: mlham md-bench ethanol.xyz --steps 40 --solver scf,twolevel --out out/ethanol",
     )
-    md.add_argument("--steps", type=int, default=40, help="default %(default)s")
+    md.add_argument("--steps", type=int, default=40, help="more may be asked for later; default %(default)s")
     md.add_argument("--timestep", type=float, default=0.5, help="fs; default %(default)s")
     md.add_argument("--temperature", type=float, default=300.0, help="of the velocities, Kelvin; default %(default)s")
     md.add_argument("--seed", type=int, default=0, help="of the velocities; default %(default)s")
