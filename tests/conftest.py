@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from labelled import labelled_file
 from pyscf import gto
 
 import pyscf_mlham
@@ -32,3 +34,9 @@ def _fresh_registration() -> Iterator[None]:
     pyscf_mlham.register(model=None, fallback="minao")
     yield
     pyscf_mlham.register(model=None, fallback="minao")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of labelled molecules, to be read only."""
+    return labelled_file(tmp_path_factory.mktemp("labelled"))

@@ -1,16 +1,24 @@
-"""Small files of labelled molecules, made with PySCF."""
+"""Small files of labelled molecules, made with PySCF, and short training runs on them."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from ase.build import molecule
 from pyscf import gto, scf
+from rich.console import Console
 
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.schema import Level, Record, write_file
+from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.trainer import Trainer
 
 LEVEL = Level(xc="hf", basis="sto-3g", conv_tol=1e-9)
+NETWORK = {"channels": 8, "pair_channels": 12, "hidden": 16, "product": 8, "layers": 1, "radial": 8}
+Prepared = tuple[list[Example], list[Example], ModelConfig]
 NAMES = ("H2O", "NH3", "CH4", "HCN", "CO", "H2CO")
 
 
@@ -49,3 +57,22 @@ def labelled_file(folder: Path, copies: int = 2) -> Path:
     path = folder / "labelled.h5"
     write_file(path, LEVEL, records(copies), {"pyscf_version": "test"})
     return path
+
+
+def silent() -> Console:
+    """A console that draws on nothing."""
+    return Console(file=io.StringIO())
+
+
+def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
+    """A training run of a dozen steps on a file of labelled molecules."""
+    values = {"steps": 12, "pairs": 12, "validate_every": 6, "warmup": 2, "network": NETWORK} | changes
+    return TrainConfig(name="small", data=(str(data),), output=str(output), **values)
+
+
+def trained(config: TrainConfig, prepared: Prepared, stopped: bool = False) -> Trainer:
+    """Run it; a stopped one ends after its first step."""
+    trainer = Trainer(config, *prepared, silent())
+    trainer._stop = stopped
+    trainer.run()
+    return trainer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from labelled import labelled_file
-from rich.console import Console
+from labelled import Prepared, settings, silent, trained
 from scipy.linalg import block_diag
 from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sample_of, svp
 
 from pyscf_mlham.basis import wigner
-from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.layers import squares
@@ -28,15 +25,15 @@ from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_f
 from pyscf_mlham.nn.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
-from pyscf_mlham.train.config import LossConfig, TrainConfig, read_config
+from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.trainer import Trainer, _identity
+from pyscf_mlham.train.trainer import _identity
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORK = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
-FULL = {"architecture": "qhnet", "wrapper": "tracegrad", "refiner": "harmose"}
+SMALL = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
+FULL = {"network": SMALL, "architecture": "qhnet", "wrapper": "tracegrad", "refiner": "harmose"}
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -136,7 +133,7 @@ def test_wrapper_compiles() -> None:
 
 def test_fresh_refiner_changes_nothing() -> None:
     torch.manual_seed(0)
-    refined = build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, torch.float64, refiner={"name": "harmose"})
+    refined = build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, torch.float64, refiner={"name": "harmose"})
     batch = batch_from_samples([sample_of(svp(MOLECULE), 16.0)]).to("cpu", torch.float64)
     refiner = refined.refiner
     found = refined(batch)
@@ -166,35 +163,14 @@ def test_rotations_are_drawn_evenly() -> None:
     assert 0.4 < np.mean(np.linalg.det(drawn) > 0) < 0.6
 
 
-Prepared = tuple[list[Example], list[Example], object]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_file(tmp_path_factory.mktemp("networks"))
-
-
-def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
-    values = {"steps": 4, "pairs": 12, "validate_every": 4, "warmup": 1, "network": NETWORK} | changes
-    return TrainConfig(name="small", data=(str(data),), output=str(output), **values)
-
-
-def trained(config: TrainConfig, prepared: Prepared, steps: int | None = None) -> Trainer:
-    trainer = Trainer(config, *prepared, Console(file=io.StringIO()))
-    if steps is not None:
-        trainer._stop = steps == 1
-    trainer.run()
-    return trainer
-
-
 @pytest.fixture(scope="module")
 def prepared(data: Path) -> Prepared:
-    return prepare(settings(data, data.parent, **FULL), Console(file=io.StringIO()))
+    return prepare(settings(data, data.parent, **FULL), silent())
 
 
 def test_every_part_trains_stops_resumes_and_loads(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     whole = trained(settings(data, tmp_path / "whole", **FULL), prepared)
-    stopped = trained(settings(data, tmp_path / "parts", **FULL), prepared, steps=1)
+    stopped = trained(settings(data, tmp_path / "parts", **FULL), prepared, stopped=True)
     assert stopped.step == 1
     resumed = trained(settings(data, tmp_path / "parts", **FULL), prepared)
     for name, value in whole.model.state_dict().items():
@@ -211,7 +187,7 @@ def test_every_part_trains_stops_resumes_and_loads(data: Path, tmp_path: Path, p
 
 
 def test_frozen_first_stage_stays(data: Path, tmp_path: Path) -> None:
-    first = prepare(settings(data, tmp_path), Console(file=io.StringIO()))
+    first = prepare(settings(data, tmp_path), silent())
     start = trained(settings(data, tmp_path / "first"), first)
     folder = tmp_path / "first" / "model"
     second = settings(data, tmp_path / "second", refiner="harmose", start=str(folder), frozen=True, steps=6)
@@ -322,15 +298,15 @@ def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
 )
 def test_unknown_parts_are_errors(data: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        prepare(settings(data, tmp_path, **changes), Console(file=io.StringIO()))
+        prepare(settings(data, tmp_path, **changes), silent())
 
 
 def test_sizes_that_do_not_fit_are_errors() -> None:
     for options, message in (({"frames": 3}, "expected one of 1, 2, 8, 48"), ({"heads": 3}, "multiple of heads")):
         with pytest.raises(ModelError, match=message):
-            build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
+            build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
     with pytest.raises(ModelError, match="unknown options"):
-        build("qhnetv2", NETWORK, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
+        build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
 
 
 def test_comparison_trains_every_kind_and_goes_on(
@@ -342,7 +318,7 @@ def test_comparison_trains_every_kind_and_goes_on(
     spec.loader.exec_module(script)
     kept = script.Data(prepared[0], prepared[1], prepared[1], prepared[2])
     monkeypatch.setattr(script, "read_data", lambda args, console: kept)
-    sizes = json.dumps(NETWORK)
+    sizes = json.dumps(SMALL)
     command = ["x", str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--seeds", "0,1"]
     monkeypatch.setattr(sys, "argv", [*command, "--variants", "qhnetv2,qhnet"])
     script.main()

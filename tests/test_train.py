@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -9,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from labelled import labelled_file
-from rich.console import Console
+from labelled import NETWORK, Prepared, settings, silent, trained
 from safetensors.torch import load_file
 
 import pyscf_mlham
@@ -22,39 +20,16 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load
-from pyscf_mlham.train.config import LossConfig, TrainConfig, read_config
+from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import evaluate, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, epoch_batches, schedule
 
-NETWORK = {"channels": 8, "pair_channels": 12, "hidden": 16, "product": 8, "layers": 1, "radial": 8}
-Prepared = tuple[list[Example], list[Example], pyscf_mlham.scf.models.ModelConfig]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_file(tmp_path_factory.mktemp("labelled"))
-
-
-def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
-    values = {"steps": 12, "pairs": 12, "validate_every": 6, "warmup": 2, "network": NETWORK} | changes
-    return TrainConfig(name="small", data=(str(data),), output=str(output), **values)
-
-
-def silent() -> Console:
-    return Console(file=io.StringIO())
-
 
 @pytest.fixture(scope="module")
 def prepared(data: Path) -> Prepared:
     return prepare(settings(data, data.parent), silent())
-
-
-def trained(config: TrainConfig, prepared: Prepared) -> Trainer:
-    trainer = Trainer(config, *prepared, silent())
-    trainer.run()
-    return trainer
 
 
 def state(trainer: Trainer) -> np.ndarray:
