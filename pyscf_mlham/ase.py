@@ -21,6 +21,7 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.errors import whole_number
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml, model_of
 from pyscf_mlham.scf.history import STRATEGIES, History
@@ -223,9 +224,9 @@ class MLHam(Calculator):
         if "mult" in atoms.info:
             spin = atoms.info["mult"] - 1
         try:
-            charge = int(charge)
+            charge = whole_number(charge)
             electrons = int(atoms.numbers.sum()) - charge
-            spin = electrons % 2 if spin is None else int(spin)
+            spin = electrons % 2 if spin is None else whole_number(spin)
         except (TypeError, ValueError) as error:
             raise InputError(f"charge, mult and spin must be integers ({error}).") from error
         if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:

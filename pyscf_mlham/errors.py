@@ -1,5 +1,9 @@
 """What can go wrong, in words that say the cause and the way out."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class MLHamError(RuntimeError):
     """Base class of every error that pyscf_mlham raises on purpose."""
@@ -19,3 +23,14 @@ class PredictionError(MLHamError):
 
 class DataError(MLHamError):
     """A file of labelled molecules, or a record in it, is not what it should be."""
+
+
+def whole_number(value: Any) -> int:
+    """Return a number that somebody gave as an integer; ValueError or TypeError where it is none, 0.5 included.
+
+    Args:
+        value: a number, or a text that holds one.
+    """
+    if not float(value).is_integer():
+        raise ValueError(f"{value} is not a whole number")
+    return int(float(value))

@@ -156,6 +156,8 @@ def test_errors_say_what_is_wrong() -> None:
         energy(quick(), mult=2)
     with pytest.raises(InputError, match="must be integers"):
         energy(quick(), charge="one")
+    with pytest.raises(InputError, match=r"0\.5 is not a whole number"):
+        energy(quick(), charge=0.5)
     with pytest.raises(InputError, match="basis 'no-such'"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PySCF's advice on where else to look
         energy(quick(basis="no-such"))

@@ -134,6 +134,8 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     frames[6].info = {"mult": 2}
     frames.append(molecule("CO"))
     frames[7].info = {"charge": "neutral"}
+    frames.append(molecule("CO"))
+    frames[8].info = {"charge": 0.4}
     for k, atoms in enumerate(frames):
         atoms.info |= {"name": f"frame{k}"}
     write(tmp_path / "in.xyz", frames)
@@ -148,6 +150,7 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     assert "frame4 is the same geometry as frame0" in printed
     assert "failed: frame5: DataError: basis set 6-31g* does not serve its elements" in printed
     assert "frame 7: charge, mult and spin must be integers" in printed
+    assert "frame 8: charge, mult and spin must be integers (0.4 is not a whole number)" in printed
     assert "broken.xyz: cannot be read" in printed
     assert "missing.xyz: cannot be read" in printed
     with HamiltonianFile(out) as file:

@@ -17,7 +17,7 @@ from pyscf.data import nist
 from pyscf.hessian import thermo
 
 from pyscf_mlham.data.schema import Record
-from pyscf_mlham.errors import DataError
+from pyscf_mlham.errors import DataError, whole_number
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -204,8 +204,8 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, spin: int, where:
     if not np.all(np.isfinite(positions)):
         raise DataError(f"{where}: coordinates are not numbers.")
     try:
-        charge = int(info.get("charge", charge))
-        spin = int(info["mult"]) - 1 if "mult" in info else int(info.get("spin", spin))
+        charge = whole_number(info.get("charge", charge))
+        spin = whole_number(info["mult"]) - 1 if "mult" in info else whole_number(info.get("spin", spin))
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: charge, mult and spin must be integers ({error}).") from error
     electrons = int(numbers.sum()) - charge
