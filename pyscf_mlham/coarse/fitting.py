@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, cast
@@ -140,9 +140,18 @@ def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PySCF's advice on where else to look for a basis set
-            return int(df.make_auxmol(mol, _loaded(basis)).nao)
+            per_element = {symbol: _functions(name, symbol, bool(mol.cart)) for symbol, name in basis.items()}
     except (KeyError, RuntimeError):
         return 0
+    return sum(per_element[mol.atom_pure_symbol(atom)] for atom in range(mol.natm))
+
+
+@cache
+def _functions(name: str, symbol: str, cart: bool) -> int:
+    """Count the functions that a basis set puts on an atom."""
+    atom = gto.M(atom=[(symbol, (0, 0, 0))], spin=None, verbose=0)
+    atom.cart = cart
+    return int(df.make_auxmol(atom, {symbol: name}).nao)
 
 
 def _loaded(basis: dict[str, Any]) -> dict[str, Any]:

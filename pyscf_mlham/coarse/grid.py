@@ -110,8 +110,9 @@ class GridXC:
         """Potential matrix of each spin, less the anchor's; see `CoarseField.potential`."""
         v = [np.zeros((self._mol.nao, self._mol.nao)) for _ in factors]
         for columns, ao, weighted in self._on_grid(factors):
+            reached = slice(None) if len(columns) == self._mol.nao else np.ix_(columns, columns)
             for k, wv in enumerate(weighted):
-                v[k][np.ix_(columns, columns)] += self._matrix(ao, wv)
+                v[k][reached] += self._matrix(ao, wv)
         return [a + a.T for a in v]
 
     def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array, Array]]:
