@@ -6,7 +6,9 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -116,6 +118,13 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert "| history |" in (out / "report.md").read_text()
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    text = (out / "report.html").read_text()
+    tree = ElementTree.fromstring(re.sub(r"<!doctype html>|<meta [^>]*>", "", text))  # every tag is closed
+    cells = [[td.text for td in row.iter("td")] for row in tree.iter("tr")]
+    total = report["molecules"]["two-0"]["summary"]["history"]["total_builds"]
+    assert [row[5] for row in cells if row[:1] == ["history"]] == [str(total)]
+    assert "Same answers" in text
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", text)  # nothing is fetched
     md = tmp_path / "md"
     follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
     assert cli.main(follow) == 0
@@ -128,6 +137,33 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     bad = ["md-bench", str(geometry), "--out", str(tmp_path / "bad"), "--strategy", "best"]
     assert cli.main(bad) == 1
     assert "unknown strategy 'best'" in capsys.readouterr().err
+
+
+def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    geometry = tmp_path / "water.xyz"
+    write(geometry, water())
+    command = [
+        "md-bench",
+        str(geometry),
+        "--out",
+        str(tmp_path / "md"),
+        "--xc",
+        "hf",
+        "--basis",
+        "sto-3g",
+        "--steps",
+        "1",
+    ]
+    command += ["--strategy", "history,scanner"]
+    assert cli.main(command) == 0
+    file = tmp_path / "md" / "water-0" / "steps.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[-1]["runs"]["history"]["energy"] += 3e-6
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    assert "water-0, history: an energy differs from the scanner's by 3e-06 Ha" in capsys.readouterr().out
+    assert 'class="verdict bad"' in (tmp_path / "md" / "report.html").read_text()
 
 
 def test_momenta_are_thermal() -> None:

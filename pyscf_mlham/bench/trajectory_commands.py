@@ -1,4 +1,4 @@
-"""mlham md-bench and opt-bench: run, and report as JSON, Markdown and PNG."""
+"""mlham md-bench and opt-bench: run, and report as JSON, Markdown, PNG and one HTML page."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pyscf_mlham.errors import DataError
 
+ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
 SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "|dE| / Ha")
 
 
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console: to draw on.
     """
     from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise
+    from pyscf_mlham.bench.trajectory_page import page
 
     solvers = [solver.strip() for solver in args.solver.split(",")]
     strategies = [strategy.strip() for strategy in args.strategy.split(",")]
@@ -98,11 +101,43 @@ def run(args: argparse.Namespace, console: Console) -> int:
         steps = run_trajectory(name, frames, settings, args.out, console)
         found[name] = {"steps": steps, "summary": summarise(steps, settings.kind)}
     _replace(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}))
-    text = markdown(found, settings)
+    text, wrong = markdown(found, settings), problems(found)
     _replace(args.out / "report.md", text)
     draw(found, args.out / "report.png")
+    _replace(args.out / "report.html", page(found, settings, subtitle(settings), wrong))
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    for problem in wrong:
+        console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
+    console.print(f"{args.out / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+    return 1 if wrong else 0
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what a reader must know before believing the rest; nothing where all is well.
+
+    Args:
+        found: steps and summaries by name.
+    """
+    texts = []
+    for name, molecule in found.items():
+        for strategy, s in molecule["summary"].items():
+            if s["energy_error"] is not None and s["energy_error"] > ENERGY_TOLERANCE:
+                texts.append(
+                    f"{name}, {strategy}: an energy differs from the scanner's by {s['energy_error']:.0e} Ha, "
+                    f"{ENERGY_TOLERANCE:.0e} are allowed; a tighter --conv-tol tells whether it is another state"
+                )
+    return texts
+
+
+def subtitle(settings: Any) -> str:
+    """Return the level of theory and the kind of path in one line.
+
+    Args:
+        settings: of the benchmark.
+    """
+    kinds = {"md": f"NVE, {settings.timestep} fs", "opt": f"BFGS to {settings.fmax} eV/Angstrom", "follow": "as given"}
+    fit = ", density-fitted" if settings.density_fit else ""
+    return f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"
 
 
 def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
@@ -136,9 +171,7 @@ def markdown(found: dict[str, Any], settings: Any) -> str:
         found: steps and summaries by name.
         settings: of the benchmark.
     """
-    kinds = {"md": f"NVE, {settings.timestep} fs", "opt": f"BFGS to {settings.fmax} eV/Angstrom", "follow": "as given"}
-    fit = ", density-fitted" if settings.density_fit else ""
-    lines = [f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"]
+    lines = [subtitle(settings)]
     for name, molecule in found.items():
         stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
         lines += ["", f"## {name}, {len(molecule['steps'])} geometries{stopped}", ""]

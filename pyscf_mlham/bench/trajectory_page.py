@@ -1,0 +1,134 @@
+"""One self-contained page for md-bench and opt-bench: what each strategy pays at each geometry."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyscf_mlham.bench.figures import svg
+from pyscf_mlham.bench.report import TEMPLATE
+
+HEADINGS = (
+    "strategy",
+    "mean cycles",
+    "mean Fock builds",
+    "builds / scanner's",
+    "most builds",
+    "all builds",
+    "coarse cycles",
+    "cycles, first geometry",
+    "s per geometry",
+    "largest energy difference / Ha",
+)
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>SCF along a path: {subtitle}</title>
+{style}
+</head>
+<body>
+<main>
+<header>
+<h1>What each geometry costs</h1>
+<p class="lead">{subtitle}. All strategies converge at the same geometries, each from its own guess and with its own
+history; the path is made by the forces of the first one. The scanner starts from the last density, as PySCF does.</p>
+</header>
+{verdict}
+{molecules}
+<section>
+<h2>Protocol</h2>
+<dl>{protocol}</dl>
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def page(found: dict[str, Any], settings: Any, subtitle: str, problems: list[str]) -> str:
+    """Return the page.
+
+    Args:
+        found: steps and summaries by name of the molecule.
+        settings: of the benchmark.
+        subtitle: level of theory and kind of path.
+        problems: what a reader must know first.
+    """
+    style = re.search(r"<style>.*?</style>", TEMPLATE.read_text(), flags=re.DOTALL)
+    assert style is not None
+    return PAGE.format(
+        subtitle=escape(subtitle),
+        style=style[0],
+        verdict=_verdict(found, problems),
+        molecules="\n".join(_section(k, name, molecule) for k, (name, molecule) in enumerate(found.items())),
+        protocol="".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _protocol(settings)),
+    )
+
+
+def _protocol(settings: Any) -> list[tuple[str, str]]:
+    """Return the settings in words."""
+    shown = {key.replace("_", " "): value for key, value in asdict(settings).items() if value != ""}
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in shown.items()]
+
+
+def _verdict(found: dict[str, Any], problems: list[str]) -> str:
+    if problems:
+        items = "".join(f"<li>{escape(text)}</li>" for text in problems)
+        return f'<section class="verdict bad"><h2>Read this first</h2><ul>{items}</ul></section>'
+    errors = [s["energy_error"] for m in found.values() for s in m["summary"].values() if s["energy_error"] is not None]
+    count = sum(len(molecule["steps"]) for molecule in found.values())
+    if not errors:
+        return (
+            f'<section class="verdict good"><h2>{count} geometries</h2><p>No scanner ran to compare with.</p></section>'
+        )
+    return (
+        f'<section class="verdict good"><h2>Same answers</h2><p>At all {count} geometries every strategy converged to '
+        f"the scanner's energy: the largest difference is {max(errors):.0e} Ha.</p></section>"
+    )
+
+
+def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
+    """Table and plot of one molecule."""
+    scanner = molecule["summary"].get("scanner")
+    rows = []
+    for strategy, s in molecule["summary"].items():
+        cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}"]
+        cells.append("–" if scanner is None else f"{s['total_builds'] / scanner['total_builds']:.2f}")
+        cells += [str(s["most_builds"]), str(s["total_builds"]), f"{s['coarse']:.1f}", str(s["first_cycles"])]
+        cells += [f"{s['seconds']:.1f}", "–" if s["energy_error"] is None else f"{s['energy_error']:.0e}"]
+        rows.append(f"<tr><td>{escape(strategy)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{text}</th>" for text in HEADINGS)
+    plot = svg(steps_figure(molecule), f"steps-{place}")
+    stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
+    return (
+        f"<section><h2>{escape(name)}, {len(molecule['steps'])} geometries{stopped}</h2>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<figure style="margin-top:1rem"><figcaption><p>Full Fock builds at each geometry.</p></figcaption>'
+        f'<div class="plot" style="max-width:46rem">{plot}</div></figure></section>'
+    )
+
+
+def steps_figure(molecule: dict[str, Any]) -> Figure:
+    """Plot full Fock builds against geometries.
+
+    Args:
+        molecule: its steps and summary.
+    """
+    figure = Figure(figsize=(6.6, 3.2), layout="constrained")
+    panel = figure.subplots()
+    for strategy in molecule["summary"]:
+        builds = [step["runs"][strategy]["builds"] for step in molecule["steps"]]
+        panel.plot(builds, label=strategy, lw=1.4, marker="o", ms=2.5)
+    panel.set(xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(fontsize=8, ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return figure
