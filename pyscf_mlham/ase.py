@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.errors import whole_number
+from pyscf_mlham.errors import ModelError, whole_number
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml, model_of
 from pyscf_mlham.scf.history import STRATEGIES, History
+from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
@@ -35,6 +37,7 @@ BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
 SOLVERS = ("scf", "twolevel")
 MODES = ("scf", "predict")
+GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")
 
 
 class StepCost(NamedTuple):
@@ -96,9 +99,9 @@ class Report(NamedTuple):
 class MLHam(Calculator):
     """PySCF for ASE, with learned guesses, guesses from the steps before, and the two-level solver.
 
-    Charge and multiplicity come from ``atoms.info`` ("charge"; "mult", or "spin" = n_alpha - n_beta), else from the
-    arguments. Besides ASE's properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and
-    `get_occupation_numbers`, and the last converged PySCF object as `mf`.
+    Charge and multiplicity come from ``atoms.info`` ("charge"; "mult" or "multiplicity", or "spin" = n_alpha -
+    n_beta), else from the arguments. Besides ASE's properties there are `orbital_energies`, `gap` and ASE's
+    `get_eigenvalues` and `get_occupation_numbers`, and the last converged PySCF object as `mf`.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
@@ -157,6 +160,7 @@ class MLHam(Calculator):
         for name, allowed in choices.items():
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
+        _check_guess(parameters.get("guess", "ml"), parameters.get("model"))
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
@@ -221,9 +225,9 @@ class MLHam(Calculator):
         p: dict[str, Any] = self.parameters or {}
         charge, mult = atoms.info.get("charge", p["charge"]), p["mult"]
         spin = atoms.info.get("spin", mult - 1 if mult is not None else None)
-        if "mult" in atoms.info:
-            spin = atoms.info["mult"] - 1
         try:
+            for key in ("multiplicity", "mult"):
+                spin = whole_number(atoms.info[key]) - 1 if key in atoms.info else spin
             charge = whole_number(charge)
             electrons = int(atoms.numbers.sum()) - charge
             spin = electrons % 2 if spin is None else whole_number(spin)
@@ -279,7 +283,7 @@ class MLHam(Calculator):
         start = time.process_time()
         with counting_fock_builds(mf) as counter:
             first = is_ml(mf.init_guess) and (history is None or not history.serves(mf))
-            mf.kernel(dm0=guess(mf, mf.init_guess[3:].strip() or None, p["fallback"]) if first else None)
+            mf.kernel(dm0=self._learned_guess(mf) if first else None)
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
@@ -289,6 +293,17 @@ class MLHam(Calculator):
         coarse = getattr(mf, "coarse_cycles", 0)
         self._steps.append(StepCost(int(mf.cycles), counter.builds, coarse, time.process_time() - start, 0.0))
         return mf
+
+    def _learned_guess(self, mf: Any) -> Array:
+        """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
+        fallback = self.parameters["fallback"]
+        try:
+            return guess(mf, mf.init_guess.strip()[3:].strip() or None, "raise")
+        except Exception as error:  # a guess must never crash the user's SCF, whatever goes wrong inside a model
+            if fallback == "raise":
+                raise
+            warnings.warn(f"MLHam: the model is not used ({error}); PySCF's {fallback} guess is.", stacklevel=2)
+            return np.asanyarray(mf.get_init_guess(mf.mol, fallback))
 
     def _gradient(self) -> Array:
         """dE/dR, Hartree per Bohr, with the integration grid moving along."""
@@ -358,3 +373,16 @@ class MLHam(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         # PySCF's objects hold open files; everything else goes along to another process
         return self.__dict__ | {"mf": None}
+
+
+def _check_guess(name: Any, model: Any) -> None:
+    """Refuse a guess or a model that does not exist: PySCF takes unknown words for minao."""
+    known = isinstance(name, str) and (is_ml(name) or name.lower() in GUESSES or name.lower().startswith("chk"))
+    if not known:
+        raise InputError(f"guess = {name!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
+    wanted = model or (name.strip()[3:].strip() if is_ml(name) else "")
+    if wanted:
+        try:
+            find(wanted)
+        except ModelError as error:
+            raise InputError(f"model = {error}") from error

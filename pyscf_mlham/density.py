@@ -19,6 +19,7 @@ Array = NDArray[Any]
 
 IDEMPOTENT = 1e-6  # of natural occupations; a density with others is not one of orbitals
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are no basis function at all
+OCCUPIED = 0.5  # electrons; smearing leaves less than that in orbitals that are empty without it
 
 
 class Orbitals(NamedTuple):
@@ -79,9 +80,9 @@ def gap(orbitals: Orbitals) -> float:
         orbitals: of any shape; infinite when nothing is occupied or nothing is empty.
     """
     gaps = [
-        e[occ < 1e-8].min() - e[occ > 1e-8].max()
+        e[occ <= OCCUPIED].min() - e[occ > OCCUPIED].max()
         for e, _, occ in _channels(orbitals)
-        if np.any(occ > 1e-8) and np.any(occ < 1e-8)
+        if np.any(occ > OCCUPIED) and np.any(occ <= OCCUPIED)
     ]
     return float(min(gaps, default=np.inf))
 
@@ -97,7 +98,7 @@ def foreign_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above
     """
     shares = [0.0]
     for occupied, (energy, coeff, occ) in zip(_occupied(orbitals), _channels(reference), strict=True):
-        filled = energy[occ > 1e-8]
+        filled = energy[occ > OCCUPIED]
         high = coeff[:, energy > filled.max() + above] if len(filled) else coeff[:, :0]
         weights = np.abs(high.conj().T @ overlap @ occupied) ** 2
         shares.append(float(weights.sum(axis=0).max(initial=0.0)))
@@ -111,7 +112,7 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
 
 
 def _occupied(orbitals: Orbitals) -> list[Array]:
-    return [coeff[:, occ > 1e-8] for _, coeff, occ in _channels(orbitals)]
+    return [coeff[:, occ > OCCUPIED] for _, coeff, occ in _channels(orbitals)]
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:

@@ -465,6 +465,18 @@ def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -
             assert float(row[5].split()[0]) == pytest.approx(method.build_ratio.value, abs=0.0051)
 
 
+def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> None:
+    name = results.rows[0].molecule
+    note = "ml not used, minao instead: element Si"
+    rows = [
+        dataclasses.replace(row, guess="ml", note=note if row.molecule == name else "")
+        for row in results.rows
+        if (row.guess, row.solver) == ("minao", "scf")
+    ]
+    count = len({row.molecule for row in rows})
+    assert f"| ml (minao for 1 of {count}) | scf |" in summary_table(dataclasses.replace(results, rows=rows))
+
+
 class Page(HTMLParser):
     """Collects what a browser would fetch, identifiers, and tags that are not closed."""
 
@@ -605,6 +617,8 @@ def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.
     assert "element Si is not among those" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.txt")]) == 1
     assert "ends in .npz or .chk" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.npz"), "--xc", "foo"]) == 1
+    assert "PySCF knows no such functional" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.npz"), "--frame", "1"]) == 1
     assert "there is no frame 1; there are 1" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from pyscf_mlham.density import (
     damp_small_overlaps,
     density_from_orbitals,
     fock_for,
+    foreign_share,
     gap,
     lift,
     orbitals_from_density,
@@ -33,6 +34,15 @@ def test_orbitals_leave_the_object_as_it_was() -> None:
     s = mf.get_ovlp()
     np.testing.assert_allclose(f @ orbitals.coeff, s @ orbitals.coeff * orbitals.energy, atol=1e-10)
     assert np.sum(density_from_orbitals(mf, orbitals) * s) == pytest.approx(10)
+
+
+def test_gap_is_the_same_with_a_little_smearing() -> None:
+    plain = mole().RHF().run()
+    smeared = scf.addons.smearing_(mole().RHF(), sigma=0.02)
+    sharp, soft = (orbitals_from_fock(mf, plain.get_fock()) for mf in (plain, smeared))
+    assert 1e-12 < soft.occ[5] < 1e-3  # the lowest empty one holds something
+    assert gap(soft) == pytest.approx(gap(sharp), abs=1e-12)
+    assert foreign_share(soft, sharp, plain.get_ovlp(), 1.0) < 1e-12
 
 
 def test_smearing_keeps_its_entropy() -> None:

@@ -180,6 +180,8 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     for expected, xc, basis in (("b", "B3LYP", "def2svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
         mf = mole(basis=basis).RKS(xc=xc)
         assert models.best_for(mf, mf.mol).config.name == expected
+    with pytest.raises(OutOfDomainError, match="no installed model serves this calculation: a: element C"):
+        pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     (tmp_path / "c" / checkpoint.CONFIG).write_text("damaged: [")  # the others still serve
     mf = mole(basis="6-31g*").RKS(xc="b3lyp")
     assert models.best_for(mf, mf.mol).config.name == "b"

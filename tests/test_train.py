@@ -20,6 +20,7 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load
+from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import evaluate, metrics
@@ -177,7 +178,11 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_eval_prints_metrics_and_cycles(
-    data: Path, tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    prepared: Prepared,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained(settings(data, tmp_path), prepared)
     model = str(tmp_path / "model")
@@ -185,6 +190,11 @@ def test_eval_prints_metrics_and_cycles(
     printed = capsys.readouterr().out
     for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Turned molecules"):
         assert word in printed
+    assert "not used" not in printed
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkModel, "correction", lambda *_: np.zeros((1, 1)))
+        assert cli.main(["eval", model, str(data), "--split", "test", "--scf", "1", "--guess", "minao,ml"]) == 0
+    assert "the model was not used for 1 of 1 molecules, but minao: the model's matrix" in capsys.readouterr().out
     assert cli.main(["eval", "no such model", str(data)]) == 1
     assert "neither a shipped model" in capsys.readouterr().err
 

@@ -171,7 +171,9 @@ def test_what_comes_after_scf() -> None:
     np.testing.assert_allclose(quick.dip_moment(verbose=0), plain.dip_moment(verbose=0), atol=1e-4)
     hf, quick_hf = mole().RHF().run(), accelerate(mole().RHF()).run()
     assert quick_hf.MP2().run().e_tot == pytest.approx(hf.MP2().run().e_tot, abs=1e-6)  # first order in the orbitals
-    assert accelerate(mole().RHF()).newton().run().e_tot == pytest.approx(hf.e_tot, abs=1e-8)
+    second_order = accelerate(mole().RHF()).newton()
+    assert not hasattr(second_order, "full_builds")  # it is PySCF's, and does not pretend to be more
+    assert second_order.run().e_tot == pytest.approx(hf.e_tot, abs=1e-8)
 
 
 def test_scanner_and_geometry_steps() -> None:
@@ -262,3 +264,9 @@ def test_transition_metals(name: str) -> None:
     assert quick.converged
     assert quick.e_tot <= plain.e_tot + 1e-8
     assert counter.builds <= plain.cycles
+
+
+def test_a_molecule_is_no_mean_field_object() -> None:
+    for decorate in (accelerate, pyscf_mlham.track):
+        with pytest.raises(TypeError, match=r"expected a mean-field object.*got Mole"):
+            decorate(mole())

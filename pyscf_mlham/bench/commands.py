@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, check_functional, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import KINDS
@@ -35,7 +35,7 @@ Exit code 1: input that could not be read, runs that failed or did not converge,
 
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz
-  mlham guess mol.xyz --xc pbe0 --basis def2-tzvp -o guess.chk     # mf.chkfile = "guess.chk"; mf.init_guess = "chk"
+  mlham guess mol.xyz --xc pbe0 --basis def2-tzvp -o guess.chk     # mf.kernel(dm0=mf.from_chk("guess.chk"))
 
 guess.npz holds dm, fock, mo_energy, mo_coeff, mo_occ (PySCF's AO order, Hartree), numbers and positions (Bohr)."""
 
@@ -184,6 +184,7 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
 
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
+    check_functional(args.xc)
     frames = list(read_geometries(args.file, args.charge, args.mult - 1))  # bad ones keep their place
     if not 0 <= args.frame < len(frames):
         raise DataError(f"{args.file}: there is no frame {args.frame}; there are {len(frames)}, counted from 0.")

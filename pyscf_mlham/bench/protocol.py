@@ -67,10 +67,7 @@ class Protocol:
             raise DataError(f"--scf {self.scf}: expected one of {', '.join(KINDS)}.")
         if self.scf.endswith("hf") and self.xc.lower() != "hf":
             raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
-        try:
-            dft.libxc.parse_xc(self.xc)
-        except (KeyError, ValueError, IndexError) as error:
-            raise DataError(f"--xc {self.xc}: PySCF knows no such functional ({error}).") from error
+        check_functional(self.xc)
         smallest = {"threads": 1, "max_cycle": 1, "memory": 1, "grid_level": 0}
         for name, least in smallest.items():
             if getattr(self, name) < least:
@@ -153,3 +150,15 @@ def _hash_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:DIGITS]
+
+
+def check_functional(xc: str) -> None:
+    """Refuse a functional that PySCF does not know.
+
+    Args:
+        xc: name, or "hf".
+    """
+    try:
+        dft.libxc.parse_xc(xc)
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(f"--xc {xc}: PySCF knows no such functional ({error}).") from error

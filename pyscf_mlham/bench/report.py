@@ -133,8 +133,9 @@ def summary_cells(method: Method) -> list[str]:
     worst = f"{method.worst:.2f}" if np.isfinite(method.worst) and not method.is_bound else NOTHING
     lost = str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
     error = f"{method.largest_error:.0e}".replace("0e+00", "0") if np.isfinite(method.largest_error) else NOTHING
+    fallback = f" (minao for {method.fallback} of {len(method.cases)})" * bool(method.fallback)
     return [
-        method.guess,
+        method.guess + fallback,
         method.solver,
         *shown,
         method.build_ratio.text(),

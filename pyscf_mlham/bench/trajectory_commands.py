@@ -15,7 +15,7 @@ from rich.markup import escape
 from pyscf_mlham.errors import DataError
 
 ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
-SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "|dE| / Ha")
+SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "dE / Ha")
 
 
 def add_parsers(commands: Any) -> None:
@@ -182,7 +182,8 @@ def markdown(found: dict[str, Any], settings: Any) -> str:
             cells += [f"{s['coarse']:.1f}", s["first_cycles"], f"{s['seconds']:.1f}", error]
             lines.append(f"| {strategy} | " + " | ".join(map(str, cells)) + " |")
     note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
-    return "\n".join([*lines, "", f"{note}Seconds are of one process, guess included. |dE| is to the scanner's.", ""])
+    about = f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
+    return "\n".join([*lines, "", about, ""])
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

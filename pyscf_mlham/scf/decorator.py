@@ -13,6 +13,8 @@ def private_parts(mf: Any) -> dict[str, Any]:
     Args:
         mf: PySCF mean-field object.
     """
+    if not hasattr(mf, "get_fock"):
+        raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
     parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt)}
     for name in SHARED:
         if hasattr(parts.get(name), "copy"):

@@ -82,7 +82,7 @@ def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
         return _guess(
             self,
             self.mol if mol is None else mol,
-            key[3:].strip() or _settings.model,
+            key.strip()[3:].strip() or _settings.model,
             _settings.fallback,
             lambda fallback: original(self, mol, fallback, **kwargs),
         )
@@ -97,7 +97,7 @@ def is_ml(key: Any) -> bool:
     Args:
         key: value of mf.init_guess.
     """
-    return isinstance(key, str) and (key.lower() == "ml" or key.lower().startswith("ml:"))
+    return isinstance(key, str) and (key.strip().lower() == "ml" or key.strip().lower().startswith("ml:"))
 
 
 def model_of(mf: Any) -> Predictor | None:
@@ -107,7 +107,7 @@ def model_of(mf: Any) -> Predictor | None:
         mf: PySCF mean-field object.
     """
     key = mf.init_guess
-    return resolve(key[3:].strip() or _settings.model, mf, mf.mol) if is_ml(key) else None
+    return resolve(key.strip()[3:].strip() or _settings.model, mf, mf.mol) if is_ml(key) else None
 
 
 def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:

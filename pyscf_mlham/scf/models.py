@@ -11,7 +11,7 @@ import numpy as np
 
 from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.errors import MLHamError, ModelError
+from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError
 from pyscf_mlham.scf import network, oracle
 from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
@@ -34,8 +34,8 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.CONFIG}"))}
 
 
-def load(name_or_path: str | Path) -> Predictor:
-    """Load a model; loading the same files again is free.
+def find(name_or_path: str | Path) -> Path:
+    """Return the folder of a model.
 
     Args:
         name_or_path: name of a shipped model, or the path of a model folder.
@@ -46,6 +46,16 @@ def load(name_or_path: str | Path) -> Predictor:
         raise ModelError(
             f"{str(name_or_path)!r}: neither a shipped model (there are: {names}) nor a folder; check name or path."
         )
+    return folder
+
+
+def load(name_or_path: str | Path) -> Predictor:
+    """Load a model; loading the same files again is free.
+
+    Args:
+        name_or_path: name of a shipped model, or the path of a model folder.
+    """
+    folder = find(name_or_path)
     stamps = tuple(
         (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
         for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)
@@ -97,14 +107,17 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     xc = getattr(mf, "xc", "hf")
     reasons = []
     suited = []
+    all_outside = True
     for name, folder in folders.items():
         try:
             config = checkpoint.read_config(folder)
             check_domain(mf, mol, config)
         except MLHamError as error:
             reasons.append(f"{name}: {error}")
+            all_outside = all_outside and isinstance(error, OutOfDomainError)
             continue
         suited.append(((not same_name(config.basis, mol.basis), not same_name(config.xc, xc), name), folder))
     if not suited:
-        raise ModelError("no installed model serves this calculation: " + "; ".join(reasons))
+        kind = OutOfDomainError if all_outside else ModelError
+        raise kind("no installed model serves this calculation: " + "; ".join(reasons))
     return load(min(suited)[1])

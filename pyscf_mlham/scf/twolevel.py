@@ -134,10 +134,16 @@ class _TwoLevelSCF:
             return float(energy)
         self.converged, self.e_tot = not result.failure, result.last.energy
         self.mo_energy, self.mo_coeff, self.mo_occ = result.last.orbitals
-        logger.note(self, "two-level SCF: %d full Fock builds, %d coarse cycles", self.full_builds, self.coarse_cycles)
+        builds = f"{self.full_builds} full Fock build{'s' * (self.full_builds != 1)}"
+        logger.note(self, "two-level SCF: %s, %d coarse cycles", builds, self.coarse_cycles)
         logger.timer(self, "SCF", *clock)
         self._finalize()
         return float(self.e_tot)
+
+    def newton(self: Any) -> Any:
+        """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""
+        logger.note(self, "two-level SCF: a second-order solver takes its place.")
+        return self.undo_accelerate().newton()
 
     def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge; see `scf`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -26,6 +27,7 @@ from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, mea
 from pyscf_mlham.train.preparation import recipe_of
 
 GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
+FALLBACK = "why the model was not used"  # of a run in which it was not
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 
 
@@ -116,7 +118,8 @@ def compare_guesses(
         console: to draw on.
 
     Returns:
-        for each molecule, its name and atoms, and for each guess: cycles, converged, and the energy, Hartree.
+        for each molecule, its name and atoms, why the model was not used where it was not, and for each guess: cycles,
+        converged, and the energy, Hartree.
     """
     if unknown := sorted(set(guesses) - GUESSES):
         raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(sorted(GUESSES))}.")
@@ -127,13 +130,22 @@ def compare_guesses(
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
                 mf = mean_field(mol_from_geometry(record, file.level.basis), file.level)
-                if guess == "ml":  # falls back to minao, as it does for users
-                    mf.kernel(dm0=guess_density(mf, model))
+                if guess == "ml":
+                    density, run[FALLBACK] = _density(mf, model)
+                    mf.kernel(dm0=density)
                 else:
                     mf.set(init_guess=guess).kernel()
                 run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
             runs.append(run)
     return runs
+
+
+def _density(mf: Any, model: NetworkModel) -> tuple[NDArray[np.float64], str]:
+    """Return the model's density and no reason, or minao's, as for users, and the reason."""
+    try:
+        return guess_density(mf, model, fallback="raise"), ""
+    except Exception as error:  # whatever goes wrong inside a model
+        return np.asarray(mf.get_init_guess(mf.mol, "minao")), str(error)
 
 
 def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
@@ -154,3 +166,6 @@ def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
         ratios = (f"{np.mean(cycles / reference):.2f}", f"{np.max(cycles / reference):.2f}")
         table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(lost), f"{difference:.0e}")
     console.print(table)
+    if reasons := [run[FALLBACK] for run in runs if run.get(FALLBACK)]:
+        words = f"the model was not used for {len(reasons)} of {len(runs)} molecules, but minao: {reasons[0]}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)

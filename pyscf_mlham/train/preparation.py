@@ -95,8 +95,9 @@ def _choose(
     for split, found in chosen.items():
         if not found:
             raise DataError(
-                f"there is no closed-shell molecule to use in the split {split}; see `mlham data info`. A small set "
-                "needs larger shares: make it with --val 0.2."
+                f"there is no molecule to use in the split {split}: closed-shell, of charge "
+                f"{', '.join(map(str, config.charges))}, and for val of elements that the training molecules have; see "
+                "`mlham data info`. A small set needs more molecules, or larger shares (--val 0.2)."
             )
     return chosen, tuple(sorted(known))
 
