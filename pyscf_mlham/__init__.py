@@ -1,7 +1,7 @@
 """Learned Fock matrices for PySCF.
 
-Importing this package makes ``mf.init_guess = 'ml'`` work for every PySCF mean-field object. It loads neither
-torch nor e3nn; they come with the first prediction. ``pyscf_mlham.ase`` is loaded when it is first used.
+Importing this package makes ``mf.init_guess = 'ml'`` work for every PySCF mean-field object. It does not load
+torch, which comes with the first prediction. ``pyscf_mlham.ase`` is loaded when it is first used.
 """
 
 import importlib

@@ -6,7 +6,10 @@ A block is the sub-matrix between the orbitals of two atoms, in irreps order, pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from itertools import product
+from math import factorial, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -115,14 +118,47 @@ def global_from_local(blocks: Array, template: ShellTemplate, frames: Array) -> 
 def clebsch_gordan(l1: int, l2: int, l: int) -> Array:
     """Orthogonal coupling coefficients in e3nn's convention.
 
+    Computed here, because importing e3nn takes longer than a prediction.
+
     Returns:
         (2 l1 + 1, 2 l2 + 1, 2 l + 1); for fixed l1, l2 the columns of all l form an orthogonal matrix.
     """
-    import torch
-    from e3nn import o3
+    to_real = [_complex_from_real(degree) for degree in (l1, l2, l)]
+    coupling = np.einsum("ai,bj,cm,abc->ijm", to_real[0], to_real[1], to_real[2].conj(), _complex_coupling(l1, l2, l))
+    return np.asarray(coupling.real)
 
-    coupling = o3.wigner_3j(l1, l2, l, dtype=torch.float64).numpy()
-    return np.asarray(coupling * np.sqrt(2 * l + 1))
+
+def _complex_from_real(l: int) -> NDArray[np.complex128]:
+    """Complex spherical harmonics in terms of the real ones, times (-i)^l, which makes real couplings real."""
+    u = np.zeros((2 * l + 1, 2 * l + 1), dtype=np.complex128)
+    u[l, l] = 1.0
+    for m in range(1, l + 1):
+        sign = (-1) ** m
+        u[l + m, [l + m, l - m]] = sign / np.sqrt(2), 1j * sign / np.sqrt(2)
+        u[l - m, [l + m, l - m]] = 1 / np.sqrt(2), -1j / np.sqrt(2)
+    return (-1j) ** l * u
+
+
+def _complex_coupling(l1: int, l2: int, l: int) -> Array:
+    """<l1 m1 l2 m2 | l m> by Racah's formula, phases of Condon and Shortley."""
+    found = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l + 1))
+    triangle = _ratio([l + l1 - l2, l - l1 + l2, l1 + l2 - l], [l1 + l2 + l + 1])
+    for m1, m2 in product(range(-l1, l1 + 1), range(-l2, l2 + 1)):
+        m = m1 + m2
+        if abs(m) > l:
+            continue
+        terms = 0.0
+        for k in range(max(0, l2 - l - m1, l1 - l + m2), min(l1 + l2 - l, l1 - m1, l2 + m2) + 1):
+            below = [k, l1 + l2 - l - k, l1 - m1 - k, l2 + m2 - k, l - l2 + m1 + k, l - l1 - m2 + k]
+            terms += (-1) ** k * _ratio([], below)
+        inside = _ratio([l + m, l - m, l1 + m1, l1 - m1, l2 + m2, l2 - m2], [])
+        found[l1 + m1, l2 + m2, l + m] = np.sqrt((2 * l + 1) * triangle * inside) * terms
+    return found
+
+
+def _ratio(above: Sequence[int], below: Sequence[int]) -> float:
+    """Product of factorials over product of factorials."""
+    return prod(map(factorial, above)) / prod(map(factorial, below))
 
 
 def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:

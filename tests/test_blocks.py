@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from conftest import WATER, assert_close, mole
+from e3nn import o3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyscf import gto, scf
@@ -158,3 +163,20 @@ def test_a_broken_convention_is_seen() -> None:
     here = blocks_from_matrix(mol.intor("int1e_kin"), layout, pairs)
     there = blocks_from_matrix(turned.intor("int1e_kin"), layout, pairs)
     assert np.abs(rotate_blocks(here.pair, template, q) - there.pair).max() > 1e-2
+
+
+@pytest.mark.parametrize("l1", range(5))
+def test_couplings_are_those_of_e3nn(l1: int) -> None:
+    for l2 in range(5):
+        for l in range(abs(l1 - l2), l1 + l2 + 1):
+            theirs = o3.wigner_3j(l1, l2, l, dtype=torch.float64).numpy() * np.sqrt(2 * l + 1)
+            np.testing.assert_allclose(clebsch_gordan(l1, l2, l), theirs, rtol=0, atol=1e-13)
+
+
+def test_a_prediction_does_not_load_e3nn() -> None:
+    code = (
+        "import sys, pyscf, pyscf_mlham\n"
+        "pyscf_mlham.fock(pyscf.M(atom='H 0 0 0; F 0 0 0.92', basis='def2-svp').RKS(xc='b3lyp'))\n"
+        "print([name for name in ('e3nn', 'torch._dynamo') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
