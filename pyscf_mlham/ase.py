@@ -24,7 +24,7 @@ from pyscf.data import nist
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import ModelError, whole_number
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import FALLBACKS, guess, is_ml, model_of
+from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of
 from pyscf_mlham.scf.history import STRATEGIES, History
 from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
@@ -297,13 +297,10 @@ class MLHam(Calculator):
     def _learned_guess(self, mf: Any) -> Array:
         """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
         fallback = self.parameters["fallback"]
-        try:
-            return guess(mf, mf.init_guess.strip()[3:].strip() or None, "raise")
-        except Exception as error:  # a guess must never crash the user's SCF, whatever goes wrong inside a model
-            if fallback == "raise":
-                raise
-            warnings.warn(f"MLHam: the model is not used ({error}); PySCF's {fallback} guess is.", stacklevel=2)
-            return np.asanyarray(mf.get_init_guess(mf.mol, fallback))
+        density, reason = guess_or_reason(mf, mf.init_guess.strip()[3:].strip() or None, fallback)
+        if reason:
+            warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
+        return density
 
     def _gradient(self) -> Array:
         """dE/dR, Hartree per Bohr, with the integration grid moving along."""

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
 ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
@@ -100,11 +101,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name, frames in _molecules(args).items():
         steps = run_trajectory(name, frames, settings, args.out, console)
         found[name] = {"steps": steps, "summary": summarise(steps, settings.kind)}
-    _replace(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}))
+    replace_file(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}).encode())
     text, wrong = markdown(found, settings), problems(found)
-    _replace(args.out / "report.md", text)
+    replace_file(args.out / "report.md", text.encode())
     draw(found, args.out / "report.png")
-    _replace(args.out / "report.html", page(found, settings, subtitle(settings), wrong))
+    replace_file(args.out / "report.html", page(found, settings, subtitle(settings), wrong).encode())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     for problem in wrong:
         console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
@@ -203,9 +204,3 @@ def draw(found: dict[str, Any], path: Path) -> None:
         panel.legend(fontsize=7, ncols=2)
     figure.savefig(path.with_suffix(".tmp"), format="png", dpi=120)
     path.with_suffix(".tmp").replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(text)
-    fresh.replace(path)

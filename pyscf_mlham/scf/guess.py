@@ -124,6 +124,25 @@ def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:
     return _guess(mf, mf.mol, model, _checked_fallback(fallback), lambda key: mf.get_init_guess(mf.mol, key))
 
 
+def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
+    """Return what 'ml' would start from and "", or PySCF's guess and why the model was not used.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: a model, its name or its path; None chooses a shipped one.
+        fallback: PySCF guess to use where the model cannot be, or "raise".
+
+    Returns:
+        density matrix in the object's own shape, and the reason.
+    """
+    try:
+        return guess(mf, model, fallback="raise"), ""
+    except Exception as error:  # whatever goes wrong inside a model
+        if fallback == "raise":
+            raise
+        return np.asanyarray(mf.get_init_guess(mf.mol, fallback)), str(error) or type(error).__name__
+
+
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
     """Return the predicted Fock matrix in PySCF's AO order; an error where the model cannot be used.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -19,7 +18,7 @@ from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.nn.model import HamiltonianModel
-from pyscf_mlham.scf.guess import guess as guess_density
+from pyscf_mlham.scf.guess import guess_or_reason
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.scf.predictor import same_name
@@ -131,21 +130,13 @@ def compare_guesses(
             for guess in guesses:
                 mf = mean_field(mol_from_geometry(record, file.level.basis), file.level)
                 if guess == "ml":
-                    density, run[FALLBACK] = _density(mf, model)
+                    density, run[FALLBACK] = guess_or_reason(mf, model)
                     mf.kernel(dm0=density)
                 else:
                     mf.set(init_guess=guess).kernel()
                 run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
             runs.append(run)
     return runs
-
-
-def _density(mf: Any, model: NetworkModel) -> tuple[NDArray[np.float64], str]:
-    """Return the model's density and no reason, or minao's, as for users, and the reason."""
-    try:
-        return guess_density(mf, model, fallback="raise"), ""
-    except Exception as error:  # whatever goes wrong inside a model
-        return np.asarray(mf.get_init_guess(mf.mol, "minao")), str(error)
 
 
 def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
