@@ -1,56 +1,47 @@
-"""Train every network on the same molecules with the same number of steps, and say what each reaches and costs.
+"""Train every network on the same molecules with the same budget, and say what each reaches and costs.
 
-python examples/compare_networks.py organic-b3lyp-svp.h5 --steps 300 --molecules 477 --out out/networks
+python examples/compare_networks.py organic-b3lyp-svp.h5 --minutes 15 --scf 12 --out out/networks
 
-A run that was stopped goes on when the same command is given again. Results: networks.md, networks.png, and one folder
-for each run. Times are seconds of processor time on one thread, so that a busy machine does not change them.
+Every run has so many minutes of processor time on one thread (--minutes), or so many steps (--steps). A run that was
+stopped goes on when the same command is given again; other seeds, variants and numbers of molecules join the table of
+the same folder. Results: networks.md, networks.png, and one folder for each run. Times are seconds of
+processor time on one thread, so that a busy machine changes them little.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from networks_report import VARIANTS, draw, read_results, summary
+from pyscf import dft
 from rich.console import Console
 from rich.progress import Progress
 
 from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
+from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
+from pyscf_mlham.scf.guess import guess
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean
 from pyscf_mlham.train.preparation import prepare, recipe_of
-from pyscf_mlham.train.trainer import Trainer
+from pyscf_mlham.train.trainer import Trainer, epoch_batches
 
-VARIANTS = tuple(
-    f"{backbone}{wrapper}{refiner}"
-    for backbone in ("qhnetv2", "qhnet")
-    for wrapper in ("", "+tracegrad")
-    for refiner in ("", "+harmose")
-)
-COLUMNS = {  # key of a result: heading, format
-    "h_mae": ("H MAE / Ha", ".2e"),
-    "density": ("density error", ".4f"),
-    "occupied_mae": ("eps / Ha", ".2e"),
-    "similarity": ("psi", ".3f"),
-    "equivariance": ("turning / Ha", ".0e"),
-    "parameters": ("weights", ".2e"),
-    "training": ("s per molecule, training", ".3f"),
-    "inference": ("s per molecule, inference", ".3f"),
-}
+TRIAL = 12  # steps whose time says how many fit the minutes; the first two are not counted
 
 
 @dataclass(frozen=True)
@@ -67,20 +58,27 @@ class Data:
     test: list[Example]
     config: ModelConfig
 
+    def part(self, molecules: int) -> list[Example]:
+        """Return so many training examples, the same for all runs; 0 = all."""
+        order = np.random.default_rng(0).permutation(len(self.train))
+        return [self.train[i] for i in order[: molecules or None]]
 
-def settings(variant: str, seed: int, args: argparse.Namespace) -> TrainConfig:
-    """Return the settings of one run.
+
+def settings(variant: str, molecules: int, seed: int, args: argparse.Namespace) -> TrainConfig:
+    """Return the settings of one run; its steps may still be unknown.
 
     Args:
         variant: one of `VARIANTS`.
+        molecules: to train on, 0 = all.
         seed: of weights and order.
         args: of the command line.
     """
     backbone, *parts = variant.split("+")
+    name = f"{variant}-{molecules or 'all'}-{seed}"
     return TrainConfig(
-        name=f"{variant}-{seed}",
+        name=name,
         data=(str(args.data),),
-        output=str(args.out / f"{variant}-{seed}"),
+        output=str(args.out / name),
         architecture=backbone,
         network=json.loads(args.network),
         wrapper="tracegrad" if "tracegrad" in parts else "none",
@@ -88,12 +86,55 @@ def settings(variant: str, seed: int, args: argparse.Namespace) -> TrainConfig:
         baseline=args.baseline,
         steps=args.steps,
         learning_rate=args.learning_rate,
-        warmup=min(200, args.steps // 5),
-        average=args.average,
-        validate_every=max(1, args.steps // 4),
-        train_molecules=args.molecules,
         seed=seed,
     )
+
+
+def with_steps(run: TrainConfig, steps: int) -> TrainConfig:
+    """Return the settings for so many steps: warm-up and average in proportion.
+
+    Args:
+        run: settings.
+        steps: of the run.
+    """
+    average = min(0.998, 1 - min(20, steps) / (steps + 1))
+    validate = max(1, steps // 6)
+    return dataclasses.replace(run, steps=steps, warmup=min(200, steps // 5), average=average, validate_every=validate)
+
+
+def steps_within(minutes: float, run: TrainConfig, data: Data, train: list[Example], console: Console) -> int:
+    """Return how many steps of a run fit the minutes; measured once, and kept in the run's folder.
+
+    Args:
+        minutes: of processor time.
+        run: settings.
+        data: what all runs share.
+        train: its training examples.
+        console: to draw on.
+    """
+    path = Path(run.output) / "steps.json"
+    if not path.exists():
+        trial = Trainer(with_steps(run, TRIAL), train, data.val, config_of(run, data), console)
+        sizes = [max(1, len(e.sample.pairs)) for e in train]
+        seconds = []
+        for chosen in itertools.islice(batches(sizes, run), TRIAL):
+            start = time.process_time()
+            trial.update([train[i] for i in chosen])
+            seconds.append(time.process_time() - start)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(int(60 * minutes / np.mean(seconds[2:]))).encode())
+    return int(json.loads(path.read_text()))
+
+
+def batches(sizes: list[int], run: TrainConfig) -> Iterator[list[int]]:
+    """Draw the batches of a run, epoch after epoch.
+
+    Args:
+        sizes: pairs of each molecule.
+        run: settings.
+    """
+    for epoch in itertools.count():
+        yield from epoch_batches(sizes, run.pairs, (run.seed, epoch))
 
 
 def read_data(args: argparse.Namespace, console: Console) -> Data:
@@ -103,12 +144,22 @@ def read_data(args: argparse.Namespace, console: Console) -> Data:
         args: of the command line.
         console: to draw on.
     """
-    train, val, config = prepare(settings("qhnetv2", 0, args), console)
+    train, val, config = prepare(settings("qhnetv2", 0, 0, args), console)
     with HamiltonianFile(args.data) as file:
-        served = (file.spin == 0) & np.isin(file.charge, config.charges)
-        known = set(config.elements)
-        test = [int(i) for i in file.indices("test") if served[i] and known.issuperset(file.numbers(i).tolist())]
-    return Data(train, val[: args.validation], list(examples(args.data, test, recipe_of(config))), config)
+        test = list(examples(args.data, served(file, config), recipe_of(config)))
+    return Data(train, val[: args.validation], test, config)
+
+
+def served(file: HamiltonianFile, config: ModelConfig) -> list[int]:
+    """Return the test molecules that the models are for.
+
+    Args:
+        file: of labelled molecules.
+        config: of a model.
+    """
+    known = set(config.elements)
+    charges = (file.spin == 0) & np.isin(file.charge, config.charges)
+    return [int(i) for i in file.indices("test") if charges[i] and known.issuperset(file.numbers(i).tolist())]
 
 
 def config_of(run: TrainConfig, data: Data) -> ModelConfig:
@@ -152,18 +203,22 @@ def processor_seconds(model: HamiltonianModel, run: TrainConfig, sets: list[list
     return float(np.median(training)), float(np.median(inference))
 
 
-def one_run(run: TrainConfig, data: Data, console: Console) -> dict[str, float]:
-    """Train and judge one network, or read what an earlier call found.
+def one_run(run: TrainConfig, molecules: int, data: Data, args: argparse.Namespace, console: Console) -> None:
+    """Train and judge one network, where an earlier call has not done so.
 
     Args:
         run: settings.
+        molecules: to train on, 0 = all.
         data: what all runs share.
+        args: of the command line.
         console: to draw on.
     """
     path = Path(run.output) / "result.json"
     if path.exists():
-        return dict(json.loads(path.read_text()))
-    trainer = Trainer(run, data.train, data.val, config_of(run, data), console)
+        return
+    train = data.part(molecules)
+    run = with_steps(run, steps_within(args.minutes, run, data, train, console) if args.minutes else args.steps)
+    trainer = Trainer(run, train, data.val, config_of(run, data), console)
     trainer.run()
     if trainer.step < run.steps:
         raise SystemExit(1)  # stopped by a signal, and saved
@@ -171,105 +226,120 @@ def one_run(run: TrainConfig, data: Data, console: Console) -> dict[str, float]:
     assert isinstance(model, NetworkModel)
     network = model.network.cpu()
     fresh = network_from_config(model.config)  # its weights may be trained: a loaded model's are frozen
-    batches = [data.test[k : k + 3] for k in range(0, 24, 3)]
-    training, inference = processor_seconds(fresh, run, [b for b in batches if b])
+    sets = [data.test[k : k + 3] for k in range(0, 24, 3)]
+    training, inference = processor_seconds(fresh, run, [b for b in sets if b])
+    wrapper, refiner = ("" if part == "none" else f"+{part}" for part in (run.wrapper, run.refiner))
     result = mean(evaluate(network, data.test))._asdict() | {
+        "variant": f"{run.architecture}{wrapper}{refiner}",
+        "seed": run.seed,
+        "molecules": len(train),
+        "tested": len(data.test),
+        "steps": run.steps,
+        "learning_rate": run.learning_rate,
         "equivariance": float(np.mean([equivariance_error(network, e, k) for k, e in enumerate(data.test)])),
         "parameters": float(sum(p.numel() for p in network.parameters())),
         "training": training,
         "inference": inference,
     }
     replace_file(path, json.dumps(result, indent=1).encode())
-    return result
 
 
-def table(results: dict[str, list[dict[str, float]]], args: argparse.Namespace, n_train: int, n_test: int) -> str:
-    """Return the results as Markdown: means over the seeds, and half their range where there are several.
-
-    Args:
-        results: of the seeds of each variant.
-        args: of the command line.
-        n_train: number of training molecules.
-        n_test: number of test molecules.
-    """
-    lines = [
-        f"{n_train} training molecules, {args.steps} steps each, H0 {args.baseline}, seeds {args.seeds}; means over "
-        f"{n_test} test molecules.",
-        "",
-        "| network | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |",
-        "|---|" + "--:|" * len(COLUMNS),
-    ]
-    for variant, found in results.items():
-        cells = []
-        for key, (_, form) in COLUMNS.items():
-            values = [r[key] for r in found]
-            spread = f" +- {(max(values) - min(values)) / 2:{form}}" if len(values) > 1 and key in FITTED else ""
-            cells.append(f"{np.mean(values):{form}}{spread}")
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    both = [results.get(name) for name in ("qhnet", "qhnetv2")]
-    if both[0] and both[1]:
-        for key in ("training", "inference"):
-            slow, fast = (np.mean([r[key] for r in found]) for found in both if found)
-            lines += ["", f"One molecule, {key}: qhnet takes {slow / fast:.1f} times as long as qhnetv2."]
-    return "\n".join(lines) + "\n"
-
-
-FITTED = ("h_mae", "density", "occupied_mae", "similarity")
-
-
-def draw(results: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
-    """Plot the learning curves, validation set, and what each network reaches for its cost.
+def count_cycles(args: argparse.Namespace, console: Console) -> float:
+    """Run SCF from every model that has not been asked, add the mean cycles to its result, and return minao's.
 
     Args:
-        results: of the seeds of each variant.
+        args: of the command line.
+        console: to draw on.
+    """
+    reference = args.out / "minao.json"
+    missing = [p for p in sorted(args.out.glob("*/result.json")) if "cycles" not in json.loads(p.read_text())]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        if not reference.exists():
+            replace_file(reference, json.dumps(mean_cycles("minao", args)).encode())
+        for path in progress.track(missing, description="SCF"):
+            result = json.loads(path.read_text())
+            result["cycles"] = mean_cycles(str(path.parent / "model"), args)
+            replace_file(path, json.dumps(result, indent=1).encode())
+    return float(json.loads(reference.read_text()))
+
+
+def mean_cycles(name: str, args: argparse.Namespace) -> float:
+    """Return the mean number of SCF cycles on the first test molecules, density-fitted on grid level 1.
+
+    Args:
+        name: of a PySCF guess, or a model folder.
         args: of the command line.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for variant, found in results.items():
-        log = np.genfromtxt(args.out / f"{variant}-{args.seeds[0]}" / "log.csv", delimiter=",", names=True)
-        line = left.plot(np.atleast_1d(log["step"]), np.atleast_1d(log["h_mae"]), label=variant)[0]
-        right.scatter([r["training"] for r in found], [r["density"] for r in found], color=line.get_color())
-    left.set(xlabel="step", ylabel="Fock matrix, mean absolute error / Ha", yscale="log", title="validation")
-    right.set(xlabel="processor seconds per molecule, training", ylabel="density error", title="test")
-    left.legend()
-    figure.savefig(args.out / "networks.png", dpi=120)
+    model = None if name == "minao" else load(name)
+    counts = []
+    with HamiltonianFile(args.data) as file:
+        known = load(next(args.out.glob("*/result.json")).parent / "model").config
+        for index in served(file, known)[: args.scf]:
+            mol = mol_from_geometry(file[index], file.level.basis)
+            mf = dft.RKS(mol, xc=file.level.xc).density_fit().set(conv_tol=file.level.conv_tol, verbose=0)
+            mf.grids.level = 1
+            mf.kernel(dm0=mf.get_init_guess(key="minao") if model is None else guess(mf, model, fallback="raise"))
+            counts.append(mf.cycles if mf.converged else mf.max_cycle)
+    return float(np.mean(counts))
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="file of labelled molecules with train, val and test splits")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="default all: %(default)s")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of one thread for each run; default 0: see --steps")
+    parser.add_argument("--steps", type=int, default=300, help="of each run; default %(default)s")
+    parser.add_argument("--molecules", type=numbers, default=[0], help="training molecules, 0 = all; default 0")
+    parser.add_argument("--validation", type=int, default=20, help="molecules of the curves; default %(default)s")
+    parser.add_argument("--seeds", type=numbers, default=[0], help="default 0")
+    parser.add_argument("--scf", type=int, default=0, help="test molecules to count SCF cycles on; default none")
+    parser.add_argument("--baseline", default="minao", help="H0; default %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="default %(default)s")
+    parser.add_argument("--network", default="{}", help="sizes that all backbones have, as JSON")
+    parser.add_argument("--out", type=Path, default=Path("out/networks"), help="folder; default %(default)s")
+    args = parser.parse_args()
+    args.variants = args.variants.split(",")
+    if unknown := sorted(set(args.variants) - set(VARIANTS)):
+        parser.error(f"unknown variants {unknown}; expected some of {', '.join(VARIANTS)}")
+    return args
+
+
+def numbers(text: str) -> list[int]:
+    """Read numbers with commas between them."""
+    return [int(part) for part in text.split(",")]
+
+
+def check_protocol(args: argparse.Namespace) -> None:
+    """Refuse a folder whose runs had another budget, H0, sizes or test.
+
+    Args:
+        args: of the command line.
+    """
+    names = ("minutes", "steps", "validation", "baseline", "network", "scf")
+    here = {name: getattr(args, name) for name in names} | {"data": args.data.name}
+    path = args.out / "protocol.json"
+    if path.exists() and (there := json.loads(path.read_text())) != here:
+        raise SystemExit(f"{path}: the runs in this folder were made with {there}; this call asks for {here}.")
+    replace_file(path, json.dumps(here, indent=1).encode())
 
 
 def main() -> None:
     """Compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="file of labelled molecules with train, val and test splits")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="default all: %(default)s")
-    parser.add_argument("--steps", type=int, default=300, help="of each run; default %(default)s")
-    parser.add_argument("--molecules", type=int, default=0, help="training molecules; default 0 = all")
-    parser.add_argument("--validation", type=int, default=20, help="molecules of the curves; default %(default)s")
-    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0], help="default 0")
-    parser.add_argument("--baseline", default="sap", help="H0; default %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="default %(default)s")
-    parser.add_argument("--average", type=float, default=0.98, help="decay of the average; default %(default)s")
-    parser.add_argument("--network", default="{}", help="sizes that all backbones have, as JSON")
-    parser.add_argument("--out", type=Path, default=Path("out/networks"), help="folder; default %(default)s")
-    args = parser.parse_args()
-    console = Console()
-    if unknown := sorted(set(args.variants.split(",")) - set(VARIANTS)):
-        parser.error(f"unknown variants {unknown}; expected some of {', '.join(VARIANTS)}")
+    args, console = parsed(), Console()
     args.out.mkdir(parents=True, exist_ok=True)
+    check_protocol(args)
     torch.set_num_threads(1)
     data = read_data(args, console)
-    results: dict[str, list[dict[str, float]]] = {}
-    variants = args.variants.split(",")
+    runs = list(itertools.product(args.variants, args.molecules, args.seeds))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("networks", total=len(variants) * len(args.seeds))
-        for variant in variants:
-            for seed in args.seeds:
-                progress.update(task, description=f"{variant}, seed {seed}")
-                results.setdefault(variant, []).append(one_run(settings(variant, seed, args), data, console))
-                progress.advance(task)
-            text = table(results, args, len(data.train), len(data.test))
-            replace_file(args.out / "networks.md", text.encode())
-            draw(results, args)
+        for variant, molecules, seed in progress.track(runs, description="networks"):
+            one_run(settings(variant, molecules, seed, args), molecules, data, args, console)
+    minao = count_cycles(args, console) if args.scf else None
+    found = read_results(args.out)
+    text = summary(found, json.loads((args.out / "protocol.json").read_text()), minao)
+    replace_file(args.out / "networks.md", text.encode())
+    draw(found, args.out)
     console.print(text, markup=False)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -309,23 +310,43 @@ def test_sizes_that_do_not_fit_are_errors() -> None:
         build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
 
 
-def test_comparison_trains_every_kind_and_goes_on(
-    data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.spec_from_file_location("compare_networks", ROOT / "examples" / "compare_networks.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-    kept = script.Data(prepared[0], prepared[1], prepared[1], prepared[2])
-    monkeypatch.setattr(script, "read_data", lambda args, console: kept)
-    sizes = json.dumps(SMALL)
-    command = ["x", str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--seeds", "0,1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--variants", "qhnetv2,qhnet"])
+@pytest.fixture
+def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("compare_networks")
+
+
+def run_comparison(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare_networks.py", *command])
     script.main()
+
+
+def test_comparison_trains_every_kind_and_goes_on(
+    data: Path, tmp_path: Path, prepared: Prepared, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = comparison.Data(prepared[0], prepared[1], prepared[1], prepared[2])
+    monkeypatch.setattr(comparison, "read_data", lambda args, console: kept)
+    sizes = json.dumps(SMALL)
+    command = [str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--baseline", "sap"]
+    run_comparison(comparison, monkeypatch, *command, "--seeds", "0,1", "--variants", "qhnetv2,qhnet")
+    run_comparison(comparison, monkeypatch, *command, "--molecules", "2", "--variants", "qhnetv2")
     text = (tmp_path / "networks.md").read_text()
-    for word in ("| qhnetv2 |", "| qhnet |", "+-", "times as long as qhnetv2"):
+    for word in ("| qhnetv2 |", "| qhnet |", "+-", "times as long as qhnetv2", "| 2 |", "4 steps each"):
         assert word in text
     assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(script, "Trainer", None)  # nothing is trained twice
-    script.main()
+    monkeypatch.setattr(comparison, "Trainer", None)  # nothing is trained twice
+    run_comparison(comparison, monkeypatch, *command, "--variants", "qhnetv2,qhnet")
     assert (tmp_path / "networks.md").read_text() == text
+    with pytest.raises(SystemExit, match=r"protocol\.json: the runs in this folder"):
+        run_comparison(comparison, monkeypatch, *command, "--minutes", "1")
+
+
+def test_comparison_at_equal_time_counts_steps_and_cycles(
+    data: Path, tmp_path: Path, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [str(data), "--minutes", "0.02", "--network", json.dumps(SMALL), "--out", str(tmp_path), "--scf", "1"]
+    run_comparison(comparison, monkeypatch, *command, "--baseline", "sap", "--variants", "qhnetv2")
+    found = json.loads((tmp_path / "qhnetv2-all-0" / "result.json").read_text())
+    assert found["steps"] == json.loads((tmp_path / "qhnetv2-all-0" / "steps.json").read_text()) > 1
+    assert 1 < found["cycles"] <= 50
+    assert "0.02 minutes of one thread" in (tmp_path / "networks.md").read_text()
