@@ -22,12 +22,13 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.errors import ModelError, whole_number
+from pyscf_mlham.errors import DataError, ModelError, whole_number
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of
 from pyscf_mlham.scf.history import STRATEGIES, History
 from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
+from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
 
@@ -161,6 +162,10 @@ class MLHam(Calculator):
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
         _check_guess(parameters.get("guess", "ml"), parameters.get("model"))
+        try:
+            check_functional(parameters.get("xc", "hf"))
+        except DataError as error:
+            raise InputError(str(error)) from error
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
@@ -189,6 +194,18 @@ class MLHam(Calculator):
         if self._state is not None and self._state != self._charge_and_spin(atoms):
             changes.append("info")
         return changes
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a property, or None where it is not known and may not be calculated.
+
+        Args:
+            name: one of `implemented_properties`.
+            atoms: geometry.
+            allow_calculation: whether to calculate what is not there.
+        """
+        if self.parameters["mode"] == "predict" and name in MLHam.implemented_properties[:3]:
+            raise PropertyNotImplementedError(f"{name}: mode='predict' has none, it runs no SCF; use mode='scf'.")
+        return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,

@@ -166,6 +166,8 @@ def test_errors_say_what_is_wrong() -> None:
     for wrong in ({"model": "foo"}, {"guess": "ml:foo"}):
         with pytest.raises(InputError, match="'foo': neither a shipped model"):
             quick(**wrong)
+    with pytest.raises(InputError, match="'b3lpy': PySCF knows no such functional"):
+        quick(xc="b3lpy")
     with pytest.raises(InputError, match="unknown argument functional"):
         quick(functional="pbe")
     with pytest.raises(InputError, match="expected one of scf, twolevel"):
@@ -290,8 +292,9 @@ def test_prediction_without_scf() -> None:
     assert atoms.calc.gap == pytest.approx(one.gap * nist.HARTREE2EV)
     assert_close(dipole / units.Debye, one.dip_moment(verbose=0), 1e-6)
     assert not atoms.calc.report().steps
-    with pytest.raises(PropertyNotImplementedError):
-        atoms.get_potential_energy()
+    for ask in (atoms.get_potential_energy, atoms.get_forces):
+        with pytest.raises(PropertyNotImplementedError, match="use mode='scf'"):
+            ask()
 
 
 def test_model_fallback_and_learned_steps() -> None:

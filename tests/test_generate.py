@@ -97,6 +97,22 @@ def test_coarse_labels_are_not_added_to_full_ones(tmp_path: Path, capsys: pytest
     assert "name another output file" in " ".join(capsys.readouterr().err.split())
 
 
+def test_shares_that_come_too_late_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("H2O", "NH3")), tmp_path / "set.h5"
+    command = ["data", "generate", str(source), "-o", str(out), "--xc", "hf", "--basis", "sto-3g"]
+    assert cli.main([*command, "--val", "0", "--test", "0"]) == 0
+    assert "2 train, 0 val, 0 test" in capsys.readouterr().out
+    assert cli.main([*command, "--val", "0.9", "--test", "0.09"]) == 0
+    assert "2 records keep the split that an earlier run gave them" in capsys.readouterr().out
+
+
+def test_an_unknown_functional_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set.h5"
+    assert cli.main(["data", "generate", str(geometries(tmp_path / "in.xyz")), "-o", str(out), "--xc", "b3lpy"]) == 1
+    assert "PySCF knows no such functional" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("set*"))
+
+
 def test_the_coarse_solver_refuses_open_shells(tmp_path: Path) -> None:
     source, out = geometries(tmp_path / "in.xyz", ("CH3",)), tmp_path / "radical.h5"
     level = Level("b3lyp", "sto-3g", grid_level=1, density_fit=True, conv_tol=1e-6)

@@ -266,6 +266,8 @@ def test_registering_again_keeps_what_is_not_given(monkeypatch: pytest.MonkeyPat
     pyscf_mlham.register(model=oracle)
     pyscf_mlham.register(fallback="raise")
     pyscf_mlham.register()
+    with pytest.raises(ModelError, match="'foo': neither a shipped model"):
+        pyscf_mlham.register(model="foo", fallback="sap")
     mf = mole().RHF().set(init_guess="ml").run()
     assert mf.cycles == 1
     pyscf_mlham.register(model=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import fcntl
 import json
@@ -18,8 +19,10 @@ from conftest import assert_close, mole
 from rich.console import Console
 
 from pyscf_mlham import cli
+from pyscf_mlham.ase import MLHam
 from pyscf_mlham.bench import trajectory
 from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise, thermal_momenta
+from pyscf_mlham.bench.trajectory_commands import _molecules, add_parsers
 from pyscf_mlham.errors import DataError
 
 QUICK = Settings(xc="hf", basis="sto-3g", runs=("history", "scanner", "aspc", "history/twolevel"), steps=4)
@@ -137,6 +140,19 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     bad = ["md-bench", str(geometry), "--out", str(tmp_path / "bad"), "--strategy", "best"]
     assert cli.main(bad) == 1
     assert "unknown strategy 'best'" in capsys.readouterr().err
+
+
+def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path: Path) -> None:
+    geometry = tmp_path / "two.xyz"
+    own = water()
+    own.info["spin"] = 0
+    write(geometry, [water(), own], format="extxyz")
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers())
+    command = ["opt-bench", str(geometry), "--frames", ":", "--charge", "2", "--mult", "3", "--out", str(tmp_path)]
+    (first,), (second,) = _molecules(parser.parse_args(command)).values()
+    assert MLHam()._charge_and_spin(first) == (2, 2)
+    assert MLHam()._charge_and_spin(second) == (2, 0)
 
 
 def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

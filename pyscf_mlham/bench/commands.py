@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, check_functional, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf.problem import check_functional
 
 BENCH = """examples:
   mlham bench molecules/*.xyz --report out

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyscf
-from pyscf import dft
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
@@ -17,6 +16,7 @@ from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.models import shipped
+from pyscf_mlham.scf.problem import check_functional
 
 CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap")
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
@@ -150,15 +150,3 @@ def _hash_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:DIGITS]
-
-
-def check_functional(xc: str) -> None:
-    """Refuse a functional that PySCF does not know.
-
-    Args:
-        xc: name, or "hf".
-    """
-    try:
-        dft.libxc.parse_xc(xc)
-    except (KeyError, ValueError, IndexError) as error:
-        raise DataError(f"--xc {xc}: PySCF knows no such functional ({error}).") from error

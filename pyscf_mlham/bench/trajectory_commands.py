@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf.problem import check_functional
 
 ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
 SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "dE / Ha")
@@ -31,6 +32,8 @@ def add_parsers(commands: Any) -> None:
     shared.add_argument("--frames", default="0", help="which frames, an index or a Python slice; default %(default)s")
     shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
     shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
+    shared.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
+    shared.add_argument("--mult", type=int, help="where a frame has no mult= of its own; default the lowest")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--model", default="", help="name or path; by default the shipped one that suits")
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise
     from pyscf_mlham.bench.trajectory_page import page
 
+    check_functional(args.xc)
     solvers = [solver.strip() for solver in args.solver.split(",")]
     strategies = [strategy.strip() for strategy in args.strategy.split(",")]
     settings = Settings(
@@ -155,6 +159,8 @@ def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
     chosen = everything[slice(*parts)] if len(parts) > 1 else everything[parts[0] :][:1]
     if not chosen:
         raise DataError(f"{args.geometries} has {len(everything)} frames, none of them in --frames {args.frames}.")
+    for atoms in chosen:
+        _set_state(atoms.info, args)
     if args.follow:
         return {args.geometries.stem: chosen}
     found: dict[str, list[Any]] = {}
@@ -163,6 +169,14 @@ def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
         name = name or f"{args.geometries.stem}-{index}"
         found[f"{name}-{index}" if name in found else name] = [atoms]
     return found
+
+
+def _set_state(info: dict[str, Any], args: argparse.Namespace) -> None:
+    """Give a frame the charge and multiplicity of the command line where it has none of its own."""
+    if args.charge:
+        info.setdefault("charge", args.charge)
+    if args.mult is not None and not info.keys() & {"mult", "multiplicity", "spin"}:
+        info["mult"] = args.mult
 
 
 def markdown(found: dict[str, Any], settings: Any) -> str:

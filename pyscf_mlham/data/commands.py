@@ -19,8 +19,9 @@ from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journ
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry, rattled, read_geometries, thermal
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.scf.problem import check_functional
 
 EXAMPLE = """examples:
   mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
@@ -90,6 +91,7 @@ def level_of(args: argparse.Namespace) -> Level:
     Args:
         args: of the command line.
     """
+    check_functional(args.xc)
     if getattr(args, "solver", "") == "coarse":
         return Level(args.xc, args.basis, 1 if args.grid is None else args.grid, density_fit=True, conv_tol=COARSE_TOL)
     return Level(args.xc, args.basis, 3 if args.grid is None else args.grid, args.df, args.conv_tol)
@@ -113,7 +115,20 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
     )
     counts = generate(_sampled(args), args.output, options, console)
     console.print(f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()), highlight=False)
+    _print_splits(args.output, options.shares, console)
     return 1 if counts["failed"] or counts["bad"] else 0
+
+
+def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> None:
+    """Say how many records each split has, and where the shares that were asked for came too late."""
+    with HamiltonianFile(path) as file:
+        split, group = file.split.tolist(), list(file.group)
+    counts = Counter(split)
+    console.print(", ".join(f"{counts[s]} {s}" for s in SPLITS), highlight=False)
+    others = sum(a != b for a, b in zip(split, splits_by_group(group, shares), strict=True))
+    if others:
+        words = f"{others} records keep the split that an earlier run gave them; --val and --test are for new ones."
+        console.print(words, highlight=False, soft_wrap=True)
 
 
 def _sampled(args: argparse.Namespace) -> Iterator[Molecule | DataError]:

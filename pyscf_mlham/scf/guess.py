@@ -54,6 +54,8 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
         fallback: what to do where the model cannot be used: the name of a PySCF guess ("minao" after the import),
             or "raise".
     """
+    if model is not _KEEP and isinstance(model, (str, Path)):
+        models.find(model)  # a misspelt name is told here, not in the first calculation
     if fallback is not _KEEP:
         _settings.fallback = _checked_fallback(fallback)
     if model is not _KEEP:

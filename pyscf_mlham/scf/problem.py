@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pyscf.dft import libxc
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals, orbitals_from_fock
+from pyscf_mlham.errors import DataError
 
 Array = NDArray[Any]
 
@@ -106,3 +108,15 @@ def _diis(problem: Problem) -> Any:
     diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
     diis.Corth, diis.verbose = problem.x, 0
     return diis
+
+
+def check_functional(xc: str) -> None:
+    """Refuse a functional that PySCF does not know; it would say so in the middle of the first SCF.
+
+    Args:
+        xc: name, or "hf".
+    """
+    try:
+        libxc.parse_xc(xc)
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(f"xc {xc!r}: PySCF knows no such functional ({error}).") from error

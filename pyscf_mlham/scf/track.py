@@ -104,7 +104,7 @@ class _TrackedSCF:
             return otherwise
         if guess is None:
             return otherwise
-        logger.note(self, "guess from %d earlier geometries", guess.steps)
+        logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
         density: Array = lib.tag_array(guess.density, close=guess.close)
         return density
 
