@@ -253,18 +253,29 @@ def _verdict(results: Results) -> str:
     problems, runs = results.problems, len(results.rows)
     if not problems:
         largest = max((abs(row.e_err) for row in results.rows if row.e_err is not None), default=0.0)
-        return (
-            f'<section class="verdict good"><h2>Same answers</h2><p>All {runs} runs converged, and all energies agree '
-            f"with the minao reference: the largest difference is {largest:.0e} Ha, "
-            f"{results.energy_tolerance:.0e} are allowed.</p></section>"
+        return verdict(
+            "Same answers",
+            f"All {runs} runs converged, and all energies agree with the minao reference: the largest difference is "
+            f"{largest:.0e} Ha, {results.energy_tolerance:.0e} are allowed.",
         )
-    items = "".join(f"<li>{escape(text)}</li>" for text in problems[:MOST_PROBLEMS])
+    about = f"Read these before anything else. Energies may differ by {results.energy_tolerance:.0e} Ha."
+    return verdict(f"{_count(problems)} in {runs} runs", about, problems)
+
+
+def verdict(heading: str, text: str, problems: Sequence[str] = ()) -> str:
+    """Return what a page begins with, as HTML: green, or red with the problems.
+
+    Args:
+        heading: in a word or two.
+        text: a sentence.
+        problems: what a reader must know first.
+    """
+    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems[:MOST_PROBLEMS])
     more = len(problems) - MOST_PROBLEMS
     rest = f"<p>and {more} more; all are in the table below.</p>" if more > 0 else ""
     return (
-        f'<section class="verdict bad"><h2>{_count(problems)} in {runs} runs</h2>'
-        f"<p>Read these before anything else. Energies may differ by {results.energy_tolerance:.0e} Ha.</p>"
-        f"<ul>{items}</ul>{rest}</section>"
+        f'<section class="verdict {"bad" if problems else "good"}"><h2>{escape(heading)}</h2><p>{escape(text)}</p>'
+        f"{f'<ul>{items}</ul>' * bool(problems)}{rest}</section>"
     )
 
 

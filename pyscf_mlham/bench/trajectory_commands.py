@@ -81,8 +81,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args: of the command line.
         console: to draw on.
     """
+    from pyscf_mlham.bench.figures import png
     from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise
-    from pyscf_mlham.bench.trajectory_page import page
+    from pyscf_mlham.bench.trajectory_page import page, steps_figure
 
     check_functional(args.xc)
     solvers = [solver.strip() for solver in args.solver.split(",")]
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     replace_file(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}).encode())
     text, wrong = markdown(found, settings), problems(found)
     replace_file(args.out / "report.md", text.encode())
-    draw(found, args.out / "report.png")
+    replace_file(args.out / "report.png", png(steps_figure(found)))
     replace_file(args.out / "report.html", page(found, settings, subtitle(settings), wrong).encode())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     for problem in wrong:
@@ -199,22 +200,3 @@ def markdown(found: dict[str, Any], settings: Any) -> str:
     note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
     about = f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
     return "\n".join([*lines, "", about, ""])
-
-
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Plot full Fock builds against steps, a panel for each molecule.
-
-    Args:
-        found: steps and summaries by name.
-        path: of the PNG.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.5 * len(found)), layout="constrained")
-    for panel, (name, molecule) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
-        for strategy in molecule["summary"]:
-            panel.plot([step["runs"][strategy]["builds"] for step in molecule["steps"]], label=strategy, lw=1.2)
-        panel.set(title=name, xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
-        panel.legend(fontsize=7, ncols=2)
-    figure.savefig(path.with_suffix(".tmp"), format="png", dpi=120)
-    path.with_suffix(".tmp").replace(path)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.figures import svg
-from pyscf_mlham.bench.report import TEMPLATE
+from pyscf_mlham.bench.report import TEMPLATE, verdict
 
 HEADINGS = (
     "strategy",
@@ -81,17 +81,15 @@ def _protocol(settings: Any) -> list[tuple[str, str]]:
 
 def _verdict(found: dict[str, Any], problems: list[str]) -> str:
     if problems:
-        items = "".join(f"<li>{escape(text)}</li>" for text in problems)
-        return f'<section class="verdict bad"><h2>Read this first</h2><ul>{items}</ul></section>'
+        return verdict("Read this first", "Energies differ by more than convergence explains.", problems)
     errors = [s["energy_error"] for m in found.values() for s in m["summary"].values() if s["energy_error"] is not None]
     count = sum(len(molecule["steps"]) for molecule in found.values())
     if not errors:
-        return (
-            f'<section class="verdict good"><h2>{count} geometries</h2><p>No scanner ran to compare with.</p></section>'
-        )
-    return (
-        f'<section class="verdict good"><h2>Same answers</h2><p>At all {count} geometries every strategy converged to '
-        f"the scanner's energy: the largest difference is {max(errors):.0e} Ha.</p></section>"
+        return verdict(f"{count} geometries", "No scanner ran to compare with.")
+    return verdict(
+        "Same answers",
+        f"At all {count} geometries every strategy converged to the scanner's energy: the largest difference is "
+        f"{max(errors):.0e} Ha.",
     )
 
 
@@ -106,7 +104,7 @@ def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
         cells += [f"{s['seconds']:.1f}", "–" if s["energy_error"] is None else f"{s['energy_error']:.0e}"]
         rows.append(f"<tr><td>{escape(strategy)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{text}</th>" for text in HEADINGS)
-    plot = svg(steps_figure(molecule), f"steps-{place}")
+    plot = svg(steps_figure({name: molecule}), f"steps-{place}")
     stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
     return (
         f"<section><h2>{escape(name)}, {len(molecule['steps'])} geometries{stopped}</h2>"
@@ -116,19 +114,19 @@ def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
     )
 
 
-def steps_figure(molecule: dict[str, Any]) -> Figure:
-    """Plot full Fock builds against geometries.
+def steps_figure(found: dict[str, Any]) -> Figure:
+    """Plot full Fock builds against geometries, a panel for each molecule.
 
     Args:
-        molecule: its steps and summary.
+        found: steps and summaries by name of the molecule.
     """
-    figure = Figure(figsize=(6.6, 3.2), layout="constrained")
-    panel = figure.subplots()
-    for strategy in molecule["summary"]:
-        builds = [step["runs"][strategy]["builds"] for step in molecule["steps"]]
-        panel.plot(builds, label=strategy, lw=1.4, marker="o", ms=2.5)
-    panel.set(xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=8, ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    figure = Figure(figsize=(6.6, 3.2 * len(found)), layout="constrained")
+    for panel, (name, molecule) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        for strategy in molecule["summary"]:
+            builds = [step["runs"][strategy]["builds"] for step in molecule["steps"]]
+            panel.plot(builds, label=strategy, lw=1.4, marker="o", ms=2.5)
+        panel.set(xlabel="geometry", ylabel="full Fock builds", ylim=(0, None), title=name if len(found) > 1 else "")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(fontsize=8, ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
