@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.table import Table
 
 from pyscf_mlham.errors import MLHamError
 
+WIDTH = 160  # of what goes to a file or a pipe, where a table must not be cut
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -22,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, the process's own by default.
     """
     args = _parser().parse_args(arguments)
-    console = Console(stderr=False)
+    written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
+    console = Console(width=WIDTH if written else None)
     try:
         return int(args.run(args, console))
     except (MLHamError, OSError) as error:
@@ -106,9 +110,9 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
     from pyscf_mlham import checkpoint
     from pyscf_mlham.scf.models import shipped
 
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     for heading in ("model", "elements", "charges", "level of theory", "H0", "network"):
-        table.add_column(heading, no_wrap=heading == "model")
+        table.add_column(heading, overflow="fold")
     for name, folder in shipped().items():
         config = checkpoint.read_config(folder)
         elements = " ".join(gto.mole._symbol(z) for z in config.elements)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarked import benchmarked
 from labelled import labelled_file
 from pyscf import gto
 
 import pyscf_mlham
+from pyscf_mlham.bench.results import RESULTS, Results, read_results
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
 ETHYLENE = "C 0 0 0.66; C 0 0 -0.66; H 0 0.92 1.23; H 0 -0.92 1.23; H 0 0.92 -1.23; H 0 -0.92 -1.23"
@@ -40,3 +42,15 @@ def _fresh_registration() -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of labelled molecules, to be read only."""
     return labelled_file(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small benchmark, to be read only."""
+    return benchmarked(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def results(folder: Path) -> Results:
+    """What is in that folder."""
+    return read_results(folder / RESULTS)

@@ -1,4 +1,4 @@
-"""mlham bench: its counts are those of others, its records survive, and its reports say what was measured."""
+"""mlham bench and mlham guess: records survive, protocols do not mix, and wrong input is named."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import csv
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +19,21 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.io import write
-from conftest import WATER, assert_close, mole
-from labelled import labelled_file
-from pyscf import dft, scf
+from benchmarked import HF, SMALL, run_one
+from conftest import assert_close, mole
 
 import pyscf_mlham
 from pyscf_mlham import cli
-from pyscf_mlham.bench.figures import draw, svg
-from pyscf_mlham.bench.measure import Row, Task, _gradients, measure, recording
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.protocol import Protocol, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.report import (
-    BEGIN,
-    END,
-    SUMMARY,
-    html,
-    insert_table,
-    molecule_table,
-    summary_cells,
-    summary_table,
     write_report,
 )
 from pyscf_mlham.bench.results import COLUMNS, JOURNAL, RESULTS, Folder, Results, read_results, results_from_rows
-from pyscf_mlham.bench.summary import geometric_mean, summarise
-from pyscf_mlham.coarse import CoarseField
-from pyscf_mlham.data.geometries import Molecule
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.bench.summary import summarise
 from pyscf_mlham.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--xc", "hf", "--basis", "sto-3g", "--quiet"]
-HF = Protocol(xc="hf", basis="sto-3g")
 # what a row must hold, as users were promised it
 PROMISED = [
     "molecule",
@@ -83,143 +65,6 @@ PROMISED = [
     "versions",
     "model_sha256",
 ]
-
-
-def water(charge: int = 0, spin: int = 0, name: str = "water") -> Molecule:
-    atoms = molecule("H2O")
-    return Molecule(name, name, "", atoms.numbers.astype(np.int64), atoms.positions / 0.529177210903, charge, spin)
-
-
-def run_one(guess: str, solver: str = "scf", protocol: Protocol = HF, geometry: Molecule | None = None) -> Row:
-    return measure(Task(geometry or water(), guess_from_text(guess), solver, 0, protocol))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small benchmark through the command line, two processes, two repetitions."""
-    path = tmp_path_factory.mktemp("bench")
-    command = ["bench", "ase:g2/H2O,HCN", "--guess", "minao,huckel,oracle", "--repeat", "2", "-j", "2", *SMALL]
-    assert cli.main([*command, "--report", str(path)]) == 0
-    return path
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> Results:
-    return read_results(folder / RESULTS)
-
-
-# measuring
-
-
-@pytest.mark.parametrize("solver", ["scf", "twolevel"])
-@pytest.mark.parametrize("guess", ["minao", "vsap", "coarse", "ml", "oracle"])
-def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=1)
-    run_one(guess, solver, protocol)  # warm-up runs are not to be counted
-    built: Counter[str] = Counter()
-    true_veff, true_potential, true_anchor = dft.rks.RKS.get_veff, CoarseField.potential, CoarseField.anchor
-
-    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
-        built["coarse" if getattr(self, "with_df", None) else "full"] += 1
-        return true_veff(self, *args, **kwargs)
-
-    def potential(self: Any, *args: Any) -> Any:
-        built["coarse"] += 1
-        return true_potential(self, *args)
-
-    def anchor(self: Any, *args: Any) -> Any:
-        built["coarse"] += 1
-        return true_anchor(self, *args)
-
-    monkeypatch.setattr(dft.rks.RKS, "get_veff", get_veff)
-    monkeypatch.setattr(CoarseField, "potential", potential)
-    monkeypatch.setattr(CoarseField, "anchor", anchor)
-    row = run_one(guess, solver, protocol)
-    assert row.error == ""
-    assert row.full_builds + row.guess_builds == built["full"] > 0
-    assert row.coarse_builds == built["coarse"]
-    assert row.cycles == row.full_builds - 2 if solver == "scf" else row.cycles == row.full_builds
-    assert len(row.gradients) == row.full_builds
-    assert row.model_sha256 == (model_hash("") if guess == "ml" else "")
-    assert (row.guess_builds > 0) == (guess == "oracle")
-
-
-@pytest.mark.parametrize(("method", "spin"), [("RHF", 0), ("RKS", 0), ("UKS", 1), ("ROHF", 1), ("ROKS", 1)])
-def test_gradients_are_those_of_pyscf(method: str, spin: int) -> None:
-    mol = mole(WATER, "6-31g", charge=spin, spin=spin)
-    mf = getattr(dft, method)(mol, xc="pbe") if method.endswith("KS") else getattr(scf, method)(mol)
-    norms: list[float] = []
-    mf.callback = lambda envs: norms.append(float(envs["norm_gorb"]))
-    with recording(mf) as visited:
-        mf.kernel()
-    found = _gradients(mf, visited)
-    assert len(found) == mf.cycles + 2
-    assert_close(found[1:-1], norms, 1e-8)
-    assert "get_veff" not in vars(mf)
-
-
-def test_predicted_orbital_energies_are_those_of_the_predicted_matrix() -> None:
-    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=3)
-    row = run_one("ml", "scf", protocol)
-    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "def2-svp", unit="Bohr")
-    one = pyscf_mlham.OneShot(mf.RKS(xc="b3lyp")).run()
-    done = mf.RKS(xc="b3lyp").run()
-    assert row.guess_homo_err == pytest.approx(one.mo_energy[4] - done.mo_energy[4], abs=1e-5)
-    assert row.guess_lumo_err == pytest.approx(one.mo_energy[5] - done.mo_energy[5], abs=1e-5)
-    assert row.occupied_mae == pytest.approx(np.abs(one.mo_energy - done.mo_energy)[:5].mean(), abs=1e-5)
-    assert row.gap == pytest.approx(done.mo_energy[5] - done.mo_energy[4], abs=1e-5)
-    assert row.initial_gradient == row.gradients[0]
-    assert run_one("sap").occupied_mae is None  # a density predicts no orbital energies
-
-
-def test_open_shells_and_kinds_of_mean_field() -> None:
-    cation = water(1, 1)
-    for kind, name in (("auto", "UHF"), ("rohf", "ROHF"), ("uks", "UHF"), ("ghf", "GHF")):
-        row = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", scf=kind), cation)
-        assert (row.error, row.scf, row.electrons) == ("", name, 9)
-        assert row.s2 == pytest.approx(0.75, abs=0.01)
-    note = run_one("ml", geometry=cation).note
-    assert note.startswith("ml not used, minao instead: ")
-    assert "charge" in note
-
-
-def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:
-    assert "vsap guess is for Kohn-Sham" in run_one("vsap").error
-    bad = water()._replace(positions=np.zeros((3, 3)))
-    assert "apart" in run_one("minao", geometry=bad).error
-    stopped = run_one("minao", protocol=Protocol(xc="hf", basis="sto-3g", max_cycle=2))
-    assert (stopped.error, stopped.converged, stopped.cycles) == ("", False, 2)
-
-
-def test_files_as_guesses(tmp_path: Path) -> None:
-    labels = labelled_file(tmp_path, copies=1)
-    with HamiltonianFile(labels) as file:
-        record = file[0]
-    there = Molecule("there", "", "", record.numbers, record.positions, 0, 0)
-    row = run_one(f"chk:{labels}", geometry=there)
-    assert re.fullmatch(r"chk:labelled\.h5#[0-9a-f]{8}", row.guess)
-    assert row.occupied_mae < 1e-5
-    assert row.cycles <= 2
-    assert "does not hold this geometry" in run_one(f"chk:{labels}").error
-    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "sto-3g", unit="Bohr").RHF()
-    mf.set(chkfile=str(tmp_path / "mf.chk")).run()
-    assert run_one(f"chk:{tmp_path / 'mf.chk'}").cycles <= 2
-    ammonia = read_molecules(["ase:g2/NH3"]).molecules[0]
-    assert "other atoms" in run_one(f"chk:{tmp_path / 'mf.chk'}", geometry=ammonia).error
-    (tmp_path / "text.chk").write_text("no")
-    assert "neither a file of labelled molecules" in run_one(f"chk:{tmp_path / 'text.chk'}").error
-
-
-# the protocol
-
-
-def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
-    other = {"xc": "pbe", "basis": "6-31g", "scf": "uks", "density_fit": True, "grid_level": 4, "conv_tol": 1e-8}
-    other |= {"max_cycle": 51, "threads": 2, "device": "cuda", "memory": 1, "model": "m", "model_sha256": "x"}
-    other |= {"pyscf": "0", "pyscf_mlham": "0"}
-    assert set(other) == {f.name for f in dataclasses.fields(Protocol)}
-    prints = {dataclasses.replace(Protocol(), **{key: value}).fingerprint for key, value in other.items()}
-    assert len(prints | {Protocol().fingerprint}) == len(other) + 1
 
 
 @pytest.mark.parametrize(
@@ -414,165 +259,6 @@ def test_inputs(tmp_path: Path) -> None:
 
 
 # statistics and reports
-
-
-def test_statistics_are_what_they_say(results: Results) -> None:
-    rows = [dataclasses.replace(row, total_cpu_s=1.0 + row.repeat) for row in results.rows if row.guess == "minao"]
-    doubled = [
-        dataclasses.replace(row, guess="ml", key=row.key.replace("minao", "ml"), total_cpu_s=2 * row.total_cpu_s)
-        for row in rows
-    ]
-    doubled = [dataclasses.replace(row, guess_builds=1) for row in doubled]
-    methods = {(m.guess, m.solver): m for m in summarise(dataclasses.replace(results, rows=[*rows, *doubled]))}
-    reference, other = methods["minao", "scf"], methods["ml", "scf"]
-    assert [case.seconds for case in reference.cases.values()] == [1.5, 1.5]  # medians over the repetitions
-    assert other.time_ratio == pytest.approx((2, 2, 2))
-    assert other.builds == reference.builds + 1  # a hidden build is a build
-    mean = np.exp(np.mean([np.log(c.builds / (c.builds - 1)) for c in other.cases.values()]))
-    assert other.build_ratio.value == pytest.approx(mean)
-    spread = geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
-    assert spread == geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
-    assert spread.value == pytest.approx(1)
-    assert 0.5 < spread.low < 0.9 < 1.1 < spread.high < 2
-    # the standard error of the mean of logs is log(2) / sqrt(8); a bootstrap of four knows it roughly
-    assert np.log(spread.high) == pytest.approx(1.96 * np.log(2) / np.sqrt(8), rel=0.25)
-
-
-def test_the_oracle_is_a_bound_and_no_method(results: Results) -> None:
-    methods = {(m.guess, m.solver): m for m in summarise(results)}
-    oracle = methods["oracle", "scf"]
-    assert oracle.is_bound
-    assert oracle.cycles <= 2
-    assert np.isnan(oracle.time_ratio.value)
-    assert all(case.row.guess_builds >= 2 for case in oracle.cases.values())
-    assert all(case.row.occupied_mae < 1e-4 for case in oracle.cases.values())
-
-
-def cells(table: str) -> list[list[str]]:
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -> None:
-    first = (folder / "table.md").read_text().split("\n\n")[0]
-    heading, _, *rows = cells(first)
-    assert tuple(heading) == SUMMARY
-    assert rows == [summary_cells(method) for method in summarise(results)]
-    for row, method in zip(rows, summarise(results), strict=True):
-        assert float(row[2]) == pytest.approx(method.cycles, abs=0.051)
-        if not method.is_bound:
-            assert float(row[3]) == pytest.approx(method.builds, abs=0.051)
-            assert float(row[5].split()[0]) == pytest.approx(method.build_ratio.value, abs=0.0051)
-
-
-def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> None:
-    name = results.rows[0].molecule
-    note = "ml not used, minao instead: element Si"
-    rows = [
-        dataclasses.replace(row, guess="ml", note=note if row.molecule == name else "")
-        for row in results.rows
-        if (row.guess, row.solver) == ("minao", "scf")
-    ]
-    count = len({row.molecule for row in rows})
-    assert f"| ml (minao for 1 of {count}) | scf |" in summary_table(dataclasses.replace(results, rows=rows))
-
-
-class Page(HTMLParser):
-    """Collects what a browser would fetch, identifiers, and tags that are not closed."""
-
-    VOID = ("meta", "input", "br", "link", "img")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-        self.stack: list[str] = []
-        self.tags: Counter[str] = Counter()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "data", "action", "srcset", "poster"):
-                self.fetched.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-            self.fetched += re.findall(r"url\(([^)]*)\)", value or "") if name in ("style", "clip-path", "fill") else []
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-
-def test_the_page_needs_nothing_else(folder: Path) -> None:
-    text = (folder / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    page.close()
-    assert page.stack == []
-    assert all(value.startswith("#") for value in page.fetched)
-    assert {value[1:] for value in page.fetched} <= set(page.ids)
-    assert len(page.ids) == len(set(page.ids))
-    assert page.tags["svg"] == page.tags["figure"] >= 5
-    assert not {"link", "img", "iframe"} & set(page.tags)
-    assert not re.search(r"https?:|@import|fetch\(|XMLHttp|\{\{", text)
-
-
-def test_names_cannot_break_the_page(results: Results) -> None:
-    rows = [dataclasses.replace(row, molecule="<script>|{{rows}}", note="a & b") for row in results.rows]
-    hostile = dataclasses.replace(results, rows=rows)
-    page = html(hostile, summarise(hostile), {}, "cpu")
-    assert page.count("<script>") == 1
-    assert "&lt;script&gt;|{{rows}}" in page
-    assert r"| <script>\|{{rows}} |" in molecule_table(hostile)
-
-
-def test_reports_are_the_same_every_time(folder: Path, results: Results) -> None:
-    methods = summarise(results)
-    plots = {name: svg(figure, name) for name, figure in draw(methods, results.protocol).items()}
-    assert html(results, methods, plots, "cpu") == (folder / "report.html").read_text()
-
-
-def test_damaged_results_are_a_clear_error(tmp_path: Path, results: Results) -> None:
-    path = tmp_path / RESULTS
-    path.write_text(results.to_json()[:-10])
-    with pytest.raises(DataError, match="cannot be read as results"):
-        read_results(path)
-    path.write_text(results.to_json().replace('"version": 1', '"version": 2'))
-    with pytest.raises(DataError, match="expected pyscf_mlham-benchmark 1"):
-        read_results(path)
-
-
-def test_the_table_of_the_readme_is_the_committed_one() -> None:
-    table = summary_table(read_results(ROOT / "examples" / "table" / RESULTS))
-    readme = (ROOT / "README.md").read_text()
-    assert readme.count(BEGIN) == readme.count(END) == 1
-    assert readme.split(BEGIN)[1].split(END)[0] == f"\n\n{table}\n"
-
-
-def test_the_committed_table_is_of_ten_molecules_and_has_no_problem() -> None:
-    results = read_results(ROOT / "examples" / "table" / RESULTS)
-    assert len({row.molecule for row in results.rows}) == 10
-    assert results.problems == []
-
-
-def test_inserting_a_table_wants_its_marks(tmp_path: Path, results: Results) -> None:
-    paper = tmp_path / "paper.md"
-    paper.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    for _ in range(2):
-        insert_table(paper, results)
-        assert paper.read_text() == f"before\n{BEGIN}\n\n{summary_table(results)}\n{END}\nafter\n"
-    paper.write_text("nothing\n")
-    with pytest.raises(DataError, match="expected one line"):
-        insert_table(paper, results)
-
-
-# mlham guess
 
 
 def test_written_guesses_start_an_scf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

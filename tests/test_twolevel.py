@@ -176,6 +176,25 @@ def test_what_comes_after_scf() -> None:
     assert second_order.run().e_tot == pytest.approx(hf.e_tot, abs=1e-8)
 
 
+def test_the_second_order_solver_is_for_where_two_levels_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(mf: Any, *rest: Any) -> twolevel.Outcome:
+        return solved(mf, *rest)._replace(failure="it was told to")
+
+    energy, solved = mole().RHF().kernel(), twolevel._solve
+    mf, log = accelerate(mole().RHF().newton()), io.StringIO()
+    mf.stdout, mf.verbose = log, 4
+    assert mf.kernel() == pytest.approx(energy, abs=1e-8)
+    assert mf.full_builds <= 3
+    assert "ah_start_tol" in log.getvalue()  # among the settings
+    assert "two-level SCF: it comes first; the second-order solver only where it fails." in log.getvalue()
+    assert "coarse level fitted in def2-universal-jfit (def2-universal-jkfit where cores matter)" in log.getvalue()
+    monkeypatch.setattr(twolevel, "_solve", stopped)
+    mf = accelerate(mole().RHF().newton())
+    mf.stdout, mf.verbose = log, 4
+    assert mf.kernel() == pytest.approx(energy, abs=1e-8)
+    assert "Extra cycle" in log.getvalue()  # words of the second-order solver
+
+
 def test_scanner_and_geometry_steps() -> None:
     moved = mole(WATER.replace("0.1173", "0.1300"))
     scanner = accelerate(mole().RKS(xc="b3lyp")).as_scanner()

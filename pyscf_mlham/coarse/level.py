@@ -27,6 +27,11 @@ class Level:
     grid: int
     dtype: type = np.float32
 
+    def __str__(self) -> str:
+        """Return what a log says of it."""
+        bases = self.light if self.light == self.heavy else f"{self.light} ({self.heavy} where cores matter)"
+        return f"fitted in {bases}, grid level {self.grid}, {np.dtype(self.dtype).name}"
+
 
 # from cheap to careful; the solver climbs when the gradient falls too slowly
 LEVELS = (

@@ -110,6 +110,8 @@ class _TwoLevelSCF:
             energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
             self.full_builds = self._builds
             return float(energy)
+        if hasattr(self, "undo_soscf"):
+            logger.note(self, "two-level SCF: it comes first; the second-order solver only where it fails.")
         clock = (logger.process_clock(), logger.perf_counter())
         self.dump_flags()
         self.build(self.mol)

@@ -1,0 +1,135 @@
+"""One run of a benchmark: its counts are those of others, and what cannot be run says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarked import run_one, water
+from conftest import WATER, assert_close, mole
+from labelled import labelled_file
+from pyscf import dft, scf
+
+import pyscf_mlham
+from pyscf_mlham.bench.measure import _gradients, recording
+from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.bench.protocol import Protocol, model_hash
+from pyscf_mlham.coarse import CoarseField
+from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.data.schema import HamiltonianFile
+
+
+@pytest.mark.parametrize("solver", ["scf", "twolevel"])
+@pytest.mark.parametrize("guess", ["minao", "vsap", "coarse", "ml", "oracle"])
+def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=1)
+    run_one(guess, solver, protocol)  # warm-up runs are not to be counted
+    built: Counter[str] = Counter()
+    true_veff, true_potential, true_anchor = dft.rks.RKS.get_veff, CoarseField.potential, CoarseField.anchor
+
+    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        built["coarse" if getattr(self, "with_df", None) else "full"] += 1
+        return true_veff(self, *args, **kwargs)
+
+    def potential(self: Any, *args: Any) -> Any:
+        built["coarse"] += 1
+        return true_potential(self, *args)
+
+    def anchor(self: Any, *args: Any) -> Any:
+        built["coarse"] += 1
+        return true_anchor(self, *args)
+
+    monkeypatch.setattr(dft.rks.RKS, "get_veff", get_veff)
+    monkeypatch.setattr(CoarseField, "potential", potential)
+    monkeypatch.setattr(CoarseField, "anchor", anchor)
+    row = run_one(guess, solver, protocol)
+    assert row.error == ""
+    assert row.full_builds + row.guess_builds == built["full"] > 0
+    assert row.coarse_builds == built["coarse"]
+    assert row.cycles == row.full_builds - 2 if solver == "scf" else row.cycles == row.full_builds
+    assert len(row.gradients) == row.full_builds
+    assert row.model_sha256 == (model_hash("") if guess == "ml" else "")
+    assert (row.guess_builds > 0) == (guess == "oracle")
+
+
+@pytest.mark.parametrize(("method", "spin"), [("RHF", 0), ("RKS", 0), ("UKS", 1), ("ROHF", 1), ("ROKS", 1)])
+def test_gradients_are_those_of_pyscf(method: str, spin: int) -> None:
+    mol = mole(WATER, "6-31g", charge=spin, spin=spin)
+    mf = getattr(dft, method)(mol, xc="pbe") if method.endswith("KS") else getattr(scf, method)(mol)
+    norms: list[float] = []
+    mf.callback = lambda envs: norms.append(float(envs["norm_gorb"]))
+    with recording(mf) as visited:
+        mf.kernel()
+    found = _gradients(mf, visited)
+    assert len(found) == mf.cycles + 2
+    assert_close(found[1:-1], norms, 1e-8)
+    assert "get_veff" not in vars(mf)
+
+
+def test_predicted_orbital_energies_are_those_of_the_predicted_matrix() -> None:
+    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=3)
+    row = run_one("ml", "scf", protocol)
+    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "def2-svp", unit="Bohr")
+    one = pyscf_mlham.OneShot(mf.RKS(xc="b3lyp")).run()
+    done = mf.RKS(xc="b3lyp").run()
+    assert row.guess_homo_err == pytest.approx(one.mo_energy[4] - done.mo_energy[4], abs=1e-5)
+    assert row.guess_lumo_err == pytest.approx(one.mo_energy[5] - done.mo_energy[5], abs=1e-5)
+    assert row.occupied_mae == pytest.approx(np.abs(one.mo_energy - done.mo_energy)[:5].mean(), abs=1e-5)
+    assert row.gap == pytest.approx(done.mo_energy[5] - done.mo_energy[4], abs=1e-5)
+    assert row.initial_gradient == row.gradients[0]
+    assert run_one("sap").occupied_mae is None  # a density predicts no orbital energies
+
+
+def test_open_shells_and_kinds_of_mean_field() -> None:
+    cation = water(1, 1)
+    for kind, name in (("auto", "UHF"), ("rohf", "ROHF"), ("uks", "UHF"), ("ghf", "GHF")):
+        row = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", scf=kind), cation)
+        assert (row.error, row.scf, row.electrons) == ("", name, 9)
+        assert row.s2 == pytest.approx(0.75, abs=0.01)
+    note = run_one("ml", geometry=cation).note
+    assert note.startswith("ml not used, minao instead: ")
+    assert "charge" in note
+
+
+def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:
+    assert "vsap guess is for Kohn-Sham" in run_one("vsap").error
+    bad = water()._replace(positions=np.zeros((3, 3)))
+    assert "apart" in run_one("minao", geometry=bad).error
+    stopped = run_one("minao", protocol=Protocol(xc="hf", basis="sto-3g", max_cycle=2))
+    assert (stopped.error, stopped.converged, stopped.cycles) == ("", False, 2)
+
+
+def test_files_as_guesses(tmp_path: Path) -> None:
+    labels = labelled_file(tmp_path, copies=1)
+    with HamiltonianFile(labels) as file:
+        record = file[0]
+    there = Molecule("there", "", "", record.numbers, record.positions, 0, 0)
+    row = run_one(f"chk:{labels}", geometry=there)
+    assert re.fullmatch(r"chk:labelled\.h5#[0-9a-f]{8}", row.guess)
+    assert row.occupied_mae < 1e-5
+    assert row.cycles <= 2
+    assert "does not hold this geometry" in run_one(f"chk:{labels}").error
+    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "sto-3g", unit="Bohr").RHF()
+    mf.set(chkfile=str(tmp_path / "mf.chk")).run()
+    assert run_one(f"chk:{tmp_path / 'mf.chk'}").cycles <= 2
+    ammonia = read_molecules(["ase:g2/NH3"]).molecules[0]
+    assert "other atoms" in run_one(f"chk:{tmp_path / 'mf.chk'}", geometry=ammonia).error
+    (tmp_path / "text.chk").write_text("no")
+    assert "neither a file of labelled molecules" in run_one(f"chk:{tmp_path / 'text.chk'}").error
+
+
+# the protocol
+
+
+def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
+    other = {"xc": "pbe", "basis": "6-31g", "scf": "uks", "density_fit": True, "grid_level": 4, "conv_tol": 1e-8}
+    other |= {"max_cycle": 51, "threads": 2, "device": "cuda", "memory": 1, "model": "m", "model_sha256": "x"}
+    other |= {"pyscf": "0", "pyscf_mlham": "0"}
+    assert set(other) == {f.name for f in dataclasses.fields(Protocol)}
+    prints = {dataclasses.replace(Protocol(), **{key: value}).fingerprint for key, value in other.items()}
+    assert len(prints | {Protocol().fingerprint}) == len(other) + 1

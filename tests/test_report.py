@@ -1,0 +1,188 @@
+"""What mlham bench writes: statistics, Markdown, plots and the page say what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyscf_mlham.bench.figures import draw, svg
+from pyscf_mlham.bench.report import (
+    BEGIN,
+    END,
+    SUMMARY,
+    html,
+    insert_table,
+    molecule_table,
+    summary_cells,
+    summary_table,
+)
+from pyscf_mlham.bench.results import RESULTS, Results, read_results
+from pyscf_mlham.bench.summary import geometric_mean, summarise
+from pyscf_mlham.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_statistics_are_what_they_say(results: Results) -> None:
+    rows = [dataclasses.replace(row, total_cpu_s=1.0 + row.repeat) for row in results.rows if row.guess == "minao"]
+    doubled = [
+        dataclasses.replace(row, guess="ml", key=row.key.replace("minao", "ml"), total_cpu_s=2 * row.total_cpu_s)
+        for row in rows
+    ]
+    doubled = [dataclasses.replace(row, guess_builds=1) for row in doubled]
+    methods = {(m.guess, m.solver): m for m in summarise(dataclasses.replace(results, rows=[*rows, *doubled]))}
+    reference, other = methods["minao", "scf"], methods["ml", "scf"]
+    assert [case.seconds for case in reference.cases.values()] == [1.5, 1.5]  # medians over the repetitions
+    assert other.time_ratio == pytest.approx((2, 2, 2))
+    assert other.builds == reference.builds + 1  # a hidden build is a build
+    mean = np.exp(np.mean([np.log(c.builds / (c.builds - 1)) for c in other.cases.values()]))
+    assert other.build_ratio.value == pytest.approx(mean)
+    spread = geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
+    assert spread == geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
+    assert spread.value == pytest.approx(1)
+    assert 0.5 < spread.low < 0.9 < 1.1 < spread.high < 2
+    # the standard error of the mean of logs is log(2) / sqrt(8); a bootstrap of four knows it roughly
+    assert np.log(spread.high) == pytest.approx(1.96 * np.log(2) / np.sqrt(8), rel=0.25)
+
+
+def test_the_oracle_is_a_bound_and_no_method(results: Results) -> None:
+    methods = {(m.guess, m.solver): m for m in summarise(results)}
+    oracle = methods["oracle", "scf"]
+    assert oracle.is_bound
+    assert oracle.cycles <= 2
+    assert np.isnan(oracle.time_ratio.value)
+    assert all(case.row.guess_builds >= 2 for case in oracle.cases.values())
+    assert all(case.row.occupied_mae < 1e-4 for case in oracle.cases.values())
+
+
+def cells(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -> None:
+    first = (folder / "table.md").read_text().split("\n\n")[0]
+    heading, _, *rows = cells(first)
+    assert tuple(heading) == SUMMARY
+    assert rows == [summary_cells(method) for method in summarise(results)]
+    for row, method in zip(rows, summarise(results), strict=True):
+        assert float(row[2]) == pytest.approx(method.cycles, abs=0.051)
+        if not method.is_bound:
+            assert float(row[3]) == pytest.approx(method.builds, abs=0.051)
+            assert float(row[5].split()[0]) == pytest.approx(method.build_ratio.value, abs=0.0051)
+
+
+def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> None:
+    name = results.rows[0].molecule
+    note = "ml not used, minao instead: element Si"
+    rows = [
+        dataclasses.replace(row, guess="ml", note=note if row.molecule == name else "")
+        for row in results.rows
+        if (row.guess, row.solver) == ("minao", "scf")
+    ]
+    count = len({row.molecule for row in rows})
+    assert f"| ml (minao for 1 of {count}) | scf |" in summary_table(dataclasses.replace(results, rows=rows))
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, identifiers, and tags that are not closed."""
+
+    VOID = ("meta", "input", "br", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.stack: list[str] = []
+        self.tags: Counter[str] = Counter()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "action", "srcset", "poster"):
+                self.fetched.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            self.fetched += re.findall(r"url\(([^)]*)\)", value or "") if name in ("style", "clip-path", "fill") else []
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+
+def test_the_page_needs_nothing_else(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.stack == []
+    assert all(value.startswith("#") for value in page.fetched)
+    assert {value[1:] for value in page.fetched} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags["svg"] == page.tags["figure"] >= 5
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert not re.search(r"https?:|@import|fetch\(|XMLHttp|\{\{", text)
+
+
+def test_names_cannot_break_the_page(results: Results) -> None:
+    rows = [dataclasses.replace(row, molecule="<script>|{{rows}}", note="a & b") for row in results.rows]
+    hostile = dataclasses.replace(results, rows=rows)
+    page = html(hostile, summarise(hostile), {}, "cpu")
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;|{{rows}}" in page
+    assert r"| <script>\|{{rows}} |" in molecule_table(hostile)
+
+
+def test_reports_are_the_same_every_time(folder: Path, results: Results) -> None:
+    methods = summarise(results)
+    plots = {name: svg(figure, name) for name, figure in draw(methods, results.protocol).items()}
+    assert html(results, methods, plots, "cpu") == (folder / "report.html").read_text()
+
+
+def test_damaged_results_are_a_clear_error(tmp_path: Path, results: Results) -> None:
+    path = tmp_path / RESULTS
+    path.write_text(results.to_json()[:-10])
+    with pytest.raises(DataError, match="cannot be read as results"):
+        read_results(path)
+    path.write_text(results.to_json().replace('"version": 1', '"version": 2'))
+    with pytest.raises(DataError, match="expected pyscf_mlham-benchmark 1"):
+        read_results(path)
+
+
+def test_the_table_of_the_readme_is_the_committed_one() -> None:
+    table = summary_table(read_results(ROOT / "examples" / "table" / RESULTS))
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count(BEGIN) == readme.count(END) == 1
+    assert readme.split(BEGIN)[1].split(END)[0] == f"\n\n{table}\n"
+
+
+def test_the_committed_table_is_of_ten_molecules_and_has_no_problem() -> None:
+    results = read_results(ROOT / "examples" / "table" / RESULTS)
+    assert len({row.molecule for row in results.rows}) == 10
+    assert results.problems == []
+
+
+def test_inserting_a_table_wants_its_marks(tmp_path: Path, results: Results) -> None:
+    paper = tmp_path / "paper.md"
+    paper.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        insert_table(paper, results)
+        assert paper.read_text() == f"before\n{BEGIN}\n\n{summary_table(results)}\n{END}\nafter\n"
+    paper.write_text("nothing\n")
+    with pytest.raises(DataError, match="expected one line"):
+        insert_table(paper, results)
+
+
+# mlham guess
