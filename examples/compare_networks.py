@@ -2,10 +2,11 @@
 
 python examples/compare_networks.py organic-b3lyp-svp.h5 --minutes 15 --scf 12 --out out/networks
 
-Every run has so many minutes of processor time on one thread (--minutes), or so many steps (--steps). A run that was
-stopped goes on when the same command is given again; other seeds, variants and numbers of molecules join the table of
-the same folder. Results: networks.md, networks.png, and one folder for each run. Times are seconds of
-processor time on one thread, so that a busy machine changes them little.
+Every run takes as many steps as fit so many minutes of processor time on one thread (--minutes), by what a step of each
+network costs; all networks are timed in turns when a folder is begun. Or every run takes --steps. The time that a run
+took in fact is in the table. A run that was stopped goes on when the same command is given again; other seeds, variants
+and numbers of molecules join the table of the same folder, also from a second process. Results: networks.md,
+networks.png, and one folder for each run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,17 @@ from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
-from pyscf_mlham.scf.guess import guess
+from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.model import options_of, part_of
+from pyscf_mlham.scf.guess import guess_or_reason
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.loss import collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean
 from pyscf_mlham.train.preparation import prepare, recipe_of
 from pyscf_mlham.train.trainer import Trainer, epoch_batches
 
-TRIAL = 12  # steps whose time says how many fit the minutes; the first two are not counted
+TRIAL = 8  # rounds in which every network takes a step and is timed; the first two are not counted
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,20 @@ class Data:
     config: ModelConfig
 
     def part(self, molecules: int) -> list[Example]:
-        """Return so many training examples, the same for all runs; 0 = all."""
-        order = np.random.default_rng(0).permutation(len(self.train))
-        return [self.train[i] for i in order[: molecules or None]]
+        """Return so many training examples, the same for all runs; 0 = all. The first ones have all elements."""
+        order = np.random.default_rng(0).permutation(len(self.train)).tolist()
+        seen: set[int] = set()
+        first = []
+        for i in order:
+            new = set(self.train[i].sample.numbers.tolist()) - seen
+            if new:
+                first.append(i)
+                seen |= new
+        if molecules and not len(first) <= molecules < len(self.train):
+            most = len(self.train) - 1
+            raise SystemExit(f"--molecules {molecules}: expected {len(first)} (all elements) to {most}, or 0 for all.")
+        chosen = [*first, *(i for i in order if i not in first)]
+        return [self.train[i] for i in chosen[: molecules or None]]
 
 
 def settings(variant: str, molecules: int, seed: int, args: argparse.Namespace) -> TrainConfig:
@@ -102,39 +114,51 @@ def with_steps(run: TrainConfig, steps: int) -> TrainConfig:
     return dataclasses.replace(run, steps=steps, warmup=min(200, steps // 5), average=average, validate_every=validate)
 
 
-def steps_within(minutes: float, run: TrainConfig, data: Data, train: list[Example], console: Console) -> int:
-    """Return how many steps of a run fit the minutes; measured once, and kept in the run's folder.
+def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[str, dict[str, float]]:
+    """Time a step of training, and the inference of one molecule, of every network, or read what was found before.
+
+    The networks take turns, so that whatever else the machine does weighs on all of them alike.
 
     Args:
-        minutes: of processor time.
-        run: settings.
+        args: of the command line.
         data: what all runs share.
-        train: its training examples.
         console: to draw on.
+
+    Returns:
+        processor seconds by variant: "step", and "inference".
     """
-    path = Path(run.output) / "steps.json"
+    path = args.out / "costs.json"
     if not path.exists():
-        trial = Trainer(with_steps(run, TRIAL), train, data.val, config_of(run, data), console)
-        sizes = [max(1, len(e.sample.pairs)) for e in train]
-        seconds = []
-        for chosen in itertools.islice(batches(sizes, run), TRIAL):
-            start = time.process_time()
-            trial.update([train[i] for i in chosen])
-            seconds.append(time.process_time() - start)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(int(60 * minutes / np.mean(seconds[2:]))).encode())
-    return int(json.loads(path.read_text()))
+        runs = {v: with_steps(settings(v, 0, 0, args), TRIAL) for v in VARIANTS}
+        trainers = {v: Trainer(run, data.train, data.val, config_of(run, data), console) for v, run in runs.items()}
+        sizes = [max(1, len(e.sample.pairs)) for e in data.train]
+        drawn = itertools.cycle(epoch_batches(sizes, runs[VARIANTS[0]].pairs, (0,)))
+        found: dict[str, dict[str, list[float]]] = {v: {"step": [], "inference": []} for v in VARIANTS}
+        for chosen in itertools.islice(drawn, TRIAL):
+            for variant, trainer in trainers.items():
+                step, inference = timed(trainer, [data.train[i] for i in chosen])
+                found[variant]["step"].append(step)
+                found[variant]["inference"].append(inference)
+        medians = {v: {k: float(np.median(t[2:])) for k, t in times.items()} for v, times in found.items()}
+        replace_file(path, json.dumps(medians, indent=1).encode())
+    return dict(json.loads(path.read_text()))
 
 
-def batches(sizes: list[int], run: TrainConfig) -> Iterator[list[int]]:
-    """Draw the batches of a run, epoch after epoch.
+def timed(trainer: Trainer, batch: list[Example]) -> tuple[float, float]:
+    """Return the processor seconds of one step, and of the inference of one molecule.
 
     Args:
-        sizes: pairs of each molecule.
-        run: settings.
+        trainer: of the network.
+        batch: to take the step with.
     """
-    for epoch in itertools.count():
-        yield from epoch_batches(sizes, run.pairs, (run.seed, epoch))
+    start = time.process_time()
+    trainer.update(batch)
+    middle = time.process_time()
+    inputs = batch_from_samples([e.sample for e in batch]).to("cpu", torch.float32)
+    begin = time.process_time()
+    with torch.no_grad():
+        trainer.model(inputs)
+    return middle - start, (time.process_time() - begin) / len(batch)
 
 
 def read_data(args: argparse.Namespace, console: Console) -> Data:
@@ -179,55 +203,26 @@ def config_of(run: TrainConfig, data: Data) -> ModelConfig:
     return dataclasses.replace(data.config, name=run.name, architecture=run.architecture, options=options)
 
 
-def processor_seconds(model: HamiltonianModel, run: TrainConfig, sets: list[list[Example]]) -> tuple[float, float]:
-    """Return the median over batches of the time that training and inference take for one molecule.
-
-    Args:
-        model: network.
-        run: settings.
-        sets: batches.
-    """
-    training, inference = [], []
-    for k, batch in enumerate(sets):
-        inputs, targets = collate(batch)
-        inputs = inputs.to("cpu", torch.float32)
-        start = time.process_time()
-        output, traces = model.for_training(inputs, model.orientation((run.seed, k)))
-        extra = None if traces is None else trace_error(traces, inputs, targets, model.template)
-        total(errors(output, inputs, targets, model.template), run.loss, extra).sum().backward()
-        training.append((time.process_time() - start) / len(batch))
-        with torch.no_grad():
-            start = time.process_time()
-            model(inputs)
-            inference.append((time.process_time() - start) / len(batch))
-    return float(np.median(training)), float(np.median(inference))
-
-
-def one_run(run: TrainConfig, molecules: int, data: Data, args: argparse.Namespace, console: Console) -> None:
+def one_run(run: TrainConfig, molecules: int, data: Data, console: Console) -> None:
     """Train and judge one network, where an earlier call has not done so.
 
     Args:
         run: settings.
         molecules: to train on, 0 = all.
         data: what all runs share.
-        args: of the command line.
         console: to draw on.
     """
     path = Path(run.output) / "result.json"
     if path.exists():
         return
     train = data.part(molecules)
-    run = with_steps(run, steps_within(args.minutes, run, data, train, console) if args.minutes else args.steps)
     trainer = Trainer(run, train, data.val, config_of(run, data), console)
-    trainer.run()
+    seconds = train_and_time(trainer, Path(run.output) / "seconds.json")
     if trainer.step < run.steps:
         raise SystemExit(1)  # stopped by a signal, and saved
     model = load(Path(run.output) / "model")
     assert isinstance(model, NetworkModel)
-    network = model.network.cpu()
-    fresh = network_from_config(model.config)  # its weights may be trained: a loaded model's are frozen
-    sets = [data.test[k : k + 3] for k in range(0, 24, 3)]
-    training, inference = processor_seconds(fresh, run, [b for b in sets if b])
+    network = model.network
     wrapper, refiner = ("" if part == "none" else f"+{part}" for part in (run.wrapper, run.refiner))
     result = mean(evaluate(network, data.test))._asdict() | {
         "variant": f"{run.architecture}{wrapper}{refiner}",
@@ -235,13 +230,27 @@ def one_run(run: TrainConfig, molecules: int, data: Data, args: argparse.Namespa
         "molecules": len(train),
         "tested": len(data.test),
         "steps": run.steps,
-        "learning_rate": run.learning_rate,
+        "minutes": seconds / 60,
         "equivariance": float(np.mean([equivariance_error(network, e, k) for k, e in enumerate(data.test)])),
         "parameters": float(sum(p.numel() for p in network.parameters())),
-        "training": training,
-        "inference": inference,
+        "folder": Path(run.output).name,
     }
     replace_file(path, json.dumps(result, indent=1).encode())
+
+
+def train_and_time(trainer: Trainer, path: Path) -> float:
+    """Train to the end or to a signal, and return the processor seconds of this and all earlier calls.
+
+    Args:
+        trainer: of the run.
+        path: where those of earlier calls are.
+    """
+    before = float(json.loads(path.read_text())) if path.exists() else 0.0
+    start = time.process_time()
+    trainer.run()
+    seconds = before + time.process_time() - start
+    replace_file(path, json.dumps(seconds).encode())
+    return seconds
 
 
 def count_cycles(args: argparse.Namespace, console: Console) -> float:
@@ -255,32 +264,37 @@ def count_cycles(args: argparse.Namespace, console: Console) -> float:
     missing = [p for p in sorted(args.out.glob("*/result.json")) if "cycles" not in json.loads(p.read_text())]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         if not reference.exists():
-            replace_file(reference, json.dumps(mean_cycles("minao", args)).encode())
+            replace_file(reference, json.dumps(mean_cycles("minao", args)[0]).encode())
         for path in progress.track(missing, description="SCF"):
             result = json.loads(path.read_text())
-            result["cycles"] = mean_cycles(str(path.parent / "model"), args)
+            result["cycles"], result["refused"] = mean_cycles(str(path.parent / "model"), args)
             replace_file(path, json.dumps(result, indent=1).encode())
     return float(json.loads(reference.read_text()))
 
 
-def mean_cycles(name: str, args: argparse.Namespace) -> float:
-    """Return the mean number of SCF cycles on the first test molecules, density-fitted on grid level 1.
+def mean_cycles(name: str, args: argparse.Namespace) -> tuple[float, int]:
+    """Count SCF cycles on the first test molecules, density-fitted on grid level 1.
 
     Args:
         name: of a PySCF guess, or a model folder.
         args: of the command line.
+
+    Returns:
+        their mean, and how many molecules started from minao because the model's prediction was not fit for use.
     """
     model = None if name == "minao" else load(name)
-    counts = []
+    counts, refused = [], 0
     with HamiltonianFile(args.data) as file:
         known = load(next(args.out.glob("*/result.json")).parent / "model").config
         for index in served(file, known)[: args.scf]:
             mol = mol_from_geometry(file[index], file.level.basis)
             mf = dft.RKS(mol, xc=file.level.xc).density_fit().set(conv_tol=file.level.conv_tol, verbose=0)
             mf.grids.level = 1
-            mf.kernel(dm0=mf.get_init_guess(key="minao") if model is None else guess(mf, model, fallback="raise"))
+            density, reason = (mf.get_init_guess(key="minao"), "") if model is None else guess_or_reason(mf, model)
+            refused += bool(reason)
+            mf.kernel(dm0=density)
             counts.append(mf.cycles if mf.converged else mf.max_cycle)
-    return float(np.mean(counts))
+    return float(np.mean(counts)), refused
 
 
 def parsed() -> argparse.Namespace:
@@ -316,7 +330,7 @@ def check_protocol(args: argparse.Namespace) -> None:
     Args:
         args: of the command line.
     """
-    names = ("minutes", "steps", "validation", "baseline", "network", "scf")
+    names = ("minutes", "steps", "learning_rate", "validation", "baseline", "network", "scf")
     here = {name: getattr(args, name) for name in names} | {"data": args.data.name}
     path = args.out / "protocol.json"
     if path.exists() and (there := json.loads(path.read_text())) != here:
@@ -326,21 +340,36 @@ def check_protocol(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Compare."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one thread of a processor is what is compared
     args, console = parsed(), Console()
     args.out.mkdir(parents=True, exist_ok=True)
     check_protocol(args)
     torch.set_num_threads(1)
     data = read_data(args, console)
+    costs = read_costs(args, data, console)
     runs = list(itertools.product(args.variants, args.molecules, args.seeds))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for variant, molecules, seed in progress.track(runs, description="networks"):
-            one_run(settings(variant, molecules, seed, args), molecules, data, args, console)
+            steps = max(1, int(60 * args.minutes / costs[variant]["step"])) if args.minutes else args.steps
+            one_run(with_steps(settings(variant, molecules, seed, args), steps), molecules, data, console)
+            report(args, costs, None)
     minao = count_cycles(args, console) if args.scf else None
+    console.print(report(args, costs, minao), markup=False)
+
+
+def report(args: argparse.Namespace, costs: dict[str, dict[str, float]], minao: float | None) -> str:
+    """Write and return the tables of all finished runs, and draw them.
+
+    Args:
+        args: of the command line.
+        costs: of each network.
+        minao: mean cycles from PySCF's guess, where they were counted.
+    """
     found = read_results(args.out)
-    text = summary(found, json.loads((args.out / "protocol.json").read_text()), minao)
+    text = summary(found, costs, json.loads((args.out / "protocol.json").read_text()), minao)
     replace_file(args.out / "networks.md", text.encode())
-    draw(found, args.out)
-    console.print(text, markup=False)
+    draw(found, costs, args.out)
+    return text
 
 
 if __name__ == "__main__":

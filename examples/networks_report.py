@@ -29,7 +29,8 @@ COLUMNS = {  # key of a result: heading, format
     "equivariance": ("turning / Ha", ".0e"),
     "parameters": ("weights", ".2e"),
     "steps": ("steps", ".0f"),
-    "training": ("s per molecule, training", ".3f"),
+    "minutes": ("minutes", ".1f"),
+    "step": ("s per step", ".2f"),
     "inference": ("s per molecule, inference", ".3f"),
 }
 FITTED = ("h_mae", "occupied_virtual", "density", "occupied_mae", "similarity", "cycles")  # these have a spread
@@ -68,14 +69,18 @@ def table(found: list[Result], first: str) -> list[str]:
     return lines
 
 
-def summary(found: list[Result], protocol: dict[str, Any], minao: float | None) -> str:
+def summary(
+    found: list[Result], costs: dict[str, dict[str, float]], protocol: dict[str, Any], minao: float | None
+) -> str:
     """Return everything as Markdown.
 
     Args:
         found: results.
+        costs: processor seconds of each network: "step", and "inference" of one molecule.
         protocol: what all runs share.
         minao: mean cycles from PySCF's guess, where they were counted.
     """
+    found = [costs[r["variant"]] | r for r in found]
     most = max(r["molecules"] for r in found)
     whole = [r for r in found if r["molecules"] == most]
     minutes, steps, tested = protocol["minutes"], protocol["steps"], found[0]["tested"]
@@ -84,24 +89,28 @@ def summary(found: list[Result], protocol: dict[str, Any], minao: float | None) 
         f"{most} training molecules, {budget} each, H0 {protocol['baseline']}; means over {tested} test molecules."
     ]
     if minao is not None:
-        lines += [f"Cycles: of the first {protocol['scf']}, density-fitted, grid 1; from minao {minao:.2f}."]
+        refused = sum(r.get("refused", 0) for r in found)
+        lines += [
+            f"Cycles: of the first {protocol['scf']}, density-fitted, grid 1; from minao {minao:.2f}. A model's guess "
+            "costs two coarse builds beside, one of them a step of the SCF's own response, which evens out differences."
+            + f" {refused} predictions were not fit for use, and minao took their place."
+            * bool(refused)
+        ]
     lines += ["", *table(whole, "variant")]
-    both = [[r for r in whole if r["variant"] == name] for name in ("qhnet", "qhnetv2")]
-    if all(both):
-        for key in ("training", "inference"):
-            slow, fast = (np.mean([r[key] for r in runs]) for runs in both)
-            lines += ["", f"One molecule, {key}: qhnet takes {slow / fast:.1f} times as long as qhnetv2."]
+    step, inference = (costs["qhnet"][key] / costs["qhnetv2"][key] for key in ("step", "inference"))
+    lines += ["", f"qhnet takes {step:.1f} times as long as qhnetv2 for a step, {inference:.1f} times for inference."]
     for variant in sorted({r["variant"] for r in found if r["molecules"] < most}, key=VARIANTS.index):
         curve = [r for r in found if r["variant"] == variant]
         lines += ["", f"{variant}, by the number of training molecules:", "", *table(curve, "molecules")]
     return "\n".join(lines) + "\n"
 
 
-def draw(found: list[Result], out: Path) -> None:
+def draw(found: list[Result], costs: dict[str, dict[str, float]], out: Path) -> None:
     """Plot the validation errors during training, what each network reaches for its cost, and the learning curves.
 
     Args:
         found: results.
+        costs: of each network, see `summary`.
         out: folder of the runs; the picture is written there.
     """
     most = max(r["molecules"] for r in found)
@@ -112,17 +121,18 @@ def draw(found: list[Result], out: Path) -> None:
         runs = [r for r in found if r["variant"] == variant]
         whole = [r for r in runs if r["molecules"] == most]
         color = f"C{number}"
-        for path in sorted(out.glob(f"{variant}-all-*/log.csv"))[:1]:
-            log = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+        for result in whole[:1]:
+            log = np.atleast_1d(np.genfromtxt(out / result["folder"] / "log.csv", delimiter=",", names=True))
             left.plot(log["step"] / log["step"][-1], log["density"], color=color, label=variant)
-        middle.scatter([r["inference"] for r in whole], [r["density"] for r in whole], color=color, label=variant)
+        inference = [costs[variant]["inference"]] * len(whole)
+        middle.scatter(inference, [r["density"] for r in whole], color=color, label=variant)
         sizes = sorted({r["molecules"] for r in runs})
         means = [np.mean([r["density"] for r in runs if r["molecules"] == n]) for n in sizes]
         right.plot(sizes, means, "o-", color=color)
     left.set(xlabel="share of the budget", ylabel="density error", yscale="log", title="validation")
     middle.set(xlabel="processor seconds per molecule, inference", ylabel="density error", title="test")
     right.set(xlabel="training molecules", ylabel="density error", xscale="log", yscale="log", title="test")
-    left.legend(fontsize=7)
+    middle.legend(fontsize=7)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120, format="png")
     replace_file(out / "networks.png", drawn.getvalue())

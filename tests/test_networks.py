@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import sys
+import signal
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from conftest import assert_close
 from labelled import Prepared, settings, silent, trained
 from scipy.linalg import block_diag
 from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sample_of, svp
@@ -19,10 +19,11 @@ from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sampl
 from pyscf_mlham.basis import wigner
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import squares
-from pyscf_mlham.nn.model import build
+from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.qhnet import TensorProduct
-from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix
+from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotated_batch, rotation_from_matrix
 from pyscf_mlham.nn.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
@@ -30,7 +31,7 @@ from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.trainer import _identity
+from pyscf_mlham.train.trainer import Trainer, _identity
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
@@ -205,20 +206,23 @@ def test_frozen_first_stage_stays(data: Path, tmp_path: Path) -> None:
     assert trainer.model.refiner is not None
     assert trainer.model.refiner.onsite.weight.any()
     assert changed
-    with pytest.raises(ModelError, match="other sizes"):
-        trained(dataclasses.replace(second, output=str(tmp_path / "c")), wider(first, config))
-    other = dataclasses.replace(config, options=config.options | {"network": config.options["network"] | {"layers": 2}})
-    with pytest.raises(ModelError, match="not those of this network"):
-        trained(dataclasses.replace(second, output=str(tmp_path / "d")), (first[0], first[1], other))
+    for sizes, message in (
+        ({"channels": 12}, "channels 8 instead of 12"),
+        ({"layers": 2}, "layers 1 instead of 2"),
+        ({"cutoff": 8.0}, "cutoff 16.0 instead of 8.0"),  # which no weight's shape shows
+    ):
+        other = dataclasses.replace(config, options=config.options | {"network": config.options["network"] | sizes})
+        with pytest.raises(ModelError, match=message):
+            trained(dataclasses.replace(second, output=str(tmp_path / "c")), (first[0], first[1], other))
+    with pytest.raises(ModelError, match="xc hf instead of pbe"):
+        trained(
+            dataclasses.replace(second, output=str(tmp_path / "d")),
+            (first[0], first[1], dataclasses.replace(config, xc="pbe")),
+        )
 
     elsewhere = dataclasses.replace(config, baseline="sap")
     with pytest.raises(ModelError, match="has baseline minao, this run sap"):
         trained(dataclasses.replace(second, output=str(tmp_path / "e")), (first[0], first[1], elsewhere))
-
-
-def wider(prepared: Prepared, config: object) -> Prepared:
-    options = config.options | {"network": config.options["network"] | {"channels": 5}}
-    return prepared[0], prepared[1], dataclasses.replace(config, options=options)
 
 
 def test_traces_are_those_of_the_blocks(prepared: Prepared) -> None:
@@ -235,7 +239,73 @@ def test_traces_are_those_of_the_blocks(prepared: Prepared) -> None:
     off = traces._replace(onsite=traces.onsite + 1.0)
     mask = traces_of(targets.onsite_mask, targets.pair_mask, template).onsite > 0
     counted = torch.zeros(3).index_add(0, batch.molecule, mask.float().sum((1, 2)))
-    torch.testing.assert_close(trace_error(off, batch, targets, template), counted / targets.n_ao**2)
+    torch.testing.assert_close(trace_error(off, batch, targets, template), counted / (ONSITE_SCALE * targets.n_ao) ** 2)
+    off = traces._replace(pair=traces.pair + pair_size(batch.distances) ** 2)
+    mask = traces_of(targets.onsite_mask, targets.pair_mask, template).pair > 0
+    counted = torch.zeros(3).index_add(0, targets.pair_molecule, 2 * mask.float().sum((1, 2)))
+    torch.testing.assert_close(
+        trace_error(off, batch, targets, template), counted / targets.n_ao**2, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_every_degree_is_enriched_in_proportion_to_its_size() -> None:
+    torch.manual_seed(0)
+    layer = InvariantGradient(squares(2), 6, 1e-6, TraceGradOptions(4, 8, 5)).double()
+    x = noise(3, 9, 6) * torch.tensor([1.0, *[1e-1] * 3, *[1e-2] * 5])[:, None]
+    added = layer(x)[0].detach() - x
+    for old, new in zip(x.split([1, 3, 5], 1), added.split([1, 3, 5], 1), strict=True):
+        assert 0.02 < float(new.norm() / old.norm()) < 0.2  # the gain is 0.1
+
+
+def test_padding_does_not_limit_the_correction() -> None:
+    network = random_network("qhnetv2+harmose")
+    assert network.refiner is not None
+    batch = batch_from_samples([sample_of(svp("H 0 0 0; H 0 0 0.74"))]).to("cpu", torch.float64)
+    before = network(batch)
+    with torch.no_grad():  # d orbitals, which hydrogen has none of
+        for leave in (network.refiner.onsite, network.refiner.pair):
+            leave.bias.view(TEMPLATE.size, TEMPLATE.size)[-1, -1] += 100
+    for old, new in zip(before, network(batch), strict=True):
+        assert_close(old.detach(), new.detach(), 1e-14)
+        assert not new[:, -1].any()
+        assert old.any()
+
+
+def test_a_step_sees_traces_and_another_orientation(
+    data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = prepared[2].options | {"wrapper": WRAPPER, "refiner": {"name": "harmose", "channels": 8, "heads": 2}}
+    model_config = dataclasses.replace(prepared[2], options=options)
+    seen: list[Sequence[int]] = []
+    true = HamiltonianModel.orientation
+
+    def orientation(self: HamiltonianModel, seed: Sequence[int]) -> Rotation | None:
+        seen.append(seed)
+        return true(self, seed)
+
+    monkeypatch.setattr(HamiltonianModel, "orientation", orientation)
+    moved = []
+    for weight in (0.25, 0.0):
+        config = settings(data, tmp_path, wrapper="tracegrad", refiner="harmose", loss=LossConfig(trace=weight))
+        trainer = Trainer(config, *prepared[:2], model_config, silent())
+        assert trainer.model.wrapper is not None
+        weights = trainer.model.wrapper.onsite_trace[0].weight
+        before = weights.detach().clone()
+        trainer.update(prepared[0][:2])
+        trainer.update(prepared[0][:2])
+        moved.append(float((weights.detach() - before).abs().max()))
+    assert moved[0] > 100 * moved[1]  # without the traces, only the decay of weights moves them
+    assert seen == [(0, 0), (0, 1)] * 2
+    first, second = (true(trainer.model, seed) for seed in seen[:2])
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first[0], second[0])
+
+
+def test_signals_are_the_shells_again_after_training(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    Trainer(settings(data, tmp_path, steps=1), *prepared, silent()).run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def load_template(prepared: Prepared) -> object:
@@ -308,45 +378,3 @@ def test_sizes_that_do_not_fit_are_errors() -> None:
             build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
     with pytest.raises(ModelError, match="unknown options"):
         build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
-
-
-@pytest.fixture
-def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("compare_networks")
-
-
-def run_comparison(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["compare_networks.py", *command])
-    script.main()
-
-
-def test_comparison_trains_every_kind_and_goes_on(
-    data: Path, tmp_path: Path, prepared: Prepared, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = comparison.Data(prepared[0], prepared[1], prepared[1], prepared[2])
-    monkeypatch.setattr(comparison, "read_data", lambda args, console: kept)
-    sizes = json.dumps(SMALL)
-    command = [str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--baseline", "sap"]
-    run_comparison(comparison, monkeypatch, *command, "--seeds", "0,1", "--variants", "qhnetv2,qhnet")
-    run_comparison(comparison, monkeypatch, *command, "--molecules", "2", "--variants", "qhnetv2")
-    text = (tmp_path / "networks.md").read_text()
-    for word in ("| qhnetv2 |", "| qhnet |", "+-", "times as long as qhnetv2", "| 2 |", "4 steps each"):
-        assert word in text
-    assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(comparison, "Trainer", None)  # nothing is trained twice
-    run_comparison(comparison, monkeypatch, *command, "--variants", "qhnetv2,qhnet")
-    assert (tmp_path / "networks.md").read_text() == text
-    with pytest.raises(SystemExit, match=r"protocol\.json: the runs in this folder"):
-        run_comparison(comparison, monkeypatch, *command, "--minutes", "1")
-
-
-def test_comparison_at_equal_time_counts_steps_and_cycles(
-    data: Path, tmp_path: Path, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = [str(data), "--minutes", "0.02", "--network", json.dumps(SMALL), "--out", str(tmp_path), "--scf", "1"]
-    run_comparison(comparison, monkeypatch, *command, "--baseline", "sap", "--variants", "qhnetv2")
-    found = json.loads((tmp_path / "qhnetv2-all-0" / "result.json").read_text())
-    assert found["steps"] == json.loads((tmp_path / "qhnetv2-all-0" / "steps.json").read_text()) > 1
-    assert 1 < found["cycles"] <= 50
-    assert "0.02 minutes of one thread" in (tmp_path / "networks.md").read_text()

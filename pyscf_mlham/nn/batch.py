@@ -48,6 +48,16 @@ class Batch(NamedTuple):
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
 
+def presence(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return 1 for elements of blocks that are of two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
+
+    Args:
+        batch: molecules; the first of their matrices is the overlap, whose diagonal is 1.
+    """
+    there = (batch.onsite[:, 0].diagonal(dim1=1, dim2=2) > 0.5).to(batch.onsite)
+    return there[:, :, None] * there[:, None, :], there[batch.first, :, None] * there[batch.second, None, :]
+
+
 def batch_from_samples(samples: Sequence[Sample]) -> Batch:
     """Put molecules side by side.
 

@@ -2,10 +2,10 @@
 
 It reads the first stage's blocks and features, all as plain numbers in the global frame, and mixes them without regard
 to symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things keep that
-in bounds. Training shows it molecules in random orientations. At inference its answers are averaged over a group of
-fixed orientations, under which the result is exactly equivariant. Each block's correction is limited in norm, so that
-turning a molecule can change a block by no more than twice that limit. And it starts at zero. Hermiticity, permutation,
-translation, smoothness at the cutoff and the independence of far fragments hold exactly.
+in bounds. Training shows it the molecules of each step in one random orientation. At inference its answers are averaged
+over a group of fixed orientations, under which the result is exactly equivariant. Each block's correction is limited in
+norm, so that turning a molecule can change a block by no more than twice that limit. And it starts at zero.
+Hermiticity, permutation, translation, smoothness at the cutoff and the independence of far fragments hold exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
-from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Output
+from pyscf_mlham.nn.batch import Batch, presence
+from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
 
@@ -107,17 +108,21 @@ class HarmoSE(nn.Module):
             for name, tensor in rotation_from_matrix(Q, sizes.degree, template)._asdict().items():
                 self.register_buffer(f"frame_{k}_{name}", tensor, persistent=False)
 
-    def forward(self, output: Output, features: Features, species: Tensor, rotation: Rotation | None) -> Output:
+    def forward(
+        self, output: Output, features: Features, batch: Batch, species: Tensor, rotation: Rotation | None
+    ) -> Output:
         """Correct blocks.
 
         Args:
             output: blocks of the first stage.
             features: of the first stage.
+            batch: molecules.
             species: (N,) index of each atom's element.
             rotation: the one orientation to look from, as training does; None averages over the fixed ones.
         """
         seen = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
-        found = [self._from(r.to(output.onsite), output, features, species) for r in seen]
+        there = Output(*presence(batch))
+        found = [self._from(r.to(output.onsite), output, there, features, species) for r in seen]
         onsite = torch.stack([f.onsite for f in found]).mean(0)
         pair = torch.stack([f.pair for f in found]).mean(0)
         return Output(output.onsite + onsite, output.pair + pair)
@@ -126,8 +131,8 @@ class HarmoSE(nn.Module):
         """Return one of the fixed orientations."""
         return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
 
-    def _from(self, rotation: Rotation, output: Output, features: Features, species: Tensor) -> Output:
-        """Return the correction that one orientation gives, turned back."""
+    def _from(self, rotation: Rotation, output: Output, there: Output, features: Features, species: Tensor) -> Output:
+        """Return the correction that one orientation gives, turned back; nothing where there are no orbitals."""
         _, D, B = rotation
         directed = features.directed._replace(turns=features.directed.turns @ D.T)
         R, _ = block_rotations(directed.turns, self.template).chunk(2)
@@ -140,10 +145,11 @@ class HarmoSE(nn.Module):
         shape = (self.template.size, self.template.size)
         site = self.onsite(self.site_norm(atoms)).unflatten(-1, shape)
         link = self.pair(self.link_norm(pairs)).unflatten(-1, shape)
-        there, back = link.chunk(2)
-        site = B.T @ limited(0.5 * (site + site.transpose(1, 2)), self.options.limit) @ B
-        link = R @ limited(0.5 * (there + back.transpose(1, 2)), self.options.limit) @ R.transpose(1, 2)
-        size = torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
+        forth, back = link.chunk(2)
+        site, link = 0.5 * (site + site.transpose(1, 2)), 0.5 * (forth + back.transpose(1, 2))
+        site = B.T @ limited(there.onsite * site, self.options.limit) @ B
+        link = R @ limited(there.pair * link, self.options.limit) @ R.transpose(1, 2)
+        size = pair_size(directed.distances) / PAIR_SCALE * directed.envelope
         return Output(site, size[: len(link)] * link)
 
     def _atom_tokens(self, onsite: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
@@ -153,8 +159,7 @@ class HarmoSE(nn.Module):
 
     def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
         degree = self.sizes.degree
-        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None]
-        both = torch.cat([pair, pair.transpose(1, 2)]).flatten(1) / size
+        both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
         grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
         shown = so2.atoms_from_grades(grades, directed.turns, degree, self.order)
         harmonics = directed.turns[:, : degree + 1].sum(1)  # rows m = 0, one for each l

@@ -16,6 +16,15 @@ from pyscf_mlham.polar import polar_basis
 ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
 
 
+def pair_size(distances: Tensor) -> Tensor:
+    """Return the typical size of a pair's elements of dH, (P, 1, 1) Hartree.
+
+    Args:
+        distances: (P,) Bohr.
+    """
+    return PAIR_SCALE * torch.exp(-distances / RANGE)[:, None, None]
+
+
 class Output(NamedTuple):
     """Predicted blocks of dH in Loewdin orbitals, Hartree.
 

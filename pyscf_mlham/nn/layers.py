@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
 
 
 class Radial(nn.Module):
-    """Smooth functions of distance and of the two elements, zero from the cutoff on with all derivatives bounded.
+    """Gaussians of the distance, and the envelope that takes messages smoothly to zero at the cutoff.
 
     Args:
         count: number of Gaussians.

@@ -15,9 +15,9 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch
+from pyscf_mlham.nn.batch import Batch, presence
 from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
-from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE, Coupling, Output, PolarCoupling
+from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, pair_size
 from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
 from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
@@ -76,7 +76,7 @@ class HamiltonianModel(nn.Module):
         species = self.index[batch.numbers]
         features, _ = self._features(batch, species)
         output = self._decoded(features, batch, species)
-        return self.refiner(output, features, species, None) if self.refiner is not None else output
+        return output if self.refiner is None else self.refiner(output, features, batch, species, None)
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
         """Predict blocks, and what only the loss wants.
@@ -92,7 +92,7 @@ class HamiltonianModel(nn.Module):
         features, invariants = self._features(batch, species)
         output = self._decoded(features, batch, species)
         if self.refiner is not None:
-            output = self.refiner(output, features, species, rotation)
+            output = self.refiner(output, features, batch, species, rotation)
         if self.wrapper is None or invariants is None:
             return output, None
         return output, self.wrapper.traces(invariants, features, species)
@@ -124,7 +124,8 @@ class HamiltonianModel(nn.Module):
         potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
         there, back = self.pair(pairs, directed).chunk(2)
         pair = 0.5 * (there + self.block_signs * back.transpose(1, 2))
-        return Output(onsite + potential[:, None, None] * self.unit, pair)
+        onsite_there, pair_there = presence(batch)
+        return Output(onsite_there * (onsite + potential[:, None, None] * self.unit), pair_there * pair)
 
 
 def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:
@@ -212,13 +213,11 @@ class PairHead(nn.Module):
         self.polar = PolarCoupling(template)
         self.radial = nn.Linear(o.hidden, o.pair_channels)
         self.leave = so2.Linear([o.pair_channels] * len(self.polar.widths), self.polar.widths)
-        self.cutoff = o.cutoff
 
     def forward(self, pairs: Tensor, directed: Directed) -> Tensor:
         """Make (2P, B, B) blocks."""
         grades = self.leave(so2.grades_from_feature(pairs * self.radial(directed.edges)[:, None]))
-        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
-        return size * self.polar.blocks_from_grades(grades)
+        return pair_size(directed.distances) * directed.envelope * self.polar.blocks_from_grades(grades)
 
 
 def build(

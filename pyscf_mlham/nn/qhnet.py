@@ -3,8 +3,9 @@
 Messages couple a neighbour's irreps with those of the edge, which here are not spherical harmonics alone but also the
 input matrices' blocks between the two atoms. The last layers square the irreps at each atom and multiply those at the
 two ends of each pair. The published expansion of a pair's irreps to its block is a Clebsch-Gordan contraction; here the
-irreps are turned into the pair's frame, exactly, and expanded there by the head that all backbones share: real linear
-maps for each order m, of which those contractions are a special case.
+irreps are turned into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
+linear map for each order m. The published weights of the expansion depend on the two elements path by path; here the
+elements scale the channels that go into the map.
 
 Parity is kept: products of the other parity feed what a mirror plane through the pair's axis turns round.
 """

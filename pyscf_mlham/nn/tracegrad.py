@@ -1,13 +1,14 @@
 """TraceGrad: non-linear invariants, taught by the norms of the blocks, whose gradients enrich the features.
 
 The answer's own invariants, T = tr(Q Q^T) for each pair of shells of each block Q, teach invariant features z of the
-network: z = MLP(q), q quadratic in the features f. The gradient v = d(sum of z)/df turns as f does, whatever the MLP
-is, and is added to f: non-linearity for every degree.
+network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df turns as f does, whatever
+the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This is done
+once, between the backbone's last layer and the head, so that any backbone can be wrapped as it is.
 
 At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
 frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of turns about the axis and of mirrors. That
-is the larger set: the frame turns with the molecule, so each of them is an invariant of the molecule, and whatever
-SO(3) invariant of f there is, is a sum of them.
+is the larger set: the frame turns with the molecule, so each of them is an invariant of the molecule, and a scalar
+product within one l, seen in that frame, is a sum over m of such products.
 
 The MLP's gradient is written out, two layers back, instead of asked from autograd: the features are then an ordinary
 function of the weights, in training and under no_grad alike, and training needs no second derivatives of a graph.
@@ -24,8 +25,11 @@ from torch.nn.functional import linear, silu
 
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.nn.backbone import BackboneOptions, Features
-from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, RANGE
+from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, squares
+
+FLAT = 1e-2  # gradients below this share of the normalised features are not blown up to their size
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,17 @@ class InvariantGradient(nn.Module):
         Args:
             features: (N, rows, C).
         """
-        z, v = self.gradient(self.norm(features))
+        x = self.norm(features)
+        z, v = self.gradient(x)
         with torch.no_grad():  # a scale, not a function to be learnt through
-            size = features.square().mean((1, 2), keepdim=True).sqrt()
-            ratio = size * torch.rsqrt(v.square().mean((1, 2), keepdim=True) + 1e-4)
+            floor = FLAT**2 * self._squares(x) + TINY
+            ratio = (self._squares(features) / (self._squares(v) + floor)).sqrt()
         return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0), z
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Mean square of the group of each row, (N, rows, 1): no group is drowned by another."""
+        means = [part.square().mean((1, 2), keepdim=True) for part in x.split(self.sizes, dim=1)]
+        return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1)
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C).
@@ -198,7 +208,7 @@ class TraceGrad(nn.Module):
         z_atoms, z_pairs = invariants
         onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)
         directed = features.directed
-        size = PAIR_SCALE * torch.exp(-directed.distances / RANGE)[:, None, None] * directed.envelope
+        size = pair_size(directed.distances) * directed.envelope
         there, back = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
         onsite = ONSITE_SCALE**2 * 0.5 * (onsite + onsite.transpose(1, 2))
         return Traces(onsite, 0.5 * (there + back.transpose(1, 2)))

@@ -22,7 +22,7 @@ class LossConfig:
         absolute: mean absolute error of the elements.
         spectral: root of the squared error for each orbital.
         density: error of the density matrix to first order, from occupied-virtual elements over orbital gaps.
-        trace: share of the traces' error in the loss of a network with the tracegrad wrapper.
+        trace: of the traces' error, relative to all the rest of the loss, for a network with the tracegrad wrapper.
     """
 
     absolute: float = 10.0

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
-from pyscf_mlham.nn.head import Output
+from pyscf_mlham.nn.head import ONSITE_SCALE, Output, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
 from pyscf_mlham.nn.tracegrad import Traces
 from pyscf_mlham.train.config import LossConfig
@@ -159,7 +159,9 @@ def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
 
 
 def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
-    """Return the mean absolute error of the traces of each molecule's blocks, (molecules,), Hartree^2.
+    """Return the mean absolute error of the traces of each molecule's blocks, in typical ones, (molecules,).
+
+    Typical is what the heads' scales say of blocks at that distance; in Hartree^2 far pairs would not be seen at all.
 
     Args:
         traces: predicted.
@@ -170,7 +172,8 @@ def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellT
     there = traces_of(targets.onsite_mask, targets.pair_mask, template)
     wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
     found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, there, strict=True)]
-    return _per_molecule(found[0], found[1], batch, targets) / targets.n_ao**2
+    onsite, pair = found[0] / ONSITE_SCALE**2, found[1] / pair_size(batch.distances) ** 2
+    return _per_molecule(onsite, pair, batch, targets) / targets.n_ao**2
 
 
 def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) -> Tensor:

@@ -116,6 +116,7 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
         there, here = getattr(found, key), getattr(model_config, key)
         if there != here:
             raise ModelError(f"start: {folder} has {key} {there}, this run {here}; they must be the same.")
+    _check_options(folder, found, config, model_config)
     try:
         missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
     except RuntimeError as error:
@@ -125,6 +126,19 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
         raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
     if config.frozen:
         model.freeze_first_stage()
+
+
+def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted: ModelConfig) -> None:
+    """Refuse what the weights' shapes do not show: with another cutoff the same weights are another network."""
+
+    def described(model: ModelConfig) -> dict[str, Any]:
+        sizes = asdict(options_of(model.architecture, model.options["network"]))
+        stays = {"wrapper": model.options.get("wrapper"), "xc": model.xc} if config.frozen else {}
+        return {**sizes, **stays}
+
+    there, here = described(found), described(wanted)
+    if others := [f"{key} {there[key]} instead of {here[key]}" for key in here if there[key] != here[key]]:
+        raise ModelError(f"start: {folder} has {', '.join(others)}; they must be the same.")
 
 
 def start_folder(config: TrainConfig) -> Path:

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.loss import collate, errors, total, trace_error
+from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
 from pyscf_mlham.train.preparation import prepare, progress_bar, start_folder, start_from
 
@@ -85,8 +85,10 @@ class Trainer:
         """Train from where the last checkpoint left off; on SIGTERM and SIGINT save and stop."""
         self.output.mkdir(parents=True, exist_ok=True)
         self.resume()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._ask_to_stop)
+        with _signals(self._ask_to_stop):
+            self._run()
+
+    def _run(self) -> None:
         saved = time.monotonic()
         started = saved - self.seconds
         sums, count = np.zeros(3), 0
@@ -134,13 +136,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=False)
         sums = np.zeros(3)
         if mine := batch[self.rank :: self.world]:
-            inputs, targets = collate(mine)
-            inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
-            template = self.model.template
-            orientation = self.model.orientation((self.config.seed, self.step))  # another one each step
-            output, traces = self.model.for_training(inputs, orientation)
-            found = errors(output, inputs, targets, template)
-            auxiliary = None if traces is None else trace_error(traces, inputs, targets, template)
+            found, auxiliary = self.errors(mine)
             (total(found, self.config.loss, auxiliary).sum() / len(batch)).backward()
             sums = np.array([float(e.detach().sum()) for e in found])
         if self.world > 1:
@@ -156,6 +152,20 @@ class Trainer:
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return sums / len(batch)
+
+    def errors(self, batch: Sequence[Example]) -> tuple[Errors, Tensor | None]:
+        """Return the errors that the loss is made of, and those of the traces where the network is taught by them.
+
+        Args:
+            batch: of this process.
+        """
+        inputs, targets = collate(batch)
+        inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
+        template = self.model.template
+        orientation = self.model.orientation((self.config.seed, self.step))  # another one each step
+        output, traces = self.model.for_training(inputs, orientation)
+        found = errors(output, inputs, targets, template)
+        return found, None if traces is None else trace_error(traces, inputs, targets, template)
 
     def validate(self, train_errors: np.ndarray) -> None:
         """Evaluate the averaged weights, log, and keep them where they are the best so far.
@@ -225,6 +235,17 @@ class Trainer:
         self.step, self.best, self.seconds = (progress[k] for k in ("step", "best", "seconds"))
         if self.rank == 0:
             _forget_later_rows(self.output / LOG, self.step)
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT ask for an end in good order, inside the block only."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
