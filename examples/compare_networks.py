@@ -42,7 +42,7 @@ from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean
 from pyscf_mlham.train.preparation import prepare, recipe_of
 from pyscf_mlham.train.trainer import Trainer, epoch_batches
 
-TRIAL = 8  # rounds in which every network takes a step and is timed; the first two are not counted
+TRIAL = 14  # rounds in which every network takes a step and is timed; the first two are not counted
 
 
 @dataclass(frozen=True)
