@@ -93,7 +93,7 @@ def summary(
         lines += [
             f"Cycles: of the first {protocol['scf']}, density-fitted, grid 1; from minao {minao:.2f}. A model's guess "
             "costs two coarse builds beside, one of them a step of the SCF's own response, which evens out differences."
-            + f" {refused} predictions were not fit for use, and minao took their place."
+            + f" Predictions not fit for use, where minao took their place: {refused}."
             * bool(refused)
         ]
     lines += ["", *table(whole, "variant")]

@@ -94,7 +94,7 @@ def test_comparison_at_equal_time_counts_steps_and_cycles(
     assert found["minutes"] > 0
     text = (tmp_path / "networks.md").read_text()
     assert "0.05 minutes of one thread" in text
-    assert "1 predictions were not fit for use" in text
+    assert "not fit for use, where minao took their place: 1." in text
 
 
 def test_networks_take_turns_when_they_are_timed(
