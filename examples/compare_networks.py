@@ -139,9 +139,21 @@ def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[s
                 step, inference = timed(trainer, [data.train[i] for i in chosen])
                 found[variant]["step"].append(step)
                 found[variant]["inference"].append(inference)
-        medians = {v: {k: float(np.median(t[2:])) for k, t in times.items()} for v, times in found.items()}
-        replace_file(path, json.dumps(medians, indent=1).encode())
+        costs = {
+            v: {k: relative(t[2:], found[VARIANTS[0]][k][2:]) for k, t in times.items()} for v, times in found.items()
+        }
+        replace_file(path, json.dumps(costs, indent=1).encode())
     return dict(json.loads(path.read_text()))
+
+
+def relative(seconds: list[float], reference: list[float]) -> float:
+    """Return the mean of the reference, times the median ratio to it: rounds differ by batch and by a busy machine.
+
+    Args:
+        seconds: of one network, by round.
+        reference: of another one in the same rounds.
+    """
+    return float(np.mean(reference) * np.median(np.divide(seconds, reference)))
 
 
 def timed(trainer: Trainer, batch: list[Example]) -> tuple[float, float]:
