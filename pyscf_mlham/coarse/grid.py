@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
@@ -16,6 +17,7 @@ Array = NDArray[Any]
 
 GRID_BLOCK = 512  # neighbouring points, which a third to a half of a large molecule's orbitals reach
 BOX = 3.0  # Bohr; the points in it are neighbours
+TOGETHER = 64  # blocks whose functional is evaluated at once: waking the threads for each block costs more than it
 # Below these, orbital values on the grid and weighted potentials count as zero; their products stay above 1e-38.
 ORBITAL_TAIL = 1e-8
 POTENTIAL_TAIL = 1e-15
@@ -118,17 +120,23 @@ class GridXC:
     def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array, Array]]:
         """Orbitals, their values, and weighted potentials (spins, 1 to 5, points) less the reference's, by block."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
-        spin, start = len(factors) - 1, 0
-        for block, (columns, ao) in enumerate(self._orbitals.blocks(self._budget)):
-            weights = self._orbitals.weights[start : start + ao.shape[1]]
-            start += ao.shape[1]
-            rho = np.stack([self._density(ao, factor[columns]) for factor in occupied])
+        spin, start, number = len(factors) - 1, 0, 0
+        blocks = self._orbitals.blocks(self._budget)
+        while together := list(itertools.islice(blocks, TOGETHER)):
+            rho = np.concatenate(
+                [np.stack([self._density(ao, factor[columns]) for factor in occupied]) for columns, ao in together], -1
+            )
             if self._xc.kind == "LDA":
                 rho = rho[:, 0]
+            weights = self._orbitals.weights[start : start + rho.shape[-1]]
+            start += len(weights)
             argument = rho if spin else rho[0]
             vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
             weighted = weights * np.asarray(vxc).reshape(spin + 1, -1, len(weights))
-            yield columns, ao, weighted - self._reference[block] if self._reference else weighted
+            ends = np.cumsum([ao.shape[1] for _, ao in together])[:-1]
+            for (columns, ao), part in zip(together, np.split(weighted, ends, axis=-1), strict=True):
+                yield columns, ao, part - self._reference[number] if self._reference else part
+                number += 1
 
     def _density(self, ao: Array, factor: Array) -> Array:
         """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
