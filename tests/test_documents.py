@@ -47,6 +47,7 @@ def test_imports_point_downward() -> None:
     below = [
         "errors",
         "workers",
+        "threads",
         "basis",
         "graph",
         "polar",

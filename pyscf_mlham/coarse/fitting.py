@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,6 +17,7 @@ from pyscf.data.elements import ELEMENTS
 
 from pyscf_mlham.basis import element_shells
 from pyscf_mlham.coarse.level import Level, shared
+from pyscf_mlham.threads import all_blas_threads, shared_out
 
 Array = NDArray[Any]
 
@@ -32,11 +34,8 @@ class FittedIntegrals:
         fit.verbose = 0
         # PySCF's fit must leave room for the copy made of it; where it cannot, it goes to disk
         fit.max_memory = lib.current_memory()[0] + budget / 1e6
-        if omega:
-            with fit.range_coulomb(omega) as ranged:
-                self._store(ranged, mol.nao, level, budget)
-        else:
-            self._store(fit, mol.nao, level, budget)
+        with all_blas_threads(), fit.range_coulomb(omega) if omega else nullcontext(fit) as ranged:
+            self._store(ranged, mol.nao, level, budget)
 
     def _store(self, fit: Any, n: int, level: Level, budget: float) -> None:
         shape = (fit.get_naoaux(), n, n)
@@ -49,8 +48,10 @@ class FittedIntegrals:
             self._b = np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
         start = 0
         for packed in fit.loop(max(1, int(BLOCK_BYTES / (8 * n * n)))):
-            self._b[start : start + len(packed)] = lib.unpack_tril(np.asarray(packed))
-            start += len(packed)
+            square = lib.unpack_tril(np.asarray(packed))
+            block = self._b[start : start + len(square)]
+            shared_out(partial(_copy, square, block), len(square))
+            start += len(square)
 
     def _blocks(self) -> Iterator[Array]:
         step = max(1, int(BLOCK_BYTES / self._b[0].nbytes))
@@ -65,15 +66,31 @@ class FittedIntegrals:
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
         flat_density = np.ravel(density).astype(dtype)
         pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
-        j, ks = np.zeros(n * n), [np.zeros((n, n)) for _ in factors]
+        j, ks = np.zeros((n, n)), np.zeros((len(factors), n, n))
         for block in self._blocks():
-            if with_j:
-                flat = block.reshape(len(block), n * n)
-                j += (flat @ flat_density) @ flat
-            for k, (a, b) in zip(ks, pairs, strict=False):
-                left = _half_transformed(block, a)
-                k += left @ (left if b is a else _half_transformed(block, b)).T
-        return j.reshape(n, n), [(k + k.T) / 2 for k in ks]
+            work = partial(_coulomb_exchange, block, flat_density if with_j else None, pairs)
+            for j_part, k_parts in shared_out(work, len(block)):
+                j += j_part
+                ks[: len(pairs)] += k_parts
+        return j, [(k + k.T) / 2 for k in ks]
+
+
+def _copy(source: Array, target: Array, part: slice) -> None:
+    target[part] = source[part]
+
+
+def _coulomb_exchange(
+    block: Array, density: Array | None, pairs: Sequence[tuple[Array, Array]], part: slice
+) -> tuple[Array, Array]:
+    """J and, before it is made symmetric, K of each pair, from a part of a block; (n, n), (pairs, n, n)."""
+    block, n = block[part], block.shape[1]
+    flat = block.reshape(len(block), n * n)
+    j = np.zeros(n * n) if density is None else (flat @ density) @ flat
+    ks = np.zeros((len(pairs), n, n))
+    for k, (a, b) in zip(ks, pairs, strict=True):
+        left = _half_transformed(block, a)
+        k += left @ (left if b is a else _half_transformed(block, b)).T
+    return j.reshape(n, n), ks
 
 
 def _change(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto
 
 from pyscf_mlham.coarse.level import Level, shared
+from pyscf_mlham.threads import shared_out
 
 Array = NDArray[Any]
 
@@ -87,6 +88,20 @@ def _neighbours_first(coords: Array) -> Array:
     return np.argsort((box[:, 0] * ny + box[:, 1]) * nz + box[:, 2], kind="stable")
 
 
+class Weighted(NamedTuple):
+    """A potential on a block of points.
+
+    Attributes:
+        columns: the orbitals that reach it.
+        ao: their values there, (1 or 4, points, orbitals).
+        potential: times the points' weights, (spins, 1 to 5, points).
+    """
+
+    columns: Array
+    ao: Array
+    potential: Array
+
+
 class GridXC:
     """Exchange-correlation potential on a small grid."""
 
@@ -106,26 +121,23 @@ class GridXC:
     def anchor(self, factors: Sequence[Array]) -> None:
         """Count potentials on the grid from those of these factors: the change keeps its digits when summed up."""
         self._reference = []
-        self._reference = [weighted for _, _, weighted in self._on_grid(factors)]
+        self._reference = [weighted for together in self._on_grid(factors) for _, _, weighted in together]
 
     def potential(self, factors: Sequence[Array]) -> list[Array]:
         """Potential matrix of each spin, less the anchor's; see `CoarseField.potential`."""
-        v = [np.zeros((self._mol.nao, self._mol.nao)) for _ in factors]
-        for columns, ao, weighted in self._on_grid(factors):
-            reached = slice(None) if len(columns) == self._mol.nao else np.ix_(columns, columns)
-            for k, wv in enumerate(weighted):
-                v[k][reached] += self._matrix(ao, wv)
+        v = np.zeros((len(factors), self._mol.nao, self._mol.nao))
+        for together in self._on_grid(factors):
+            for part in shared_out(partial(self._summed, together), len(together)):
+                v += part
         return [a + a.T for a in v]
 
-    def _on_grid(self, factors: Sequence[Array]) -> Iterator[tuple[Array, Array, Array]]:
-        """Orbitals, their values, and weighted potentials (spins, 1 to 5, points) less the reference's, by block."""
+    def _on_grid(self, factors: Sequence[Array]) -> Iterator[list[Weighted]]:
+        """Potentials less the reference's, some blocks at a time."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start, number = len(factors) - 1, 0, 0
         blocks = self._orbitals.blocks(self._budget)
         while together := list(itertools.islice(blocks, TOGETHER)):
-            rho = np.concatenate(
-                [np.stack([self._density(ao, factor[columns]) for factor in occupied]) for columns, ao in together], -1
-            )
+            rho = np.concatenate(shared_out(partial(self._densities, together, occupied), len(together)), axis=-1)
             if self._xc.kind == "LDA":
                 rho = rho[:, 0]
             weights = self._orbitals.weights[start : start + rho.shape[-1]]
@@ -134,9 +146,16 @@ class GridXC:
             vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
             weighted = weights * np.asarray(vxc).reshape(spin + 1, -1, len(weights))
             ends = np.cumsum([ao.shape[1] for _, ao in together])[:-1]
-            for (columns, ao), part in zip(together, np.split(weighted, ends, axis=-1), strict=True):
-                yield columns, ao, part - self._reference[number] if self._reference else part
-                number += 1
+            parts = np.split(weighted, ends, axis=-1)
+            if self._reference:
+                parts = [part - self._reference[number + i] for i, part in enumerate(parts)]
+            yield [Weighted(columns, ao, part) for (columns, ao), part in zip(together, parts, strict=True)]
+            number += len(parts)
+
+    def _densities(self, blocks: Sequence[tuple[Array, Array]], occupied: Sequence[Array], part: slice) -> Array:
+        """See `_density`; of each spin on some of the blocks, (spins, 1 to 5, points)."""
+        spins = [[self._density(ao, factor[columns]) for columns, ao in blocks[part]] for factor in occupied]
+        return np.stack([np.concatenate(rows, axis=-1) for rows in spins])
 
     def _density(self, ao: Array, factor: Array) -> Array:
         """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
@@ -146,6 +165,15 @@ class GridXC:
         if self._xc.kind == "MGGA":
             rows.append(0.5 * np.einsum("cpo,cpo->p", x[1:], x[1:]))
         return np.array(rows, dtype=np.float64)
+
+    def _summed(self, blocks: Sequence[Weighted], part: slice) -> Array:
+        """See `_matrix`; of each spin, the sum over some of the blocks."""
+        v = np.zeros((len(blocks[0].potential), self._mol.nao, self._mol.nao))
+        for columns, ao, potential in blocks[part]:
+            reached = slice(None) if len(columns) == self._mol.nao else np.ix_(columns, columns)
+            for k, wv in enumerate(potential):
+                v[k][reached] += self._matrix(ao, wv)
+        return v
 
     def _matrix(self, ao: Array, wv: Array) -> Array:
         """Half of the potential matrix; the other half is its transpose."""

@@ -28,6 +28,7 @@ from pyscf_mlham.density import (
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.scf.worth import unknown_field
+from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
@@ -105,6 +106,7 @@ class Prediction(NamedTuple):
         return ", ".join(words)
 
 
+@one_blas_thread()
 def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Prediction:
     """Predict the Fock matrix that a mean-field object would converge to, and its orbitals.
 

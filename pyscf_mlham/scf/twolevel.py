@@ -33,6 +33,7 @@ from pyscf_mlham.density import (
 from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.worth import not_worth_it
+from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[Any]
 
@@ -112,6 +113,11 @@ class _TwoLevelSCF:
             return float(energy)
         if hasattr(self, "undo_soscf"):
             logger.note(self, "two-level SCF: it comes first; the second-order solver only where it fails.")
+        return float(self._two_levels(dm0, **kwargs))
+
+    @one_blas_thread()
+    def _two_levels(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge in a coarse and a full field; see `scf`."""
         clock = (logger.process_clock(), logger.perf_counter())
         self.dump_flags()
         self.build(self.mol)

@@ -1,0 +1,84 @@
+"""Many small products on PySCF's threads, and none on those of the linear algebra library.
+
+NumPy's BLAS keeps threads of its own. Each product wakes them, and for a while afterwards they wait in a busy loop, on
+the cores where PySCF's threads want to work; with both at their defaults a calculation of many products takes twice as
+long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import RLock
+from typing import TypeVar
+
+from pyscf import lib
+from threadpoolctl import ThreadpoolController
+
+R = TypeVar("R")
+
+_owner = (
+    RLock()
+)  # of the thread that has set the limit, which is for all; what others wish meanwhile counts for nothing
+_limit = contextlib.ExitStack()
+_limited = False
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return the libraries that are loaded; NumPy's and SciPy's are, by whoever calls this."""
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to the thread that calls it."""
+    with _blas(limited=True):
+        yield
+
+
+@contextlib.contextmanager
+def all_blas_threads() -> Iterator[None]:
+    """Give BLAS its threads back within `one_blas_thread`, for a few large products."""
+    with _blas(limited=False):
+        yield
+
+
+@contextlib.contextmanager
+def _blas(limited: bool) -> Iterator[None]:
+    if not _owner.acquire(blocking=False):
+        yield
+        return
+    before = _limited
+    try:
+        _switch(limited)
+        yield
+    finally:
+        _switch(before)
+        _owner.release()
+
+
+def _switch(limited: bool) -> None:
+    global _limited
+    if limited and not _limited:
+        _limit.enter_context(_libraries().limit(limits=1, user_api="blas"))
+    elif _limited and not limited:
+        _limit.close()
+    _limited = limited
+
+
+def shared_out(work: Callable[[slice], R], number: int) -> list[R]:
+    """Split so many items among as many threads as PySCF uses, and return the result of each part, in order.
+
+    Args:
+        work: of a part of neighbours; in NumPy, which lets other threads run meanwhile.
+        number: of items, one or more.
+    """
+    size = -(-number // lib.num_threads())
+    parts = [slice(start, min(start + size, number)) for start in range(0, number, size)]
+    if len(parts) == 1:
+        return [work(parts[0])]
+    with one_blas_thread(), ThreadPoolExecutor(len(parts)) as threads:
+        return list(threads.map(work, parts))

@@ -1,0 +1,118 @@
+"""BLAS keeps to one thread where many small products are made, and the work is shared out among PySCF's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import ETHYLENE, mole
+from pyscf import lib
+from scipy.linalg import eigh
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import pyscf_mlham
+from pyscf_mlham.coarse import CoarseField, Level
+from pyscf_mlham.threads import all_blas_threads, one_blas_thread, shared_out
+
+DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
+
+
+def blas_threads() -> int:
+    """Of NumPy's and SciPy's libraries, the most."""
+    return max(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas" and i["prefix"] != "libopenblas")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = lib.num_threads()
+    with threadpool_limits(2, user_api="blas"):
+        lib.num_threads(2)
+        yield
+        lib.num_threads(before)
+
+
+def test_nested_limits() -> None:
+    assert blas_threads() == 2
+    with all_blas_threads():
+        assert blas_threads() == 2
+    with one_blas_thread():
+        assert blas_threads() == 1
+        with one_blas_thread(), all_blas_threads():
+            assert blas_threads() == 2
+            with one_blas_thread():
+                assert blas_threads() == 1
+            assert blas_threads() == 2
+        assert blas_threads() == 1
+    assert blas_threads() == 2
+
+
+def test_an_error_gives_the_threads_back() -> None:
+    for limit in (one_blas_thread, all_blas_threads):
+        with pytest.raises(ZeroDivisionError), limit():
+            _ = 1 / 0
+        assert blas_threads() == 2
+
+
+def test_of_two_threads_the_first_has_its_way() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with all_blas_threads(), one_blas_thread():
+            entered.set()
+            leave.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with one_blas_thread():
+            done = pool.submit(other)
+            assert entered.wait(60)
+            assert blas_threads() == 1
+        assert blas_threads() == 2
+        leave.set()
+        done.result(60)
+    assert blas_threads() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_all_items_are_shared_out_in_order(threads: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib, "num_threads", lambda: threads)
+    parts = shared_out(lambda part: list(range(number))[part], number)
+    assert [item for part in parts for item in part] == list(range(number))
+    assert all(parts) and len(parts) <= threads
+
+
+def test_parts_are_worked_on_at_once() -> None:
+    barrier = threading.Barrier(2, timeout=60)
+    shared_out(lambda part: barrier.wait(), 2)  # one after the other they would wait for ever
+
+
+@pytest.mark.parametrize("xc", ["b3lyp", "m062x"])
+def test_the_field_is_that_of_one_thread(xc: str) -> None:
+    mf = mole(ETHYLENE).UKS(xc=xc)
+    left = eigh(mf.get_hcore(), mf.get_ovlp())[1][:, :8]
+    fields = []
+    for threads in (1, 2):
+        lib.num_threads(threads)
+        field = CoarseField(mf, DOUBLE)
+        field.anchor([left[:, :7], left[:, 1:]], np.zeros((2, mf.mol.nao, mf.mol.nao)))
+        fields.append(field.potential([left, left[:, :-1]]))
+    np.testing.assert_allclose(*fields, atol=1e-11)
+
+
+def test_accelerate_keeps_blas_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mole(ETHYLENE).RKS(xc="pbe")
+    seen = []
+    build = type(mf).get_veff
+
+    def watched(*args, **kwargs):
+        seen.append(blas_threads())
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(type(mf), "get_veff", watched)
+    fast = pyscf_mlham.accelerate(mf).run()
+    assert fast.converged and fast.full_builds >= 2
+    assert set(seen) == {1}
+    assert blas_threads() == 2
