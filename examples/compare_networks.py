@@ -19,7 +19,6 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +27,19 @@ from pyscf import dft
 from rich.console import Console
 from rich.progress import Progress
 
+from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.nn.batch import batch_from_samples
-from pyscf_mlham.nn.model import options_of, part_of
 from pyscf_mlham.scf.guess import guess_or_reason
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.evaluation import served
 from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean
-from pyscf_mlham.train.preparation import prepare, recipe_of
+from pyscf_mlham.train.preparation import network_options, prepare, recipe_of
 from pyscf_mlham.train.trainer import Trainer, epoch_batches
 
 TRIAL = 14  # rounds in which every network takes a step and is timed; the first two are not counted
@@ -182,20 +182,8 @@ def read_data(args: argparse.Namespace, console: Console) -> Data:
     """
     train, val, config = prepare(settings("qhnetv2", 0, 0, args), console)
     with HamiltonianFile(args.data) as file:
-        test = list(examples(args.data, served(file, config), recipe_of(config)))
+        test = list(examples(args.data, served(file, "test", config), recipe_of(config)))
     return Data(train, val[: args.validation], test, config)
-
-
-def served(file: HamiltonianFile, config: ModelConfig) -> list[int]:
-    """Return the test molecules that the models are for.
-
-    Args:
-        file: of labelled molecules.
-        config: of a model.
-    """
-    known = set(config.elements)
-    charges = (file.spin == 0) & np.isin(file.charge, config.charges)
-    return [int(i) for i in file.indices("test") if charges[i] and known.issuperset(file.numbers(i).tolist())]
 
 
 def config_of(run: TrainConfig, data: Data) -> ModelConfig:
@@ -205,13 +193,7 @@ def config_of(run: TrainConfig, data: Data) -> ModelConfig:
         run: its settings.
         data: what all runs share.
     """
-    options: dict[str, Any] = {
-        "template": data.config.options["template"],
-        "network": dataclasses.asdict(options_of(run.architecture, run.network)),
-    }
-    for kind in ("wrapper", "refiner"):
-        if part := part_of(kind, getattr(run, kind), {}):
-            options[kind] = part
+    options = network_options(run, ShellTemplate(tuple(data.config.options["template"])))
     return dataclasses.replace(data.config, name=run.name, architecture=run.architecture, options=options)
 
 
@@ -298,7 +280,7 @@ def mean_cycles(name: str, args: argparse.Namespace) -> tuple[float, int]:
     counts, refused = [], 0
     with HamiltonianFile(args.data) as file:
         known = load(next(args.out.glob("*/result.json")).parent / "model").config
-        for index in served(file, known)[: args.scf]:
+        for index in served(file, "test", known)[: args.scf]:
             mol = mol_from_geometry(file[index], file.level.basis)
             mf = dft.RKS(mol, xc=file.level.xc).density_fit().set(conv_tol=file.level.conv_tol, verbose=0)
             mf.grids.level = 1
@@ -337,7 +319,7 @@ def numbers(text: str) -> list[int]:
 
 
 def check_protocol(args: argparse.Namespace) -> None:
-    """Refuse a folder whose runs had another budget, H0, sizes or test.
+    """Refuse a folder whose runs had another budget, H0, sizes or test; cycles may be counted later.
 
     Args:
         args: of the command line.
@@ -345,8 +327,11 @@ def check_protocol(args: argparse.Namespace) -> None:
     names = ("minutes", "steps", "learning_rate", "validation", "baseline", "network", "scf")
     here = {name: getattr(args, name) for name in names} | {"data": args.data.name}
     path = args.out / "protocol.json"
-    if path.exists() and (there := json.loads(path.read_text())) != here:
-        raise SystemExit(f"{path}: the runs in this folder were made with {there}; this call asks for {here}.")
+    if path.exists():
+        there = json.loads(path.read_text())
+        here["scf"], there["scf"] = here["scf"] or there["scf"], there["scf"] or here["scf"]
+        if there != here:
+            raise SystemExit(f"{path}: the runs in this folder were made with {there}; this call asks for {here}.")
     replace_file(path, json.dumps(here, indent=1).encode())
 
 

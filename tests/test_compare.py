@@ -57,6 +57,8 @@ def test_comparison_trains_every_kind_and_goes_on(
     monkeypatch.setattr(comparison, "Trainer", None)  # nothing is trained or timed twice
     run_comparison(comparison, monkeypatch, *command, "--variants", "qhnetv2,qhnet")
     assert (tmp_path / "networks.md").read_text() == text
+    monkeypatch.setattr(comparison, "count_cycles", lambda args, console: 9.5)  # they may be counted later
+    run_comparison(comparison, monkeypatch, *command, "--variants", "qhnetv2", "--scf", "1")
     for other in (["--minutes", "1"], ["--learning-rate", "1e-3"]):
         with pytest.raises(SystemExit, match=r"protocol\.json: the runs in this folder"):
             run_comparison(comparison, monkeypatch, *command, *other)
@@ -95,6 +97,11 @@ def test_comparison_at_equal_time_counts_steps_and_cycles(
     text = (tmp_path / "networks.md").read_text()
     assert "0.05 minutes of one thread" in text
     assert "not fit for use, where minao took their place: 1." in text
+    command[-1] = "0"
+    run_comparison(comparison, monkeypatch, *command, "--baseline", "sap", "--variants", "qhnetv2")
+    command[-1] = "2"
+    with pytest.raises(SystemExit, match=r"'scf': 1.*asks for.*'scf': 2"):
+        run_comparison(comparison, monkeypatch, *command, "--baseline", "sap", "--variants", "qhnetv2")
 
 
 def test_networks_take_turns_when_they_are_timed(

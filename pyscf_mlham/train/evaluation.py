@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import examples
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
@@ -51,13 +52,11 @@ def evaluate_model(
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
             raise DataError(f"{path} is {level.xc}/{level.basis}, model {config.name} {config.xc}/{config.basis}.")
         splits = SPLITS if split == "all" else (split,)
-        known, wanted = set(config.elements), [int(i) for s in splits for i in file.indices(s)]
-        served = (file.spin == 0) & np.isin(file.charge, config.charges)
-        indices = [i for i in wanted if served[i] and known.issuperset(file.numbers(i).tolist())]
+        indices = [i for s in splits for i in served(file, s, config)]
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
-        if len(indices) < len(wanted):
-            console.print(f"{len(wanted) - len(indices)} molecules outside the model's domain are left out.")
+        if outside := sum(len(file.indices(s)) for s in splits) - len(indices):
+            console.print(f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         turned: list[float] = []
         with Progress(console=console, transient=True) as progress:
@@ -70,6 +69,19 @@ def evaluate_model(
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
             print_guesses(runs, console)
+
+
+def served(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
+    """Return the records of a split that a model is for: closed shells of its charges and elements.
+
+    Args:
+        file: of labelled molecules.
+        split: train, val or test.
+        config: of the model.
+    """
+    known = set(config.elements)
+    closed = (file.spin == 0) & np.isin(file.charge, config.charges)
+    return [int(i) for i in file.indices(split) if closed[i] and known.issuperset(file.numbers(i).tolist())]
 
 
 def print_equivariance(network: HamiltonianModel, turned: Sequence[float], console: Console) -> None:

@@ -37,13 +37,6 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         raise DataError(f"the files are of different levels of theory: {', '.join(theories)}.")
     chosen, elements = _choose(files, config)
     template = template_of(elements, level.basis)
-    network = asdict(options_of(config.architecture, config.network))  # all of them: defaults may change one day
-    options: dict[str, Any] = {"template": list(template.counts), "network": network}
-    parts = {
-        "wrapper": part_of("wrapper", config.wrapper, config.wrapper_options),
-        "refiner": part_of("refiner", config.refiner, config.refiner_options),
-    }
-    options |= {kind: part for kind, part in parts.items() if part is not None}
     model_config = ModelConfig(
         name=config.name,
         architecture=config.architecture,
@@ -54,7 +47,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         baseline=config.baseline,
         grid_level=level.grid_level,
         baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc),
-        options=options,
+        options=network_options(config, template),
     )
     recipe = recipe_of(model_config)
     loaded: dict[str, list[Example]] = {"train": [], "val": []}
@@ -69,6 +62,24 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     for file in files:
         file.close()
     return loaded["train"], loaded["val"], model_config
+
+
+def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, Any]:
+    """Return the options of a model that describe its network; all of them, as defaults may change one day.
+
+    Args:
+        config: settings.
+        template: of the orbitals of an atom.
+    """
+    options: dict[str, Any] = {
+        "template": list(template.counts),
+        "network": asdict(options_of(config.architecture, config.network)),
+    }
+    parts = {
+        "wrapper": part_of("wrapper", config.wrapper, config.wrapper_options),
+        "refiner": part_of("refiner", config.refiner, config.refiner_options),
+    }
+    return options | {kind: part for kind, part in parts.items() if part is not None}
 
 
 def _choose(
