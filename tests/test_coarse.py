@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import ETHYLENE, mole
+from pyscf import gto
 
 from pyscf_mlham.coarse import LEVELS, CoarseField, Level, fitting, grid
 from pyscf_mlham.coarse.fitting import FittedIntegrals, auxiliary_basis
@@ -84,6 +85,42 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(xc._orbitals._kept) == left_over
         np.testing.assert_allclose(xc.potential([left]), expected_xc, atol=1e-12)
         xc.release()
+
+
+@pytest.mark.parametrize("xc", ["hf", "wb97x"])
+def test_far_pairs_are_left_out(xc: str) -> None:
+    far = "; ".join(f"{symbol} {x} {y} {float(z) + 9}" for symbol, x, y, z in map(str.split, ETHYLENE.split(";")))
+    mol = mole(f"{ETHYLENE}; {far}")
+    mf = mol.RHF() if xc == "hf" else mol.RKS(xc=xc)
+    left = factors(mf)
+    fit = CoarseField(mf, DOUBLE)._coulomb
+    assert fit._b.shape[1] < 0.6 * mol.nao * (mol.nao + 1) / 2
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=1e-7)
+
+
+def test_pairs_are_judged_by_their_own_integrals() -> None:
+    mol = mole(ETHYLENE, cart=True)
+    diagonal = np.sqrt(np.einsum("ijij->ij", mol.intor("int2e")))
+    np.testing.assert_array_equal(fitting._overlapping(mol), fitting._overlapping(mol).T)
+    assert np.all(fitting._overlapping(mol)[diagonal > 1.01 * fitting.FAR])
+    far = mole("H 0 0 0; H 0 0 20")
+    assert not fitting._overlapping(far)[:2, -2:].any()
+
+
+def test_dependent_auxiliary_functions() -> None:
+    mf = mean_field("hf")
+    left = factors(mf)
+    once = {symbol: gto.basis.load("def2-universal-jkfit", symbol) for symbol in "CH"}
+    fits = [FittedIntegrals(mf.mol, {s: b * n for s, b in once.items()}, DOUBLE, 0.0, 1e9) for n in (1, 2)]
+    assert len(fits[1]._b) < 1.5 * len(fits[0]._b)
+    (j, (k,)), (same_j, (same_k,)) = (fit.coulomb_exchange([left], [], True) for fit in fits)
+    np.testing.assert_allclose(same_j, j, atol=1e-5)
+    np.testing.assert_allclose(same_k, k, atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "runs"), [(0, ["a", "b", "c"]), (4, ["ab", "c"]), (9, ["abc"])])
+def test_runs_of_shells(most: int, runs: list[str]) -> None:
+    assert ["abc"[shells] for shells in fitting._runs(np.array([7, 8, 11, 16]), most)] == runs
 
 
 def test_fields_of_a_molecule_share_what_is_dear() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import df, gto, lib
+from pyscf import df, gto, lib, scf
 from pyscf.data.elements import ELEMENTS
 
 from pyscf_mlham.basis import element_shells
@@ -24,37 +25,41 @@ Array = NDArray[Any]
 LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals
+FAR = 1e-8  # Schwarz' bound, Hartree^1/2; pairs below it change an element of J by 1e-6 Hartree at most
+DEPENDENT = 1e-7  # eigenvalues of the auxiliary functions' Coulomb metric below it are left out, as in PySCF
 
 
 class FittedIntegrals:
-    """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl, in memory or, where it is too large, in a file."""
+    """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file."""
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
-        fit = df.DF(mol, auxbasis=_loaded(basis))
-        fit.verbose = 0
-        # PySCF's fit must leave room for the copy made of it; where it cannot, it goes to disk
-        fit.max_memory = lib.current_memory()[0] + budget / 1e6
-        with all_blas_threads(), fit.range_coulomb(omega) if omega else nullcontext(fit) as ranged:
-            self._store(ranged, mol.nao, level, budget)
+        auxmol = df.make_auxmol(mol, _loaded(basis))
+        overlap = _overlapping(mol)
+        self._pairs = np.nonzero(np.tril(overlap))
+        place = np.empty(overlap.shape, dtype=int)
+        place[self._pairs] = place.T[self._pairs] = np.arange(len(self._pairs[0]))
+        self._both_ways = place[overlap]  # from the pairs to those m, n with any n that overlaps with m, ...
+        self._columns = np.nonzero(overlap)[1]  # ... which has these n
+        self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # and these beginnings of each m
+        self._shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
+        with all_blas_threads():
+            whiten, rank = _whitening(auxmol, omega)
+            self._b = self._allocated((rank, len(self._pairs[0])), level, budget)
+            done = 0
+            for integrals in _three_centre(mol, auxmol, omega, self._pairs):
+                white = whiten(integrals)
+                self._b[:, done : done + white.shape[1]] = white
+                done += white.shape[1]
 
-    def _store(self, fit: Any, n: int, level: Level, budget: float) -> None:
-        shape = (fit.get_naoaux(), n, n)
-        size = int(np.prod(shape)) * np.dtype(level.dtype).itemsize
+    def _allocated(self, shape: tuple[int, int], level: Level, budget: float) -> Array:
         self._file: Any = None
-        if size <= budget:
-            self._b: Array = np.empty(shape, dtype=level.dtype)
-        else:
-            self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
-            self._b = np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
-        start = 0
-        for packed in fit.loop(max(1, int(BLOCK_BYTES / (8 * n * n)))):
-            square = lib.unpack_tril(np.asarray(packed))
-            block = self._b[start : start + len(square)]
-            shared_out(partial(_copy, square, block), len(square))
-            start += len(square)
+        if np.prod(shape) * np.dtype(level.dtype).itemsize <= budget:
+            return np.empty(shape, dtype=level.dtype)
+        self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
+        return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
 
     def _blocks(self) -> Iterator[Array]:
-        step = max(1, int(BLOCK_BYTES / self._b[0].nbytes))
+        step = max(1, int(BLOCK_BYTES / (2 * self._b[0].nbytes)))  # they are used both ways round
         for start in range(0, len(self._b), step):
             yield self._b[start : start + step]
 
@@ -62,35 +67,91 @@ class FittedIntegrals:
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
         """J of the sum of the densities, and K of each, less those of the reference; zero where not wanted."""
-        n, dtype = self._b.shape[1], self._b.dtype
+        dtype = self._b.dtype
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
-        flat_density = np.ravel(density).astype(dtype)
-        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
-        j, ks = np.zeros((n, n)), np.zeros((len(factors), n, n))
+        twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
+        of_pairs = (twice * density[self._pairs]).astype(dtype) if with_j else None
+        changes = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
+        j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
         for block in self._blocks():
-            work = partial(_coulomb_exchange, block, flat_density if with_j else None, pairs)
-            for j_part, k_parts in shared_out(work, len(block)):
-                j += j_part
-                ks[: len(pairs)] += k_parts
+            for j_part, k_parts in shared_out(partial(self._part, block, of_pairs, changes), len(block)):
+                j[self._pairs] += j_part
+                ks[: len(changes)] += k_parts
+        j.T[self._pairs] = j[self._pairs]
         return j, [(k + k.T) / 2 for k in ks]
 
+    def _part(
+        self, block: Array, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice
+    ) -> tuple[Array | float, Array]:
+        """J of the pairs and, before it is made symmetric, each K, from some auxiliary functions."""
+        b = block[part]
+        j = 0.0 if density is None else (b @ density) @ b
+        ks = np.zeros((len(changes), len(self._starts) - 1, len(self._starts) - 1))
+        if changes:
+            b = np.take(b, self._both_ways, axis=1)
+        for k, (one, other) in zip(ks, changes, strict=True):
+            left = self._half_transformed(b, one)
+            k += left @ (left if other is one else self._half_transformed(b, other)).T
+        return j, ks
 
-def _copy(source: Array, target: Array, part: slice) -> None:
-    target[part] = source[part]
+    def _half_transformed(self, b: Array, factor: Array) -> Array:
+        """One index onto the columns of the factor: (n, P * columns)."""
+        half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
+        for shell in self._shells:  # all of its orbitals overlap with the same ones
+            near = factor[self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]]
+            for m in range(shell.start, shell.stop):
+                np.matmul(b[:, self._starts[m] : self._starts[m + 1]], near, out=half[m])
+        return half.reshape(len(factor), -1)
 
 
-def _coulomb_exchange(
-    block: Array, density: Array | None, pairs: Sequence[tuple[Array, Array]], part: slice
-) -> tuple[Array, Array]:
-    """J and, before it is made symmetric, K of each pair, from a part of a block; (n, n), (pairs, n, n)."""
-    block, n = block[part], block.shape[1]
-    flat = block.reshape(len(block), n * n)
-    j = np.zeros(n * n) if density is None else (flat @ density) @ flat
-    ks = np.zeros((len(pairs), n, n))
-    for k, (a, b) in zip(ks, pairs, strict=True):
-        left = _half_transformed(block, a)
-        k += left @ (left if b is a else _half_transformed(block, b)).T
-    return j.reshape(n, n), ks
+def _overlapping(mol: gto.Mole) -> Array:
+    """(n, n) whether two orbitals overlap, by Schwarz' bound on the integrals of their shells."""
+    bound = scf.hf.RHF(mol).init_direct_scf(mol).get_q_cond()  # sqrt (mn|mn), Hartree^1/2
+    orbitals = np.diff(mol.ao_loc_nr())
+    return np.repeat(np.repeat(bound > FAR, orbitals, axis=0), orbitals, axis=1)
+
+
+def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
+    """(P|mn) of some pairs at a time, in their order: those of an atom's orbitals with its own and earlier ones."""
+    both, starts = mol + auxmol, mol.ao_loc_nr()
+    for first, last, _, end in mol.aoslice_by_atom():
+        for shells in _runs(starts[first : last + 1], int(BLOCK_BYTES / (8 * auxmol.nao * end))):
+            bounds = (first + shells.start, first + shells.stop, 0, last, mol.nbas, both.nbas)
+            with both.with_range_coulomb(omega):
+                integrals = both.intor("int3c2e", shls_slice=bounds)
+            here = slice(*np.searchsorted(pairs[0], (starts[bounds[0]], starts[bounds[1]])))
+            m, n = pairs[0][here] - starts[bounds[0]], pairs[1][here]
+            yield np.take(integrals.T.reshape(auxmol.nao, -1), n * len(integrals) + m, axis=1)
+
+
+def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array], int]:
+    """Return what makes (P|mn) into B_P,mn, and the number of rows of that: fewer for a dependent basis set."""
+    with auxmol.with_range_coulomb(omega):
+        metric = auxmol.intor("int2c2e")
+    try:
+        root = scipy.linalg.cholesky(metric, lower=True)
+    except scipy.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(metric)
+        kept = values > DEPENDENT
+        inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
+        return partial(np.matmul, inverse), len(inverse)
+    trsm = scipy.linalg.get_blas_funcs("trsm", (root,))
+    # of transposed rows, which is how BLAS sees them: in place
+    return lambda rows: trsm(1.0, root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T, len(root)
+
+
+def _runs(starts: Array, most: int) -> Iterator[slice]:
+    """Neighbouring shells with so many orbitals at most, or one shell.
+
+    Args:
+        starts: first orbital of each shell, and the end.
+        most: orbitals in a run.
+    """
+    first = 0
+    for shell in range(1, len(starts)):
+        if shell == len(starts) - 1 or starts[shell + 1] - starts[first] > most:
+            yield slice(first, shell)
+            first = shell
 
 
 def _change(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
@@ -120,12 +181,6 @@ def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: fl
     basis = auxiliary_basis(mol, level, exchange)
     make = partial(FittedIntegrals, mol, basis, level, omega, budget)
     return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega), mol, make))
-
-
-def _half_transformed(block: Array, factor: Array) -> Array:
-    """One index of (P, n, n) onto the columns of the factor: (n, P * columns)."""
-    half = (block.reshape(-1, block.shape[-1]) @ factor).reshape(*block.shape[:2], -1)
-    return np.moveaxis(half, 1, 0).reshape(block.shape[1], -1)
 
 
 def density_of(factors: Sequence[Array]) -> Array:
