@@ -102,8 +102,10 @@ def test_the_field_is_that_of_one_thread(xc: str) -> None:
     np.testing.assert_allclose(*fields, atol=1e-11)
 
 
-def test_accelerate_keeps_blas_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    mf = mole(ETHYLENE).RKS(xc="pbe")
+@pytest.mark.parametrize(("solvent", "threads"), [(False, 1), (True, 2)])
+def test_accelerate_keeps_blas_to_one_thread(solvent: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mole(ETHYLENE, basis="sto-3g").RKS(xc="pbe")
+    mf = mf.PCM() if solvent else mf
     seen = []
     build = type(mf).get_veff
 
@@ -114,5 +116,5 @@ def test_accelerate_keeps_blas_to_one_thread(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(mf), "get_veff", watched)
     fast = pyscf_mlham.accelerate(mf).run()
     assert fast.converged and fast.full_builds >= 2
-    assert set(seen) == {1}
+    assert set(seen) == {threads}
     assert blas_threads() == 2

@@ -14,6 +14,7 @@ it is in both: left out of the coarse level, it costs three more full builds (wa
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from pyscf_mlham.density import (
 from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.worth import not_worth_it
-from pyscf_mlham.threads import one_blas_thread
+from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
@@ -83,7 +84,9 @@ class _TwoLevelSCF:
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build the full potential, and count it; see PySCF's get_veff."""
         self._builds += 1
-        return super().get_veff(*args, **kwargs)  # type: ignore[misc]
+        # a solvent's surface charges are a large linear problem
+        with all_blas_threads() if hasattr(self, "with_solvent") else nullcontext():
+            return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
         """Print PySCF's settings and the solver's."""
