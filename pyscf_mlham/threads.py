@@ -19,17 +19,20 @@ from threadpoolctl import ThreadpoolController
 
 R = TypeVar("R")
 
-_owner = (
-    RLock()
-)  # of the thread that has set the limit, which is for all; what others wish meanwhile counts for nothing
+LEAST = 8  # items that are worth a thread
+
+# Who holds it has set the limit, for all threads; what others ask for meanwhile has no effect.
+_owner = RLock()
 _limit = contextlib.ExitStack()
 _limited = False
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Return the libraries that are loaded; NumPy's and SciPy's are, by whoever calls this."""
-    return ThreadpoolController()
+    """Return BLAS libraries with threads of their own; NumPy's and SciPy's are loaded by whoever calls this."""
+    loaded = ThreadpoolController().select(user_api="blas")
+    # an OpenBLAS on OpenMP hands its limit on to OpenMP, where PySCF's threads are
+    return loaded.select(filepath=[x["filepath"] for x in loaded.info() if x.get("threading_layer") != "openmp"])
 
 
 @contextlib.contextmanager
@@ -63,7 +66,7 @@ def _blas(limited: bool) -> Iterator[None]:
 def _switch(limited: bool) -> None:
     global _limited
     if limited and not _limited:
-        _limit.enter_context(_libraries().limit(limits=1, user_api="blas"))
+        _limit.enter_context(_libraries().limit(limits=1))
     elif _limited and not limited:
         _limit.close()
     _limited = limited
@@ -76,7 +79,7 @@ def shared_out(work: Callable[[slice], R], number: int) -> list[R]:
         work: of a part of neighbours; in NumPy, which lets other threads run meanwhile.
         number: of items, one or more.
     """
-    size = -(-number // lib.num_threads())
+    size = max(LEAST, -(-number // lib.num_threads()))
     parts = [slice(start, min(start + size, number)) for start in range(0, number, size)]
     if len(parts) == 1:
         return [work(parts[0])]

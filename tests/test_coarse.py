@@ -98,6 +98,22 @@ def test_far_pairs_are_left_out(xc: str) -> None:
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=1e-7)
 
 
+@pytest.mark.parametrize("omega", [0.3, -0.3])
+def test_integrals_of_the_molecule_s_own_range(omega: float) -> None:
+    mf = mean_field("hf")
+    mf.mol.omega = omega
+    left = factors(mf)
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=2e-8)
+
+
+@pytest.mark.parametrize("atoms", [f"X 0 0 3; {ETHYLENE}", f"{ETHYLENE}; X 0 0 3"])
+def test_atoms_without_orbitals(atoms: str) -> None:
+    mf = mole(atoms, basis={"C": "6-31g*", "H": "6-31g*"}).RHF()
+    left = factors(mf)
+    expected = mf.density_fit().get_veff(mf.mol, left @ left.T)  # PySCF's choice: the level's does not know X
+    np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=2e-8)
+
+
 def test_pairs_are_judged_by_their_own_integrals() -> None:
     mol = mole(ETHYLENE, cart=True)
     diagonal = np.sqrt(np.einsum("ijij->ij", mol.intor("int2e")))

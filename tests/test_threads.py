@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,16 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
-from pyscf_mlham.coarse import CoarseField, Level
-from pyscf_mlham.threads import all_blas_threads, one_blas_thread, shared_out
+from pyscf_mlham.coarse import CoarseField, Level, fitting
+from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
 
 DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 
 
 def blas_threads() -> int:
-    """Of NumPy's and SciPy's libraries, the most."""
-    return max(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas" and i["prefix"] != "libopenblas")
+    """Of the BLAS libraries that have threads, the most."""
+    return max(i["num_threads"] for i in threadpool_info() if i.get("threading_layer") == "pthreads")
 
 
 @pytest.fixture(autouse=True)
@@ -76,17 +78,24 @@ def test_of_two_threads_the_first_has_its_way() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("number", [1, 2, 7])
+@pytest.mark.parametrize("number", [1, LEAST, 7 * LEAST + 3])
 def test_all_items_are_shared_out_in_order(threads: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lib, "num_threads", lambda: threads)
     parts = shared_out(lambda part: list(range(number))[part], number)
     assert [item for part in parts for item in part] == list(range(number))
-    assert all(parts) and len(parts) <= threads
+    assert len(parts) <= threads
+    assert all(len(part) >= LEAST for part in parts[:-1])
 
 
 def test_parts_are_worked_on_at_once() -> None:
     barrier = threading.Barrier(2, timeout=60)
-    shared_out(lambda part: barrier.wait(), 2)  # one after the other they would wait for ever
+    shared_out(lambda part: barrier.wait(), 2 * LEAST)  # one after the other they would wait for ever
+
+
+def test_an_error_in_a_part_is_told_and_gives_the_threads_back() -> None:
+    with pytest.raises(ZeroDivisionError):
+        shared_out(lambda part: 1 / part.start, 2 * LEAST)
+    assert blas_threads() == 2
 
 
 @pytest.mark.parametrize("xc", ["b3lyp", "m062x"])
@@ -102,19 +111,35 @@ def test_the_field_is_that_of_one_thread(xc: str) -> None:
     np.testing.assert_allclose(*fields, atol=1e-11)
 
 
-@pytest.mark.parametrize(("solvent", "threads"), [(False, 1), (True, 2)])
-def test_accelerate_keeps_blas_to_one_thread(solvent: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    mf = mole(ETHYLENE, basis="sto-3g").RKS(xc="pbe")
-    mf = mf.PCM() if solvent else mf
-    seen = []
-    build = type(mf).get_veff
+def watch(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
+    """Note BLAS's threads whenever a function is called."""
+    seen: list[int] = []
+    original = getattr(owner, name)
 
     def watched(*args, **kwargs):
         seen.append(blas_threads())
-        return build(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(type(mf), "get_veff", watched)
+    monkeypatch.setattr(owner, name, watched)
+    return seen
+
+
+@pytest.mark.parametrize(("kind", "threads"), [("plain", 1), ("fitted", 2), ("solvent", 2)])
+def test_accelerate_keeps_blas_to_one_thread(kind: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mole(ETHYLENE, basis="sto-3g").RKS(xc="pbe")
+    mf = {"plain": mf, "fitted": mf.density_fit(), "solvent": mf.PCM()}[kind]
+    coarse, fits = watch(monkeypatch, CoarseField, "potential"), watch(monkeypatch, fitting, "_whitening")
+    full = watch(monkeypatch, type(mf), "get_veff")
     fast = pyscf_mlham.accelerate(mf).run()
     assert fast.converged and fast.full_builds >= 2
-    assert set(seen) == {threads}
+    assert set(full) == {threads}
+    assert set(coarse) == {1}
+    assert set(fits) == {2}  # large products
+    assert blas_threads() == 2
+
+
+def test_a_prediction_keeps_blas_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(monkeypatch, NetworkModel, "correction")
+    pyscf_mlham.guess(mole(ETHYLENE, basis="def2-svp").RKS(xc="b3lyp"), fallback="raise")
+    assert seen == [1]
     assert blas_threads() == 2

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 LAST_LIGHT = 10  # neon
 ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals
-FAR = 1e-8  # Schwarz' bound, Hartree^1/2; pairs below it change an element of J by 1e-6 Hartree at most
+FAR = 1e-8  # Schwarz' bound, Hartree^1/2; a pair below it is worth 1e-6 Hartree of J at most, with 100 atoms
 DEPENDENT = 1e-7  # eigenvalues of the auxiliary functions' Coulomb metric below it are left out, as in PySCF
 
 
@@ -58,11 +58,6 @@ class FittedIntegrals:
         self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
         return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
 
-    def _blocks(self) -> Iterator[Array]:
-        step = max(1, int(BLOCK_BYTES / (2 * self._b[0].nbytes)))  # they are used both ways round
-        for start in range(0, len(self._b), step):
-            yield self._b[start : start + step]
-
     def coulomb_exchange(
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
@@ -73,25 +68,27 @@ class FittedIntegrals:
         of_pairs = (twice * density[self._pairs]).astype(dtype) if with_j else None
         changes = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
         j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
-        for block in self._blocks():
-            for j_part, k_parts in shared_out(partial(self._part, block, of_pairs, changes), len(block)):
-                j[self._pairs] += j_part
-                ks[: len(changes)] += k_parts
-        j.T[self._pairs] = j[self._pairs]
+        of_parts = shared_out(partial(self._part, of_pairs, changes), len(self._b))
+        j[self._pairs] = j.T[self._pairs] = sum(part for part, _ in of_parts)
+        for _, part in of_parts:
+            ks[: len(changes)] += part
         return j, [(k + k.T) / 2 for k in ks]
 
-    def _part(
-        self, block: Array, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice
-    ) -> tuple[Array | float, Array]:
+    def _part(self, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
         """J of the pairs and, before it is made symmetric, each K, from some auxiliary functions."""
-        b = block[part]
-        j = 0.0 if density is None else (b @ density) @ b
-        ks = np.zeros((len(changes), len(self._starts) - 1, len(self._starts) - 1))
-        if changes:
-            b = np.take(b, self._both_ways, axis=1)
-        for k, (one, other) in zip(ks, changes, strict=True):
-            left = self._half_transformed(b, one)
-            k += left @ (left if other is one else self._half_transformed(b, other)).T
+        n = len(self._starts) - 1
+        j, ks = np.zeros(self._b.shape[1]), np.zeros((len(changes), n, n))
+        share = BLOCK_BYTES / lib.num_threads()
+        step = max(1, int(share / (2 * self._b[0].nbytes)))  # they are used both ways round
+        for start in range(part.start, part.stop, step):
+            b = self._b[start : min(start + step, part.stop)]
+            if density is not None:
+                j += (b @ density) @ b
+            if changes:
+                b = np.take(b, self._both_ways, axis=1)
+            for k, (one, other) in zip(ks, changes, strict=True):
+                left = self._half_transformed(b, one)
+                k += left @ (left if other is one else self._half_transformed(b, other)).T
         return j, ks
 
     def _half_transformed(self, b: Array, factor: Array) -> Array:
@@ -115,18 +112,21 @@ def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Ar
     """(P|mn) of some pairs at a time, in their order: those of an atom's orbitals with its own and earlier ones."""
     both, starts = mol + auxmol, mol.ao_loc_nr()
     for first, last, _, end in mol.aoslice_by_atom():
-        for shells in _runs(starts[first : last + 1], int(BLOCK_BYTES / (8 * auxmol.nao * end))):
-            bounds = (first + shells.start, first + shells.stop, 0, last, mol.nbas, both.nbas)
-            with both.with_range_coulomb(omega):
+        for shells in _runs(starts[first : last + 1], BLOCK_BYTES / (8 * auxmol.nao * max(1, end))):
+            begin, stop = starts[first + shells.start], starts[first + shells.stop]
+            here = slice(*np.searchsorted(pairs[0], (begin, stop)))
+            m, n = (index[here] for index in pairs)
+            nearest = int(np.searchsorted(starts, n.min(), side="right")) - 1  # the first shell that overlaps
+            bounds = (first + shells.start, first + shells.stop, nearest, last, mol.nbas, both.nbas)
+            with both.with_range_coulomb(omega or None):
                 integrals = both.intor("int3c2e", shls_slice=bounds)
-            here = slice(*np.searchsorted(pairs[0], (starts[bounds[0]], starts[bounds[1]])))
-            m, n = pairs[0][here] - starts[bounds[0]], pairs[1][here]
-            yield np.take(integrals.T.reshape(auxmol.nao, -1), n * len(integrals) + m, axis=1)
+            places = (n - starts[nearest]) * len(integrals) + m - begin
+            yield np.take(integrals.T.reshape(auxmol.nao, -1), places, axis=1)
 
 
 def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array], int]:
     """Return what makes (P|mn) into B_P,mn, and the number of rows of that: fewer for a dependent basis set."""
-    with auxmol.with_range_coulomb(omega):
+    with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
         metric = auxmol.intor("int2c2e")
     try:
         root = scipy.linalg.cholesky(metric, lower=True)
@@ -140,7 +140,7 @@ def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array]
     return lambda rows: trsm(1.0, root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T, len(root)
 
 
-def _runs(starts: Array, most: int) -> Iterator[slice]:
+def _runs(starts: Array, most: float) -> Iterator[slice]:
     """Neighbouring shells with so many orbitals at most, or one shell.
 
     Args:

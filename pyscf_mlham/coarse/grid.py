@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import dft, gto
+from pyscf import dft, gto, lib
 
 from pyscf_mlham.coarse.level import Level, shared
-from pyscf_mlham.threads import shared_out
+from pyscf_mlham.threads import LEAST, shared_out
 
 Array = NDArray[Any]
 
@@ -136,7 +136,7 @@ class GridXC:
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start, number = len(factors) - 1, 0, 0
         blocks = self._orbitals.blocks(self._budget)
-        while together := list(itertools.islice(blocks, TOGETHER)):
+        while together := list(itertools.islice(blocks, max(TOGETHER, LEAST * lib.num_threads()))):
             rho = np.concatenate(shared_out(partial(self._densities, together, occupied), len(together)), axis=-1)
             if self._xc.kind == "LDA":
                 rho = rho[:, 0]

@@ -84,8 +84,9 @@ class _TwoLevelSCF:
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build the full potential, and count it; see PySCF's get_veff."""
         self._builds += 1
-        # a solvent's surface charges are a large linear problem
-        with all_blas_threads() if hasattr(self, "with_solvent") else nullcontext():
+        # the surface charges of a solvent, and PySCF's fitted J, are large products of NumPy's
+        large = hasattr(self, "with_solvent") or getattr(self, "with_df", None)
+        with all_blas_threads() if large else nullcontext():
             return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
