@@ -71,12 +71,16 @@ class Report(NamedTuple):
     @property
     def mean_cycles(self) -> float:
         """Cycles per step, the first left out where there are more."""
-        return float(np.mean([step.cycles for step in self.steps[1:] or self.steps] or [0]))
+        return self._mean([step.cycles for step in self.steps])
 
     @property
     def mean_builds(self) -> float:
         """Full Fock builds per step, the first left out where there are more."""
-        return float(np.mean([step.builds for step in self.steps[1:] or self.steps] or [0]))
+        return self._mean([step.builds for step in self.steps])
+
+    @staticmethod
+    def _mean(counts: list[int]) -> float:
+        return float(np.mean(counts[1:] or counts or [0]))
 
     @property
     def builds_saved(self) -> int:

@@ -17,12 +17,12 @@ from pyscf.gto.mole import fakemol_for_cgtf_charge
 
 from pyscf_mlham.basis import is_ghost
 from pyscf_mlham.coarse import LEVELS, CoarseField
+from pyscf_mlham.errors import ResourceError
 
 Array = NDArray[np.float64]
 
 SAP_BASIS = "sapgrasplarge"
 BATCH_BYTES = 2.0e8  # of three-centre integrals held at a time
-LARGE = 800  # basis functions; the fitted integrals of more take more memory and time than they save
 BASELINES = ("sap", "minao", "hcore")
 
 
@@ -116,8 +116,8 @@ def _sap_charges(symbol: str) -> tuple[Array, Array]:
 def minao_potential(mol: gto.Mole, xc: str) -> Array:
     """Mean field of PySCF's minao density, to the accuracy of a coarse field: a sixth of a Fock build.
 
-    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Beyond
-    `LARGE` basis functions Coulomb and exchange are PySCF's own, most of a Fock build.
+    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Where
+    there is no room for fitted integrals, Coulomb and exchange are PySCF's own, which takes as long as a Fock build.
 
     Args:
         mol: molecule; its charge and spin do not matter, as the density is that of neutral atoms.
@@ -129,13 +129,14 @@ def minao_potential(mol: gto.Mole, xc: str) -> Array:
     mf: Any = scf.hf.RHF(mol) if xc.lower() == "hf" else dft.rks.RKS(mol, xc=xc)
     mf.verbose = 0
     density = scf.hf.init_guess_by_minao(mol)
-    if mol.nao > LARGE:
+    occupied = density.mo_occ > 0
+    factor = density.mo_coeff[:, occupied] * np.sqrt(density.mo_occ[occupied])
+    try:
+        return CoarseField(mf, LEVELS[0]).potential([factor])
+    except ResourceError:
         if hasattr(mf, "grids"):
             mf.grids.level = LEVELS[0].grid
         return np.asarray(mf.get_veff(mol, density))
-    occupied = density.mo_occ > 0
-    factor = density.mo_coeff[:, occupied] * np.sqrt(density.mo_occ[occupied])
-    return CoarseField(mf, LEVELS[0]).potential([factor])
 
 
 @cache

@@ -25,6 +25,10 @@ class DataError(MLHamError):
     """A file of labelled molecules, or a record in it, is not what it should be."""
 
 
+class ResourceError(MLHamError):
+    """Neither memory nor disk has room for what a faster way needs; there is a slower one."""
+
+
 def whole_number(value: Any) -> int:
     """Return a number that somebody gave as an integer; ValueError or TypeError where it is none, 0.5 included.
 

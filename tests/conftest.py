@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from labelled import labelled_file
 from pyscf import gto
 
 import pyscf_mlham
+from pyscf_mlham import baseline
 from pyscf_mlham.bench.results import RESULTS, Results, read_results
+from pyscf_mlham.coarse import field
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
 ETHYLENE = "C 0 0 0.66; C 0 0 -0.66; H 0 0.92 1.23; H 0 -0.92 1.23; H 0 0.92 -1.23; H 0 -0.92 -1.23"
@@ -36,6 +40,14 @@ def _fresh_registration() -> Iterator[None]:
     pyscf_mlham.register(model=None, fallback="minao")
     yield
     pyscf_mlham.register(model=None, fallback="minao")
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither memory nor disk for fitted integrals."""
+    baseline.fingerprint("minao", "b3lyp")  # remembered; without room it would be another
+    monkeypatch.setattr(field, "_free_bytes", lambda mf: 0.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
 
 
 @pytest.fixture(scope="session")

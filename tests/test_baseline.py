@@ -56,10 +56,9 @@ def test_minao_is_nearly_the_mean_field_of_pyscfs_minao_density() -> None:
         assert np.abs(error).max() < largest
 
 
-def test_minao_of_a_large_molecule_needs_no_fitted_integrals(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_room")
+def test_minao_without_room_for_fitted_integrals() -> None:
     mol = mole(WATER, "def2-svp")
-    monkeypatch.setattr(baseline, "LARGE", 0)
-    monkeypatch.setattr(baseline, "CoarseField", None)
     for xc, mf, limit in (("b3lyp", dft.RKS(mol, xc="b3lyp"), 1e-3), ("hf", scf.RHF(mol), 1e-10)):
         expected = mf.get_fock(dm=mf.get_init_guess(mol, "minao"))
         np.testing.assert_allclose(baseline.hamiltonian("minao", mol, xc), expected, atol=limit, rtol=0)

@@ -73,13 +73,7 @@ def test_nonsense_is_refused(converged: Any, change: Any, message: str) -> None:
         predict(converged, Tampered(OracleModel.of(converged), change))
 
 
-@pytest.fixture
-def no_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    """H0 + dH alone, as for a molecule that is too large for a coarse field."""
-    monkeypatch.setattr(baseline, "LARGE", 0)
-
-
-@pytest.mark.usefixtures("no_field")
+@pytest.mark.usefixtures("no_room")
 def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
     antisymmetric = np.triu(np.full((48, 48), 0.1), 1)
     antisymmetric -= antisymmetric.T
@@ -87,7 +81,7 @@ def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
     np.testing.assert_allclose(prediction.fock, converged.get_fock(), atol=1e-11)
 
 
-@pytest.mark.usefixtures("no_field")
+@pytest.mark.usefixtures("no_room")
 @pytest.mark.parametrize("height", [3.0, 6.0, 20.0, 60.0])
 @pytest.mark.parametrize("k", range(6))
 def test_an_intruder_is_never_believed(converged: Any, k: int, height: float) -> None:
@@ -165,7 +159,7 @@ def test_every_coarse_build_is_counted(converged: Any, monkeypatch: pytest.Monke
             assert f"{expected} coarse" in predict(mf, model).describe()
 
 
-def test_no_field_where_none_is_known(converged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_field_where_none_is_known(converged: Any) -> None:
     model = Tampered(OracleModel.of(converged), lambda dh: dh)
     custom = converged.mol.RKS(xc="b3lyp")
     custom.get_fock = lambda *args, **kwargs: type(custom).get_fock(custom, *args, **kwargs)
@@ -177,8 +171,6 @@ def test_no_field_where_none_is_known(converged: Any, monkeypatch: pytest.Monkey
     idle.max_cycle, idle.diis, idle.post_kernel = 0, False, lambda envs: None
     for mf in (converged.mol.RKS(xc="b3lyp"), idle):  # how one iterates has no part in a prediction
         assert predict(mf, model).coarse_builds == 1
-    monkeypatch.setattr(baseline, "LARGE", 40)
-    assert predict(converged.mol.RKS(xc="b3lyp"), model).coarse_builds == 0
 
 
 @pytest.mark.parametrize("broken", ["__init__", "potential", "nan"])

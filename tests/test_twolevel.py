@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
-from pyscf import scf
+from pyscf import lib, scf
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
 from pyscf_mlham.coarse import Level
+from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.scf import twolevel
 from pyscf_mlham.scf.counting import counting_fock_builds
 
@@ -193,6 +194,30 @@ def test_the_second_order_solver_is_for_where_two_levels_fail(monkeypatch: pytes
     mf.stdout, mf.verbose = log, 4
     assert mf.kernel() == pytest.approx(energy, abs=1e-8)
     assert "Extra cycle" in log.getvalue()  # words of the second-order solver
+
+
+@pytest.mark.usefixtures("no_room")
+def test_without_room_for_fitted_integrals_plain_scf_serves() -> None:
+    plain, mf, log = mole().RKS(xc="b3lyp").run(), accelerate(mole().RKS(xc="b3lyp")), io.StringIO()
+    mf.stdout, mf.verbose = log, 3
+    assert mf.kernel() == pytest.approx(plain.e_tot, abs=1e-10)
+    assert (mf.cycles, mf.full_builds) == (plain.cycles, plain.cycles + 2)
+    assert "GB free. Raise max_memory, or set PYSCF_TMPDIR to a larger disk; plain SCF is used." in log.getvalue()
+
+
+def test_no_room_after_the_first_full_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that is close needs no field at first."""
+    mf = mole().RKS(xc="b3lyp").run()
+    moved = mole(WATER.replace("0.1173", "0.1183")).RKS(xc="b3lyp")
+    start = lib.tag_array(mf.make_rdm1(), mo_coeff=mf.mo_coeff, mo_occ=mf.mo_occ, close=True)
+
+    def no_room(*_: Any) -> None:
+        raise ResourceError("no room")
+
+    monkeypatch.setattr(twolevel, "CoarseField", no_room)
+    quick = accelerate(moved.copy())
+    assert quick.kernel(start) == pytest.approx(moved.kernel(), abs=1e-8)
+    assert quick.converged
 
 
 def test_scanner_and_geometry_steps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -18,6 +19,7 @@ from pyscf.data.elements import ELEMENTS
 
 from pyscf_mlham.basis import element_shells
 from pyscf_mlham.coarse.level import Level, shared
+from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.threads import all_blas_threads, shared_out
 
 Array = NDArray[Any]
@@ -53,8 +55,16 @@ class FittedIntegrals:
 
     def _allocated(self, shape: tuple[int, int], level: Level, budget: float) -> Array:
         self._file: Any = None
-        if np.prod(shape) * np.dtype(level.dtype).itemsize <= budget:
+        wanted = float(np.prod(shape)) * np.dtype(level.dtype).itemsize
+        if wanted <= budget:
             return np.empty(shape, dtype=level.dtype)
+        # a file mapped to memory grows as it is written, and a full disk would then kill the process
+        if wanted > (room := shutil.disk_usage(lib.param.TMPDIR).free):
+            raise ResourceError(
+                f"the fitted integrals take {wanted / 1e9:.2g} GB, where max_memory leaves {budget / 1e9:.2g} GB and "
+                f"{lib.param.TMPDIR} has {room / 1e9:.2g} GB free. Raise max_memory, or set PYSCF_TMPDIR to a larger "
+                "disk"
+            )
         self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
         return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
 

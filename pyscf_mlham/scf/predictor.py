@@ -152,7 +152,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
 def _own_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
     """Return a coarse field of the object, None where it is not wanted, not known or not cheap."""
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
-    if model.exact or mol is not mf.mol or mol.nao > baseline.LARGE or two_spins or unknown_field(mf):
+    if model.exact or mol is not mf.mol or two_spins or unknown_field(mf):
         return None
     if hasattr(mf, "U_idx"):
         return None  # DFT+U: the field lacks what the user added

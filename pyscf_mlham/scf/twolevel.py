@@ -31,6 +31,7 @@ from pyscf_mlham.density import (
     factors_from_orbitals,
     orbitals_from_density,
 )
+from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.scf.decorator import private_parts
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.worth import not_worth_it
@@ -111,13 +112,17 @@ class _TwoLevelSCF:
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
         if reason:
-            logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
-            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
-            self.full_builds = self._builds
-            return float(energy)
+            return float(self._plain(reason, dm0, **kwargs))
         if hasattr(self, "undo_soscf"):
             logger.note(self, "two-level SCF: it comes first; the second-order solver only where it fails.")
         return float(self._two_levels(dm0, **kwargs))
+
+    def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge without a coarse field; see `scf`."""
+        logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
+        energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+        self.full_builds = self._builds
+        return float(energy)
 
     @one_blas_thread()
     def _two_levels(self: Any, dm0: Array | None, **kwargs: Any) -> float:
@@ -128,7 +133,10 @@ class _TwoLevelSCF:
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
         # before the guess, which may want the same integrals
-        field = None if _is_close(dm0) else CoarseField(self, LEVELS[0])
+        try:
+            field = None if _is_close(dm0) else CoarseField(self, LEVELS[0])
+        except ResourceError as error:
+            return float(self._plain(str(error), dm0, **kwargs))
         if dm0 is None:
             dm0 = self.get_init_guess(self.mol, self.init_guess)
         if self.chkfile:
@@ -228,11 +236,13 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
         if best is not None and here.gradient > SLOW * best.gradient:
             if not levels:
                 return Outcome(here, build, cycles, "the orbital gradient falls too slowly")
-            del field  # its memory goes before the next one's comes
-            field, spent = CoarseField(mf, levels.pop(0)), cycles
+            field, spent = None, cycles  # its memory goes before the next one's comes
         best = here
         if build < mf.max_cycle:
-            field = field or CoarseField(mf, levels.pop(0))
+            try:
+                field = field or CoarseField(mf, levels.pop(0))
+            except ResourceError as error:
+                return Outcome(best, build, cycles, str(error))
             field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
             tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
             orbitals = coarse_scf(problem, field, here.v, here.density, tolerance)
