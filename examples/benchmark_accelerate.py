@@ -1,8 +1,9 @@
 """Time accelerate() against plain PySCF and against the classical rival, each run in a process of its own.
 
-Methods: plain (minao, mf.kernel()), rival (converge a density-fitted SCF on PySCF's smallest grid, then plain SCF from
-it) and twolevel (pyscf_mlham.accelerate(mf)). They take turns, on one thread. Every finished run is a line of
-OUT/runs.jsonl; what is there already is not run again, so a killed benchmark goes on where it was.
+Methods: plain (minao, mf.kernel()), rival (converge a density-fitted SCF on a small grid, then plain SCF from it, with
+the settings of `coarse` in `mlham bench`, which are its best) and twolevel (pyscf_mlham.accelerate(mf)). They take
+turns, on one thread. Every finished run is a line of OUT/runs.jsonl; what is there already is not run again, so a
+killed benchmark goes on where it was.
 
 python examples/benchmark_accelerate.py --g2 CH3CONH2,C5H5N --xc b3lyp,pbe --basis def2-svp --out out/accelerate
 python examples/benchmark_accelerate.py molecules.xyz --frames 0:4 --repeat 3 --out out/accelerate
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import pyscf_mlham
+from pyscf_mlham.bench.starts import COARSE_GRID, COARSE_TOL
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 METHODS = ("plain", "rival", "twolevel")
@@ -46,7 +48,8 @@ def molecules(args: argparse.Namespace) -> dict[str, list[tuple[str, list[float]
     found = {name: g2[name] for name in args.g2.split(",") if name}
     for file in args.files:
         for atoms in read(file, index=args.frames):
-            found[atoms.info.get("name", f"{file}:{len(found)}")] = atoms
+            name = atoms.info.get("name", f"{file}:{len(found)}")
+            found[name if name not in found else f"{name} ({len(found)})"] = atoms
     return {
         name: [(s, list(map(float, r))) for s, r in zip(a.get_chemical_symbols(), a.positions, strict=True)]
         for name, a in found.items()
@@ -87,8 +90,8 @@ def run_one(task: Record) -> Record:
         if task["method"] == "rival":
             rough = mean_field().density_fit()
             if task["xc"] != "hf":
-                rough.grids.level = 0
-            rough.conv_tol = 1e-6
+                rough.grids.level = COARSE_GRID
+            rough.conv_tol = COARSE_TOL
             rough.kernel()
             mf.kernel(dm0=rough.make_rdm1())
         else:
@@ -118,8 +121,8 @@ def key(record: Record) -> tuple[Any, ...]:
     return tuple(record[k] for k in names)
 
 
-def run_all(tasks: list[Record], out: Path, console: Console) -> list[Record]:
-    """Run what is not done yet, and return every record.
+def run_all(tasks: list[Record], out: Path, console: Console) -> tuple[list[Record], int]:
+    """Run what is not done yet; return every record, and how many runs failed.
 
     Args:
         tasks: in the order in which to run them.
@@ -128,6 +131,7 @@ def run_all(tasks: list[Record], out: Path, console: Console) -> list[Record]:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "runs.jsonl"
+    failed = 0
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {key(record) for record in records}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -139,13 +143,14 @@ def run_all(tasks: list[Record], out: Path, console: Console) -> list[Record]:
             )
             if finished.returncode:
                 why = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
+                failed += 1
                 console.print(f"[red]{key(task)} failed:[/red] {why[-1]}")
                 continue
             record = {k: v for k, v in task.items() if k != "atoms"} | json.loads(finished.stdout.splitlines()[-1])
             records.append(record)
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-    return records
+    return records, failed
 
 
 def table(records: list[Record]) -> str:
@@ -155,8 +160,10 @@ def table(records: list[Record]) -> str:
         records: of finished runs.
     """
 
-    def group(r: Record) -> tuple[str, ...]:
-        return (r["basis"], r["xc"] + ("" if r["nlc"] else " no nlc"), r["molecule"])
+    def group(r: Record) -> tuple[Any, ...]:
+        state = "".join(f" {what} {r[what]}" for what in ("charge", "spin") if r[what])
+        shown = (r["basis"], r["xc"] + ("" if r["nlc"] else " no nlc"), r["molecule"] + state)
+        return (*shown, r["geometry"], r["memory"])
 
     lines = [
         "| basis | xc | molecule | atoms | AOs | builds plain/rival/two | coarse | dE / Ha | plain/two | rival/two |",
@@ -176,7 +183,7 @@ def table(records: list[Record]) -> str:
         builds = "/".join(
             (str(first[m]["builds"]) + ("" if first[m]["converged"] else "!")) if m in first else "-" for m in METHODS
         )
-        cells = [*names, str(two["natm"]), str(two["nao"]), builds, str(two["coarse"]), error, *ratios]
+        cells = [*names[:3], str(two["natm"]), str(two["nao"]), builds, str(two["coarse"]), error, *ratios]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -200,12 +207,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Run and print."""
+def main() -> int:
+    """Run and print; 1 where a run failed."""
     args = parse()
     if args.child:
         sys.stdout.write("\n" + json.dumps(run_one(json.load(sys.stdin))) + "\n")
-        return
+        return 0
     console = Console()
     grid = itertools.product(
         range(args.repeat), molecules(args).items(), args.basis.split(","), args.xc.split(","), args.methods.split(",")
@@ -216,13 +223,15 @@ def main() -> None:
         | {"method": method, "repeat": repeat, **common}
         for repeat, (name, atoms), basis, xc, method in grid
     ]
-    text = table(run_all(tasks, args.out, console))
+    records, failed = run_all(tasks, args.out, console)
+    text = table(records)
     (args.out / "table.md").write_text(text + "\n")
     console.print(text, soft_wrap=True, markup=False, highlight=False)
     console.print(
         "Times are ratios of processor seconds on one thread; builds with ! did not converge.", soft_wrap=True
     )
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
