@@ -24,7 +24,7 @@ from pyscf.data import nist
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError, whole_number
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of
+from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of, named_model
 from pyscf_mlham.scf.history import STRATEGIES, History
 from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
@@ -318,7 +318,7 @@ class MLHam(Calculator):
     def _learned_guess(self, mf: Any) -> Array:
         """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
         fallback = self.parameters["fallback"]
-        density, reason = guess_or_reason(mf, mf.init_guess.strip()[3:].strip() or None, fallback)
+        density, reason = guess_or_reason(mf, named_model(mf.init_guess), fallback)
         if reason:
             warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
         return density

@@ -6,6 +6,8 @@ the filter along small overlap eigenvalues.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,16 +53,28 @@ def orbitals_from_fock(
         orthogonaliser: X with X^T S X = 1, as the object's check_linear_dependency gives it.
     """
     s = mf.get_ovlp(mf.mol) if overlap is None else overlap
+    with undisturbed(mf):
+        x = mf.check_linear_dependency(s) if orthogonaliser is None else orthogonaliser
+        energy, coeff = mf.eig(fock, s, x=x)
+        return Orbitals(energy, coeff, mf.get_occ(energy, coeff))
+
+
+@contextmanager
+def undisturbed(mf: Any) -> Iterator[None]:
+    """Let a mean-field object print nothing inside the block, and be as before after it.
+
+    Its get_occ, for one, writes its findings (entropy, electron numbers) into the object.
+
+    Args:
+        mf: PySCF mean-field object.
+    """
     state = dict(vars(mf))
     mf.verbose, mf.scf_summary = 0, {}
     try:
-        x = mf.check_linear_dependency(s) if orthogonaliser is None else orthogonaliser
-        energy, coeff = mf.eig(fock, s, x=x)
-        occ = mf.get_occ(energy, coeff)  # may write its findings (entropy, electron numbers) into the object
+        yield
     finally:
         vars(mf).clear()
         vars(mf).update(state)
-    return Orbitals(energy, coeff, occ)
 
 
 def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:

@@ -15,8 +15,42 @@ def private_parts(mf: Any) -> dict[str, Any]:
     """
     if not hasattr(mf, "get_fock"):
         raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
+    if hasattr(mf, "undo_oneshot"):
+        raise TypeError("a OneShot object runs no SCF; decorate the plain object, or its undo_oneshot().")
+    return _private_parts(mf, {})
+
+
+def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
+    """Do so; a second-order object and the one inside it share their helpers, and so will their copies."""
     parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt)}
     for name in SHARED:
-        if hasattr(parts.get(name), "copy"):
-            parts[name] = parts[name].copy()
+        helper: Any = parts.get(name)
+        if not hasattr(helper, "copy"):
+            continue
+        if id(helper) not in copies:
+            copies[id(helper)] = helper.copy()
+        parts[name] = copies[id(helper)]
+        if not isinstance(getattr(parts[name], "_cderi_to_save", ""), str):
+            parts[name]._cderi_to_save = None  # a temporary file of the original's, which it would write over
+    if (inner := parts.get("_scf")) is not None:
+        parts["_scf"] = inner.copy()
+        parts["_scf"].__dict__.update(_private_parts(inner, copies))
     return parts
+
+
+def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of `scf` that a call of the object's own `kernel` stands for.
+
+    Args:
+        mf: PySCF mean-field object; the kernel of a second-order one takes orbitals before the density matrix.
+        args: of the call.
+        kwargs: of the call.
+    """
+    names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)
+    if len(args) > len(names):
+        raise TypeError(f"kernel() takes {len(names)} positional arguments ({', '.join(names)}); got {len(args)}.")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    coeff, occ = given.pop("mo_coeff", None), given.pop("mo_occ", None)
+    if given.get("dm0") is None and coeff is not None:
+        given["dm0"] = coeff if occ is None else mf.make_rdm1(coeff, occ)
+    return given

@@ -84,7 +84,7 @@ def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
         return _guess(
             self,
             self.mol if mol is None else mol,
-            key.strip()[3:].strip() or _settings.model,
+            named_model(key),
             _settings.fallback,
             lambda fallback: original(self, mol, fallback, **kwargs),
         )
@@ -109,7 +109,16 @@ def model_of(mf: Any) -> Predictor | None:
         mf: PySCF mean-field object.
     """
     key = mf.init_guess
-    return resolve(key.strip()[3:].strip() or _settings.model, mf, mf.mol) if is_ml(key) else None
+    return resolve(named_model(key), mf, mf.mol) if is_ml(key) else None
+
+
+def named_model(key: str) -> ModelLike:
+    """Return what 'ml' or 'ml:<name or path>' stands for, registered models included; None for the shipped ones.
+
+    Args:
+        key: value of mf.init_guess.
+    """
+    return key.strip()[3:].strip() or _settings.model
 
 
 def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:

@@ -10,7 +10,13 @@ from pyscf.dft import libxc
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_mlham.coarse import CoarseField
-from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals, orbitals_from_fock
+from pyscf_mlham.density import (
+    Orbitals,
+    density_from_orbitals,
+    factors_from_orbitals,
+    orbitals_from_fock,
+    undisturbed,
+)
 from pyscf_mlham.errors import DataError
 
 Array = NDArray[Any]
@@ -61,6 +67,17 @@ class Problem(NamedTuple):
             fock: in the object's shape, Hartree.
         """
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
+
+    def filled_from_below(self, orbitals: Orbitals) -> bool:
+        """Whether orbitals hold the object's electrons, and the lowest ones of them, as PySCF's SCF leaves them.
+
+        Args:
+            orbitals: canonical in their own field. Those of ROHF have no order of their own: nothing is said of them.
+        """
+        if self.mf.istype("ROHF"):
+            return True
+        with undisturbed(self.mf):
+            return np.array_equal(self.mf.get_occ(orbitals.energy, orbitals.coeff), orbitals.occ)
 
     def gradient(self, orbitals: Orbitals, fock: Array) -> float:
         """Return the norm of the orbital gradient, as PySCF measures it.

@@ -10,7 +10,8 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 from pyscf.scf.diis import CDIIS
 
-from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.density import undisturbed
+from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.history import History
 from pyscf_mlham.scf.recycle import RecyclingDIIS
 
@@ -79,21 +80,31 @@ class _TrackedSCF:
         diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
         settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
         with lib.temporary_env(self, **settings):
-            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+            # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
+            second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
+            solve = super().kernel if second_order else super().scf  # type: ignore[misc]
+            energy = solve(dm0=dm0, **kwargs)
         self._own_coeff = self.mo_coeff
         if self.converged:
             self._to_history(diis)
         return float(energy)
 
-    def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
-        """Converge; see `scf`."""
-        return float(self.scf(dm0=dm0, **kwargs))
+    def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
+        """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
+        return float(self.scf(**start_of(self, args, kwargs)))
 
     def _plain_diis(self: Any) -> bool:
         """Whether SCF is PySCF's ordinary one, with nobody's own settings of its convergence."""
         ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
         own = any(getattr(self, name) != getattr(hf.SCF, name) for name in SETTINGS)
-        return ordinary and not own and not hasattr(self, "full_builds")
+        other = hasattr(self, "full_builds") or hasattr(self, "undo_soscf")
+        return ordinary and not own and not other and self._independent()
+
+    def _independent(self: Any) -> bool:
+        """Whether PySCF keeps every function of the basis set: the others hold nothing but rounding."""
+        with undisturbed(self):
+            kept = self.check_linear_dependency(self.get_ovlp())
+        return bool(kept.shape[-1] == kept.shape[-2])
 
     def _from_history(self: Any, otherwise: Array | None) -> Array | None:
         try:

@@ -32,7 +32,8 @@ from pyscf_mlham.density import (
     orbitals_from_density,
 )
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.worth import not_worth_it
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
@@ -108,6 +109,9 @@ class _TwoLevelSCF:
             total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = self._builds = 0
+        if not kwargs.get("dump_chk", True):
+            with lib.temporary_env(self, chkfile=None):
+                return float(self.scf(dm0, **(kwargs | {"dump_chk": True})))
         reason = not_worth_it(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
@@ -120,8 +124,19 @@ class _TwoLevelSCF:
     def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
         """Converge without a coarse field; see `scf`."""
         logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
-        energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
-        self.full_builds = self._builds
+        return float(self._decorated(dm0, **kwargs))
+
+    def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge as the decorated object does, and count its builds."""
+        if not hasattr(self, "undo_soscf"):
+            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+            self.full_builds = self._builds
+            return float(energy)
+        # PySCF's second-order solvers are in `kernel`, and build in the object inside. That is silent here, for PySCF
+        # warns of methods that are replaced, as the counting does.
+        with lib.temporary_env(self._scf, verbose=0), counting_fock_builds(self._scf) as counter:
+            energy = super().kernel(dm0=dm0)  # type: ignore[misc]
+        self.full_builds = self._builds + counter.builds
         return float(energy)
 
     @one_blas_thread()
@@ -132,6 +147,8 @@ class _TwoLevelSCF:
         self.build(self.mol)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
+        if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
+            dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
         # before the guess, which may want the same integrals
         try:
             field = None if _is_close(dm0) else CoarseField(self, LEVELS[0])
@@ -148,8 +165,7 @@ class _TwoLevelSCF:
             logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
             self.mo_coeff = None
             with lib.temporary_env(self, max_cycle=self.max_cycle - result.full_builds):
-                energy = super().scf(dm0=result.last.density, **kwargs)  # type: ignore[misc]
-            self.full_builds = self._builds
+                energy = self._decorated(result.last.density, **kwargs)
             self.cycles += result.full_builds
             return float(energy)
         self.converged, self.e_tot = not result.failure, result.last.energy
@@ -165,9 +181,9 @@ class _TwoLevelSCF:
         logger.note(self, "two-level SCF: a second-order solver takes its place.")
         return self.undo_accelerate().newton()
 
-    def kernel(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
-        """Converge; see `scf`."""
-        return float(self.scf(dm0=dm0, **kwargs))
+    def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
+        """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
+        return float(self.scf(**start_of(self, args, kwargs)))
 
 
 class Iterate(NamedTuple):
@@ -261,11 +277,25 @@ def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
     mf = problem.mf
     if mf.istype("ROHF") or mf.mol.symmetry or problem.x.shape[0] != problem.x.shape[1]:
         return None
-    orbitals = orbitals_from_density(density, problem.overlap)
-    if orbitals is None:
+    natural = orbitals_from_density(density, problem.overlap)
+    if natural is None:
         return None
-    limit = AS_GOOD * np.sqrt(mf.mol.natm)
-    return orbitals if problem.gradient(orbitals, problem.fock(v, density)) < limit else None
+    fock = problem.fock(v, density)
+    orbitals = _in_order(natural.occ, *mf.canonicalize(natural.coeff, natural.occ, fock))
+    if not problem.filled_from_below(orbitals):  # of another charge or spin, or an excited state
+        return None
+    return orbitals if problem.gradient(orbitals, fock) < AS_GOOD * np.sqrt(mf.mol.natm) else None
+
+
+def _in_order(occ: Array, energy: Array, coeff: Array) -> Orbitals:
+    """Sort orbitals by energy, those of each spin."""
+    order = np.argsort(energy, axis=-1, kind="stable")
+    columns = order if coeff.ndim == 2 else order[:, None, :]
+    return Orbitals(
+        np.take_along_axis(energy, order, -1),
+        coeff[:, columns] if coeff.ndim == 2 else np.take_along_axis(coeff, columns, -1),
+        np.take_along_axis(occ, order, -1),
+    )
 
 
 def _is_close(density: Array | None) -> bool:
@@ -337,6 +367,7 @@ def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, c
         converged = last is not None and bool(mf.check_convergence(envs))
     else:
         converged = here.gradient < problem.tolerance and here.lowering < mf.conv_tol
+    converged = converged and problem.filled_from_below(here.orbitals)  # else a stationary state above the ground state
     if mf.chkfile:
         mf.dump_chk(envs)
     if callable(mf.callback):
