@@ -8,8 +8,9 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pyscf import lib
 
@@ -23,7 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Job(NamedTuple, Generic[T, R]):
+@dataclass(frozen=True)
+class Job(Generic[T, R]):
     """What every worker does.
 
     Attributes:
@@ -36,7 +38,7 @@ class Job(NamedTuple, Generic[T, R]):
     work: Callable[[T], R]
     lost: Callable[[T, str], R]
     threads: int = 1
-    environment: Mapping[str, str] = {}
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
