@@ -73,6 +73,6 @@ def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
 def trained(config: TrainConfig, prepared: Prepared, stopped: bool = False) -> Trainer:
     """Run it; a stopped one ends after its first step."""
     trainer = Trainer(config, *prepared, silent())
-    trainer._stop = stopped
+    trainer._asked = stopped
     trainer.run()
     return trainer

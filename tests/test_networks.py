@@ -23,15 +23,16 @@ from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.qhnet import TensorProduct
-from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotated_batch, rotation_from_matrix
+from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.nn.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import LossConfig, read_config
+from pyscf_mlham.train.identity import identity_of
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.trainer import Trainer, _identity
+from pyscf_mlham.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
@@ -144,18 +145,6 @@ def test_fresh_refiner_changes_nothing() -> None:
     assert refiner is not None
     for a, b in zip(found, plain, strict=True):
         assert torch.equal(a, b)
-
-
-def test_first_stage_sees_turned_molecules_turned() -> None:
-    network = random_network("qhnet+tracegrad")
-    batch = batch_from_samples([sample_of(svp(MOLECULE))]).to("cpu", torch.float64)
-    Q = random_orthogonal((3,))
-    rotation = rotation_from_matrix(Q * np.linalg.det(Q), 4, TEMPLATE)
-    with torch.no_grad():
-        here, there = network(batch), network(rotated_batch(batch, rotation))
-    B = rotation.block
-    torch.testing.assert_close(there.onsite, B @ here.onsite @ B.T, rtol=0, atol=1e-12)
-    torch.testing.assert_close(there.pair, here.pair, rtol=0, atol=1e-12)
 
 
 def test_rotations_are_drawn_evenly() -> None:
@@ -328,11 +317,11 @@ def test_trace_loss_has_a_fixed_share_and_teaches_only_traces() -> None:
 
 def test_runs_of_versions_without_parts_go_on(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     config = dataclasses.replace(prepared[2], options={"template": [1], "network": {}})
-    known = json.loads(_identity(settings(data, tmp_path), prepared[0], config))
+    known = json.loads(identity_of(settings(data, tmp_path), *prepared[:2], config))
     new = {"wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"}
     assert not new & set(known)
     assert set(known["loss"]) == {"absolute", "spectral", "density"}
-    full = json.loads(_identity(settings(data, tmp_path, **FULL), prepared[0], config))
+    full = json.loads(identity_of(settings(data, tmp_path, **FULL), *prepared[:2], config))
     assert full["wrapper"] == "tracegrad"
     assert full["loss"]["trace"] == 0.25
 

@@ -282,12 +282,23 @@ def test_single_precision_is_enough(network: HamiltonianModel) -> None:
         assert (a - b).abs().max() < 1e-5
 
 
-def test_the_rotation_test_can_fail() -> None:
-    broken = random_network("qhnetv2")
-    layer = broken.backbone.layers[0].enter
-    layer.forward = lambda grades: [g + 0.01 for g in so2.Linear.forward(layer, grades)]  # a bias for m > 0, too
+MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a bias for m > 0, too": lambda g: g + 0.01,
+    "sine of each component": lambda g: torch.sin(4 * g),
+}
+
+
+def broken(network: HamiltonianModel, mistake: str) -> HamiltonianModel:
+    """Make a mistake in the pairs' frames, which turns along if the frames do."""
+    layer = network.backbone.layers[0].enter
+    layer.forward = lambda grades: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, grades)]
+    return network
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_rotation_test_can_fail(mistake: str) -> None:
     with pytest.raises(AssertionError):
-        test_rotation(broken, improper=False)
+        test_rotation(broken(random_network("qhnetv2"), mistake), improper=False)
 
 
 def test_unknown_options_are_errors() -> None:
@@ -297,6 +308,28 @@ def test_unknown_options_are_errors() -> None:
         build("transformer", {}, TEMPLATE, ELEMENTS)
     with pytest.raises(ValueError, match="degree 4 is too small"):
         build("qhnetv2", {}, ShellTemplate((1, 1, 1, 1)), ELEMENTS)
+    for largest_m in (-1, 3):
+        with pytest.raises(ValueError, match=f"largest_m is {largest_m}; blocks of these orbitals have m = 0 to 2"):
+            build("qhnetv2", {"largest_m": largest_m}, ShellTemplate((2, 1)), ELEMENTS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_s_orbital_is_enough(variant: str) -> None:
+    torch.manual_seed(0)
+    architecture, *parts = variant.split("+")
+    sizes = {"qhnet": {}, "qhnetv2": {"largest_m": 0}}[architecture]
+    wrapper = WRAPPER if "tracegrad" in parts else None
+    refiner = REFINER if "harmose" in parts else None
+    template = ShellTemplate((1,))
+    made = build(architecture, SIZES[architecture] | sizes, template, (1,), wrapper=wrapper, refiner=refiner)
+    mol = gto.M(atom="H 0 0 0; H 0 0.5 0.6; H 0.3 -0.9 0.4", basis="sto-3g", spin=1, verbose=0)
+    overlap = mol.intor("int1e_ovlp")
+    inputs = inputs_from_h0(mol.intor("int1e_kin"), overlap, metric_from_overlap(overlap), LEVELS["sap"])
+    sample = sample_from_matrices(graph_from_mol(mol), 0, inputs, OrbitalLayout.from_mol(mol), template, 4)
+    onsite, pair = made(batch_from_samples([sample]).to("cpu", torch.float32))
+    assert onsite.shape == pair.shape == (3, 1, 1)
+    assert pair.isfinite().all()
+    assert pair.all()
 
 
 def test_polar_basis_is_orthogonal_and_turns_by_phases() -> None:

@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path,
 
     def counted(batch: list[Example]) -> np.ndarray:
         first.steps_left -= 1
-        first._stop = first.steps_left == 0
+        first._asked = first.steps_left == 0
         return update(batch)
 
     first.update = counted
@@ -171,6 +171,21 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("name: a\ndata: b\noutput: c\nlearning_rate: 1e-3", "must be a number"),
         ("name: a\ndata: b\noutput: c\nschedule: linear", "cosine or wsd"),
         ("- a", "expected keys and values"),
+        ("name: a\ndata: b\noutput: c\nloss:", "loss must hold keys and values"),
+        ("name: a\ndata: b\noutput: c\nnetwork: [1]", "network must hold keys and values"),
+        ("name: a\ndata: b\noutput: c\nloss: {density: 1e1}", r"loss: density must be a number .*YAML wants 3.0e-3"),
+        ("name: a\ndata: b\noutput: c\nloss: {density: -1.0}", "loss: density must be 0 or more, found -1.0"),
+        ("name: a\ndata: b\noutput: c\naverage: 1.0", "average must be 0 or more and less than 1"),
+        ("name: a\ndata: b\noutput: c\nclip: 0.0", "clip must be more than 0"),
+        ("name: a\ndata: b\noutput: c\nlearning_rate: -1.0", "learning_rate must be more than 0"),
+        ("name: a\ndata: b\noutput: c\nlearning_rate: .nan", "learning_rate must be more than 0"),
+        ("name: a\ndata: b\noutput: c\ntrain_molecules: -1", "train_molecules must be 0 or more"),
+        ("name: a\ndata: b\noutput: c\nsteps: true", "steps must be a number"),
+        ("name: a\ndata: b\noutput: c\nsteps: 0", "steps must be 1 or more"),
+        ("name: a\ndata: b\noutput: c\ncharges: 0", "charges must be a list of integers"),
+        ("name: a\ndata: []\noutput: c", "data must be the name of a file"),
+        ("name: a\ndata: b\noutput: c\nbaseline: mindo", "unknown baseline 'mindo'; expected sap, minao or hcore"),
+        ("name: a\ndata: b\noutput: c\n3: 4\nx: y", r"unknown keys \['3', 'x'\]"),
     ):
         path.write_text(text)
         with pytest.raises(ModelError, match=message):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -29,6 +33,8 @@ from pyscf_mlham.features import (
 )
 from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.workers import one_thread, single_threaded
+
+AHEAD = 2  # parts of a file that are prepared or wait to be taken, for each process
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -63,6 +69,7 @@ class Example(NamedTuple):
         n_occupied: number of occupied orbitals.
         half: (n, n) S^1/2.
         name: of the record.
+        digest: of the geometry and the Fock matrix, as the file has them.
     """
 
     sample: Sample
@@ -74,6 +81,7 @@ class Example(NamedTuple):
     n_occupied: int
     half: FloatArray
     name: str
+    digest: str = ""
 
 
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
@@ -131,11 +139,28 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
         n_occupied=mol.nelectron // 2,
         half=layout.irreps_from_ao(metric.half).astype(single),
         name=record.name,
+        digest=digest_of(record),
     )
 
 
+def digest_of(record: Record) -> str:
+    """Return a hash of a label as the file stores it, for telling labels of the same molecule apart.
+
+    Args:
+        record: labelled molecule.
+    """
+    arrays = (record.numbers.astype("<i8"), record.positions.astype("<f8"), record.fock.astype("<f4"))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
+
+
+def usable_cores() -> int:
+    """Count the cores for this process: those that it may use, shared with the others of one torchrun."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
-    """Prepare records in parallel, in order.
+    """Prepare records in parallel, in order, and not many more than have been asked for.
 
     Args:
         path: of a file of labelled molecules.
@@ -149,9 +174,16 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
             yield from _prepare(task)
         return
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=one_thread)
-    with single_threaded(), pool:
-        for part in pool.map(_prepare, tasks):
-            yield from part
+    with single_threaded():
+        try:
+            waiting = iter(tasks)
+            ahead = deque(pool.submit(_prepare, task) for task in itertools.islice(waiting, AHEAD * processes))
+            while ahead:
+                part = ahead.popleft().result()
+                ahead.extend(pool.submit(_prepare, task) for task in itertools.islice(waiting, 1))
+                yield from part
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _prepare(task: tuple[str, list[int], Recipe]) -> list[Example]:

@@ -46,6 +46,8 @@ class QHNetV2(Backbone):
 
     def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
         super().__init__(options, template, n_elements, n_inputs)
+        if not 0 <= options.largest_m <= self.order:
+            raise ValueError(f"largest_m is {options.largest_m}; blocks of these orbitals have m = 0 to {self.order}.")
         self.layers = nn.ModuleList(Layer(options) for _ in range(options.layers))
 
     def forward(self, batch: Batch, species: Tensor) -> Features:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyscf_mlham.basis import ShellTemplate, wigner
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.polar import polar_order
+from pyscf_mlham.polar import polar_order, turns_from_frames
 
 Array = NDArray[np.float64]
 
@@ -71,6 +71,28 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
     return batch._replace(
         positions=batch.positions @ Q.T, turns=batch.turns @ D.T, onsite=B @ batch.onsite @ B.transpose(0, 1)
     )
+
+
+def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple[Batch, Tensor]:
+    """Turn the frame of each pair about the pair's axis, as another choice of frames would.
+
+    Args:
+        batch: molecules.
+        angles: (P,) radians.
+        template: shape of a block.
+
+    Returns:
+        molecules, and the matrices T (P, B, B) that bring blocks from the old frames into the new: T block T^T.
+    """
+    degree = round(batch.turns.shape[1] ** 0.5) - 1
+    about_z = np.zeros((len(angles), 3, 3))
+    about_z[:, 0, 0] = about_z[:, 1, 1] = np.cos(angles)
+    about_z[:, 1, 0], about_z[:, 0, 1] = np.sin(angles), -np.sin(angles)
+    about_z[:, 2, 2] = 1
+    twists = torch.from_numpy(turns_from_frames(about_z, degree)).to(batch.turns)
+    T = block_rotations(twists, template)
+    turns = twists @ batch.turns[:, np.argsort(polar_order(degree))]
+    return batch._replace(turns=turns, pair=T[:, None] @ batch.pair @ T[:, None].transpose(-1, -2)), T
 
 
 def block_rotations(turns: Tensor, template: ShellTemplate) -> Tensor:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pyscf_mlham.baseline import BASELINES
 from pyscf_mlham.checkpoint import CONFIG
 from pyscf_mlham.errors import ModelError
+
+SCHEDULES = ("cosine", "wsd")
+Range = tuple[Callable[[float], bool], str]  # which numbers, and the same in words
+FROM_0: Range = (lambda x: x >= 0, "0 or more")
+FROM_1: Range = (lambda x: x >= 1, "1 or more")
+RANGES: dict[str, Range] = {  # of all others: FROM_0
+    "steps": FROM_1,
+    "pairs": FROM_1,
+    "validate_every": FROM_1,
+    "learning_rate": (lambda x: 0 < x < math.inf, "more than 0"),
+    "clip": (lambda x: x > 0, "more than 0"),
+    "average": (lambda x: 0 <= x < 1, "0 or more and less than 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -118,21 +133,47 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
     """Refuse what is missing, and values of the wrong kind."""
     if missing := [key for key in ("name", "data", "output") if key not in content]:
         raise ModelError(f"{path}: keys {missing} are missing.")
-    for key in ("loss", "network", "charges", "wrapper_options", "refiner_options"):
-        if not isinstance(content.get(key, []), (dict, list)):
-            raise ModelError(f"{path}: {key} must hold keys and values, or a list; leave it out for the default.")
-    if wrong := [k for k in ("architecture", "wrapper", "refiner", "start") if not isinstance(content.get(k, ""), str)]:
+    for key in ("loss", "network", "wrapper_options", "refiner_options"):
+        if not isinstance(content.get(key, {}), dict):
+            raise ModelError(f"{path}: {key} must hold keys and values; leave it out for the default.")
+    files, charges = content["data"], content.get("charges", [0])
+    if not (isinstance(files, str) or _lists(files, str)):
+        raise ModelError(f"{path}: data must be the name of a file, or a list of them, found {files!r}.")
+    if not _lists(charges, int):
+        raise ModelError(f"{path}: charges must be a list of integers, found {charges!r}.")
+    names = ("name", "output", "architecture", "wrapper", "refiner", "start", "baseline", "schedule")
+    if wrong := [key for key in names if not isinstance(content.get(key, ""), str)]:
         raise ModelError(f"{path}: {wrong} must be names; a part's sizes have a key of their own.")
     if not isinstance(content.get("frozen", False), bool):
         raise ModelError(f"{path}: frozen must be true or false.")
 
 
+def _lists(values: object, kind: type) -> bool:
+    """Whether it is a list of such, and not empty."""
+    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
+
+
+def _check_numbers(path: Path, config: TrainConfig | LossConfig, within: str = "") -> None:
+    """Refuse what should be a number and is none, and numbers out of range."""
+    for f in dataclasses.fields(config):
+        if f.type not in ("int", "float"):
+            continue
+        value = getattr(config, f.name)
+        if isinstance(value, bool) or not isinstance(value, int if f.type == "int" else int | float):
+            raise ModelError(
+                f"{path}: {within}{f.name} must be a number ({f.type}), found {value!r} (YAML wants 3.0e-3)."
+            )
+        fits, words = RANGES.get(f.name, FROM_0)
+        if not fits(value):
+            raise ModelError(f"{path}: {within}{f.name} must be {words}, found {value!r}.")
+
+
 def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
+    _check_kinds(path, content)
     for cls, values in ((TrainConfig, content), (LossConfig, content.get("loss", {}))):
         known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(map(str, set(values) - known)):
             raise ModelError(f"{path}: unknown keys {unknown}; expected some of {sorted(known)}.")
-    _check_kinds(path, content)
     files = content["data"]
     content = content | {
         "data": (files,) if isinstance(files, str) else tuple(files),
@@ -140,17 +181,11 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
         "loss": LossConfig(**content.get("loss", {})),
     }
     config = TrainConfig(**content)
-    for f in dataclasses.fields(TrainConfig):
-        types: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
-        wanted = types.get(str(f.type))
-        if wanted and not isinstance(getattr(config, f.name), wanted):
-            raise ModelError(
-                f"{path}: {f.name} must be a number ({f.type}), found {getattr(config, f.name)!r} (YAML wants 3.0e-3)."
-            )
-    if min(config.steps, config.validate_every, config.pairs) < 1:
-        raise ModelError(f"{path}: steps, pairs and validate_every must be 1 or more.")
+    _check_numbers(path, config)
+    _check_numbers(path, config.loss, "loss: ")
     if config.frozen and (not config.start or config.refiner == "none"):
         raise ModelError(f"{path}: frozen needs a refiner, which is then trained, and start, whose weights stay.")
-    if config.schedule not in ("cosine", "wsd"):
-        raise ModelError(f"{path}: unknown schedule {config.schedule!r}; expected cosine or wsd.")
+    for name, names in (("schedule", SCHEDULES), ("baseline", BASELINES)):
+        if (value := getattr(config, name)) not in names:
+            raise ModelError(f"{path}: unknown {name} {value!r}; expected {', '.join(names[:-1])} or {names[-1]}.")
     return config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import examples
+from pyscf_mlham.data.dataset import examples, usable_cores
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
@@ -60,7 +59,7 @@ def evaluate_model(
         found: list[Metrics] = []
         turned: list[float] = []
         with Progress(console=console, transient=True) as progress:
-            prepared = examples(path, indices, recipe_of(config), os.cpu_count() or 1)
+            prepared = examples(path, indices, recipe_of(config), usable_cores())
             for example in progress.track(prepared, total=len(indices), description="predicting"):
                 found += evaluate(model.network, [example])
                 turned.append(equivariance_error(model.network, example, len(turned)))

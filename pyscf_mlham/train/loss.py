@@ -18,6 +18,9 @@ from pyscf_mlham.nn.tracegrad import Traces
 from pyscf_mlham.train.config import LossConfig
 
 TINY = 1e-12  # the root's slope is finite at zero
+SMALLEST_GAP = (
+    1e-3  # Hartree; the first-order error means nothing where orbitals come closer, or are in the wrong order
+)
 
 
 class Targets(NamedTuple):
@@ -81,7 +84,7 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
     for k, e in enumerate(examples):
         o, n = e.n_occupied, len(e.orbitals)
         occupied[k, :n, :o], virtual[k, :n, : n - o] = e.orbitals[:, :o], e.orbitals[:, o:]
-        inverse_gap[k, :o, : n - o] = 1 / (e.energies[None, o:] - e.energies[:o, None])
+        inverse_gap[k, :o, : n - o] = 1 / np.maximum(e.energies[None, o:] - e.energies[:o, None], SMALLEST_GAP)
     slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
     there = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
     offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,9 +11,10 @@ import torch
 
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.model import HamiltonianModel
-from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix
-from pyscf_mlham.train.loss import collate, dense
+from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
+from pyscf_mlham.train.loss import SMALLEST_GAP, collate, dense
 
+FAILED = "similarity", "gap_ratio"  # which are 0 where there is nothing to judge; all others are infinite
 INTRUDER = 0.15  # share of a predicted occupied orbital in converged virtual ones from which it is an intruder
 
 
@@ -46,6 +48,19 @@ class Metrics(NamedTuple):
     intruders: float
 
 
+def judged(error: np.ndarray, example: Example) -> Metrics:
+    """Judge one prediction, or say that it failed: infinite errors where it is not finite.
+
+    Args:
+        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order.
+        example: the molecule and its answer.
+    """
+    if np.isfinite(error).all():
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return metrics(error, example)
+    return Metrics(**{name: 0.0 if name in FAILED else np.inf for name in Metrics._fields})
+
+
 def metrics(error: np.ndarray, example: Example) -> Metrics:
     """Judge one prediction.
 
@@ -73,15 +88,15 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
         occupied_mae=float(np.abs(predicted[:o] - e[:o]).mean()),
         similarity=float(np.abs(np.diag(U)[:o]).mean()),
         gap_error=float(abs(gap - true_gap)),
-        gap_ratio=float(gap / true_gap),
+        gap_ratio=float(gap / max(true_gap, SMALLEST_GAP)),
         occupied_virtual=float(np.linalg.norm(ov)),
-        density=float(np.linalg.norm(ov / (e[None, o:] - e[:o, None]))),
+        density=float(np.linalg.norm(ov / np.maximum(e[None, o:] - e[:o, None], SMALLEST_GAP))),
         intruders=float(np.sum(foreign > INTRUDER)),
     )
 
 
 def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metrics]:
-    """Judge a network on examples, one molecule at a time.
+    """Judge a network on examples, one molecule at a time; where a prediction is not finite, errors are infinite.
 
     Args:
         model: network.
@@ -99,7 +114,7 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
             onsite = (output.onsite - targets.onsite) * targets.onsite_mask
             pair = (output.pair - targets.pair) * targets.pair_mask
             error = dense(onsite, pair, batch, targets, model.template)[0, :-1, :-1]
-            found.append(metrics(error.double().cpu().numpy(), example))
+            found.append(judged(error.double().cpu().numpy(), example))
     model.train(training)
     return found
 
@@ -107,22 +122,25 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:
     """Return how much turning a molecule changes what a network says: mean over the elements of its blocks, Hartree.
 
-    An equivariant network shows its rounding.
+    The pairs' frames do not simply turn along, as whatever is made in them would pass the test then: each is turned
+    about the pair's axis, too, by an angle of its own. An equivariant network shows its rounding.
 
     Args:
         model: network.
         example: molecule.
-        seed: of the rotation.
+        seed: of the rotations.
     """
     weight, template = next(model.parameters()), model.template
     batch, targets = collate([example])
     batch, targets = batch.to(weight.device, weight.dtype), targets.to(weight.device)
     Q = random_orthogonal((seed,))
     rotation = rotation_from_matrix(Q * np.linalg.det(Q), model.options.degree, template).to(weight)
+    angles = np.random.default_rng((seed, 1)).uniform(0, 2 * np.pi, len(batch.first))
+    turned, T = twisted_batch(rotated_batch(batch, rotation), angles, template)
     with torch.no_grad():
-        here, there = model(batch), model(rotated_batch(batch, rotation))
+        here, there = model(batch), model(turned)
     onsite = (rotation.block.T @ there.onsite @ rotation.block - here.onsite) * targets.onsite_mask
-    pair = (there.pair - here.pair) * targets.pair_mask
+    pair = (T.transpose(1, 2) @ there.pair @ T - here.pair) * targets.pair_mask
     size = targets.onsite_mask.sum() + 2 * targets.pair_mask.sum()
     return float((onsite.abs().sum() + 2 * pair.abs().sum()) / size)
 

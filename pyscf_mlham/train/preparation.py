@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, usable_cores
+from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
+from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
 from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.selection import choose
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -30,14 +31,35 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         config: settings.
         console: to draw on.
     """
-    files = [HamiltonianFile(path) for path in config.data]
-    level = files[0].level  # grids and fitted integrals of the others may differ: by less than a network's error
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(HamiltonianFile(path)) for path in config.data]
+        _check_theories(files)
+        chosen, elements = choose(files, config, console)
+        model_config = _described(files[0].level, elements, config)
+        _try_network(model_config, config)
+        recipe = recipe_of(model_config)
+        loaded: dict[str, list[Example]] = {"train": [], "val": []}
+        with progress_bar(console) as progress:
+            for split, found in loaded.items():
+                bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")
+                for file in files:
+                    indices = [place.index for place in chosen[split] if place.file is file]
+                    for example in examples(file.path, indices, recipe, usable_cores()):
+                        found.append(example)
+                        progress.advance(bar)
+    return loaded["train"], loaded["val"], model_config
+
+
+def _check_theories(files: Sequence[HamiltonianFile]) -> None:
+    """Refuse files that differ in more than grids and fitted integrals, whose part is less than a network's error."""
     theories = sorted({f"{file.level.xc}/{file.level.basis}" for file in files})
     if len(theories) != 1:
         raise DataError(f"the files are of different levels of theory: {', '.join(theories)}.")
-    chosen, elements = _choose(files, config)
-    template = template_of(elements, level.basis)
-    model_config = ModelConfig(
+
+
+def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> ModelConfig:
+    """Describe the model, by the level of theory of the first file."""
+    return ModelConfig(
         name=config.name,
         architecture=config.architecture,
         elements=elements,
@@ -47,21 +69,20 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         baseline=config.baseline,
         grid_level=level.grid_level,
         baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc),
-        options=network_options(config, template),
+        options=network_options(config, template_of(elements, level.basis)),
     )
-    recipe = recipe_of(model_config)
-    loaded: dict[str, list[Example]] = {"train": [], "val": []}
-    with progress_bar(console) as progress:
-        for split, found in loaded.items():
-            bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")
-            for file in files:
-                indices = [i for path, i in chosen[split] if path == file.path]
-                for example in examples(file.path, indices, recipe, os.cpu_count() or 1):
-                    found.append(example)
-                    progress.advance(bar)
-    for file in files:
-        file.close()
-    return loaded["train"], loaded["val"], model_config
+
+
+def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
+    """Make the network once, so that sizes that do not fit are found before the molecules are prepared."""
+    try:
+        network = network_from_config(model_config)
+    except ModelError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
+        raise ModelError(f"the network cannot be made: {error}") from error
+    if config.start:
+        start_from(network, config, model_config)
 
 
 def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, Any]:
@@ -80,37 +101,6 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
         "refiner": part_of("refiner", config.refiner, config.refiner_options),
     }
     return options | {kind: part for kind, part in parts.items() if part is not None}
-
-
-def _choose(
-    files: list[HamiltonianFile], config: TrainConfig
-) -> tuple[dict[str, list[tuple[Path, int]]], tuple[int, ...]]:
-    """Choose closed shells of the charges asked for, by split; the elements are those of the training molecules."""
-
-    def of(split: str) -> list[tuple[Path, int]]:
-        served = [
-            (f, int(i)) for f in files for i in f.indices(split) if f.spin[i] == 0 and f.charge[i] in config.charges
-        ]
-        return [(f.path, i) for f, i in served]
-
-    chosen = {split: of(split) for split in ("train", "val")}
-    if config.train_molecules:
-        order = np.random.default_rng(config.seed).permutation(len(chosen["train"]))
-        chosen["train"] = [chosen["train"][i] for i in order[: config.train_molecules]]
-    opened = {file.path: file for file in files}
-    known = {int(z) for path, i in chosen["train"] for z in opened[path].numbers(i)}
-    chosen["val"] = [(path, i) for path, i in chosen["val"] if known.issuperset(opened[path].numbers(i).tolist())]
-    charges = {int(opened[path].charge[i]) for path, i in chosen["train"]}
-    if missing := sorted(set(config.charges) - charges):
-        raise DataError(f"there is no training molecule of charge {missing}; take it out of charges.")
-    for split, found in chosen.items():
-        if not found:
-            raise DataError(
-                f"there is no molecule to use in the split {split}: closed-shell, of charge "
-                f"{', '.join(map(str, config.charges))}, and for val of elements that the training molecules have; see "
-                "`mlham data info`. A small set needs more molecules, or larger shares (--val 0.2)."
-            )
-    return chosen, tuple(sorted(known))
 
 
 def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:

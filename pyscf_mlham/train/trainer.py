@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import csv
-import dataclasses
-import hashlib
-import io
 import json
 import math
 import os
@@ -30,14 +26,16 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.identity import differences, identity_of
+from pyscf_mlham.train.log import append_row, forget_later_rows
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
-from pyscf_mlham.train.preparation import prepare, progress_bar, start_folder, start_from
+from pyscf_mlham.train.preparation import prepare, progress_bar, start_from
 
 STATE = "training.safetensors"
-LOG = "log.csv"
-CURVE = "loss.png"
 FINAL_SHARE = 0.2  # of the steps, in which the wsd schedule falls to zero
+MOST_SKIPPED = 100  # steps in a row without a finite gradient, before a run is given up
+ADVICE = "lower learning_rate, or look for a label that is wrong"
 
 
 class Trainer:
@@ -76,10 +74,11 @@ class Trainer:
         )
         for parameter in self.model.parameters():  # a process without a molecule in a batch has gradients, too
             parameter.grad = torch.zeros_like(parameter)
-        self.identity = _identity(config, train, model_config)
+        self.identity = identity_of(config, train, val, model_config)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.output = Path(config.output)
-        self._stop = False
+        self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, and till now
+        self._asked, self._stop = False, False  # this process was told to stop; all processes stop after this step
 
     def run(self) -> None:
         """Train from where the last checkpoint left off; on SIGTERM and SIGINT save and stop."""
@@ -87,6 +86,11 @@ class Trainer:
         self.resume()
         with _signals(self._ask_to_stop):
             self._run()
+        if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
+            raise ModelError(
+                f"{self.output}: no model was written, as there was no evaluation in which the prediction for every "
+                f"validation molecule was finite; {ADVICE}."
+            )
 
     def _run(self) -> None:
         saved = time.monotonic()
@@ -97,12 +101,14 @@ class Trainer:
         with progress_bar(self.console, silent=bool(self.rank)) as progress:
             task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
             for batch in self._batches():
-                sums, count = sums + self.update(batch), count + 1
+                found = self.update(batch)
+                if np.isfinite(found).all():
+                    sums, count = sums + found, count + 1
                 self.seconds = time.monotonic() - started
-                note = f"density error {sums[2] / count:.4f}"
-                progress.update(task, completed=self.step, note=note)
+                means = sums / count if count else np.full(3, np.nan)
+                progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                    self.validate(sums / count)
+                    self.validate(means)
                     sums, count = np.zeros(3), 0
                 late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
                 if late or self._stop or self.step == self.config.steps:
@@ -113,7 +119,7 @@ class Trainer:
                     return
 
     def _ask_to_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
-        self._stop = True
+        self._asked = True
 
     def _batches(self) -> Iterator[list[Example]]:
         """Batches from the present step to the last; their order depends on the seed and the epoch alone."""
@@ -128,7 +134,7 @@ class Trainer:
                 step += 1
 
     def update(self, batch: Sequence[Example]) -> np.ndarray:
-        """Take one optimiser step; return the mean errors of the batch, (3,).
+        """Take one optimiser step, or skip it where the gradient is not finite; return the batch's mean `shown` errors.
 
         Args:
             batch: of all processes together.
@@ -138,20 +144,29 @@ class Trainer:
         if mine := batch[self.rank :: self.world]:
             found, auxiliary = self.errors(mine)
             (total(found, self.config.loss, auxiliary).sum() / len(batch)).backward()
-            sums = np.array([float(e.detach().sum()) for e in found])
+            sums = shown(found, mine)
+        self._stop = self._asked
         if self.world > 1:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            found_and_stop = _sum_over_processes(gradients, np.append(sums, float(self._stop)), self.device)
-            sums, self._stop = found_and_stop[:-1], bool(found_and_stop[-1])  # all stop at the same step
+            found_and_asked = _sum_over_processes(gradients, np.append(sums, float(self._asked)), self.device)
+            sums, self._stop = found_and_asked[:-1], bool(found_and_asked[-1])  # all stop at the same step
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.step += 1
-        if torch.isfinite(norm):
+        if self._counted(bool(torch.isfinite(norm))):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * schedule(self.step, self.config)
             self.optimizer.step()
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return sums / len(batch)
+
+    def _counted(self, finite: bool) -> bool:
+        """Count steps whose gradient is not finite, which are skipped, and give up after too many in a row."""
+        self._in_a_row = 0 if finite else self._in_a_row + 1
+        self.skipped += not finite
+        if self._in_a_row >= MOST_SKIPPED:
+            raise ModelError(f"step {self.step}: the loss is not finite, for {MOST_SKIPPED} steps in a row; {ADVICE}.")
+        return finite
 
     def errors(self, batch: Sequence[Example]) -> tuple[Errors, Tensor | None]:
         """Return the errors that the loss is made of, and those of the traces where the network is taught by them.
@@ -173,30 +188,26 @@ class Trainer:
         Args:
             train_errors: means since the last evaluation, (3,).
         """
+        skipped, self.skipped = self.skipped, 0
         if self.rank:
             return
-        found = mean(evaluate(self.average, self.val_set))
+        each = evaluate(self.average, self.val_set)
+        found = mean(each)
         row = {"step": self.step, "seconds": round(self.seconds), "lr": self.optimizer.param_groups[0]["lr"]}
         row |= dict(zip(("train_absolute", "train_spectral", "train_density"), train_errors, strict=True))
-        self._log(row | found._asdict())
+        append_row(self.output, row | found._asdict())
         self.console.print(
             f"step {self.step}: H MAE {found.h_mae:.2e} Ha, density error {found.density:.4f}, "
             f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
         )
+        if skipped:
+            self.console.print(f"{skipped} steps before were skipped: the loss was not finite.")
+        if failed := sum(not math.isfinite(m.density) for m in each):
+            self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
             self.best = found.density
             weights = {k: v.cpu().numpy() for k, v in self.average.state_dict().items()}
             checkpoint.write(self.output / "model", self.model_config, weights)
-
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.output / LOG
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        draw_curve(path, self.output / CURVE)
 
     def save(self) -> None:
         """Write everything that the next process needs to go on as if nothing had happened."""
@@ -216,10 +227,10 @@ class Trainer:
         if not path.exists():
             return
         progress = _metadata(path)
-        if progress["config"] != self.identity:
+        if different := differences(progress["config"], self.identity):
             raise ModelError(
-                f"{path}: belongs to a run with other settings or other data; name another output folder, or restore "
-                "them."
+                f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
+                "output folder, or restore them."
             )
         tensors = load_file(path)
         for name, module in (("model.", self.model), ("average.", self.average)):
@@ -234,7 +245,7 @@ class Trainer:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.best, self.seconds = (progress[k] for k in ("step", "best", "seconds"))
         if self.rank == 0:
-            _forget_later_rows(self.output / LOG, self.step)
+            forget_later_rows(self.output, self.step)
 
 
 @contextlib.contextmanager
@@ -246,6 +257,18 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
+    """Sum what the log shows over molecules, (3,): the density's error is that of validation, not of an orbital's root.
+
+    Args:
+        found: errors of the molecules.
+        batch: molecules.
+    """
+    absolute, spectral, density = (e.detach().double().cpu().numpy() for e in found)
+    whole = density * np.sqrt([e.n_occupied for e in batch])
+    return np.array([absolute.sum(), spectral.sum(), whole.sum()])
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -282,32 +305,6 @@ def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iter
         yield batch
 
 
-def draw_curve(log: Path, image: Path) -> None:
-    """Plot the errors against the step.
-
-    Args:
-        log: CSV file.
-        image: PNG file to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with log.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    steps = [int(row["step"]) for row in rows]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for key, label in (("h_mae", "Fock matrix, mean absolute error / Ha"), ("occupied_mae", "occupied energies / Ha")):
-        axes.plot(steps, [float(row[key]) for row in rows], label=label)
-    axes.plot(steps, [float(row["density"]) for row in rows], label="density matrix, first order")
-    axes.set(xlabel="step", yscale="log", title="validation")
-    axes.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120, format="png")
-    checkpoint.replace_file(image, drawn.getvalue())
-
-
 def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> None:
     """Let each element's isotropic onsite blocks begin at their mean over the training set."""
     coupling, biases = model.onsite.coupling, model.onsite.biases.weight
@@ -338,36 +335,9 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _identity(config: TrainConfig, train: Sequence[Example], model: ModelConfig) -> str:
-    """Everything that decides what the weights become."""
-    plain = dataclasses.asdict(config)
-    for key in ("output", "data", "checkpoint_minutes", "validate_every"):
-        del plain[key]
-    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
-        if plain[key] in ("none", "", {}, False):  # runs without them are those of versions that had none
-            del plain[key]
-    if config.start:
-        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
-    if config.wrapper == "none":
-        del plain["loss"]["trace"]
-    names = hashlib.sha256("\n".join(e.name for e in train).encode()).hexdigest()
-    return json.dumps(
-        plain | {"molecules": names, "elements": model.elements, "options": model.options}, sort_keys=True
-    )
-
-
 def _metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         return dict(json.loads(file.metadata()["progress"]))
-
-
-def _forget_later_rows(log: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that a run goes on from; it will be logged again."""
-    if not log.exists():
-        return
-    header, *rows = log.read_text().splitlines()
-    kept = [row for row in rows if int(row.split(",")[0]) <= step]
-    checkpoint.replace_file(log, ("\n".join([header, *kept]) + "\n").encode())
 
 
 def train(config: TrainConfig, console: Console) -> None:

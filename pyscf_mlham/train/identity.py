@@ -1,0 +1,67 @@
+"""What decides what the weights of a run become: the same in whoever goes on with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from pyscf_mlham import checkpoint
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.scf.models import SAME_H0
+from pyscf_mlham.train.config import TrainConfig
+from pyscf_mlham.train.preparation import start_folder
+
+FINGERPRINT = "baseline_fingerprint"
+LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # which checkpoints of earlier versions do not have
+
+
+def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
+    """Describe a run, as JSON: its settings, its molecules and their labels, and its network.
+
+    Args:
+        config: settings.
+        train: examples.
+        val: examples on which the weights to keep are chosen.
+        model: to write.
+    """
+    plain = dataclasses.asdict(config)
+    for key in ("output", "data", "checkpoint_minutes", "validate_every"):
+        del plain[key]
+    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
+        if plain[key] in ("none", "", {}, False):  # runs without them are those of versions that had none
+            del plain[key]
+    if config.start:
+        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
+    if config.wrapper == "none":
+        del plain["loss"]["trace"]
+    plain |= {key: getattr(model, key) for key in ("elements", "options", "xc", "basis", FINGERPRINT)}
+    plain |= {"molecules": _digest(e.name for e in train), "validation": _digest(e.name for e in val)}
+    plain["labels"] = _digest(e.digest for e in (*train, *val))
+    return json.dumps(plain, sort_keys=True)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def differences(there: str, here: str) -> list[str]:
+    """Name what two runs differ in; what a checkpoint of an earlier version does not say is taken to be the same.
+
+    Args:
+        there: from `identity_of`, of a checkpoint.
+        here: from `identity_of`.
+    """
+    old, new = json.loads(there), json.loads(here)
+    keys = (old.keys() | new.keys()) - (LATER - old.keys())
+    different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
+    if FINGERPRINT in different and _close(old[FINGERPRINT], new.get(FINGERPRINT)):
+        different.remove(FINGERPRINT)
+    return sorted(different)
+
+
+def _close(there: float | None, here: float | None) -> bool:
+    """Whether two installations compute the same H0."""
+    return there is not None and here is not None and abs(there - here) <= SAME_H0
