@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -22,15 +22,17 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.errors import DataError, ModelError, whole_number
+from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of, named_model
-from pyscf_mlham.scf.history import STRATEGIES, History
+from pyscf_mlham.scf.history import LEARNED, STRATEGIES, History
 from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
+from pyscf_mlham.state import charge_and_spin
+from pyscf_mlham.stepcost import Report, StepCost
 
 Array = NDArray[np.float64]
 
@@ -40,65 +42,7 @@ SOLVERS = ("scf", "twolevel")
 MODES = ("scf", "predict")
 GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")
 
-
-class StepCost(NamedTuple):
-    """What one geometry cost.
-
-    Attributes:
-        cycles: SCF cycles, or full builds of the two-level solver.
-        builds: full Fock builds.
-        coarse: cycles of the coarse field.
-        scf_seconds: processor seconds of the SCF, guess included.
-        force_seconds: processor seconds of the forces.
-    """
-
-    cycles: int
-    builds: int
-    coarse: int
-    scf_seconds: float
-    force_seconds: float
-
-
-class Report(NamedTuple):
-    """What a calculator has done so far; `str` gives a table.
-
-    Attributes:
-        steps: the cost of each geometry.
-    """
-
-    steps: tuple[StepCost, ...]
-
-    @property
-    def mean_cycles(self) -> float:
-        """Cycles per step, the first left out where there are more."""
-        return self._mean([step.cycles for step in self.steps])
-
-    @property
-    def mean_builds(self) -> float:
-        """Full Fock builds per step, the first left out where there are more."""
-        return self._mean([step.builds for step in self.steps])
-
-    @staticmethod
-    def _mean(counts: list[int]) -> float:
-        return float(np.mean(counts[1:] or counts or [0]))
-
-    @property
-    def builds_saved(self) -> int:
-        """Full Fock builds fewer than if every step had cost what the first one did."""
-        return sum(self.steps[0].builds - step.builds for step in self.steps) if self.steps else 0
-
-    def __str__(self) -> str:
-        """Return a table for people."""
-        lines = ["step  cycles  Fock builds  coarse cycles  SCF / s  forces / s"]
-        lines += [
-            f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.coarse:13d}  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"
-            for i, s in enumerate(self.steps)
-        ]
-        lines.append(
-            f"per step after the first: {self.mean_cycles:.1f} cycles, {self.mean_builds:.1f} Fock builds; "
-            f"{self.builds_saved} Fock builds fewer than at the first step's price"
-        )
-        return "\n".join(lines)
+__all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
 
 class MLHam(Calculator):
@@ -161,11 +105,12 @@ class MLHam(Calculator):
         """
         if unknown := sorted(set(parameters) - set(self.default_parameters)):
             raise InputError(f"unknown argument {', '.join(unknown)}; known are {', '.join(self.default_parameters)}.")
+        known: dict[str, Any] = self.parameters or self.default_parameters
         choices = {"solver": SOLVERS, "mode": MODES, "history": (*STRATEGIES, None), "fallback": FALLBACKS}
         for name, allowed in choices.items():
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
-        _check_guess(parameters.get("guess", "ml"), parameters.get("model"))
+        _check_guess(**{name: (known | parameters)[name] for name in ("guess", "model", "xc")})
         try:
             check_functional(parameters.get("xc", "hf"))
         except DataError as error:
@@ -195,7 +140,7 @@ class MLHam(Calculator):
             tol: as in ASE.
         """
         changes: list[str] = super().check_state(atoms, tol=tol)
-        if self._state is not None and self._state != self._charge_and_spin(atoms):
+        if self._state is not None and self._state != self.charge_and_spin(atoms):
             changes.append("info")
         return changes
 
@@ -234,32 +179,26 @@ class MLHam(Calculator):
                 raise CalculatorSetupError(
                     "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
                 )
-            self._state = self._charge_and_spin(self.atoms)
+            self._state = self.charge_and_spin(self.atoms)
             self._run(self.mean_field(self.atoms, *self._state))
         if "forces" in properties and "forces" not in self.results:
             start = time.process_time()
             self.results["forces"] = -self._gradient() * (HARTREE / BOHR)
             self._steps[-1] = self._steps[-1]._replace(force_seconds=time.process_time() - start)
 
-    def _charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
-        """Total charge and n_alpha - n_beta, from atoms.info or the arguments."""
+    def charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
+        """Return total charge and n_alpha - n_beta, from atoms.info or the arguments.
+
+        Args:
+            atoms: geometry.
+        """
         p: dict[str, Any] = self.parameters or {}
-        charge, mult = atoms.info.get("charge", p["charge"]), p["mult"]
-        spin = atoms.info.get("spin", mult - 1 if mult is not None else None)
         try:
-            for key in ("multiplicity", "mult"):
-                spin = whole_number(atoms.info[key]) - 1 if key in atoms.info else spin
-            charge = whole_number(charge)
-            electrons = int(atoms.numbers.sum()) - charge
-            spin = electrons % 2 if spin is None else whole_number(spin)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"charge, mult and spin must be integers ({error}).") from error
-        if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
+            return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], p["mult"])
+        except ValueError as error:
             raise InputError(
-                f"{electrons} electrons cannot have multiplicity {spin + 1}; give the right charge and multiplicity as "
-                "arguments (charge=, mult=) or in atoms.info."
-            )
-        return charge, spin
+                f"{error}; give the right charge and multiplicity as arguments (charge=, mult=) or in atoms.info."
+            ) from error
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
         """Return the PySCF object of a geometry, before any SCF.
@@ -301,27 +240,39 @@ class MLHam(Calculator):
         p, history = self.parameters, self._history
         mf = accelerate(mf) if p["solver"] == "twolevel" else mf
         mf = mf if history is None else track(mf, history)
-        start = time.process_time()
+        start, reason = time.process_time(), ""
         with counting_fock_builds(mf) as counter:
-            first = is_ml(mf.init_guess) and (history is None or not history.serves(mf))
-            mf.kernel(dm0=self._learned_guess(mf) if first else None)
+            density = None
+            if is_ml(mf.init_guess) and (history is None or not history.serves(mf)):
+                density, reason = self._learned_guess(mf)
+            mf.kernel(dm0=density)
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
                 f"SCF did not converge in {mf.max_cycle} cycles; raise max_cycle, check the "
                 "geometry, charge and multiplicity, or help it with mf_hook."
             )
-        coarse = getattr(mf, "coarse_cycles", 0)
-        self._steps.append(StepCost(int(mf.cycles), counter.builds, coarse, time.process_time() - start, 0.0))
+        coarse, seconds = getattr(mf, "coarse_cycles", 0), time.process_time() - start
+        reason = reason or self._why_no_prediction(mf)
+        self._steps.append(StepCost(int(mf.cycles), counter.builds, coarse, seconds, 0.0, reason))
         return mf
 
-    def _learned_guess(self, mf: Any) -> Array:
+    def _learned_guess(self, mf: Any) -> tuple[Array, str]:
         """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
         fallback = self.parameters["fallback"]
         density, reason = guess_or_reason(mf, named_model(mf.init_guess), fallback)
         if reason:
             warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
-        return density
+        return density, reason
+
+    def _why_no_prediction(self, mf: Any) -> str:
+        """Say why the model had no part in a guess from the history; "" where it had, or none was asked."""
+        history = self._history
+        if not is_ml(mf.init_guess) or history is None or history.strategy not in LEARNED or not history.steps:
+            return ""
+        if history.steps[0].predicted is not None:
+            return ""
+        return next((step.fallback for step in self._steps[::-1] if step.fallback), "no prediction")
 
     def _gradient(self) -> Array:
         """dE/dR, Hartree per Bohr, with the integration grid moving along."""
@@ -393,12 +344,14 @@ class MLHam(Calculator):
         return self.__dict__ | {"mf": None}
 
 
-def _check_guess(name: Any, model: Any) -> None:
+def _check_guess(guess: Any, model: Any, xc: Any) -> None:
     """Refuse a guess or a model that does not exist: PySCF takes unknown words for minao."""
-    known = isinstance(name, str) and (is_ml(name) or name.lower() in GUESSES or name.lower().startswith("chk"))
+    known = isinstance(guess, str) and (is_ml(guess) or guess.lower() in GUESSES or guess.lower().startswith("chk"))
     if not known:
-        raise InputError(f"guess = {name!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
-    wanted = model or (name.strip()[3:].strip() if is_ml(name) else "")
+        raise InputError(f"guess = {guess!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
+    if guess.lower() == "vsap" and str(xc).lower() == "hf":
+        raise InputError("guess = 'vsap' needs a functional, and xc = 'hf' has none; choose sap, or another guess.")
+    wanted = model or (guess.strip()[3:].strip() if is_ml(guess) else "")
     if wanted:
         try:
             find(wanted)

@@ -163,6 +163,10 @@ def test_errors_say_what_is_wrong() -> None:
         energy(quick(basis="no-such"))
     with pytest.raises(InputError, match="guess = 'mll'; expected ml"):
         quick(guess="mll")
+    with pytest.raises(InputError, match="'vsap' needs a functional"):
+        quick(guess="vsap")
+    with pytest.raises(InputError, match="'vsap' needs a functional"):
+        MLHam(xc="pbe", guess="vsap").set(xc="HF")
     for wrong in ({"model": "foo"}, {"guess": "ml:foo"}):
         with pytest.raises(InputError, match="'foo': neither a shipped model"):
             quick(**wrong)
@@ -310,6 +314,11 @@ def test_model_fallback_and_learned_steps() -> None:
     silane.calc = MLHam(xc="hf", basis="sto-3g")
     with pytest.warns(UserWarning, match="the model is not used .*Si.*PySCF's minao guess is"):
         assert silane.get_potential_energy() < -7000
+    silane.rattle(0.01, seed=0)
+    silane.get_potential_energy()  # from the history, and still without the model
+    assert ["Si" in step.fallback for step in silane.calc.report().steps] == [True, True]
+    assert "without the model at 2 of 2 geometries: " in str(silane.calc.report())
+    assert not any(step.fallback for step in atoms.calc.report().steps)
     silane.calc = MLHam(xc="hf", basis="sto-3g", fallback="raise")
     with pytest.raises(pyscf_mlham.MLHamError, match="Si"):
         silane.get_potential_energy()

@@ -24,7 +24,7 @@ from conftest import assert_close, mole
 
 import pyscf_mlham
 from pyscf_mlham import cli
-from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.bench.molecules import free_name, read_molecules
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.report import (
     write_report,
@@ -72,6 +72,7 @@ PROMISED = [
     [
         (["--guess", "mniao"], "unknown guess 'mniao'"),
         (["--guess", "vsap"], "vsap guess needs a functional"),
+        (["--guess", "vsap", "--xc", "pbe", "--scf", "gks"], "has none for GKS objects"),
         (["--guess", "chk:nowhere.chk"], "there is no such file"),
         (["--solver", "diis"], "unknown solvers"),
         (["--xc", "pbe", "--scf", "rhf"], "rhf has no functional"),
@@ -228,6 +229,39 @@ def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(DataError, match="another protocol: basis '6-31g' instead of 'sto-3g'"):
         Folder(tmp_path, HF)
     assert list(Folder(tmp_path, other).rows) == list(second.rows)
+
+
+def test_geometries_keep_apart_whatever_the_command(tmp_path: Path) -> None:
+    stretched = molecule("H2O")
+    stretched.positions *= 1.05
+    for name, atoms in (("a", molecule("H2O")), ("b", stretched), ("c", molecule("HCN"))):
+        atoms.info["name"] = "water"
+        write(tmp_path / f"{name}.extxyz", atoms)
+
+    def names(*files: str) -> list[str]:
+        command = ["bench", *(str(tmp_path / f"{file}.extxyz") for file in files), "--guess", "minao", *SMALL]
+        assert cli.main([*command, "--solver", "scf", "--report", str(tmp_path / "out")]) == 0
+        return [row.molecule for row in read_results(tmp_path / "out" / RESULTS).rows]
+
+    assert names("a") == ["water"]
+    assert names("b") == ["water", "water (2)"]  # the old one gives way
+    assert names("a", "b", "c") == ["water", "water (2)", "water (3)"]
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("| water |") == table.count("| water (2) |") == 1
+
+
+def test_default_guesses_are_those_that_the_objects_have(tmp_path: Path) -> None:
+    command = ["bench", "ase:g2/H2", "--solver", "scf", "--basis", "sto-3g", "--xc", "pbe", "--scf", "gks", "--quiet"]
+    cli.main([*command, "--report", str(tmp_path)])
+    found = read_results(tmp_path / RESULTS)
+    assert {row.guess for row in found.rows} == {"minao", "atom", "huckel", "sap", "coarse", "ml", "oracle"}
+    assert not [row.error for row in found.rows if row.error]
+
+
+def test_names_that_are_taken() -> None:
+    assert free_name("a", set()) == "a"
+    assert free_name("a", {"a", "a (2)"}) == "a (3)"
+    assert free_name("a (2)", {"a (2)"}) == "a (3)"
 
 
 def test_inputs(tmp_path: Path) -> None:

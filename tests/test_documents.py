@@ -46,6 +46,8 @@ def test_imports_point_downward() -> None:
     package = ROOT / "pyscf_mlham"
     below = [
         "errors",
+        "state",
+        "stepcost",
         "workers",
         "threads",
         "basis",

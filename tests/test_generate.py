@@ -17,12 +17,12 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.io import write
-from pyscf import gto, scf
+from pyscf import gto
 from rich.console import Console
 
 from pyscf_mlham import cli
 from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
-from pyscf_mlham.data.geometries import group_of, mol_from_geometry, rattled, read_geometries, thermal
+from pyscf_mlham.data.geometries import mol_from_geometry, read_geometries
 from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.label import Task, label, mean_field
 from pyscf_mlham.data.schema import HamiltonianFile, Level
@@ -61,7 +61,7 @@ def test_labels_are_those_of_plain_pyscf(tmp_path: Path) -> None:
         out = tmp_path / f"{solver}.h5"
         level = Level(xc="b3lyp", basis="6-31g")
         counts = generate(read_geometries(str(source)), out, GenerateOptions(level, solver=solver), silent())
-        assert counts == {"labelled": 2, "failed": 0, "duplicate": 0, "done": 0, "bad": 0}
+        assert counts == {"labelled": 2, "failed": 0, "duplicate": 0, "done": 0, "failed earlier": 0, "bad": 0}
         with HamiltonianFile(out) as file:
             assert file.level == level
             for record in file:
@@ -180,7 +180,7 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     assert "failed: frame5" in capsys.readouterr().out
 
 
-def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path) -> None:
+def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "in.xyz", [Atoms("HH", [(0, 0, 0), (0, 0, 0.01)])])
     out = tmp_path / "set.h5"
 
@@ -189,7 +189,10 @@ def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path) -> Non
         return generate(read_geometries(str(tmp_path / "in.xyz")), out, options, silent())
 
     assert run()["failed"] == 1
-    assert run() == {"labelled": 0, "failed": 0, "duplicate": 0, "done": 1, "bad": 0}
+    assert run() == {"labelled": 0, "failed": 0, "duplicate": 0, "done": 0, "failed earlier": 1, "bad": 0}
+    command = ["data", "generate", str(tmp_path / "in.xyz"), "-o", str(out), *FLAGS]
+    assert cli.main(command) == 1
+    assert "1 failed in an earlier run; --retry-failed tries them again" in " ".join(capsys.readouterr().out.split())
     assert run(retry_failed=True)["failed"] == 1
     assert len(failures(out)) == 1
 
@@ -376,39 +379,3 @@ def test_no_scheduler_is_a_clear_error(
     arguments = ["data", "generate", str(source), "-o", str(tmp_path / "o.h5"), *FLAGS, "--dask", "tcp://127.0.0.1:1"]
     assert cli.main(arguments) == 1
     assert "no dask scheduler answers" in capsys.readouterr().err
-
-
-def test_conformers_share_a_group_and_isomers_do_not() -> None:
-    from ase.collections import g2
-    from pyscf.data.nist import BOHR
-
-    def group(name: str, noise: float = 0.0) -> str:
-        positions = g2[name].positions + noise * np.random.default_rng(0).normal(size=g2[name].positions.shape)
-        return group_of(g2[name].numbers, positions / BOHR)
-
-    assert group("CH3CH2OH") == group("CH3CH2OH", 0.04)
-    assert group("CH3CH2OH") != group("CH3OCH3")
-    assert group("CH3CH2OH").split("-")[0] == group("CH3OCH3").split("-")[0] == "C2H6O"
-
-
-def test_displaced_copies() -> None:
-    (water,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
-    copies = list(rattled(water, 3, 0.04, seed=1))
-    assert len({c.key for c in copies}) == 3
-    assert {c.group for c in copies} == {water.group}
-    assert [c.key for c in copies] == [c.key for c in rattled(water, 3, 0.04, seed=1)]
-    assert np.std([c.positions - water.positions for c in copies]) == pytest.approx(0.04 / 0.529, rel=0.3)
-
-
-def test_thermal_copies_have_the_energy_of_thermal_equilibrium() -> None:
-    atoms = [("O", (0, 0, 0.1271)), ("H", (0, 0.7580, -0.5086)), ("H", (0, -0.7580, -0.5086))]  # HF/STO-3G minimum
-    mol = gto.M(atom=atoms, basis="sto-3g", verbose=0)
-    water = next(m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O")
-    water = water._replace(positions=mol.atom_coords())
-    bottom = scf.RHF(mol).run().e_tot
-    found = []
-    for copy in thermal(water, 150, 0.0, seed=0):
-        displaced = mol.copy().set_geom_(copy.positions, unit="Bohr")
-        found.append(scf.RHF(displaced).run().e_tot - bottom)
-    # half of the zero-point energy is potential: a quarter of the sum of the three wavenumbers, 2170, 4140, 4390
-    assert np.mean(found) == pytest.approx((2170 + 4140 + 4390) / 4 / 219474.63, rel=0.2)

@@ -97,11 +97,26 @@ def test_open_shells_and_kinds_of_mean_field() -> None:
 
 
 def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:
-    assert "vsap guess is for Kohn-Sham" in run_one("vsap").error
+    assert "no vsap guess for RHF objects" in run_one("vsap").error
     bad = water()._replace(positions=np.zeros((3, 3)))
     assert "apart" in run_one("minao", geometry=bad).error
     stopped = run_one("minao", protocol=Protocol(xc="hf", basis="sto-3g", max_cycle=2))
     assert (stopped.error, stopped.converged, stopped.cycles) == ("", False, 2)
+
+
+def test_one_electron_builds_no_field_and_has_no_gradient() -> None:
+    atom = Molecule("H", "H", "", np.array([1]), np.zeros((1, 3)), 0, 1)
+    for solver, builds, gradient in (("scf", 0, None), ("twolevel", 1, 0.0)):
+        row = run_one("minao", solver, geometry=atom)
+        assert (row.error, row.converged, row.full_builds, row.initial_gradient) == ("", True, builds, gradient)
+        assert row.e_tot == pytest.approx(-0.46658185)
+
+
+def test_basis_sets_without_hydrogen_and_of_several_files() -> None:
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 2.1]])
+    nitrogen = Molecule("N2", "N2", "", np.array([7, 7]), positions, 0, 0)
+    row = run_one("minao", protocol=Protocol(xc="hf", basis="cc-pcvdz"), geometry=nitrogen)
+    assert (row.error, row.converged, row.nao) == ("", True, 36)
 
 
 def test_files_as_guesses(tmp_path: Path) -> None:

@@ -43,12 +43,20 @@ def test_statistics_are_what_they_say(results: Results) -> None:
     assert other.builds == reference.builds + 1  # a hidden build is a build
     mean = np.exp(np.mean([np.log(c.builds / (c.builds - 1)) for c in other.cases.values()]))
     assert other.build_ratio.value == pytest.approx(mean)
-    spread = geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
-    assert spread == geometric_mean(np.array([0.5, 1.0, 2.0, 1.0]))
+    eight = np.array([0.5, 1.0, 2.0, 1.0] * 2)
+    spread = geometric_mean(eight)
+    assert spread == geometric_mean(eight)
     assert spread.value == pytest.approx(1)
     assert 0.5 < spread.low < 0.9 < 1.1 < spread.high < 2
-    # the standard error of the mean of logs is log(2) / sqrt(8); a bootstrap of four knows it roughly
-    assert np.log(spread.high) == pytest.approx(1.96 * np.log(2) / np.sqrt(8), rel=0.25)
+    # the standard error of the mean of logs is log(2) / 4; a bootstrap of eight knows it roughly
+    assert np.log(spread.high) == pytest.approx(1.96 * np.log(2) / 4, rel=0.25)
+    assert geometric_mean(eight[:4]).text() == "1.00"  # of so few nobody knows the interval
+
+
+def test_a_few_molecules_have_no_intervals_and_the_page_says_so(folder: Path, results: Results) -> None:
+    for text in (summary_table(results), (folder / "report.html").read_text()):
+        assert "fewer than 6 molecules" in text
+        assert not re.search(r"\d \[\d|intervals below|Bars:", text)
 
 
 def test_the_oracle_is_a_bound_and_no_method(results: Results) -> None:
@@ -88,6 +96,31 @@ def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> N
     ]
     count = len({row.molecule for row in rows})
     assert f"| ml (minao for 1 of {count}) | scf |" in summary_table(dataclasses.replace(results, rows=rows))
+
+
+def test_failed_runs_come_first_among_the_problems(results: Results) -> None:
+    rows = [dataclasses.replace(results.rows[0], e_err=1.0), dataclasses.replace(results.rows[-1], error="no memory")]
+    unread = [f"{k}.xyz" for k in range(40)]
+    wrong = dataclasses.replace(results, rows=rows, bad_input=unread)
+    assert ["no memory" in wrong.problems[0], "1.0e+00 Ha" in wrong.problems[1]] == [True, True]
+    assert wrong.problems[2:] == [f"input: {name}" for name in unread]
+    page = html(wrong, summarise(wrong), {}, "cpu")
+    assert "and 12 more; results.json holds everything" in page
+    assert "no memory" in page
+
+
+def test_predictions_of_two_levels_alone_are_not_drawn(results: Results) -> None:
+    drawn = {}
+    for solver in ("scf", "twolevel"):
+        rows = [
+            dataclasses.replace(row, guess="ml", key=row.key.replace("oracle", "ml"))
+            for row in results.rows
+            if (row.guess, row.solver) == ("oracle", solver)
+        ]
+        assert all(row.predicted for row in rows)
+        drawn[solver] = draw(summarise(dataclasses.replace(results, rows=rows)), results.protocol)
+    assert "orbitals" in drawn["scf"]
+    assert "orbitals" not in drawn["twolevel"]
 
 
 class Page(HTMLParser):

@@ -9,11 +9,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
+from ase.calculators.calculator import SCFError
 from ase.io import write
 from conftest import assert_close, mole
 from rich.console import Console
@@ -142,6 +145,96 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "unknown strategy 'best'" in capsys.readouterr().err
 
 
+QUICKLY = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--solver", "foo"], "unknown solver 'foo'; expected one of scf, twolevel"),
+        (["--strategy", "scanner/foo"], "unknown solver 'foo'"),
+        (["--basis", "nono"], "there is no molecule to run; PySCF cannot make the molecule in basis 'nono'"),
+        (["--mult", "2"], "there is no molecule to run; 10 electrons cannot have multiplicity 2"),
+        (["--steps", "-1"], "--steps -1: expected 0 or more"),
+        (["--timestep", "0"], "--timestep 0.0: expected more than zero"),
+        (["--temperature", "-1"], "--temperature -1.0: expected zero or more"),
+        (["--conv-tol", "0"], "--conv-tol 0.0: expected more than zero"),
+        (["--xc", "b3lpy"], "PySCF knows no such functional"),
+        (["--model", "nobody"], "neither a shipped model"),
+    ],
+)
+def test_wrong_arguments_are_said_at_once(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "water.xyz", water())
+    command = ["md-bench", str(tmp_path / "water.xyz"), "--out", str(tmp_path / "out"), *QUICKLY, *arguments]
+    assert cli.main(command) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="--steps 0: expected 1 or more"):
+        Settings(kind="opt", steps=0)
+
+
+def test_a_molecule_that_fails_costs_no_other_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [water(), water(), water()]
+    frames[0].info = {"name": "impossible", "mult": 2}
+    frames[1].info = {"name": "unlucky"}
+    frames[2].info = {"name": "well"}
+    write(tmp_path / "in.xyz", frames, format="extxyz")
+    calculate = trajectory.Panel.calculate
+    asked: list[int] = []
+
+    def failing(self: trajectory.Panel, *args: Any, **kwargs: Any) -> None:
+        asked.append(1)
+        if len(asked) == 4:  # the first molecule needs one, and the second one its third
+            raise SCFError("it did not converge")
+        calculate(self, *args, **kwargs)
+
+    monkeypatch.setattr(trajectory.Panel, "calculate", failing)
+    out = tmp_path / "out"
+    command = ["md-bench", str(tmp_path / "in.xyz"), "--frames", ":", "--steps", "2", "--out", str(out), *QUICKLY]
+    assert cli.main(command) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "problem: impossible: failed: InputError: 10 electrons cannot have multiplicity 2" in printed
+    assert "problem: unlucky: failed: SCFError: it did not converge" in printed
+    report = json.loads((out / "report.json").read_text())
+    assert [len(report["molecules"][name]["steps"]) for name in ("impossible", "unlucky", "well")] == [0, 2, 3]
+    assert len(report["problems"]) == 2
+    page = (out / "report.html").read_text()
+    assert "unlucky, 2 geometries (failed)" in page
+    assert "<h2>impossible, 0 geometries (failed)</h2>" in page
+    assert page.index("it did not converge") < page.index("<table>")
+    monkeypatch.undo()
+    assert cli.main(command) == 1  # the impossible one is left, the unlucky one goes on
+    report = json.loads((out / "report.json").read_text())
+    assert [len(report["molecules"][name]["steps"]) for name in ("impossible", "unlucky", "well")] == [0, 3, 3]
+
+
+@pytest.mark.filterwarnings("ignore:MLHam. the model is not used")
+def test_a_model_that_does_not_serve_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in.xyz", molecule("SiH4"))
+    out = tmp_path / "out"
+    command = ["md-bench", str(tmp_path / "in.xyz"), "--steps", "1", "--out", str(out), "--xc", "hf"]
+    assert cli.main([*command, "--basis", "sto-3g", "--strategy", "ml,ml+history,minao,scanner"]) == 0
+    text = (out / "report.md").read_text()
+    assert "| ml (minao for 2 of 2) |" in text
+    assert "| ml+history (no model for 2 of 2) |" in text
+    assert "| minao |" in text
+    words = "in-0: without the model: ml at 2 of 2 geometries, ml+history at 2 of 2 geometries (no installed model"
+    for page in (text, (out / "report.html").read_text()):
+        assert words in page
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_frames_to_follow_are_of_one_molecule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in.xyz", [water(), molecule("NH3")])
+    command = ["md-bench", str(tmp_path / "in.xyz"), "--frames", ":", "--follow", "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 1
+    assert "--follow needs frames of the same atoms" in " ".join(capsys.readouterr().err.split())
+
+
 def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path: Path) -> None:
     geometry = tmp_path / "two.xyz"
     own = water()
@@ -151,8 +244,8 @@ def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path:
     add_parsers(parser.add_subparsers())
     command = ["opt-bench", str(geometry), "--frames", ":", "--charge", "2", "--mult", "3", "--out", str(tmp_path)]
     (first,), (second,) = _molecules(parser.parse_args(command)).values()
-    assert MLHam()._charge_and_spin(first) == (2, 2)
-    assert MLHam()._charge_and_spin(second) == (2, 0)
+    assert MLHam().charge_and_spin(first) == (2, 2)
+    assert MLHam().charge_and_spin(second) == (2, 0)
 
 
 def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

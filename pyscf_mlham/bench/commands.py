@@ -11,7 +11,7 @@ from rich.markup import escape
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
-from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
@@ -49,7 +49,7 @@ def _add_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--df", action="store_true", help="density-fitted integrals")
     parser.add_argument("--grid", type=int, default=3, metavar="LEVEL", help="PySCF's grid level; default %(default)s")
     parser.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
-    parser.add_argument("--mult", type=int, default=1, help="where a frame has no mult= of its own")
+    parser.add_argument("--mult", type=int, help=MULT)
     parser.add_argument("--model", default="", help="name or folder of a model; default: the best of the shipped ones")
 
 
@@ -99,7 +99,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         raise DataError(f"--repeat {args.repeat}: expected 1 or more.")
     protocol = _protocol(args)
     plan = Plan(
-        guesses=_guesses(args.guess, args.xc),
+        guesses=_guesses(args.guess, protocol),
         solvers=_solvers(args.solver),
         repeats=args.repeat,
         jobs=args.jobs,
@@ -142,13 +142,16 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     )
 
 
-def _guesses(text: str, xc: str) -> tuple[Guess, ...]:
-    hartree_fock = xc.lower() == "hf"
+def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
+    without_vsap = protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf")
     if not text:
-        return tuple(Guess(g, g) for g in GUESSES if not (hartree_fock and g == "vsap"))
+        return tuple(Guess(g, g) for g in GUESSES if not (without_vsap and g == "vsap"))
     guesses = dict.fromkeys(guess_from_text(part) for part in text.split(",") if part.strip())
-    if hartree_fock and any(guess.kind == "vsap" for guess in guesses):
-        raise DataError("PySCF's vsap guess needs a functional; leave it out with --xc hf.")
+    if without_vsap and any(guess.kind == "vsap" for guess in guesses):
+        raise DataError(
+            "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "
+            "--scf gks."
+        )
     return tuple(guesses)
 
 
@@ -186,7 +189,8 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
     check_functional(args.xc)
-    frames = list(read_geometries(args.file, args.charge, args.mult - 1))  # bad ones keep their place
+    spin = None if args.mult is None else args.mult - 1
+    frames = list(read_geometries(args.file, args.charge, spin))  # bad ones keep their place
     if not 0 <= args.frame < len(frames):
         raise DataError(f"{args.file}: there is no frame {args.frame}; there are {len(frames)}, counted from 0.")
     molecule = frames[args.frame]

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.summary import Method, Ratio
 
@@ -74,7 +75,7 @@ def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
             "size": _size(plain, beside),
             "convergence": _convergence(plain, protocol),
         }
-        if any(case.row.predicted for m in plain for case in m.cases.values()):
+        if any(_predictions(m) for m in plain):
             figures["orbitals"] = _orbitals(plain)
     return figures
 
@@ -262,11 +263,17 @@ def _convergence(methods: Sequence[Method], protocol: Protocol) -> Figure:
     return figure
 
 
+def _predictions(method: Method) -> list[Row]:
+    """Rows that predicted as many orbital energies as there are; two levels start from the same ones as plain SCF."""
+    rows = [case.row for case in method.cases.values()]
+    return [] if _is_two(method) else [row for row in rows if row.predicted and len(row.predicted) == len(row.reached)]
+
+
 def _orbitals(methods: Sequence[Method]) -> Figure:
     figure, axes = _axes(SQUARE)
     for method in methods:
-        rows = [case.row for case in method.cases.values() if case.row.predicted]
-        if _is_two(method) or not rows:
+        rows = _predictions(method)
+        if not rows:
             continue
         occupied = [(r, p) for row in rows for r, p in zip(row.reached[:-1], row.predicted[:-1], strict=True)]
         empty = [(row.reached[-1], row.predicted[-1]) for row in rows]

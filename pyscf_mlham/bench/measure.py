@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -188,7 +189,13 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
-    mf = _fresh(hydrogen, protocol)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            mf = _fresh(hydrogen, protocol)
+    except DataError:  # the basis set is for other elements
+        protocol = replace(protocol, basis="sto-3g")
+        mf = _fresh(hydrogen, protocol)
     mf.kernel(dm0=start_from(guess, mf, hydrogen, protocol).density)
     accelerate(_fresh(hydrogen, protocol)).kernel()
 
@@ -230,7 +237,7 @@ def _measured(task: Task) -> Row:
         "total_cpu_s": end[1] - begin[1],
         "e_tot": float(mf.e_tot),
         "s2": float(mf.spin_square()[0]),
-        "initial_gradient": gradients[0],
+        "initial_gradient": gradients[0] if gradients else None,  # one electron has no field of its own
         "gradients": gradients,
         "model": start.model,
         "model_sha256": start.model_sha256,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from pyscf_mlham.data.geometries import Molecule, read_geometries
 from pyscf_mlham.errors import DataError
+
+NUMBERED = re.compile(r" \(\d+\)$")
 
 
 class Input(NamedTuple):
@@ -24,27 +27,38 @@ class Input(NamedTuple):
     duplicates: list[str]
 
 
-def read_molecules(sources: Sequence[str], charge: int = 0, mult: int = 1) -> Input:
+def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = None) -> Input:
     """Read all frames of all inputs.
 
     Args:
         sources: files that ASE reads, ase:g2 and the like, ase:g2/H2O,CH4 for some of a collection.
         charge: where a frame has none of its own.
-        mult: multiplicity, where a frame has none of its own.
+        mult: multiplicity, where a frame has none of its own; None as in `read_geometries`.
     """
-    names: Counter[str] = Counter()
+    names: set[str] = set()
     seen: dict[str, str] = {}
     found = Input([], [], [])
     for source in sources:
-        for molecule in read_geometries(source, charge, mult - 1):
+        for molecule in read_geometries(source, charge, None if mult is None else mult - 1):
             if isinstance(molecule, DataError):
                 found.bad.append(str(molecule))
             elif molecule.key in seen:
                 found.duplicates.append(f"{molecule.name} is the same geometry as {seen[molecule.key]}")
             else:
-                names[molecule.name] += 1
-                if names[molecule.name] > 1:
-                    molecule = molecule._replace(name=f"{molecule.name} ({names[molecule.name]})")
-                seen[molecule.key] = molecule.name
-                found.molecules.append(molecule)
+                name = free_name(molecule.name, names)
+                names.add(name)
+                seen[molecule.key] = name
+                found.molecules.append(molecule._replace(name=name))
     return found
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return a name that nothing else has: itself, or itself (2), (3) and so on.
+
+    Args:
+        name: wanted.
+        taken: by others.
+    """
+    plain = NUMBERED.sub("", name)
+    others = (f"{plain} ({count})" for count in itertools.count(2))
+    return next(n for n in itertools.chain([name], others) if n not in taken)

@@ -17,7 +17,7 @@ from rich.table import Table
 from pyscf_mlham.bench.figures import colour, draw, key_methods, png, svg
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.results import RESULTS, Results
-from pyscf_mlham.bench.summary import Case, Method, Ratio, summarise
+from pyscf_mlham.bench.summary import FEWEST, Case, Method, Ratio, summarise
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -26,15 +26,17 @@ BEGIN, END = "<!-- mlham bench: begin -->", "<!-- mlham bench: end -->"
 MARKED = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", flags=re.DOTALL)
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
 NOTHING = "–"
+TOO_FEW = f"without intervals, which fewer than {FEWEST} molecules do not give"
 WRONG = ' class="wrong"'
 CAPTIONS = {
-    "builds": "What an SCF costs, whatever the machine; builds hidden in a guess are counted. Bars: 95 % intervals.",
-    "time": "Guess and SCF together. Bars: 95 % intervals over the molecules.",
+    "builds": "What an SCF costs, whatever the machine; builds hidden in a guess are counted.",
+    "time": "Guess and SCF together.",
     "cycles": "Every molecule counts, also those that do not converge (crosses, at the largest number allowed).",
     "size": "One mark for each molecule, guess and SCF together; below the line time is saved.",
     "convergence": "How far from the solution after each full build: the median molecule, from the guess on.",
     "orbitals": "What the predicted Fock matrix says before any SCF. On the line, it is right.",
 }
+WITH_INTERVALS = ("builds", "time")  # among the plots
 HEADINGS = {
     "builds": "Full Fock builds",
     "time": "Time",
@@ -59,12 +61,12 @@ def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
     """
     methods = summarise(results, clock)
     figures = draw(methods, results.protocol) if any(m.cases for m in methods) else {}
+    plots = {name: svg(figure, name) for name, figure in figures.items()}  # saving a figure moves its layout a little
     replace_file(folder / "results.csv", results.to_csv().encode())
     replace_file(folder / "table.md", (summary_table(results, clock) + "\n" + molecule_table(results, clock)).encode())
     for name, figure in figures.items():
         replace_file(folder / f"{name}.png", png(figure))
-    page = html(results, methods, {name: svg(figure, name) for name, figure in figures.items()}, clock)
-    replace_file(folder / "report.html", page.encode())
+    replace_file(folder / "report.html", html(results, methods, plots, clock).encode())
 
 
 def describe(results: Results) -> str:
@@ -106,14 +108,21 @@ def summary_table(results: Results, clock: str = "cpu") -> str:
         clock: which seconds to compare, cpu or wall.
     """
     lines = [_line(SUMMARY), "|---|---|" + "--:|" * (len(SUMMARY) - 2)]
-    lines += [_line(summary_cells(method)) for method in summarise(results, clock)]
+    methods = summarise(results, clock)
+    lines += [_line(summary_cells(method)) for method in methods]
     problems = results.problems
+    intervals = "with 95 percent bootstrap intervals" if _enough(methods) else TOO_FEW
     verdict = "" if not problems else f" **{_count(problems)}**, the first: {problems[0].rstrip('.')}."
     about = (
         f"{describe(results)}; {clock_words(results, clock)}. Means over the molecules; ratios are geometric means "
-        f"with 95 percent bootstrap intervals. Builds hidden in a guess are counted.{verdict}"
+        f"{intervals}. Builds hidden in a guess are counted.{verdict}"
     )
     return "\n".join([*lines, "", about]) + "\n"
+
+
+def _enough(methods: Sequence[Method]) -> bool:
+    """Whether there are molecules enough for intervals."""
+    return max((len(method.cases) for method in methods), default=0) >= FEWEST
 
 
 def _count(problems: Sequence[str]) -> str:
@@ -239,7 +248,8 @@ def html(results: Results, methods: Sequence[Method], plots: dict[str, str], clo
         "verdict": _verdict(results),
         "cards": "\n".join(_card(m) for m in key_methods(methods)),
         "summary": _summary_html(methods),
-        "plots": "\n".join(_plot(name, text) for name, text in plots.items()),
+        "intervals": "with 95 % bootstrap intervals below" if _enough(methods) else TOO_FEW,
+        "plots": "\n".join(_plot(name, text, _enough(methods)) for name, text in plots.items()),
         "rows": "\n".join(_row_html(row, results.energy_tolerance) for row in results.rows),
         "protocol": _protocol_html(results),
         "source": RESULTS,
@@ -262,17 +272,18 @@ def _verdict(results: Results) -> str:
     return verdict(f"{_count(problems)} in {runs} runs", about, problems)
 
 
-def verdict(heading: str, text: str, problems: Sequence[str] = ()) -> str:
+def verdict(heading: str, text: str, problems: Sequence[str] = (), source: str = RESULTS) -> str:
     """Return what a page begins with, as HTML: green, or red with the problems.
 
     Args:
         heading: in a word or two.
         text: a sentence.
         problems: what a reader must know first.
+        source: name of the file that holds all of them.
     """
     items = "".join(f"<li>{escape(problem)}</li>" for problem in problems[:MOST_PROBLEMS])
     more = len(problems) - MOST_PROBLEMS
-    rest = f"<p>and {more} more; all are in the table below.</p>" if more > 0 else ""
+    rest = f"<p>and {more} more; {source} holds everything.</p>" if more > 0 else ""
     return (
         f'<section class="verdict {"bad" if problems else "good"}"><h2>{escape(heading)}</h2><p>{escape(text)}</p>'
         f"{f'<ul>{items}</ul>' * bool(problems)}{rest}</section>"
@@ -304,7 +315,7 @@ def _figure_of_merit(ratio: Ratio, words: str, inverse: bool) -> str:
     else:
         big, low, high = (f"{100 * (v - 1):+.0f}".replace("-", "−") for v in values)
         text = f"{big} %"
-    interval = f"{low} to {high}" if ratio.low != ratio.high else "no interval"
+    interval = f"{low} to {high}" if ratio.has_interval else "no interval"
     return f'<p class="merit"><b>{text}</b> <span>{words}<br><small>{interval}</small></span></p>'
 
 
@@ -318,9 +329,11 @@ def _summary_html(methods: Sequence[Method]) -> str:
     return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
 
 
-def _plot(name: str, text: str) -> str:
+def _plot(name: str, text: str, enough: bool) -> str:
+    bars = "Bars: 95 % intervals over the molecules." if enough else f"No bars of error: fewer than {FEWEST} molecules."
+    caption = CAPTIONS[name] + f" {bars}" * (name in WITH_INTERVALS)
     return (
-        f"<figure><figcaption><h3>{HEADINGS[name]}</h3><p>{CAPTIONS[name]}</p></figcaption>"
+        f"<figure><figcaption><h3>{HEADINGS[name]}</h3><p>{caption}</p></figcaption>"
         f'<div class="plot">{text}</div></figure>'
     )
 

@@ -45,20 +45,23 @@ class Results:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that a reader must know before believing the rest; empty where all is well."""
-        found = [f"input: {text}" for text in self.bad_input]
-        for row in self.rows:
-            where = f"{row.molecule}, {row.guess}, {row.solver}"
-            if row.error:
-                found.append(f"{where}: failed: {row.error}")
-            elif not row.converged:
-                found.append(f"{where}: not converged in {row.cycles} cycles")
-            elif row.e_err is None:
-                found.append(f"{where}: there is no converged {'/'.join(REFERENCE)} run to compare its energy with")
-            elif abs(row.e_err) > self.energy_tolerance:
-                state = "below: a lower state than the reference" if row.e_err < 0 else "above: a higher state"
-                found.append(f"{where}: its energy is {abs(row.e_err):.1e} Ha {state}")
-        return list(dict.fromkeys(found))
+        """Everything that a reader must know before believing the rest, failed runs first; empty where all is well."""
+        failed = [f"{_run_of(row)}: failed: {row.error}" for row in self.rows if row.error]
+        others = [f"{_run_of(row)}: {words}" for row in self.rows if (words := self._doubt(row))]
+        return list(dict.fromkeys([*failed, *others, *(f"input: {text}" for text in self.bad_input)]))
+
+    def _doubt(self, row: Row) -> str:
+        """Say what is wrong with a run that has a result."""
+        if row.error:
+            return ""
+        if not row.converged:
+            return f"not converged in {row.cycles} cycles"
+        if row.e_err is None:
+            return f"there is no converged {'/'.join(REFERENCE)} run to compare its energy with"
+        if abs(row.e_err) > self.energy_tolerance:
+            state = "below: a lower state than the reference" if row.e_err < 0 else "above: a higher state"
+            return f"its energy is {abs(row.e_err):.1e} Ha {state}"
+        return ""
 
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
@@ -227,6 +230,10 @@ def results_from_rows(
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
         compared.append(dataclasses.replace(row, e_err=error))
     return Results(protocol, compared, list(bad_input), tolerance)
+
+
+def _run_of(row: Row) -> str:
+    return f"{row.molecule}, {row.guess}, {row.solver}"
 
 
 def molecule_of(row: Row) -> str:

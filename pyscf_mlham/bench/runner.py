@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pyscf_mlham.bench.measure import Row, Task, lost, measure
-from pyscf_mlham.bench.molecules import Input
+from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.results import Folder, Results, results_from_rows
+from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
@@ -86,13 +86,28 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
             console.print(f"Stopped; {len(folder.rows)} runs are safe in {path}. The same command goes on.")
             raise
         order = [*(task.key for task in tasks), *folder.rows]
-        results = results_from_rows(
-            folder.rows.values(), protocol, list(dict.fromkeys(order)), found.bad, plan.energy_tolerance
-        )
+        rows = renamed(list(folder.rows.values()), found.molecules)
+        results = results_from_rows(rows, protocol, list(dict.fromkeys(order)), found.bad, plan.energy_tolerance)
         folder.finish(results)
     finally:
         folder.close()
     return results
+
+
+def renamed(rows: Sequence[Row], molecules: Sequence[Molecule]) -> list[Row]:
+    """Return rows in which no two geometries share a name: those of this command have its names, others give way.
+
+    Args:
+        rows: of this command and of earlier ones.
+        molecules: of this command.
+    """
+    names = {molecule.key: molecule.name for molecule in molecules}
+    taken = set(names.values())
+    for row in rows:
+        if (key := molecule_of(row)) not in names:
+            names[key] = free_name(row.molecule, taken)
+            taken.add(names[key])
+    return [replace(row, molecule=names[molecule_of(row)]) for row in rows]
 
 
 def _check_molecules(found: Input, protocol: Protocol) -> None:

@@ -75,7 +75,7 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
     if guess.kind == "chk":
         return _from_file(mf, molecule, Path(guess.path))
     if guess.kind == "vsap" and not hasattr(mf, "get_vsap"):
-        raise DataError("PySCF's vsap guess is for Kohn-Sham objects, and this is Hartree-Fock")
+        raise DataError(f"PySCF has no vsap guess for {type(mf).__name__} objects")
     return Start(mf.get_init_guess(mf.mol, guess.kind))
 
 

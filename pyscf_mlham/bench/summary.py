@@ -13,6 +13,7 @@ from pyscf_mlham.bench.results import Results, methods_of, molecule_of
 
 RESAMPLES = 10_000
 SEED = 0
+FEWEST = 6  # molecules with an interval: those of fewer, drawn from a handful of values, are far too narrow
 CLOCKS = ("cpu", "wall")
 
 
@@ -51,12 +52,17 @@ class Ratio(NamedTuple):
 
     Attributes:
         value: the mean.
-        low, high: of the interval; equal to the value for fewer than two molecules.
+        low, high: of the interval; equal to the value for fewer than `FEWEST` molecules.
     """
 
     value: float
     low: float
     high: float
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were molecules enough, and they differ."""
+        return bool(np.isfinite(self.value)) and self.low != self.high
 
     def text(self, missing: str = "–") -> str:
         """Return it as 0.71 [0.68, 0.74].
@@ -66,7 +72,7 @@ class Ratio(NamedTuple):
         """
         if not np.isfinite(self.value):
             return missing
-        if self.low == self.high:
+        if not self.has_interval:
             return f"{self.value:.2f}"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
@@ -190,7 +196,7 @@ def _method(
 
 
 def geometric_mean(ratios: np.ndarray) -> Ratio:
-    """Return the geometric mean with a bootstrap interval over the molecules, the same on every call.
+    """Return the geometric mean with a bootstrap interval over the molecules, if there are enough; always the same.
 
     Args:
         ratios: one for each molecule, positive.
@@ -199,7 +205,7 @@ def geometric_mean(ratios: np.ndarray) -> Ratio:
         return Ratio(*[float("nan")] * 3)
     logs = np.log(ratios)
     value = float(np.exp(logs.mean()))
-    if len(ratios) < 2:
+    if len(ratios) < FEWEST:
         return Ratio(value, value, value)
     chosen = np.random.default_rng(SEED).integers(len(logs), size=(RESAMPLES, len(logs)))
     low, high = np.exp(np.percentile(logs[chosen].mean(axis=1), [2.5, 97.5]))

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,20 +20,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, CalculatorError, all_changes
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from pyscf_mlham.ase import HARTREE, MLHam
+from pyscf_mlham.ase import HARTREE, SOLVERS, MLHam
 from pyscf_mlham.bench.protocol import model_hash
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.history import DEPTH
+from pyscf_mlham.scf.problem import check_functional
 
 Row = dict[str, Any]
-STEPS, REPORT = "steps.jsonl", "report.json"
+STEPS = "steps.jsonl"
+KINDS = ("md", "opt", "follow")
 
 
 class Strategy(NamedTuple):
@@ -94,6 +97,26 @@ class Settings:
     seed: int = 0
     fmax: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before anything is computed."""
+        if self.kind not in KINDS:
+            raise DataError(f"unknown kind of benchmark {self.kind!r}; expected one of {', '.join(KINDS)}.")
+        for run in self.runs:
+            name, _, solver = run.partition("/")
+            if name not in STRATEGIES:
+                raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
+            if solver and solver not in SOLVERS:
+                raise DataError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}.")
+        check_functional(self.xc)
+        if self.steps < (least := 1 if self.kind == "opt" else 0):
+            raise DataError(f"--steps {self.steps}: expected {least} or more.")
+        for option in ("conv_tol", "timestep", "fmax"):
+            if not getattr(self, option) > 0:
+                name = option.replace("_", "-")
+                raise DataError(f"--{name} {getattr(self, option)}: expected more than zero.")
+        if not self.temperature >= 0:
+            raise DataError(f"--temperature {self.temperature}: expected zero or more.")
+
     def calculator(self, run: str) -> MLHam:
         """Return the calculator of one competitor.
 
@@ -101,8 +124,6 @@ class Settings:
             run: one of `runs`.
         """
         name, _, solver = run.partition("/")
-        if name not in STRATEGIES:
-            raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
         strategy = STRATEGIES[name]
         return MLHam(
             xc=self.xc,
@@ -153,6 +174,7 @@ class Panel(Calculator):
                 "coarse": cost.coarse,
                 "seconds": cost.scf_seconds,
                 "energy": energy / HARTREE,
+                "fallback": cost.fallback,
             }
 
 
@@ -166,8 +188,6 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
         out: folder; the molecule's own lies in it.
         console: to draw on.
     """
-    if unknown := {settings.kind} - {"md", "opt", "follow"}:
-        raise DataError(f"unknown kind of benchmark {unknown.pop()!r}; expected md, opt or follow.")
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
@@ -220,13 +240,46 @@ def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
         raise DataError(
             f"{path} holds a benchmark of other settings, another model or another geometry; name another --out."
         )
-    steps: list[Row] = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+    steps = _steps(lines)
     if settings.kind == "opt" and not (steps and steps[-1]["last"]):
         steps = []
     fresh = path.with_suffix(".tmp")
     fresh.write_text("".join(line + "\n" for line in [header, *map(json.dumps, steps)]))
     fresh.replace(path)
     return steps
+
+
+def _steps(lines: list[str]) -> list[Row]:
+    """Rows of a file of steps, below its header; a torn last line is none."""
+    return [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+
+
+def steps_done(name: str, out: Path) -> list[Row]:
+    """Return the steps that a run finished before it failed.
+
+    Args:
+        name: of the molecule.
+        out: folder of the benchmark.
+    """
+    path = out / name / STEPS
+    return _steps(path.read_text().splitlines(keepends=True)) if path.exists() else []
+
+
+def why_not(atoms: Atoms, settings: Settings) -> str:
+    """Say why no SCF of a molecule can be started; "" where it can.
+
+    Args:
+        atoms: geometry.
+        settings: level of theory.
+    """
+    calculator = settings.calculator(settings.runs[0])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            calculator.mean_field(atoms, *calculator.charge_and_spin(atoms))
+    except CalculatorError as error:
+        return str(error)
+    return ""
 
 
 def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[Row]:
@@ -291,6 +344,7 @@ def summarise(steps: list[Row], kind: str) -> dict[str, Row]:
     table = {}
     for run, first in steps[0]["runs"].items():
         energies = [step["runs"][run]["energy"] for step in steps]
+        reasons = [reason for step in steps if (reason := step["runs"][run].get("fallback"))]
         table[run] = {
             "first_cycles": first["cycles"],
             **{k: float(np.mean([s["runs"][run][k] for s in counted])) for k in ("cycles", "builds", "coarse")},
@@ -298,5 +352,7 @@ def summarise(steps: list[Row], kind: str) -> dict[str, Row]:
             "total_builds": sum(s["runs"][run]["builds"] for s in steps),
             "seconds": float(np.mean([s["runs"][run]["seconds"] for s in counted])),
             "energy_error": None if reference is None else float(np.abs(np.subtract(energies, reference)).max()),
+            "without_model": len(reasons),
+            "why_without_model": reasons[0] if reasons else "",
         }
     return table

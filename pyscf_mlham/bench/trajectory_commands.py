@@ -7,17 +7,18 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from pyscf_mlham.bench.protocol import model_hash
+from pyscf_mlham.bench.trajectory_table import REPORT, markdown, problems, subtitle
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.scf.problem import check_functional
 
-ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
-SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "dE / Ha")
+if TYPE_CHECKING:  # ASE is loaded by the commands that need it
+    from pyscf_mlham.bench.trajectory import Settings
 
 
 def add_parsers(commands: Any) -> None:
@@ -75,20 +76,32 @@ def add_parsers(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run a benchmark and write its report.
+    """Run a benchmark and write its report; the exit code is 1 where there is anything that a reader must know first.
 
     Args:
         args: of the command line.
         console: to draw on.
     """
-    from pyscf_mlham.bench.figures import png
-    from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise
-    from pyscf_mlham.bench.trajectory_page import page, steps_figure
+    settings = _settings(args)
+    model_hash(settings.model)  # an unknown model is told before anything runs
+    molecules = _molecules(args)
+    _check(molecules, settings)
+    found = {name: _measured(name, frames, settings, args.out, console) for name, frames in molecules.items()}
+    wrong = problems(found)
+    text = _write(found, settings, wrong, args.out)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for problem in wrong:
+        console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
+    console.print(f"{args.out / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
+    return 1 if wrong else 0
 
-    check_functional(args.xc)
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from pyscf_mlham.bench.trajectory import Settings
+
     solvers = [solver.strip() for solver in args.solver.split(",")]
     strategies = [strategy.strip() for strategy in args.strategy.split(",")]
-    settings = Settings(
+    return Settings(
         kind="follow" if args.follow else args.kind,
         runs=tuple(s if solver == "scf" else f"{s}/{solver}" for solver in solvers for s in strategies),
         xc=args.xc,
@@ -102,48 +115,45 @@ def run(args: argparse.Namespace, console: Console) -> int:
         seed=args.seed,
         fmax=args.fmax,
     )
-    found = {}
-    for name, frames in _molecules(args).items():
-        steps = run_trajectory(name, frames, settings, args.out, console)
-        found[name] = {"steps": steps, "summary": summarise(steps, settings.kind)}
-    replace_file(args.out / "report.json", json.dumps({"settings": asdict(settings), "molecules": found}).encode())
-    text, wrong = markdown(found, settings), problems(found)
-    replace_file(args.out / "report.md", text.encode())
-    replace_file(args.out / "report.png", png(steps_figure(found)))
-    replace_file(args.out / "report.html", page(found, settings, subtitle(settings), wrong).encode())
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for problem in wrong:
-        console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
-    console.print(f"{args.out / 'report.html'}", markup=False, soft_wrap=True, highlight=False)
-    return 1 if wrong else 0
 
 
-def problems(found: dict[str, Any]) -> list[str]:
-    """Return what a reader must know before believing the rest; nothing where all is well.
+def _check(molecules: dict[str, list[Any]], settings: Settings) -> None:
+    """Refuse what no run can succeed with, such as a misspelt basis set, before anything is written."""
+    from pyscf_mlham.bench.trajectory import why_not
 
-    Args:
-        found: steps and summaries by name.
-    """
-    texts = []
-    for name, molecule in found.items():
-        for strategy, s in molecule["summary"].items():
-            if s["energy_error"] is not None and s["energy_error"] > ENERGY_TOLERANCE:
-                texts.append(
-                    f"{name}, {strategy}: an energy differs from the scanner's by {s['energy_error']:.0e} Ha, "
-                    f"{ENERGY_TOLERANCE:.0e} are allowed; a tighter --conv-tol tells whether it is another state"
-                )
-    return texts
+    reasons = [why_not(frames[0], settings) for frames in molecules.values()]
+    if all(reasons):
+        raise DataError(f"there is no molecule to run; {reasons[0]}")
 
 
-def subtitle(settings: Any) -> str:
-    """Return the level of theory and the kind of path in one line.
+def _measured(name: str, frames: list[Any], settings: Settings, out: Path, console: Console) -> dict[str, Any]:
+    """Run one molecule; where it fails, what it did before is kept, and the others go on."""
+    from pyscf_mlham.bench.trajectory import run_trajectory, steps_done, summarise
 
-    Args:
-        settings: of the benchmark.
-    """
-    kinds = {"md": f"NVE, {settings.timestep} fs", "opt": f"BFGS to {settings.fmax} eV/Angstrom", "follow": "as given"}
-    fit = ", density-fitted" if settings.density_fit else ""
-    return f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"
+    error = ""
+    try:
+        steps = run_trajectory(name, frames, settings, out, console)
+    except (DataError, OSError):  # of the folder, not of the molecule
+        raise
+    except Exception as reason:  # whatever it is, it is reported
+        error = f"{type(reason).__name__}: {reason}"
+        steps = steps_done(name, out)
+    return {"steps": steps, "summary": summarise(steps, settings.kind) if steps else {}, "error": error}
+
+
+def _write(found: dict[str, Any], settings: Settings, wrong: list[str], out: Path) -> str:
+    """Write every file of the report, and return the tables as Markdown."""
+    from pyscf_mlham.bench.figures import png
+    from pyscf_mlham.bench.trajectory_page import page, steps_figure
+
+    text = markdown(found, settings)
+    content = {"settings": asdict(settings), "problems": wrong, "molecules": found}
+    replace_file(out / REPORT, json.dumps(content).encode())
+    replace_file(out / "report.md", text.encode())
+    if drawn := {name: molecule for name, molecule in found.items() if molecule["steps"]}:
+        replace_file(out / "report.png", png(steps_figure(drawn)))
+    replace_file(out / "report.html", page(found, settings, subtitle(settings), wrong).encode())
+    return text
 
 
 def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
@@ -163,6 +173,8 @@ def _molecules(args: argparse.Namespace) -> dict[str, list[Any]]:
     for atoms in chosen:
         _set_state(atoms.info, args)
     if args.follow:
+        if any(atoms.numbers.tolist() != chosen[0].numbers.tolist() for atoms in chosen):
+            raise DataError(f"{args.geometries}: --follow needs frames of the same atoms in the same order.")
         return {args.geometries.stem: chosen}
     found: dict[str, list[Any]] = {}
     for index, atoms in enumerate(chosen):
@@ -178,25 +190,3 @@ def _set_state(info: dict[str, Any], args: argparse.Namespace) -> None:
         info.setdefault("charge", args.charge)
     if args.mult is not None and not info.keys() & {"mult", "multiplicity", "spin"}:
         info["mult"] = args.mult
-
-
-def markdown(found: dict[str, Any], settings: Any) -> str:
-    """Return the tables of all molecules.
-
-    Args:
-        found: steps and summaries by name.
-        settings: of the benchmark.
-    """
-    lines = [subtitle(settings)]
-    for name, molecule in found.items():
-        stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
-        lines += ["", f"## {name}, {len(molecule['steps'])} geometries{stopped}", ""]
-        lines += ["| strategy | " + " | ".join(SHOWN) + " |", "|---|" + "--:|" * len(SHOWN)]
-        for strategy, s in molecule["summary"].items():
-            error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
-            cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", s["most_builds"], s["total_builds"]]
-            cells += [f"{s['coarse']:.1f}", s["first_cycles"], f"{s['seconds']:.1f}", error]
-            lines.append(f"| {strategy} | " + " | ".join(map(str, cells)) + " |")
-    note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
-    about = f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
-    return "\n".join([*lines, "", about, ""])

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.figures import svg
 from pyscf_mlham.bench.report import TEMPLATE, verdict
+from pyscf_mlham.bench.trajectory_table import REPORT, heading, shown_name, without_model
 
 HEADINGS = (
     "strategy",
@@ -80,21 +81,26 @@ def _protocol(settings: Any) -> list[tuple[str, str]]:
 
 
 def _verdict(found: dict[str, Any], problems: list[str]) -> str:
+    notes = " ".join(without_model(found))
     if problems:
-        return verdict("Read this first", "Energies differ by more than convergence explains.", problems)
+        about = f"Failures, or energies that differ by more than convergence explains. {notes}"
+        return verdict("Read this first", about, problems, REPORT)
     errors = [s["energy_error"] for m in found.values() for s in m["summary"].values() if s["energy_error"] is not None]
     count = sum(len(molecule["steps"]) for molecule in found.values())
     if not errors:
-        return verdict(f"{count} geometries", "No scanner ran to compare with.")
+        return verdict(f"{count} geometries", f"No scanner ran to compare with. {notes}")
     return verdict(
         "Same answers",
         f"At all {count} geometries every strategy converged to the scanner's energy: the largest difference is "
-        f"{max(errors):.0e} Ha.",
+        f"{max(errors):.0e} Ha. {notes}",
     )
 
 
 def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
     """Table and plot of one molecule."""
+    title = f"<h2>{escape(heading(name, molecule))}</h2>"
+    if not molecule["steps"]:
+        return f"<section>{title}</section>"
     scanner = molecule["summary"].get("scanner")
     rows = []
     for strategy, s in molecule["summary"].items():
@@ -102,12 +108,12 @@ def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
         cells.append("–" if scanner is None else f"{s['total_builds'] / scanner['total_builds']:.2f}")
         cells += [str(s["most_builds"]), str(s["total_builds"]), f"{s['coarse']:.1f}", str(s["first_cycles"])]
         cells += [f"{s['seconds']:.1f}", "–" if s["energy_error"] is None else f"{s['energy_error']:.0e}"]
-        rows.append(f"<tr><td>{escape(strategy)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        first = f"<td>{escape(shown_name(strategy, molecule))}</td>"
+        rows.append(f"<tr>{first}" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{text}</th>" for text in HEADINGS)
     plot = svg(steps_figure({name: molecule}), f"steps-{place}")
-    stopped = " (stopped before the minimum)" * (molecule["steps"][-1].get("at_minimum") is False)
     return (
-        f"<section><h2>{escape(name)}, {len(molecule['steps'])} geometries{stopped}</h2>"
+        f"<section>{title}"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         f'<figure style="margin-top:1rem"><figcaption><p>Full Fock builds at each geometry.</p></figcaption>'
         f'<div class="plot" style="max-width:46rem">{plot}</div></figure></section>'

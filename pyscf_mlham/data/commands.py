@@ -15,13 +15,15 @@ from rich.progress import track
 from rich.table import Table
 
 from pyscf_mlham import baseline
-from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
-from pyscf_mlham.data.geometries import Molecule, mol_from_geometry, rattled, read_geometries, thermal
+from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
+from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
+from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
-from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.problem import check_functional
+from pyscf_mlham.workers import dask_engine, process_engine
 
 EXAMPLE = """examples:
   mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
@@ -62,7 +64,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
     made.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
-    made.add_argument("--mult", type=int, default=1, help="where a frame has no mult= of its own")
+    made.add_argument("--mult", type=int, help=MULT)
     made.add_argument("--rattle", type=int, default=0, metavar="N", help="also N randomly displaced copies of each")
     made.add_argument("--sigma", type=float, default=0.04, help="of --rattle, Angstrom; default %(default)s")
     made.add_argument("--thermal", type=int, default=0, metavar="N", help="also N copies along normal modes")
@@ -113,10 +115,13 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         retry_failed=args.retry_failed,
         shares=(args.val, args.test),
     )
-    counts = generate(_sampled(args), args.output, options, console)
+    counts = generate(_sampled(args, console), args.output, options, console)
     console.print(f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()), highlight=False)
     _print_splits(args.output, options.shares, console)
-    return 1 if counts["failed"] or counts["bad"] else 0
+    if counts[FAILED_EARLIER]:
+        words = f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again."
+        console.print(words, highlight=False, soft_wrap=True)
+    return 1 if counts["failed"] or counts[FAILED_EARLIER] or counts["bad"] else 0
 
 
 def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> None:
@@ -131,18 +136,13 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
         console.print(words, highlight=False, soft_wrap=True)
 
 
-def _sampled(args: argparse.Namespace) -> Iterator[Molecule | DataError]:
-    for source in args.geometries:
-        for molecule in read_geometries(source, args.charge, args.mult - 1):
-            yield molecule
-            if isinstance(molecule, DataError):
-                continue
-            yield from rattled(molecule, args.rattle, args.sigma, args.seed)
-            if args.thermal:
-                try:
-                    yield from thermal(molecule, args.thermal, args.temperature, args.seed)
-                except (MLHamError, RuntimeError, KeyError, ValueError) as error:
-                    yield DataError(f"{molecule.name}: no thermal copies ({error}).")
+def _sampled(args: argparse.Namespace, console: Console) -> Iterator[Molecule | DataError]:
+    """Return the molecules that are asked for, and their displaced copies."""
+    spin = None if args.mult is None else args.mult - 1
+    molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, spin))
+    wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
+    engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
+    return with_copies(molecules, wanted, engine, console)
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:

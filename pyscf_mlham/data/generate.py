@@ -26,6 +26,9 @@ from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 Engine = Callable[[Sequence[Task]], Iterator[Entry]]
 
+FAILED_EARLIER = "failed earlier"
+COUNTED = ("labelled", "failed", "duplicate", "done", FAILED_EARLIER, "bad")
+
 
 @dataclass(frozen=True)
 class GenerateOptions:
@@ -62,7 +65,7 @@ def generate(
         console: to draw on.
 
     Returns:
-        numbers of molecules: labelled, failed, duplicate, done (earlier), bad (input that could not be read).
+        numbers of molecules: `COUNTED`; done is those of earlier runs, bad is input that could not be read.
     """
     if path.exists():
         with HamiltonianFile(path) as file:
@@ -70,7 +73,7 @@ def generate(
                 raise DataError(f"{path} is of {file.level}, not of {options.level}; name another output file.")
     journal = Journal(journal_path(path), options.level)
     try:
-        known, counts = _known(path), dict.fromkeys(("labelled", "failed", "duplicate", "done", "bad"), 0)
+        known, counts = _known(path), dict.fromkeys(COUNTED, 0)
         queue = _to_do(molecules, known, journal, options, counts, console)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
@@ -130,11 +133,10 @@ def _to_do(
     counts: dict[str, int],
     console: Console,
 ) -> list[Task]:
-    """Sort out what is bad, double, or done already."""
+    """Sort out what is bad, double, done already, or failed before and not to be tried again."""
     seen: dict[str, str] = {}
-    done = {k for k, labelled in known.items() if labelled or not options.retry_failed} | set(journal.offsets)
-    if not options.retry_failed:
-        done |= set(journal.failures)
+    done = {key for key, labelled in known.items() if labelled} | journal.offsets.keys()
+    failed = set() if options.retry_failed else (known.keys() | journal.failures.keys()) - done
     tasks = []
     for molecule in molecules:
         if isinstance(molecule, DataError):
@@ -146,8 +148,8 @@ def _to_do(
             console.print(words, markup=False, highlight=False)
         else:
             seen[molecule.key] = molecule.name
-            if molecule.key in done:
-                counts["done"] += 1
+            if molecule.key in done or molecule.key in failed:
+                counts["done" if molecule.key in done else FAILED_EARLIER] += 1
                 continue
             (split,) = splits_by_group([molecule.group], options.shares)
             tasks.append(Task(molecule, options.level, split, options.solver, options.guess))

@@ -154,7 +154,7 @@ def _has_core_potential(mol: gto.Mole, atom: int, basis: str) -> bool:
     """Whether a basis set describes only an atom's outer electrons, so that all of them in it make no sense."""
     try:
         return bool(gto.basis.load_ecp(basis, mol.atom_pure_symbol(atom)))
-    except (KeyError, RuntimeError, ValueError, OSError):
+    except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
         return False
 
 

@@ -1,0 +1,106 @@
+"""The tables of md-bench and opt-bench in Markdown, and in words what a reader must know of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # ASE is loaded by the commands that need it
+    from pyscf_mlham.bench.trajectory import Settings
+
+REPORT = "report.json"
+ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
+SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "dE / Ha")
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what a reader must know before believing the rest, failed molecules first; nothing where all is well.
+
+    Args:
+        found: steps, summaries and errors by name.
+    """
+    texts = [f"{name}: failed: {molecule['error']}" for name, molecule in found.items() if molecule["error"]]
+    for name, molecule in found.items():
+        for strategy, s in molecule["summary"].items():
+            if s["energy_error"] is not None and s["energy_error"] > ENERGY_TOLERANCE:
+                texts.append(
+                    f"{name}, {strategy}: an energy differs from the scanner's by {s['energy_error']:.0e} Ha, "
+                    f"{ENERGY_TOLERANCE:.0e} are allowed; a tighter --conv-tol tells whether it is another state"
+                )
+    return texts
+
+
+def subtitle(settings: Settings) -> str:
+    """Return the level of theory and the kind of path in one line.
+
+    Args:
+        settings: of the benchmark.
+    """
+    kinds = {"md": f"NVE, {settings.timestep} fs", "opt": f"BFGS to {settings.fmax} eV/Angstrom", "follow": "as given"}
+    fit = ", density-fitted" if settings.density_fit else ""
+    return f"{settings.xc}/{settings.basis}{fit}, conv_tol {settings.conv_tol:g}, {kinds[settings.kind]}"
+
+
+def without_model(found: dict[str, Any]) -> list[str]:
+    """Say in sentences where a model was asked for and had no part, and why.
+
+    Args:
+        found: steps and summaries by name of the molecule.
+    """
+    texts = []
+    for name, molecule in found.items():
+        reasons: dict[str, list[str]] = {}
+        for strategy, s in molecule["summary"].items():
+            if s["without_model"]:
+                words = f"{strategy} at {s['without_model']} of {len(molecule['steps'])} geometries"
+                reasons.setdefault(s["why_without_model"].rstrip("."), []).append(words)
+        texts += [f"{name}: without the model: {', '.join(words)} ({reason})." for reason, words in reasons.items()]
+    return texts
+
+
+def shown_name(strategy: str, molecule: dict[str, Any]) -> str:
+    """Return what a table calls a strategy; it says where another guess took the place of the model's.
+
+    Args:
+        strategy: one of the runs.
+        molecule: steps and summary.
+    """
+    count, steps = molecule["summary"][strategy]["without_model"], len(molecule["steps"])
+    instead = "no model" if "+" in strategy else "minao"  # with a history, that goes on alone
+    return strategy + f" ({instead} for {count} of {steps})" * bool(count)
+
+
+def heading(name: str, molecule: dict[str, Any]) -> str:
+    """Return the title of a molecule's table.
+
+    Args:
+        name: of the molecule.
+        molecule: steps, summary and error.
+    """
+    steps = molecule["steps"]
+    stopped = " (stopped before the minimum)" * bool(steps and steps[-1].get("at_minimum") is False)
+    failed = " (failed)" * bool(molecule["error"])
+    return f"{name}, {len(steps)} geometries{failed or stopped}"
+
+
+def markdown(found: dict[str, Any], settings: Settings) -> str:
+    """Return the tables of all molecules.
+
+    Args:
+        found: steps and summaries by name.
+        settings: of the benchmark.
+    """
+    lines = [subtitle(settings)]
+    for name, molecule in found.items():
+        lines += ["", f"## {heading(name, molecule)}", ""]
+        if not molecule["steps"]:
+            continue
+        lines += ["| strategy | " + " | ".join(SHOWN) + " |", "|---|" + "--:|" * len(SHOWN)]
+        for strategy, s in molecule["summary"].items():
+            error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
+            cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", s["most_builds"], s["total_builds"]]
+            cells += [f"{s['coarse']:.1f}", s["first_cycles"], f"{s['seconds']:.1f}", error]
+            lines.append(f"| {shown_name(strategy, molecule)} | " + " | ".join(map(str, cells)) + " |")
+    lines += ["", *without_model(found)]
+    note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
+    about = f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
+    return "\n".join([*lines, about, ""])

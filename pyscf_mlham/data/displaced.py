@@ -1,0 +1,149 @@
+"""Displaced copies of molecules: at random, or as in thermal equilibrium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pyscf import scf
+from pyscf.data import nist
+from pyscf.hessian import thermo
+from rich.console import Console
+from rich.progress import track
+
+from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.workers import Job
+
+SOFTEST = 200.0  # 1/cm; softer modes are displaced as if they were this stiff, for the harmonic picture fails there
+
+
+class Displacements(NamedTuple):
+    """Which copies to make.
+
+    Attributes:
+        rattle: displaced at random, of each molecule.
+        sigma: of these, standard deviation of each coordinate, Angstrom.
+        thermal: displaced along normal modes, of each molecule.
+        temperature: of these, Kelvin.
+        seed: of the random numbers.
+    """
+
+    rattle: int = 0
+    sigma: float = 0.04
+    thermal: int = 0
+    temperature: float = 300.0
+    seed: int = 0
+
+
+class Task(NamedTuple):
+    """A molecule whose thermal copies a worker makes.
+
+    Attributes:
+        place: among the tasks.
+        molecule: to displace.
+        wanted: which copies.
+    """
+
+    place: int
+    molecule: Molecule
+    wanted: Displacements
+
+
+Copies = tuple[int, list[Molecule | DataError]]  # place of the task; copies, or why there are none
+Engine = Callable[[Sequence[Task]], Iterator[Copies]]
+
+
+def with_copies(
+    molecules: Iterable[Molecule | DataError], wanted: Displacements, engine: Engine, console: Console
+) -> Iterator[Molecule | DataError]:
+    """Return molecules and their displaced copies, the thermal ones last, for they take a Hessian of each molecule.
+
+    Args:
+        molecules: geometries, or errors in their place.
+        wanted: which copies.
+        engine: of workers, for the Hessians.
+        console: to draw on.
+    """
+    tasks: dict[str, Task] = {}
+    for molecule in molecules:
+        yield molecule
+        if isinstance(molecule, DataError):
+            continue
+        yield from rattled(molecule, wanted.rattle, wanted.sigma, wanted.seed)
+        if wanted.thermal and molecule.key not in tasks:
+            tasks[molecule.key] = Task(len(tasks), molecule, wanted)
+    if tasks:
+        queue = list(tasks.values())
+        bar = track(engine(queue), description="normal modes", total=len(queue), console=console)
+        for _, copies in sorted(bar, key=lambda found: found[0]):  # in the order of the input, whoever was first
+            yield from copies
+
+
+def thermal_copies(task: Task) -> Copies:
+    """Make the thermal copies of one molecule; a failure is an error in their place, never an exception.
+
+    Args:
+        task: molecule, and which copies.
+    """
+    molecule, wanted = task.molecule, task.wanted
+    try:
+        return task.place, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
+    except Exception as error:  # whatever it is, the other molecules go on, and this one is reported
+        return _no_copies(task, str(error) or type(error).__name__)
+
+
+def _no_copies(task: Task, reason: str) -> Copies:
+    return task.place, [DataError(f"{task.molecule.name}: no thermal copies ({reason}).")]
+
+
+JOB = Job(thermal_copies, _no_copies)
+
+
+def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterator[Molecule]:
+    """Displace every atom at random.
+
+    Args:
+        molecule: to displace.
+        copies: how many to make.
+        sigma: standard deviation of each coordinate, Angstrom.
+        seed: of the random numbers; the geometry is mixed in.
+    """
+    rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
+    for copy in range(copies):
+        shift = sigma / nist.BOHR * rng.normal(size=molecule.positions.shape)
+        yield molecule._replace(name=f"{molecule.name}~r{copy}", positions=molecule.positions + shift)
+
+
+def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> Iterator[Molecule]:
+    """Displace along normal modes as nuclei do in thermal equilibrium, zero-point motion included.
+
+    The modes are those of HF/STO-3G at the given geometry.
+
+    Args:
+        molecule: to displace.
+        copies: how many to make.
+        temperature: Kelvin.
+        seed: of the random numbers; the geometry is mixed in.
+    """
+    if len(molecule.numbers) < 2:
+        return
+    mol = mol_from_geometry(molecule, "sto-3g")
+    mf = (scf.UHF if molecule.spin else scf.RHF)(mol).run()
+    if not mf.converged:
+        raise DataError(f"{molecule.name}: its HF/STO-3G calculation, for the normal modes, does not converge.")
+    modes = thermo.harmonic_analysis(mol, mf.Hessian().kernel(), imaginary_freq=False)
+    wavenumbers = np.maximum(np.abs(modes["freq_wavenumber"]), SOFTEST)
+    frequencies = wavenumbers * 100 * nist.LIGHT_SPEED_SI * nist.PLANCK / nist.HARTREE2J  # Hartree
+    occupation = np.tanh(frequencies * nist.HARTREE2J / (2 * nist.BOLTZMANN * max(temperature, 1e-3)))
+    roots = np.sqrt(mol.atom_mass_list(isotope_avg=True) * nist.ATOMIC_MASS / nist.E_MASS)[:, None]
+    vectors = modes["norm_mode"] * roots  # mass-weighted, orthogonal
+    vectors /= np.linalg.norm(vectors, axis=(1, 2), keepdims=True)
+    widths = np.sqrt(1 / (2 * frequencies * occupation))
+    rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
+    for copy in range(copies):
+        # a function of the Hessian, not of its eigenvectors: their signs and degenerate mixtures are arbitrary
+        along = np.einsum("mnx,nx->m", vectors, rng.normal(size=molecule.positions.shape))
+        shift = np.einsum("m,mnx->nx", widths * along, vectors) / roots
+        yield molecule._replace(name=f"{molecule.name}~t{copy}", positions=molecule.positions + shift)

@@ -1,0 +1,164 @@
+"""What ASE reads of a file or a collection, frame by frame; a frame that it cannot read costs no other one."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+COLLECTION = "ase:"  # what the name of one begins with
+XYZ = (".xyz", ".extxyz")
+COUNT = re.compile(r"\s*\d+\s*")
+MOST_BAD_FRAMES = 100  # of a file in another format, before the rest of it is given up
+MOST_BAD_AT_FIRST = 3  # the same, where no frame could be read yet
+SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
+
+
+def frames(source: str) -> Iterator[tuple[str, Any]]:
+    """Return names and what ASE reads of every frame; an exception in the place of one that it cannot read.
+
+    Args:
+        source: file or collection, see `read_geometries`.
+    """
+    if source.startswith(COLLECTION):
+        yield from _collection(source.removeprefix(COLLECTION))
+    elif source.lower().endswith((".sdf", ".mol")):
+        yield from _sdf_frames(source)
+    else:
+        found = _xyz_frames(source) if source.lower().endswith(XYZ) else _other_frames(source)
+        for atoms in found:
+            yield ("" if isinstance(atoms, Exception) else str(atoms.info.get("name", ""))), atoms
+
+
+def _collection(name: str) -> Iterator[tuple[str, Any]]:
+    """Members of one of ASE's collections: all of g2, or some, g2/H2O,CH4."""
+    import ase.collections
+
+    name, _, wanted = name.partition("/")
+    collection: Any = getattr(ase.collections, name, None)
+    if not hasattr(collection, "names"):
+        yield name, ValueError(f"ASE has no collection {name}; there are g2, s22, dcdft and the like")
+        return
+    for member in wanted.split(",") if wanted else collection.names:
+        known = member in collection.names
+        yield f"{name}:{member}", collection[member] if known else ValueError(f"there is no {member} in {name}")
+
+
+def _xyz_frames(source: str) -> Iterator[Any]:
+    """Frames of an xyz file, told apart by their counts of atoms before any is read."""
+    try:
+        lines = Path(source).read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        yield error
+        return
+    start = 0
+    while start < len(lines):
+        if not lines[start].strip():
+            start += 1
+            continue
+        end = _end_of_frame(lines, start)
+        frame = _xyz_frame(lines[start:end])
+        yield frame
+        if isinstance(frame, Exception):  # its count may be wrong: the next line with nothing but a number is the next
+            after = range(start + (2 if COUNT.fullmatch(lines[start]) else 1), len(lines))
+            end = next((place for place in after if COUNT.fullmatch(lines[place])), len(lines))
+        start = end
+
+
+def _end_of_frame(lines: list[str], start: int) -> int:
+    """Where a frame ends by its count of atoms, with the lines of cell vectors that may follow it."""
+    end = start + 2 + int(lines[start]) if COUNT.fullmatch(lines[start]) else start + 1
+    while end < len(lines) and lines[end].lstrip().startswith("VEC"):
+        end += 1
+    return end
+
+
+def _xyz_frame(lines: list[str]) -> Any:
+    from ase.io.extxyz import read_xyz
+
+    if not COUNT.fullmatch(lines[0]):
+        return ValueError(f"expected a number of atoms, found {lines[0].strip()[:40]!r}")
+    if len(lines) < 2 + int(lines[0]):
+        return ValueError(f"expected {int(lines[0])} atoms, and the file ends before")
+    try:
+        return next(read_xyz(io.StringIO("\n".join(lines) + "\n"), 0))
+    except Exception as problem:  # ASE's readers raise whatever they meet
+        return problem
+
+
+def _other_frames(source: str) -> Iterator[Any]:
+    from ase.io import read
+
+    try:
+        found: Any = list(read(source, index=":"))
+    except OSError as error:
+        found = [error]
+    except Exception as error:
+        found = _one_by_one(source, error)
+    yield from found
+
+
+def _one_by_one(source: str, error: Exception) -> Iterator[Any]:
+    """Frames of a file of which not all can be read; `error` alone where none can be told apart."""
+    bad: list[Any] = []  # since the last good one
+    good = total = 0
+    for index in itertools.count():
+        frame = _one(source, index)
+        if isinstance(frame, StopIteration | IndexError):
+            break
+        if not isinstance(frame, Exception):
+            yield from bad
+            yield frame
+            bad, good = [], good + 1
+            continue
+        bad, total = [*bad, frame], total + 1
+        if total >= (MOST_BAD_FRAMES if good else MOST_BAD_AT_FIRST):
+            bad.append(ValueError(f"{total} frames are bad already; this one and those after it were not looked at"))
+            break
+    yield from bad if good else [error]
+
+
+def _one(source: str, index: int) -> Any:
+    from ase.io import read
+
+    try:
+        return read(source, index=index)
+    except Exception as problem:
+        return problem
+
+
+def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
+    """Molecules of an SDF file, with their charges; ASE reads the first only, and no charges."""
+    from ase.io import read
+
+    try:
+        text = Path(source).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        yield "", error
+        return
+    for block in re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE):
+        if not block.strip():
+            continue
+        try:
+            atoms: Any = read(io.StringIO(block), format="sdf")
+            charge = _sdf_charge(block.splitlines(), len(atoms))
+            if charge is not None:
+                atoms.info["charge"] = charge
+        except Exception as error:
+            yield "", error
+            continue
+        yield block.splitlines()[0].strip(), atoms
+
+
+def _sdf_charge(lines: list[str], count: int) -> int | None:
+    """Total charge of an SDF molecule: of its M CHG lines, else of the codes in its lines of atoms, else unknown."""
+    if "V3000" in lines[3]:
+        raise ValueError("SDF of version V3000; write it as V2000, or as xyz")
+    charges = [int(q) for line in lines if line.startswith("M  CHG") for q in line.split()[4::2]]
+    if not charges:
+        codes = [line[36:39].strip() for line in lines[4 : 4 + count]]
+        charges = [SDF_CHARGES[code] for code in codes if code in SDF_CHARGES]
+    return sum(charges) if charges else None

@@ -1,0 +1,43 @@
+"""Total charge and spin of a molecule, from what is written beside its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyscf_mlham.errors import whole_number
+
+SPIN_KEYS = ("mult", "multiplicity", "spin")
+
+
+def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult: Any = None) -> tuple[int, int]:
+    """Return total charge and n_alpha - n_beta of a molecule; ValueError, in words, where they cannot be.
+
+    Args:
+        info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), as far as they are known.
+        protons: sum of the atomic numbers.
+        charge: where info has none.
+        mult: where info has none; None is the lowest.
+    """
+    try:
+        charge = _number(info.get("charge", charge))
+        given = {key: _number(info[key]) - (key != "spin") for key in SPIN_KEYS if key in info}
+        if not given and mult is not None:
+            given = {"mult": _number(mult) - 1}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"charge, mult and spin must be integers ({error})") from error
+    if len(set(given.values())) > 1:
+        raise ValueError(" and ".join(f"{key}={info[key]}" for key in given) + " contradict each other")
+    electrons = protons - charge
+    spin = next(iter(given.values()), electrons % 2)
+    if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
+        raise ValueError(f"{electrons} electrons cannot have multiplicity {spin + 1}")
+    return charge, spin
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool | np.bool_):  # ASE's word for a key without a value
+        raise ValueError("a key without a value")
+    return whole_number(value)

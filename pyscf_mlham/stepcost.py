@@ -1,0 +1,71 @@
+"""What the geometries of an optimisation or a trajectory have cost, step by step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class StepCost(NamedTuple):
+    """What one geometry cost.
+
+    Attributes:
+        cycles: SCF cycles, or full builds of the two-level solver.
+        builds: full Fock builds.
+        coarse: cycles of the coarse field.
+        scf_seconds: processor seconds of the SCF, guess included.
+        force_seconds: processor seconds of the forces.
+        fallback: why the model that was asked for had no part in the guess; "" where it had, and where none was asked.
+    """
+
+    cycles: int
+    builds: int
+    coarse: int
+    scf_seconds: float
+    force_seconds: float
+    fallback: str = ""
+
+
+class Report(NamedTuple):
+    """What a calculator has done so far; `str` gives a table.
+
+    Attributes:
+        steps: the cost of each geometry.
+    """
+
+    steps: tuple[StepCost, ...]
+
+    @property
+    def mean_cycles(self) -> float:
+        """Cycles per step, the first left out where there are more."""
+        return self._mean([step.cycles for step in self.steps])
+
+    @property
+    def mean_builds(self) -> float:
+        """Full Fock builds per step, the first left out where there are more."""
+        return self._mean([step.builds for step in self.steps])
+
+    @staticmethod
+    def _mean(counts: list[int]) -> float:
+        return float(np.mean(counts[1:] or counts or [0]))
+
+    @property
+    def builds_saved(self) -> int:
+        """Full Fock builds fewer than if every step had cost what the first one did."""
+        return sum(self.steps[0].builds - step.builds for step in self.steps) if self.steps else 0
+
+    def __str__(self) -> str:
+        """Return a table for people."""
+        lines = ["step  cycles  Fock builds  coarse cycles  SCF / s  forces / s"]
+        lines += [
+            f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.coarse:13d}  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"
+            for i, s in enumerate(self.steps)
+        ]
+        lines.append(
+            f"per step after the first: {self.mean_cycles:.1f} cycles, {self.mean_builds:.1f} Fock builds; "
+            f"{self.builds_saved} Fock builds fewer than at the first step's price"
+        )
+        if reasons := [step.fallback for step in self.steps if step.fallback]:
+            lines.append(f"without the model at {len(reasons)} of {len(self.steps)} geometries: {reasons[0]}")
+        return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""What is read from files and collections: charge and spin wherever they stand, and every frame that can be read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+
+from pyscf_mlham.ase import MLHam
+from pyscf_mlham.data import frames
+from pyscf_mlham.data.geometries import Molecule, group_of, read_geometries
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.state import charge_and_spin
+
+GOOD = "3\n{about}\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"
+BAD = "3\n\nO 0 0 zero\nH 0 0 1\nH 0 1 0\n"
+
+
+def read(path: Path, text: str, **state: Any) -> list[Molecule | DataError]:
+    path.write_text(text)
+    return list(read_geometries(str(path), **state))
+
+
+def places(found: list[Molecule | DataError]) -> list[bool]:
+    return [isinstance(item, Molecule) for item in found]
+
+
+@pytest.mark.parametrize("about", ["mult=3", "multiplicity=3", "spin=2", "mult=3 spin=2"])
+def test_a_comment_line_says_the_spin_to_all_who_read_it(tmp_path: Path, about: str) -> None:
+    (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about), spin=0)
+    assert isinstance(found, Molecule)
+    assert found.spin == 2
+    info = dict(pair.split("=") for pair in about.split())
+    assert MLHam().charge_and_spin(Atoms("OH2", info=info)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ("spin=0.5", "0.5 is not a whole number"),
+        ("mult=1.5", "1.5 is not a whole number"),
+        ("multiplicity=2", "10 electrons cannot have multiplicity 2"),
+        ("mult=0", "10 electrons cannot have multiplicity 0"),
+        ("mult=1 spin=2", "mult=1 and spin=2 contradict each other"),
+        ("charge -1", "a key without a value"),
+        ("charge=11", "-1 electrons cannot"),
+    ],
+)
+def test_impossible_states_are_named(tmp_path: Path, about: str, words: str) -> None:
+    (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about))
+    assert isinstance(found, DataError)
+    assert f"frame 0: {words}" in str(found) or f"({words})" in str(found)
+    assert "--charge and --mult" in str(found)
+
+
+def test_collections_know_their_magnetic_moments() -> None:
+    def spins(names: str, **state: Any) -> list[int]:
+        return [m.spin for m in read_geometries(f"ase:g2/{names}", **state) if isinstance(m, Molecule)]
+
+    assert spins("O2,CH3,H2O,N") == [2, 1, 0, 3]
+    assert spins("O2,H2O", spin=0) == [0, 0]
+    assert spins("CH3", charge=1) == [0]  # the moments are of the neutral molecule
+    assert not [m for m in read_geometries("ase:g2") if isinstance(m, DataError)]
+
+
+def test_the_lowest_multiplicity_where_none_is_said() -> None:
+    assert charge_and_spin({}, 9) == (0, 1)
+    assert charge_and_spin({"charge": "1"}, 9) == (1, 0)
+    assert charge_and_spin({}, 8, mult=3) == (0, 2)
+    with pytest.raises(ValueError, match="must be integers"):
+        charge_and_spin({}, 8, mult=2.5)
+
+
+def test_bad_frames_cost_no_good_one(tmp_path: Path) -> None:
+    good, path = GOOD.format(about=""), tmp_path / "in.xyz"
+    short, long = good.replace("H 0 1 0\n", ""), good + "H 1 0 0\n"
+    assert places(read(path, BAD + good)) == [False, True]
+    assert places(read(path, good + short + good)) == [True, False, True]
+    assert places(read(path, good + long + good)) == [True, True, False, True]
+    assert places(read(path, good + "\n\n" + good + "\n")) == [True, True]
+    assert places(read(path, good + "3\n\nO 0 0 0\n")) == [True, False]
+    assert places(read(path, "999999999999\n\nH 0 0 0\n")) == [False]
+    assert places(read(path, "")) == [False]
+
+
+def test_one_bad_frame_does_not_make_reading_slow(tmp_path: Path) -> None:
+    good = GOOD.format(about="")
+    begin = time.process_time()
+    found = read(tmp_path / "in.xyz", good * 700 + BAD * 101 + good * 700)
+    assert places(found) == [True] * 700 + [False] * 101 + [True] * 700
+    assert time.process_time() - begin < 10
+
+
+def test_cells_belong_to_their_frames(tmp_path: Path) -> None:
+    cell = "VEC1 9 0 0\nVEC2 0 9 0\nVEC3 0 0 9\n"
+    found = read(tmp_path / "in.xyz", GOOD.format(about="") + cell + GOOD.format(about=""))
+    assert "periodic" in str(found[0])
+    assert isinstance(found[1], Molecule)
+
+
+def test_giving_up_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(source: str, index: Any) -> Any:
+        if index == ":" or index % 2:
+            raise ValueError("torn")
+        return molecule("H2O")
+
+    monkeypatch.setattr(frames, "MOST_BAD_FRAMES", 3)
+    monkeypatch.setattr("ase.io.read", torn)
+    found = list(read_geometries("in.traj"))
+    assert places(found) == [True, False, True, False, True, False, False]
+    assert "frame 6: cannot be read (ValueError: 3 frames are bad already" in str(found[-1])
+    assert "those after it were not looked at" in str(found[-1])
+
+
+def test_conformers_share_a_group_and_isomers_do_not() -> None:
+    from ase.collections import g2
+    from pyscf.data.nist import BOHR
+
+    def group(name: str, noise: float = 0.0) -> str:
+        positions = g2[name].positions + noise * np.random.default_rng(0).normal(size=g2[name].positions.shape)
+        return group_of(g2[name].numbers, positions / BOHR)
+
+    assert group("CH3CH2OH") == group("CH3CH2OH", 0.04)
+    assert group("CH3CH2OH") != group("CH3OCH3")
+    assert group("CH3CH2OH").split("-")[0] == group("CH3OCH3").split("-")[0] == "C2H6O"
