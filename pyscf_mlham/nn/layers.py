@@ -55,7 +55,8 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, rows, C)."""
         size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.floor)
-        return x * size * self.scale.repeat_interleave(self.copies, dim=0)
+        # its size is given, or a GPU would be waited for
+        return x * size * self.scale.repeat_interleave(self.copies, dim=0, output_size=x.shape[1])
 
 
 class FeedForward(nn.Module):

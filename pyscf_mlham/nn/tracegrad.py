@@ -124,12 +124,12 @@ class InvariantGradient(nn.Module):
         with torch.no_grad():  # a scale, not a function to be learnt through
             floor = FLAT**2 * self._squares(x) + TINY
             ratio = (self._squares(features) / (self._squares(v) + floor)).sqrt()
-        return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0), z
+        return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0, output_size=x.shape[1]), z
 
     def _squares(self, x: Tensor) -> Tensor:
         """Mean square of the group of each row, (N, rows, 1): no group is drowned by another."""
         means = [part.square().mean((1, 2), keepdim=True) for part in x.split(self.sizes, dim=1)]
-        return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1)
+        return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1, output_size=x.shape[1])
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C).
