@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import pyscf_mlham
+from pyscf_mlham.bench.molecules import free_name
 from pyscf_mlham.bench.starts import COARSE_GRID, COARSE_TOL
 from pyscf_mlham.scf.counting import counting_fock_builds
 
@@ -48,8 +49,7 @@ def molecules(args: argparse.Namespace) -> dict[str, list[tuple[str, list[float]
     found = {name: g2[name] for name in args.g2.split(",") if name}
     for file in args.files:
         for atoms in read(file, index=args.frames):
-            name = atoms.info.get("name", f"{file}:{len(found)}")
-            found[name if name not in found else f"{name} ({len(found)})"] = atoms
+            found[free_name(atoms.info.get("name", f"{file}:{len(found)}"), found)] = atoms
     return {
         name: [(s, list(map(float, r))) for s, r in zip(a.get_chemical_symbols(), a.positions, strict=True)]
         for name, a in found.items()

@@ -116,7 +116,7 @@ def test_an_unknown_functional_is_told_before_anything_runs(tmp_path: Path, caps
 def test_the_coarse_solver_refuses_open_shells(tmp_path: Path) -> None:
     source, out = geometries(tmp_path / "in.xyz", ("CH3",)), tmp_path / "radical.h5"
     level = Level("b3lyp", "sto-3g", grid_level=1, density_fit=True, conv_tol=1e-6)
-    counts = generate(read_geometries(str(source), spin=1), out, GenerateOptions(level, solver="coarse"), silent())
+    counts = generate(read_geometries(str(source), mult=2), out, GenerateOptions(level, solver="coarse"), silent())
     assert counts["failed"] == 1
     assert "closed shells" in failures(out)[0][2]
 

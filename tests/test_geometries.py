@@ -32,7 +32,7 @@ def places(found: list[Molecule | DataError]) -> list[bool]:
 
 @pytest.mark.parametrize("about", ["mult=3", "multiplicity=3", "spin=2", "mult=3 spin=2"])
 def test_a_comment_line_says_the_spin_to_all_who_read_it(tmp_path: Path, about: str) -> None:
-    (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about), spin=0)
+    (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about), mult=1)
     assert isinstance(found, Molecule)
     assert found.spin == 2
     info = dict(pair.split("=") for pair in about.split())
@@ -63,7 +63,7 @@ def test_collections_know_their_magnetic_moments() -> None:
         return [m.spin for m in read_geometries(f"ase:g2/{names}", **state) if isinstance(m, Molecule)]
 
     assert spins("O2,CH3,H2O,N") == [2, 1, 0, 3]
-    assert spins("O2,H2O", spin=0) == [0, 0]
+    assert spins("O2,H2O", mult=1) == [0, 0]
     assert spins("CH3", charge=1) == [0]  # the moments are of the neutral molecule
     assert not [m for m in read_geometries("ase:g2") if isinstance(m, DataError)]
 

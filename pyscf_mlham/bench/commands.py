@@ -189,8 +189,7 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
     check_functional(args.xc)
-    spin = None if args.mult is None else args.mult - 1
-    frames = list(read_geometries(args.file, args.charge, spin))  # bad ones keep their place
+    frames = list(read_geometries(args.file, args.charge, args.mult))  # bad ones keep their place
     if not 0 <= args.frame < len(frames):
         raise DataError(f"{args.file}: there is no frame {args.frame}; there are {len(frames)}, counted from 0.")
     molecule = frames[args.frame]

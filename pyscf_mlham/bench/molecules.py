@@ -39,7 +39,7 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
     seen: dict[str, str] = {}
     found = Input([], [], [])
     for source in sources:
-        for molecule in read_geometries(source, charge, None if mult is None else mult - 1):
+        for molecule in read_geometries(source, charge, mult):
             if isinstance(molecule, DataError):
                 found.bad.append(str(molecule))
             elif molecule.key in seen:

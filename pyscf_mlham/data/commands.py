@@ -138,8 +138,7 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
 
 def _sampled(args: argparse.Namespace, console: Console) -> Iterator[Molecule | DataError]:
     """Return the molecules that are asked for, and their displaced copies."""
-    spin = None if args.mult is None else args.mult - 1
-    molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, spin))
+    molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
     wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
     return with_copies(molecules, wanted, engine, console)

@@ -76,7 +76,7 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def read_geometries(source: str, charge: int = 0, spin: int | None = None) -> Iterator[Molecule | DataError]:
+def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> Iterator[Molecule | DataError]:
     """Read every frame; a frame that cannot be used comes as an error that names it.
 
     Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), else as given.
@@ -85,7 +85,7 @@ def read_geometries(source: str, charge: int = 0, spin: int | None = None) -> It
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
         charge: where a frame has none of its own.
-        spin: n_alpha - n_beta, where a frame has none of its own.
+        mult: multiplicity, where a frame has none of its own.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
@@ -95,11 +95,11 @@ def read_geometries(source: str, charge: int = 0, spin: int | None = None) -> It
             what = source if index == 0 else where
             yield DataError(f"{what}: cannot be read ({type(atoms).__name__}: {atoms}).")
             continue
-        mult = 1.0 if spin is None else spin + 1.0
-        if spin is None and not charge and source.startswith(COLLECTION):  # the moments are those of neutral molecules
-            mult = 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())), 6)
+        own = 1.0 if mult is None else mult
+        if mult is None and not charge and source.startswith(COLLECTION):  # the moments are those of neutral molecules
+            own = 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())), 6)
         try:
-            yield _molecule(label or f"{Path(source).stem}:{index}", source, atoms, charge, mult, where)
+            yield _molecule(label or f"{Path(source).stem}:{index}", source, atoms, charge, own, where)
         except DataError as error:
             yield error
     if not count:

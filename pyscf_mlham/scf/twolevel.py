@@ -290,12 +290,8 @@ def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
 def _in_order(occ: Array, energy: Array, coeff: Array) -> Orbitals:
     """Sort orbitals by energy, those of each spin."""
     order = np.argsort(energy, axis=-1, kind="stable")
-    columns = order if coeff.ndim == 2 else order[:, None, :]
-    return Orbitals(
-        np.take_along_axis(energy, order, -1),
-        coeff[:, columns] if coeff.ndim == 2 else np.take_along_axis(coeff, columns, -1),
-        np.take_along_axis(occ, order, -1),
-    )
+    columns = (np.take_along_axis(a, o, -1) for a, o in ((energy, order), (coeff, order[..., None, :]), (occ, order)))
+    return Orbitals(*columns)
 
 
 def _is_close(density: Array | None) -> bool:
