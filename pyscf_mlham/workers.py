@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ class _Worker:
 
 def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    use_threads(threads)
+    become_worker(threads)
     while True:
         try:
             task = connection.recv()
@@ -197,6 +198,20 @@ def use_threads(count: int) -> None:
     lib.num_threads(count)
 
 
-def one_thread() -> None:
-    """Let this process use one thread for integrals."""
-    use_threads(1)
+def become_worker(threads: int) -> None:
+    """Let this process use so many threads, and end when its parent does, whatever ended that.
+
+    A parent that is killed cannot stop its workers; one in a long molecule would go on for hours.
+
+    Args:
+        threads: for integrals.
+    """
+    use_threads(threads)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

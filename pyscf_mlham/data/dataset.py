@@ -32,7 +32,7 @@ from pyscf_mlham.features import (
     sample_from_matrices,
 )
 from pyscf_mlham.graph import graph_from_mol
-from pyscf_mlham.workers import one_thread, single_threaded
+from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file that are prepared or wait to be taken, for each process
 
@@ -173,7 +173,7 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
         for task in tasks:
             yield from _prepare(task)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=one_thread)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=become_worker, initargs=(1,))
     with single_threaded():
         try:
             waiting = iter(tasks)
