@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from pyscf import gto, scf
 from test_generate import FLAGS, geometries
 
 from pyscf_mlham import cli
-from pyscf_mlham.data.displaced import Displacements, rattled, thermal, thermal_copies, with_copies
-from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.displaced import Copies, Displacements, Task, rattled, thermal, thermal_copies, with_copies
+from pyscf_mlham.data.geometries import Molecule, read_geometries
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 
@@ -49,6 +50,37 @@ def test_a_molecule_without_normal_modes_costs_no_other(tmp_path: Path) -> None:
     found = list(with_copies([bad, good], Displacements(thermal=1), lambda tasks: map(thermal_copies, tasks), silent()))
     assert [isinstance(m, DataError) for m in found] == [False, False, True, False]
     assert "g2:HCN: no thermal copies" in str(found[2])
+
+
+def test_a_killed_run_makes_no_thermal_copy_twice(tmp_path: Path) -> None:
+    bad, *good = (m for m in read_geometries("ase:g2/HCN,H2O,CO") if not isinstance(m, DataError))
+    molecules, memory = [bad._replace(positions=0 * bad.positions), *good], tmp_path / "memory"
+
+    def copies(wanted: Displacements, memory: Path | None = None) -> tuple[list[Molecule | DataError], list[str]]:
+        asked: list[str] = []
+
+        def engine(tasks: Sequence[Task]) -> Iterator[Copies]:
+            asked.extend(task.molecule.name for task in tasks)
+            return map(thermal_copies, tasks)
+
+        return list(with_copies(molecules, wanted, engine, silent(), memory)), asked
+
+    def same(found: list[Molecule | DataError], expected: list[Molecule | DataError]) -> bool:
+        return all(
+            str(a) == str(b) if isinstance(a, DataError) else (a.name, a.key) == (b.name, b.key)
+            for a, b in zip(found, expected, strict=True)
+        )
+
+    whole, _ = copies(Displacements(thermal=2))
+    first, asked = copies(Displacements(thermal=2), memory)
+    assert same(first, whole)
+    assert asked == ["g2:HCN", "g2:H2O", "g2:CO"]
+    memory.write_text(memory.read_text()[:-20])  # killed while it wrote the last line
+    again, asked = copies(Displacements(thermal=2), memory)
+    assert same(again, whole)
+    assert asked == ["g2:HCN", "g2:CO"]
+    assert copies(Displacements(thermal=2), memory)[1] == ["g2:HCN"]
+    assert len(copies(Displacements(thermal=2, temperature=10.0), memory)[1]) == 3
 
 
 def test_thermal_copies_have_the_energy_of_thermal_equilibrium() -> None:

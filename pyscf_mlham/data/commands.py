@@ -115,7 +115,9 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         retry_failed=args.retry_failed,
         shares=(args.val, args.test),
     )
-    counts = generate(_sampled(args, console), args.output, options, console)
+    memory = args.output.with_name(args.output.name + ".thermal")
+    counts = generate(_sampled(args, console, memory), args.output, options, console)
+    memory.unlink(missing_ok=True)
     console.print(f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()), highlight=False)
     _print_splits(args.output, options.shares, console)
     if counts[FAILED_EARLIER]:
@@ -136,12 +138,12 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
         console.print(words, highlight=False, soft_wrap=True)
 
 
-def _sampled(args: argparse.Namespace, console: Console) -> Iterator[Molecule | DataError]:
+def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
     """Return the molecules that are asked for, and their displaced copies."""
     molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
     wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
-    return with_copies(molecules, wanted, engine, console)
+    return with_copies(molecules, wanted, engine, console, memory)
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pyscf import scf
 from pyscf.data import nist
 from pyscf.hessian import thermo
@@ -15,6 +19,8 @@ from rich.progress import track
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job
+
+Array = NDArray[np.float64]
 
 SOFTEST = 200.0  # 1/cm; softer modes are displaced as if they were this stiff, for the harmonic picture fails there
 
@@ -56,7 +62,11 @@ Engine = Callable[[Sequence[Task]], Iterator[Copies]]
 
 
 def with_copies(
-    molecules: Iterable[Molecule | DataError], wanted: Displacements, engine: Engine, console: Console
+    molecules: Iterable[Molecule | DataError],
+    wanted: Displacements,
+    engine: Engine,
+    console: Console,
+    memory: Path | None = None,
 ) -> Iterator[Molecule | DataError]:
     """Return molecules and their displaced copies, the thermal ones last, for they take a Hessian of each molecule.
 
@@ -65,6 +75,7 @@ def with_copies(
         wanted: which copies.
         engine: of workers, for the Hessians.
         console: to draw on.
+        memory: file of the thermal copies made so far, which a run that goes on after a kill need not make again.
     """
     tasks: dict[str, Task] = {}
     for molecule in molecules:
@@ -75,10 +86,51 @@ def with_copies(
         if wanted.thermal and molecule.key not in tasks:
             tasks[molecule.key] = Task(len(tasks), molecule, wanted)
     if tasks:
-        queue = list(tasks.values())
-        bar = track(engine(queue), description="normal modes", total=len(queue), console=console)
-        for _, copies in sorted(bar, key=lambda found: found[0]):  # in the order of the input, whoever was first
-            yield from copies
+        yield from _thermal_copies(list(tasks.values()), engine, console, memory)
+
+
+def _thermal_copies(
+    tasks: Sequence[Task], engine: Engine, console: Console, memory: Path | None
+) -> Iterator[Molecule | DataError]:
+    found = _remembered(tasks, memory)
+    queue = [task for task in tasks if task.place not in found]
+    for place, copies in track(engine(queue), description="normal modes", total=len(queue), console=console):
+        found[place] = copies
+        if memory is not None:
+            _remember(tasks[place], copies, memory)
+    for task in tasks:  # in the order of the input, whoever was first
+        yield from found[task.place]
+
+
+def _remembered(tasks: Sequence[Task], memory: Path | None) -> dict[int, list[Molecule | DataError]]:
+    """Read the copies of each task that are in the memory; its last line may be half written."""
+    if memory is None or not memory.exists():
+        return {}
+    text = memory.read_bytes()
+    text = text[: text.rfind(b"\n") + 1]
+    os.truncate(memory, len(text))
+    known = {line["of"]: line["positions"] for line in map(json.loads, text.splitlines())}
+    return {
+        task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(known[_signature(task)])]
+        for task in tasks
+        if _signature(task) in known
+    }
+
+
+def _remember(task: Task, copies: Sequence[Molecule | DataError], memory: Path) -> None:
+    """Add the copies of a task to the memory; those of a failed one are tried again."""
+    positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
+    if len(positions) == len(copies):
+        with memory.open("a") as file:
+            file.write(json.dumps({"of": _signature(task), "positions": positions}) + "\n")
+
+
+def _signature(task: Task) -> str:
+    return f"{task.molecule.key} {task.wanted.thermal} {task.wanted.temperature} {task.wanted.seed}"
+
+
+def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
+    return molecule._replace(name=f"{molecule.name}~t{number}", positions=positions)
 
 
 def thermal_copies(task: Task) -> Copies:
@@ -146,4 +198,4 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
         # a function of the Hessian, not of its eigenvectors: their signs and degenerate mixtures are arbitrary
         along = np.einsum("mnx,nx->m", vectors, rng.normal(size=molecule.positions.shape))
         shift = np.einsum("m,mnx->nx", widths * along, vectors) / roots
-        yield molecule._replace(name=f"{molecule.name}~t{copy}", positions=molecule.positions + shift)
+        yield _copy(molecule, copy, molecule.positions + shift)
