@@ -21,6 +21,7 @@ Array = NDArray[Any]
 
 IDEMPOTENT = 1e-6  # of natural occupations; a density with others is not one of orbitals
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are no basis function at all
+DEGENERATE = 5e-3  # Hartree between orbitals that are taken to have the same energy
 OCCUPIED = 0.5  # electrons; smearing leaves less than that in orbitals that are empty without it
 
 
@@ -85,6 +86,42 @@ def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
         orbitals: occupied as the object would.
     """
     return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
+
+
+def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
+    """Turn the highest occupied orbital towards the lowest empty one, the spins opposite ways, to break their symmetry.
+
+    The turn is by 45 degrees. A degenerate pair has no orbitals of its own: there it ends where the two spins are
+    farthest apart.
+
+    Args:
+        mol: molecule.
+        orbitals: of an unrestricted object.
+    """
+    coeff = np.array(orbitals.coeff)
+    for spin, sign in ((0, 1.0), (1, -1.0)):
+        energy, occupied = np.asarray(orbitals.energy[spin]), np.asarray(orbitals.occ[spin]) > OCCUPIED
+        if occupied.all() or not occupied.any():
+            continue
+        homo = np.flatnonzero(occupied)[np.argmax(energy[occupied])]
+        lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
+        pair = coeff[spin][:, [homo, lumo]]
+        if energy[lumo] - energy[homo] < DEGENERATE:
+            pair = pair @ _turn(_angle_apart(mol, pair))
+            pair = pair @ _turn(-np.pi / 4)  # from where the 45 degrees below bring the spins apart
+        coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
+    return Orbitals(orbitals.energy, coeff, orbitals.occ)
+
+
+def _turn(angle: float) -> Array:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _angle_apart(mol: gto.Mole, pair: Array) -> float:
+    """Return the turn of two orbitals that brings their centres of charge farthest apart, 0 where none does."""
+    r = np.einsum("xmn,mi,nj->ijx", mol.intor("int1e_r"), pair, pair)
+    half, cross = (r[0, 0] - r[1, 1]) / 2, r[0, 1]  # the distance is 2 |cos 2t half + sin 2t cross|
+    return float(np.arctan2(2 * half @ cross, half @ half - cross @ cross) / 4)
 
 
 def gap(orbitals: Orbitals) -> float:

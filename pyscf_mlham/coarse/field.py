@@ -17,6 +17,7 @@ from pyscf import lib
 from pyscf_mlham.coarse.fitting import density_of, fitted
 from pyscf_mlham.coarse.grid import Functional, GridXC
 from pyscf_mlham.coarse.level import Level
+from pyscf_mlham.coarse.solvent import reaction_of
 
 Array = NDArray[Any]
 
@@ -46,11 +47,7 @@ class CoarseField:
         self._long_range = None
         if self._xc.long_range:
             self._long_range = fitted(mf.mol, level, True, self._xc.omega, budget / 2)
-        solvent = getattr(mf, "with_solvent", None)
-        self._solvent = None if solvent is None or solvent.frozen else solvent.copy()
-        if isinstance(state := getattr(self._solvent, "_intermediates", None), dict):
-            # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
-            vars(self._solvent)["_intermediates"] = dict(state)
+        self._solvent = reaction_of(mf, self._coulomb)
         self._grid = GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
     def anchor(self, factors: Sequence[Array], v: Array) -> None:
@@ -64,8 +61,10 @@ class CoarseField:
         self._reference = list(factors)
         if self._grid is not None:
             self._grid.anchor(factors)
+        if self._solvent is not None:
+            self._solvent.anchor(density_of(factors))
         self.builds += 1
-        self._correction = v - self._reaction(factors)  # every other part counts from here, and is zero here
+        self._correction = v  # every part counts from here, and is zero here
 
     def release(self) -> None:
         """Give back the memory that is cheap to fill again: before a full build needs it."""
@@ -91,11 +90,9 @@ class CoarseField:
         if self._grid is not None:
             v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
         field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
-        return np.asarray(field + self._reaction(factors) + self._correction)
-
-    def _reaction(self, factors: Sequence[Array]) -> Array | float:
-        """Return the solvent's answer to the density, zero without a solvent."""
-        return 0.0 if self._solvent is None else np.asarray(self._solvent.kernel(density_of(factors))[1])
+        if self._solvent is not None:
+            field += self._solvent.potential(density_of(factors))
+        return np.asarray(field + self._correction)
 
 
 def _free_bytes(mf: Any) -> float:

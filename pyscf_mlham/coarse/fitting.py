@@ -35,7 +35,7 @@ class FittedIntegrals:
     """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file."""
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
-        auxmol = df.make_auxmol(mol, _loaded(basis))
+        self._auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
         overlap = _overlapping(mol)
         self._pairs = np.nonzero(np.tril(overlap))
         place = np.empty(overlap.shape, dtype=int)
@@ -45,11 +45,11 @@ class FittedIntegrals:
         self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # and these beginnings of each m
         self._shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
         with all_blas_threads():
-            whiten, rank = _whitening(auxmol, omega)
+            self._whiten, rank = _whitening(auxmol, omega)
             self._b = self._allocated((rank, len(self._pairs[0])), level, budget)
             done = 0
             for integrals in _three_centre(mol, auxmol, omega, self._pairs):
-                white = whiten(integrals)
+                white = self._whiten(integrals)
                 self._b[:, done : done + white.shape[1]] = white
                 done += white.shape[1]
 
@@ -68,14 +68,44 @@ class FittedIntegrals:
         self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
         return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
 
+    def charges(self, density: Array) -> Array:
+        """Return a density in the whitened auxiliary functions: sum_mn B_P,mn D_mn.
+
+        Args:
+            density: (n, n).
+        """
+        return np.asarray(self._b @ self._of_pairs(density), dtype=float)
+
+    def potential(self, charges: Array) -> Array:
+        """Return the potential of charges in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n).
+
+        Args:
+            charges: (rank,).
+        """
+        v = np.zeros(2 * (len(self._starts) - 1,))
+        v[self._pairs] = v.T[self._pairs] = charges.astype(self._b.dtype) @ self._b
+        return v
+
+    def interaction(self, others: gto.Mole) -> Array:
+        """Return Coulomb's interaction of the whitened auxiliary functions with those of another set, (rank, n).
+
+        Args:
+            others: molecule whose basis functions they are.
+        """
+        return np.asarray(self._whiten(gto.mole.intor_cross("int2c2e", self._auxmol, others)))
+
+    def _of_pairs(self, density: Array) -> Array:
+        """Elements of a symmetric matrix, those off the diagonal twice, in the precision of the integrals."""
+        twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
+        return np.asarray((twice * density[self._pairs]).astype(self._b.dtype))
+
     def coulomb_exchange(
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
         """J of the sum of the densities, and K of each, less those of the reference; zero where not wanted."""
         dtype = self._b.dtype
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
-        twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
-        of_pairs = (twice * density[self._pairs]).astype(dtype) if with_j else None
+        of_pairs = self._of_pairs(density) if with_j else None
         changes = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
         j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
         of_parts = shared_out(partial(self._part, of_pairs, changes), len(self._b))

@@ -14,7 +14,7 @@ from pyscf import gto
 from pyscf.lib import logger
 from pyscf.scf import hf
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.density import Orbitals, density_from_orbitals, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf import models
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
@@ -220,26 +220,13 @@ def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbit
     if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
         return density
     if wanted == "mix":
-        return _mix_frontier_orbitals(mf, orbitals)
+        return density_from_orbitals(mf, with_turned_frontier(mol, orbitals))
     # Deleting half of a good density, as PySCF does with its rough ones, ends in higher states
     # (twisted ethylene, singlet O2) and saves nothing.
     raise OutOfDomainError(
         f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {wanted}), which spoils a "
         "learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
     )
-
-
-def _mix_frontier_orbitals(mf: Any, orbitals: Orbitals) -> Array:
-    """Turn the highest occupied orbital by 45 degrees towards the lowest empty one, the spins opposite ways."""
-    coeff = np.array(orbitals.coeff)
-    for spin, sign in ((0, 1.0), (1, -1.0)):
-        energy, occupied = np.asarray(orbitals.energy[spin]), np.asarray(orbitals.occ[spin]) > 0.5
-        if occupied.all() or not occupied.any():
-            continue
-        homo = np.flatnonzero(occupied)[np.argmax(energy[occupied])]
-        lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
-        coeff[spin][:, homo] = (orbitals.coeff[spin][:, homo] + sign * orbitals.coeff[spin][:, lumo]) / np.sqrt(2)
-    return np.array(mf.make_rdm1(coeff, orbitals.occ))
 
 
 def _checked_fallback(fallback: str) -> str:

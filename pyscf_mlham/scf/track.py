@@ -82,8 +82,8 @@ class _TrackedSCF:
         with lib.temporary_env(self, **settings):
             # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
             second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
-            solve = super().kernel if second_order else super().scf  # type: ignore[misc]
-            energy = solve(dm0=dm0, **kwargs)
+            inherited: Any = super()
+            energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
         self._own_coeff = self.mo_coeff
         if self.converged:
             self._to_history(diis)

@@ -24,26 +24,18 @@ from pyscf.lib import logger
 from pyscf.scf import chkfile
 
 from pyscf_mlham.coarse import LEVELS, CoarseField
-from pyscf_mlham.density import (
-    Orbitals,
-    density_from_orbitals,
-    factors_from_density,
-    factors_from_orbitals,
-    orbitals_from_density,
-)
+from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.problem import Problem, coarse_scf
+from pyscf_mlham.scf.start import breaks_spin_symmetry, first_orbitals, is_close
 from pyscf_mlham.scf.worth import not_worth_it
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
 START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its own error there is larger
-# Coarse gradient, over the root of the number of atoms, up to which a start is as good as what a coarse SCF would make
-# of it: the solution of the unanchored coarse field is no nearer to that of the full one.
-AS_GOOD = 4e-3
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
@@ -109,9 +101,6 @@ class _TwoLevelSCF:
             total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = self._builds = 0
-        if not kwargs.get("dump_chk", True):
-            with lib.temporary_env(self, chkfile=None):
-                return float(self.scf(dm0, **(kwargs | {"dump_chk": True})))
         reason = not_worth_it(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
@@ -129,12 +118,13 @@ class _TwoLevelSCF:
     def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
         """Converge as the decorated object does, and count its builds."""
         if not hasattr(self, "undo_soscf"):
-            energy = super().scf(dm0=dm0, **kwargs)  # type: ignore[misc]
+            energy = super().scf(dm0, **kwargs)  # type: ignore[misc]
             self.full_builds = self._builds
             return float(energy)
         # PySCF's second-order solvers are in `kernel`, and build in the object inside. That is silent here, for PySCF
         # warns of methods that are replaced, as the counting does.
-        with lib.temporary_env(self._scf, verbose=0), counting_fock_builds(self._scf) as counter:
+        silent, own = {} if kwargs.get("dump_chk", True) else {"chkfile": None}, self._scf
+        with lib.temporary_env(own, verbose=0), lib.temporary_env(self, **silent), counting_fock_builds(own) as counter:
             energy = super().kernel(dm0=dm0)  # type: ignore[misc]
         self.full_builds = self._builds + counter.builds
         return float(energy)
@@ -151,19 +141,22 @@ class _TwoLevelSCF:
             dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
         # before the guess, which may want the same integrals
         try:
-            field = None if _is_close(dm0) else CoarseField(self, LEVELS[0])
+            field = None if is_close(dm0) else CoarseField(self, LEVELS[0])
         except ResourceError as error:
             return float(self._plain(str(error), dm0, **kwargs))
+        breaking = dm0 is None and breaks_spin_symmetry(self)
         if dm0 is None:
-            dm0 = self.get_init_guess(self.mol, self.init_guess)
-        if self.chkfile:
+            with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
+                dm0 = self.get_init_guess(self.mol, self.init_guess)
+        write = bool(self.chkfile) and kwargs.get("dump_chk", True)
+        if write:
             chkfile.save_mol(self.mol, self.chkfile)
-        result = _solve(self, np.asanyarray(dm0), field)
+        result = _solve(self, np.asanyarray(dm0), field, breaking, write)
         self.coarse_cycles = result.coarse_cycles
         self.full_builds = self.cycles = result.full_builds
         if result.failure and result.full_builds < self.max_cycle:
             logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
-            self.mo_coeff = None
+            self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
             with lib.temporary_env(self, max_cycle=self.max_cycle - result.full_builds):
                 energy = self._decorated(result.last.density, **kwargs)
             self.cycles += result.full_builds
@@ -226,26 +219,29 @@ class Outcome(NamedTuple):
     failure: str
 
 
-def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
+def _solve(mf: Any, density: Array, field: CoarseField | None, breaking: bool, write: bool) -> Outcome:
     """Alternate full builds and coarse SCFs until the full field is converged or progress stops.
 
-    Without a field the density is close to the solution already, and the first full build judges it as it is.
+    Args:
+        mf: PySCF mean-field object.
+        density: to start from.
+        field: coarse; where there is none, the density is close to the solution, and a full build judges it as it is.
+        breaking: whether the spin symmetry of the density is to be broken.
+        write: whether each full build goes to the checkpoint file.
     """
     problem = Problem.of(mf)
     levels, spent = list(LEVELS[1:] if field else LEVELS), 0
     if field is None:
         orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
     else:
-        start = field.potential(factors_from_density(density))
-        good = _good_start(problem, density, start)
-        orbitals = good or coarse_scf(problem, field, start, density, max(START_TOL, problem.tolerance))
+        orbitals = first_orbitals(problem, field, density, max(START_TOL, problem.tolerance), breaking)
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         if field:
             field.release()
         here = _evaluate(problem, orbitals, best)
         cycles = spent + (field.builds if field else 0)
-        if _report(problem, here, best, build, cycles):
+        if _report(problem, here, best, build, cycles, write):
             return Outcome(here, build, cycles, "")
         if best is not None and here.gradient > best.gradient:
             return Outcome(best, build, cycles, "the orbital gradient rises")
@@ -264,40 +260,6 @@ def _solve(mf: Any, density: Array, field: CoarseField | None) -> Outcome:
             orbitals = coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
-
-
-def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
-    """Return the orbitals of a density that a coarse SCF could not improve, None where it could.
-
-    Args:
-        problem: of the full field.
-        density: to start from.
-        v: its coarse potential.
-    """
-    mf = problem.mf
-    if mf.istype("ROHF") or mf.mol.symmetry or problem.x.shape[0] != problem.x.shape[1]:
-        return None
-    natural = orbitals_from_density(density, problem.overlap)
-    if natural is None:
-        return None
-    fock = problem.fock(v, density)
-    orbitals = _in_order(natural.occ, *mf.canonicalize(natural.coeff, natural.occ, fock))
-    if not problem.filled_from_below(orbitals):  # of another charge or spin, or an excited state
-        return None
-    return orbitals if problem.gradient(orbitals, fock) < AS_GOOD * np.sqrt(mf.mol.natm) else None
-
-
-def _in_order(occ: Array, energy: Array, coeff: Array) -> Orbitals:
-    """Sort orbitals by energy, those of each spin."""
-    order = np.argsort(energy, axis=-1, kind="stable")
-    columns = (np.take_along_axis(a, o, -1) for a, o in ((energy, order), (coeff, order[..., None, :]), (occ, order)))
-    return Orbitals(*columns)
-
-
-def _is_close(density: Array | None) -> bool:
-    """Whether a density is tagged as nearer to the solution than a coarse SCF would come, with all its orbitals."""
-    coeff = getattr(density, "mo_coeff", None)
-    return bool(getattr(density, "close", False)) and coeff is not None and coeff.shape[-1] == coeff.shape[-2]
 
 
 def _evaluate(problem: Problem, orbitals: Orbitals, last: Iterate | None) -> Iterate:
@@ -341,13 +303,25 @@ def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
     return total
 
 
-def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, cycles: int) -> bool:
+def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, cycles: int, write: bool) -> bool:
     """Log, write the checkpoint file, call back as PySCF's kernel does; return whether it is converged."""
     mf = problem.mf
     logger.info(
         mf, "full build %d  E= %.15g  |g|= %4.3g  still to gain= %4.3g  coarse cycles= %d",
         build, here.energy, here.gradient, here.lowering, cycles,
     )  # fmt: skip
+    envs = _state(problem, here, last, build)
+    converged = _is_converged(problem, here, envs)
+    if write:
+        mf.dump_chk(envs)
+    if callable(mf.callback):
+        mf.callback(envs | {"scf_conv": converged})
+    return converged
+
+
+def _state(problem: Problem, here: Iterate, last: Iterate | None, build: int) -> dict[str, Any]:
+    """Return what PySCF's kernel hands to callbacks, criteria and checkpoint files."""
+    mf = problem.mf
     mo_energy, mo_coeff, mo_occ = here.orbitals
     envs = {
         "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "mo_energy": mo_energy,
@@ -358,14 +332,15 @@ def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, c
     if last is not None:
         change = float(np.linalg.norm(np.asarray(here.density) - np.asarray(last.density)))
         envs |= {"last_hf_e": last.energy, "dm_last": last.density, "norm_ddm": change}
-    if callable(mf.check_convergence):
-        # its criteria may compare with the density before, and the first full build has none
-        converged = last is not None and bool(mf.check_convergence(envs))
+    return envs
+
+
+def _is_converged(problem: Problem, here: Iterate, envs: dict[str, Any]) -> bool:
+    """Judge a full build by the object's own criteria."""
+    criterion = problem.mf.check_convergence
+    if callable(criterion):
+        # it may compare with the density before, and the first full build has none
+        converged = "dm_last" in envs and bool(criterion(envs))
     else:
-        converged = here.gradient < problem.tolerance and here.lowering < mf.conv_tol
-    converged = converged and problem.filled_from_below(here.orbitals)  # else a stationary state above the ground state
-    if mf.chkfile:
-        mf.dump_chk(envs)
-    if callable(mf.callback):
-        mf.callback(envs | {"scf_conv": converged})
-    return converged
+        converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
+    return converged and problem.filled_from_below(here.orbitals)  # else a stationary state above the ground state

@@ -10,6 +10,8 @@ from pyscf import df, lib
 # What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
 HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
+# What PySCF's decorations and users set of a field; after newton() it reaches the outer object only.
+FIELD = ("xc", "nlc", "disp", "grids", "nlcgrids", "with_df", "with_solvent", "with_x2c", "mm_mol", "get_hcore")
 KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
 
 
@@ -23,6 +25,10 @@ def not_worth_it(mf: Any) -> str:
         return f"{type(mf).__name__} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
         return "there is nothing to iterate"
+    if any(kind.__name__ == "HF1e" for kind in type(mf).__mro__):
+        return "one electron needs no iteration"
+    if hasattr(mf, "undo_soscf") and _was_decorated_after_newton(mf):
+        return "what was set or decorated after newton() is not the second-order solver's field"
     if not mf.diis:
         return "DIIS is switched off, and the coarse SCF relies on it"
     if mf.istype("ROHF") and mf.mol.spin < 0:
@@ -48,6 +54,12 @@ def unknown_field(mf: Any) -> str:
     if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
+
+
+def _was_decorated_after_newton(mf: Any) -> bool:
+    """Whether the field of a second-order object is not that of the object inside, which PySCF converges."""
+    outer, inner = vars(mf), vars(mf._scf)
+    return any(outer.get(name) is not inner.get(name) and outer.get(name) != inner.get(name) for name in FIELD)
 
 
 def _is_replaced(mf: Any, name: str) -> bool:

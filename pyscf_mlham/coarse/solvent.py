@@ -1,0 +1,115 @@
+"""What a solvent answers to a change of density."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.solvent import pcm
+
+from pyscf_mlham.coarse.fitting import FittedIntegrals
+
+Array = NDArray[Any]
+
+
+class Reaction(Protocol):
+    """The reaction field: all of it, or, once it is anchored at a density, what it is more than there."""
+
+    def anchor(self, density: Array) -> None:
+        """Count from a density on.
+
+        Args:
+            density: (n, n), of both spins.
+        """
+
+    def potential(self, density: Array) -> Array:
+        """Return the reaction field of a density.
+
+        Args:
+            density: (n, n), of both spins.
+
+        Returns:
+            (n, n), Hartree.
+        """
+
+
+def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
+    """Return the reaction field of an object's solvent, None where it has none that answers.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        integrals: of its molecule, for Coulomb's interaction.
+    """
+    solvent = getattr(mf, "with_solvent", None)
+    if solvent is None or solvent.frozen:
+        return None
+    solvent = solvent.copy()
+    if isinstance(state := getattr(solvent, "_intermediates", None), dict):
+        # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
+        vars(solvent)["_intermediates"] = dict(state)
+    # not PySCF's SMD: the cavity's matrix is all but singular there, and the smallest error of the potential explodes
+    return FittedReaction(solvent, integrals) if type(solvent) is pcm.PCM else ExactReaction(solvent)
+
+
+class FittedReaction:
+    """The polarisable continuum, with the solute's charge and the cavity's in the auxiliary basis set.
+
+    The cavity's charges are q = K^-1 R v with v the solute's potential there, made symmetric as PySCF does. In the
+    auxiliary basis set v takes no integrals over pairs of orbitals, which are most of what PySCF spends.
+    """
+
+    def __init__(self, solvent: Any, integrals: FittedIntegrals) -> None:
+        """Prepare the cavity.
+
+        Args:
+            solvent: PySCF's; belongs to this object.
+            integrals: fitted.
+        """
+        if not solvent._intermediates:
+            solvent.build()
+        self._integrals = integrals
+        self._nuclear = solvent.v_grids_n
+        self._r = solvent._intermediates["R"]
+        self._solver = scipy.linalg.lu_factor(solvent._intermediates["K"])
+        surface = solvent.surface
+        charges = gto.fakemol_for_charges(surface["grid_coords"], expnt=surface["charge_exp"] ** 2)
+        self._to_surface = integrals.interaction(charges)  # (rank, n_surface)
+        self._origin: Array | None = None
+
+    def anchor(self, density: Array) -> None:
+        """Count from a density on; see `Reaction`."""
+        self._origin = density
+
+    def potential(self, density: Array) -> Array:
+        """Return the reaction field of a density; see `Reaction`."""
+        change = density if self._origin is None else density - self._origin
+        outside = -self._integrals.charges(change) @ self._to_surface
+        if self._origin is None:
+            outside += self._nuclear
+        charges = scipy.linalg.lu_solve(self._solver, self._r @ outside)
+        adjoint = self._r.T @ scipy.linalg.lu_solve(self._solver, outside, trans=1)
+        return -self._integrals.potential(self._to_surface @ (charges + adjoint) / 2)
+
+
+class ExactReaction:
+    """Any other solvent of PySCF's, by its own integrals."""
+
+    def __init__(self, solvent: Any) -> None:
+        """Take a solvent.
+
+        Args:
+            solvent: PySCF's; belongs to this object.
+        """
+        self._solvent = solvent
+        self._there: Array | float = 0.0
+
+    def anchor(self, density: Array) -> None:
+        """Count from a density on; see `Reaction`."""
+        self._there = np.asarray(self._solvent.kernel(density)[1])
+
+    def potential(self, density: Array) -> Array:
+        """Return the reaction field of a density; see `Reaction`."""
+        return np.asarray(self._solvent.kernel(density)[1]) - self._there

@@ -1,0 +1,78 @@
+"""The coarse reaction field against PySCF's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ETHYLENE, mole
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.coarse import LEVELS
+from pyscf_mlham.coarse.fitting import fitted
+from pyscf_mlham.coarse.solvent import ExactReaction, FittedReaction, reaction_of
+
+METHODS = ("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO")
+
+
+def solvated(method: str, mf: Any) -> Any:
+    mf = getattr(mf, method if method in ("SMD", "ddCOSMO") else "PCM")()
+    if method in METHODS:
+        mf.with_solvent.method = method
+    return mf
+
+
+def reaction(mf: Any, level: int = 0) -> Any:
+    return reaction_of(mf, fitted(mf.mol, LEVELS[level], True, 0.0, 1e9))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fitted_reaction_field(method: str) -> None:
+    mf = solvated(method, mole(ETHYLENE).RHF())
+    here = mf.get_init_guess()
+    there = here + 0.1 * np.diag(np.random.default_rng(0).normal(size=len(here)))
+    exact = [np.asarray(mf.with_solvent.kernel(density)[1]) for density in (here, there)]
+    for level, share in ((0, 0.1), (1, 0.02)):
+        made = reaction(mf, level)
+        assert isinstance(made, FittedReaction)
+        np.testing.assert_allclose(made.potential(here), exact[0], atol=share * np.abs(exact[0]).max())
+        change = exact[1] - exact[0]
+        np.testing.assert_allclose(
+            made.potential(there) - made.potential(here), change, atol=share * np.abs(change).max()
+        )
+        made.anchor(here)
+        assert not made.potential(here).any()
+        np.testing.assert_allclose(made.potential(there), change, atol=share * np.abs(change).max())
+
+
+@pytest.mark.parametrize("method", ["SMD", "ddCOSMO"])
+def test_other_solvents_answer_with_their_own_integrals(method: str) -> None:
+    mf = solvated(method, mole().RHF())
+    density = mf.get_init_guess()
+    made, expected = reaction(mf), np.asarray(mf.with_solvent.kernel(density)[1])
+    assert isinstance(made, ExactReaction)
+    np.testing.assert_allclose(made.potential(density), expected, rtol=1e-10)
+    made.anchor(density)
+    np.testing.assert_allclose(made.potential(density), 0, atol=1e-10 * np.abs(expected).max())
+
+
+def test_a_frozen_solvent_answers_nothing() -> None:
+    mf = mole().RHF().PCM()
+    mf.with_solvent.frozen = True
+    assert reaction(mf) is None
+    assert reaction(mole().RHF()) is None
+
+
+@pytest.mark.parametrize("kind", ["RHF", "UKS", "ROKS"])
+@pytest.mark.parametrize("method", [*METHODS, "SMD"])
+def test_two_full_builds_in_every_solvent(method: str, kind: str) -> None:
+    def made() -> Any:
+        mf = getattr(mole(spin=0 if kind == "RHF" else 1, charge=0 if kind == "RHF" else 1), kind)()
+        return solvated(method, mf if kind == "RHF" else mf.set(xc="pbe0"))
+
+    plain, quick = made().run(), accelerate(made()).run()
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.full_builds <= 3
+    before = quick.with_solvent._intermediates["q"].copy()
+    np.testing.assert_allclose(before, plain.with_solvent._intermediates["q"], atol=1e-4 * np.abs(before).max())
