@@ -187,6 +187,9 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     assert models.best_for(mf, mf.mol).config.name == "b"
     with pytest.raises(ModelError, match="no installed model serves this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
+    del folders["a"], folders["c"]
+    with pytest.raises(OutOfDomainError, match=r"^element C is not among those of model b"):
+        pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
 
 
 def test_generalised_models_are_for_generalised_methods() -> None:

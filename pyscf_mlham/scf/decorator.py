@@ -7,14 +7,23 @@ from typing import Any
 SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
+def expect_mean_field(mf: Any) -> None:
+    """Refuse what is no mean-field object, such as the molecule that somebody meant to make one of.
+
+    Args:
+        mf: to be checked.
+    """
+    if not hasattr(mf, "get_fock"):
+        raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
+
+
 def private_parts(mf: Any) -> dict[str, Any]:
     """Return a mean-field object's attributes, with copies of the helpers that its `reset` would change.
 
     Args:
         mf: PySCF mean-field object.
     """
-    if not hasattr(mf, "get_fock"):
-        raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
+    expect_mean_field(mf)
     if hasattr(mf, "undo_oneshot"):
         raise TypeError("a OneShot object runs no SCF; decorate the plain object, or its undo_oneshot().")
     return _private_parts(mf, {})

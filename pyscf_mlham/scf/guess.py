@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from pyscf.scf import hf
 from pyscf_mlham.density import Orbitals, density_from_orbitals, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf import models
+from pyscf_mlham.scf.decorator import expect_mean_field
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
 FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
+LOADING = 0.1  # seconds; what takes longer is worth a word
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
 
@@ -132,6 +135,7 @@ def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:
     Returns:
         density matrix in the object's own shape.
     """
+    expect_mean_field(mf)
     return _guess(mf, mf.mol, model, _checked_fallback(fallback), lambda key: mf.get_init_guess(mf.mol, key))
 
 
@@ -164,6 +168,7 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
     Returns:
         (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
     """
+    expect_mean_field(mf)
     return predict(mf, resolve(model, mf, mf.mol)).fock
 
 
@@ -185,8 +190,11 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
 
 
 def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]) -> Array:
+    start = time.perf_counter()
     try:
-        prediction = predict(mf, resolve(model, mf, mol), mol)
+        predictor = resolve(model, mf, mol)
+        loading = time.perf_counter() - start
+        prediction = predict(mf, predictor, mol)
         density = density_from_prediction(mf, mol, prediction)
     except Exception as error:
         # a guess must never crash the user's SCF, whatever goes wrong inside a model
@@ -195,7 +203,8 @@ def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess:
         reason = str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}"
         logger.warn(mf, "ml guess not used: %s. PySCF's own %s guess is used instead.", reason.rstrip("."), fallback)
         return np.asanyarray(pyscf_guess(fallback))
-    logger.note(mf, "ml guess: %s", prediction.describe())
+    loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
+    logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
     return density
 
 

@@ -113,6 +113,8 @@ def best_for(mf: Any, mol: Any) -> Predictor:
             config = checkpoint.read_config(folder)
             check_domain(mf, mol, config)
         except MLHamError as error:
+            if len(folders) == 1:
+                raise
             reasons.append(f"{name}: {error}")
             all_outside = all_outside and isinstance(error, OutOfDomainError)
             continue

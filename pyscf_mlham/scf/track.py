@@ -93,6 +93,16 @@ class _TrackedSCF:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
         return float(self.scf(**start_of(self, args, kwargs)))
 
+    def from_chk(self: Any, *args: Any, **kwargs: Any) -> Array | None:
+        """Read a density from a checkpoint file; see PySCF's.
+
+        A scanner does so at another molecule, where the object's own guess is better than such a projection.
+        """
+        if isinstance(self, hf.SCF_Scanner):
+            return None
+        density: Array = super().from_chk(*args, **kwargs)  # type: ignore[misc]
+        return density
+
     def _plain_diis(self: Any) -> bool:
         """Whether SCF is PySCF's ordinary one, with nobody's own settings of its convergence."""
         ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry

@@ -86,8 +86,10 @@ class _TwoLevelSCF:
     def dump_flags(self: Any, verbose: Any = None) -> Any:
         """Print PySCF's settings and the solver's."""
         super().dump_flags(verbose)  # type: ignore[misc]
-        for level in LEVELS:
-            logger.info(self, "two-level SCF: coarse level %s", level)
+        first, *finer = LEVELS
+        logger.info(self, "two-level SCF: coarse level %s", first)
+        for level in finer:
+            logger.info(self, "two-level SCF: where that is too coarse, %s", level)
         return self
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
@@ -163,8 +165,9 @@ class _TwoLevelSCF:
             return float(energy)
         self.converged, self.e_tot = not result.failure, result.last.energy
         self.mo_energy, self.mo_coeff, self.mo_occ = result.last.orbitals
-        builds = f"{self.full_builds} full Fock build{'s' * (self.full_builds != 1)}"
-        logger.note(self, "two-level SCF: %s, %d coarse cycles", builds, self.coarse_cycles)
+        counts = (self.full_builds, "full Fock build"), (self.coarse_cycles, "coarse cycle")
+        words = (f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
+        logger.note(self, "two-level SCF: %s", ", ".join(words))
         logger.timer(self, "SCF", *clock)
         self._finalize()
         return float(self.e_tot)

@@ -34,7 +34,7 @@ def not_worth_it(mf: Any) -> str:
     if mf.istype("ROHF") and mf.mol.spin < 0:
         return "ROHF with more beta than alpha electrons is left to PySCF"
     if foreign := [name for name in HOOKS if _is_replaced(mf, name)]:
-        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
+        return f"{', '.join(foreign)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
     return unknown_field(mf)
 
 

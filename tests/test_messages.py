@@ -1,0 +1,52 @@
+"""What the log and the errors say."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from conftest import mole
+
+import pyscf_mlham
+from pyscf_mlham import OracleModel, accelerate, track
+from pyscf_mlham.scf import guess
+
+
+def test_a_molecule_has_no_guess() -> None:
+    for function in (pyscf_mlham.guess, pyscf_mlham.fock):
+        with pytest.raises(TypeError, match=r"expected a mean-field object.*got Mole"):
+            function(mole())
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_loading_a_model_takes_time_too(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = OracleModel.of(mole(basis="6-31g").RHF().run())
+    clock = iter([0.0, 3.2 if slow else 0.05])
+    monkeypatch.setattr(guess.time, "perf_counter", lambda: next(clock, 10.0))
+    mf = mole(basis="6-31g").RHF().set(verbose=3, stdout=io.StringIO())
+    pyscf_mlham.guess(mf, oracle)
+    assert ("and 3.2 s to load the model" in mf.stdout.getvalue()) == slow
+    assert "ml guess: model oracle" in mf.stdout.getvalue()
+
+
+def test_each_coarse_level_says_what_it_is_for() -> None:
+    mf = accelerate(mole(basis="6-31g").RHF()).set(verbose=4, stdout=io.StringIO()).run()
+    lines = [line for line in mf.stdout.getvalue().splitlines() if line.startswith("two-level SCF")]
+    assert lines[0].startswith("two-level SCF: coarse level fitted in")
+    assert lines[1].startswith("two-level SCF: where that is too coarse, fitted in")
+    mf.kernel()
+    assert "two-level SCF: 1 full Fock build, 1 coarse cycle\n" in mf.stdout.getvalue()
+
+
+def test_a_tracked_scanner_guesses_anew_at_another_molecule() -> None:
+    def hydrogen_fluoride() -> Any:
+        return mole("H 0 0 0; F 0 0 0.92", "6-31g")
+
+    scanner = track(mole(basis="6-31g").RHF()).as_scanner()
+    scanner(mole(basis="6-31g"))
+    plain = hydrogen_fluoride().RHF().run()
+    assert scanner(hydrogen_fluoride()) == pytest.approx(plain.e_tot, abs=1e-8)
+    assert scanner.cycles == plain.cycles
+    tracked = track(hydrogen_fluoride().RHF()).run()
+    assert tracked.from_chk(tracked.chkfile) == pytest.approx(tracked.make_rdm1(), abs=1e-10)
