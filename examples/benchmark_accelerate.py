@@ -31,6 +31,7 @@ from rich.progress import Progress
 import pyscf_mlham
 from pyscf_mlham.bench.molecules import free_name
 from pyscf_mlham.bench.starts import COARSE_GRID, COARSE_TOL
+from pyscf_mlham.data.frames import why_unreadable
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 METHODS = ("plain", "rival", "twolevel")
@@ -46,9 +47,16 @@ def molecules(args: argparse.Namespace) -> dict[str, list[tuple[str, list[float]
     from ase.collections import g2
     from ase.io import read
 
-    found = {name: g2[name] for name in args.g2.split(",") if name}
+    names = [name for name in args.g2.split(",") if name]
+    if unknown := [name for name in names if name not in g2.names]:
+        raise SystemExit(f"error: ASE's collection g2 has no {', '.join(unknown)}.")
+    found = {name: g2[name] for name in names}
     for file in args.files:
-        for atoms in read(file, index=args.frames):
+        try:
+            frames = list(read(file, index=args.frames))
+        except Exception as error:  # ASE's readers raise whatever they meet
+            raise SystemExit(f"error: {file}: cannot be read ({why_unreadable(error)}).") from error
+        for atoms in frames:
             found[free_name(atoms.info.get("name", f"{file}:{len(found)}"), found)] = atoms
     return {
         name: [(s, list(map(float, r))) for s, r in zip(a.get_chemical_symbols(), a.positions, strict=True)]
@@ -80,6 +88,9 @@ def run_one(task: Record) -> Record:
         if task["xc"] != "hf":
             mf.xc = task["xc"]
             mf.nlc = mf.nlc if task["nlc"] else 0
+        if task.get("solvent"):
+            mf = mf.PCM()
+            mf.with_solvent.method = task["solvent"]
         return mf
 
     mf = mean_field()
@@ -118,7 +129,7 @@ def key(record: Record) -> tuple[Any, ...]:
         record: task or result.
     """
     names = ("molecule", "geometry", "charge", "spin", "memory", "xc", "nlc", "basis", "method", "repeat")
-    return tuple(record[k] for k in names)
+    return (*(record[k] for k in names), record.get("solvent"))
 
 
 def run_all(tasks: list[Record], out: Path, console: Console) -> tuple[list[Record], int]:
@@ -162,7 +173,8 @@ def table(records: list[Record]) -> str:
 
     def group(r: Record) -> tuple[Any, ...]:
         state = "".join(f" {what} {r[what]}" for what in ("charge", "spin") if r[what])
-        shown = (r["basis"], r["xc"] + ("" if r["nlc"] else " no nlc"), r["molecule"] + state)
+        field = r["xc"] + ("" if r["nlc"] else " no nlc") + (f", {r['solvent']}" if r.get("solvent") else "")
+        shown = (r["basis"], field, r["molecule"] + state)
         return (*shown, r["geometry"], r["memory"])
 
     lines = [
@@ -196,6 +208,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--g2", default="", help="names from ase.collections.g2, separated by commas")
     parser.add_argument("--xc", default="b3lyp", help="functionals or hf, separated by commas; default %(default)s")
     parser.add_argument("--no-nlc", action="store_true", help="leave non-local correlation out")
+    parser.add_argument("--solvent", help="water as C-PCM, IEF-PCM, SS(V)PE or COSMO; default none")
     parser.add_argument("--basis", default="def2-svp", help="basis sets, separated by commas; default %(default)s")
     parser.add_argument("--methods", default=",".join(METHODS), help="default %(default)s")
     parser.add_argument("--charge", type=int, default=0)
@@ -218,6 +231,8 @@ def main() -> int:
         range(args.repeat), molecules(args).items(), args.basis.split(","), args.xc.split(","), args.methods.split(",")
     )
     common = {"charge": args.charge, "spin": args.spin, "nlc": not args.no_nlc, "memory": args.memory}
+    if args.solvent:
+        common["solvent"] = args.solvent
     tasks = [
         {"molecule": name, "atoms": atoms, "geometry": fingerprint(atoms), "basis": basis, "xc": xc}
         | {"method": method, "repeat": repeat, **common}

@@ -114,7 +114,7 @@ class MLHam(Calculator):
         try:
             check_functional(parameters.get("xc", "hf"))
         except DataError as error:
-            raise InputError(str(error)) from error
+            raise InputError(str(error)) from None  # it says everything, and PySCF's own words before it nothing
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
@@ -254,7 +254,8 @@ class MLHam(Calculator):
             )
         coarse, seconds = getattr(mf, "coarse_cycles", 0), time.process_time() - start
         reason = reason or self._why_no_prediction(mf)
-        self._steps.append(StepCost(int(mf.cycles), counter.builds, coarse, seconds, 0.0, reason))
+        cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers count no cycles
+        self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason))
         return mf
 
     def _learned_guess(self, mf: Any) -> tuple[Array, str]:
@@ -356,4 +357,4 @@ def _check_guess(guess: Any, model: Any, xc: Any) -> None:
         try:
             find(wanted)
         except ModelError as error:
-            raise InputError(f"model = {error}") from error
+            raise InputError(f"model = {error}") from None

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import pyscf_mlham
 from pyscf_mlham.errors import MLHamError
 
 WIDTH = 160  # of what goes to a file or a pipe, where a table must not be cut
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="mlham", description="Learned Fock matrices for PySCF.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {pyscf_mlham.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     from pyscf_mlham.bench.commands import add_bench, add_guess

@@ -170,8 +170,10 @@ def test_errors_say_what_is_wrong() -> None:
     for wrong in ({"model": "foo"}, {"guess": "ml:foo"}):
         with pytest.raises(InputError, match="'foo': neither a shipped model"):
             quick(**wrong)
-    with pytest.raises(InputError, match="'b3lpy': PySCF knows no such functional"):
+    with pytest.raises(InputError, match="'b3lpy': PySCF knows no such functional") as caught:
         quick(xc="b3lpy")
+    assert caught.value.__cause__ is None  # one traceback, not three
+    assert caught.value.__suppress_context__
     with pytest.raises(InputError, match="unknown argument functional"):
         quick(functional="pbe")
     with pytest.raises(InputError, match="expected one of scf, twolevel"):

@@ -83,6 +83,7 @@ PROMISED = [
         (["--repeat", "0"], "expected 1 or more"),
         (["--model", "nobody"], "neither a shipped model"),
         (["-j", "0"], "expected 1 or more"),
+        (["--report", "/proc/none"], "/proc/none: it cannot be made: No such file or directory; name another folder"),
     ],
 )
 def test_wrong_arguments_are_said_at_once(
@@ -185,7 +186,7 @@ def test_bad_frames_are_named_and_the_rest_runs(tmp_path: Path, capsys: pytest.C
     printed = " ".join(capsys.readouterr().out.split())
     assert "in.xyz, frame 1: 9 electrons cannot have multiplicity 1" in printed
     assert "in:2 is the same geometry as in:0; left out" in printed
-    assert "missing.xyz: cannot be read" in printed
+    assert printed.count("missing.xyz: cannot be read (there is no such file)") == 1
     results = read_results(tmp_path / "out" / RESULTS)
     assert [row.molecule for row in results.rows] == ["in:0", "broken:1"]
     assert len(results.bad_input) == 3
@@ -213,6 +214,16 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path: Path, folder: Path) -> No
         command = ["bench", "ase:g2/H2O,HCN", "--guess", "minao,huckel,oracle", "--repeat", "2", *SMALL]
         assert cli.main([*command, "--report", str(tmp_path), "--dask", cluster.scheduler_address]) == 0
     assert untimed(tmp_path) == untimed(folder)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_told_in_a_pipe(
+    quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
+    command = ["bench", "ase:g2/H2", "--guess", "minao,huckel", "--solver", "scf", "--xc", "hf", "--basis", "sto-3g"]
+    assert cli.main([*command, "--report", str(tmp_path), *["--quiet"] * quiet]) == 0
+    assert ("1 of 2 runs\n2 of 2 runs\n" in capsys.readouterr().out) != quiet
 
 
 def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +267,17 @@ def test_default_guesses_are_those_that_the_objects_have(tmp_path: Path) -> None
     found = read_results(tmp_path / RESULTS)
     assert {row.guess for row in found.rows} == {"minao", "atom", "huckel", "sap", "coarse", "ml", "oracle"}
     assert not [row.error for row in found.rows if row.error]
+
+
+def test_the_command_says_its_version_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert said("--version") == f"mlham {pyscf_mlham.__version__}"
+    assert "eV/Angstrom; default 0.05" in said("opt-bench", "--help")
 
 
 def test_names_that_are_taken() -> None:
@@ -319,8 +341,28 @@ def test_bad_frames_keep_their_places_in_a_file(tmp_path: Path, capsys: pytest.C
     command = ["guess", str(tmp_path / "in.xyz"), "-o", str(tmp_path / "g.npz"), "--frame"]
     assert cli.main([*command, "3"]) == 0
     assert np.load(tmp_path / "g.npz")["numbers"].tolist() == [7, 1, 1, 1]
+    assert "It is of in:3, frame 3 of " in (said := " ".join(capsys.readouterr().out.split()))
+    assert "in.xyz, which holds 3 more; --frame N takes another." in said
     assert cli.main([*command, "0"]) == 1
     assert "9 electrons cannot have multiplicity 1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_closed_shell_has_unrestricted_guesses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["guess", "ase:g2/H2O", "--scf", "uks", "-o"]
+    for suffix in ("npz", "chk"):
+        assert cli.main([*command, str(tmp_path / f"guess.{suffix}")]) == 0
+    printed = capsys.readouterr().out
+    assert "of equal spins (init_guess_breaksym = 0)" in printed
+    assert "--frame" not in printed  # the file holds nothing else
+    alpha, beta = np.load(tmp_path / "guess.npz")["dm"]
+    assert_close(alpha, beta, 1e-12)
+    atoms = molecule("H2O")
+    mol = mole(list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True)), "def2-svp")
+    plain = mol.UKS(xc="b3lyp").run()
+    started = mol.UKS(xc="b3lyp")
+    started.kernel(dm0=started.from_chk(str(tmp_path / "guess.chk")))
+    assert started.cycles < plain.cycles
+    assert started.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
 
 
 def test_runs_of_earlier_commands_are_named(

@@ -139,7 +139,8 @@ def test_another_level_of_theory_is_refused_and_nothing_lost(tmp_path: Path) -> 
     source = geometries(tmp_path / "a.xyz", ("H2O",))
     generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
     before = out.read_bytes()
-    with pytest.raises(DataError, match="name another output file"):
+    words = r"set\.h5 is of another level of theory: basis 'sto-3g' instead of '6-31g'; name another output file\."
+    with pytest.raises(DataError, match=words):
         generate(read_geometries(str(source)), out, GenerateOptions(Level("hf", "6-31g")), silent())
     assert out.read_bytes() == before
 
@@ -285,7 +286,8 @@ def test_journal_forgets_a_half_written_end(tmp_path: Path) -> None:
 
 def test_journal_keeps_its_level_of_theory(tmp_path: Path) -> None:
     Journal(tmp_path / "new" / "j", LEVEL).close()
-    with pytest.raises(DataError, match=r"another level of theory.*sto-3g"):
+    words = "another level of theory: basis 'sto-3g' instead of 'def2-svp', xc 'hf' instead of 'pbe0'; finish it"
+    with pytest.raises(DataError, match=words):
         Journal(tmp_path / "new" / "j", Level("pbe0", "def2-svp"))
     Journal(tmp_path / "new" / "j", LEVEL).close()
 

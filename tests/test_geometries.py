@@ -96,6 +96,28 @@ def test_one_bad_frame_does_not_make_reading_slow(tmp_path: Path) -> None:
     assert time.process_time() - begin < 10
 
 
+@pytest.mark.parametrize(
+    ("atom", "words"),
+    [
+        ("O 0 0 zero", "line 8: expected an element and three coordinates, found 'O 0 0 zero'"),
+        ("O 0 0", "line 8: expected an element and three coordinates, found 'O 0 0'"),
+        ("Qq 0 0 0", "line 8: there is no element 'Qq'"),
+    ],
+)
+def test_what_is_wrong_with_a_frame_is_a_sentence(tmp_path: Path, atom: str, words: str) -> None:
+    for about in ("", "Properties=species:S:1:pos:R:3 charge=0"):
+        good = GOOD.format(about=about)
+        _, found = read(tmp_path / "in.xyz", good + good.replace("O 0 0 0", atom))
+        assert isinstance(found, DataError)
+        assert str(found).endswith(f"in.xyz, frame 1: cannot be read ({words}).")
+
+
+def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    for name in ("none.xyz", "none.sdf", "none.traj"):
+        (found,) = read_geometries(str(tmp_path / name))
+        assert str(found).endswith(f"{name}: cannot be read (there is no such file).")
+
+
 def test_cells_belong_to_their_frames(tmp_path: Path) -> None:
     cell = "VEC1 9 0 0\nVEC2 0 9 0\nVEC3 0 0 9\n"
     found = read(tmp_path / "in.xyz", GOOD.format(about="") + cell + GOOD.format(about=""))
@@ -113,7 +135,7 @@ def test_giving_up_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ase.io.read", torn)
     found = list(read_geometries("in.traj"))
     assert places(found) == [True, False, True, False, True, False, False]
-    assert "frame 6: cannot be read (ValueError: 3 frames are bad already" in str(found[-1])
+    assert "frame 6: cannot be read (3 frames are bad already" in str(found[-1])
     assert "those after it were not looked at" in str(found[-1])
 
 

@@ -106,9 +106,9 @@ def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:
 
 def test_one_electron_builds_no_field_and_has_no_gradient() -> None:
     atom = Molecule("H", "H", "", np.array([1]), np.zeros((1, 3)), 0, 1)
-    for solver, builds, gradient in (("scf", 0, None), ("twolevel", 1, 0.0)):
+    for solver in ("scf", "twolevel"):
         row = run_one("minao", solver, geometry=atom)
-        assert (row.error, row.converged, row.full_builds, row.initial_gradient) == ("", True, builds, gradient)
+        assert (row.error, row.converged, row.full_builds, row.initial_gradient) == ("", True, 0, None)
         assert row.e_tot == pytest.approx(-0.46658185)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from pyscf_mlham.bench.figures import draw, svg
 from pyscf_mlham.bench.report import (
@@ -19,6 +21,7 @@ from pyscf_mlham.bench.report import (
     html,
     insert_table,
     molecule_table,
+    print_summary,
     summary_cells,
     summary_table,
 )
@@ -96,6 +99,24 @@ def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> N
     ]
     count = len({row.molecule for row in rows})
     assert f"| ml (minao for 1 of {count}) | scf |" in summary_table(dataclasses.replace(results, rows=rows))
+
+
+def test_the_printed_table_fits_a_narrow_terminal(results: Results) -> None:
+    names = {"oracle": "ml:my-model#12345678"}
+    rows = [dataclasses.replace(row, guess=names.get(row.guess, row.guess)) for row in results.rows]
+    rows[-1] = dataclasses.replace(rows[-1], error="no memory")
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(dataclasses.replace(results, rows=rows, bad_input=["lost.xyz: unreadable"]), "cpu", console)
+    printed = console.file.getvalue()
+    begin = next(k for k, line in enumerate(printed.splitlines()) if line.startswith("guess"))
+    first, second = printed.splitlines()[begin - 1 : begin + 1]
+    assert " ".join(second.split()) == "guess solver cycles builds builds ratio ratio ratio conv. / Ha"
+    assert " ".join(first.split()) == "full coarse build time worst not dE"
+    assert max(map(len, printed.splitlines()[begin:-1])) <= 80
+    assert "1 failed" in printed
+    assert "…" not in printed
+    assert printed.count("problem: ") == 1  # bad input was told when it was read
+    assert "lost.xyz" not in printed
 
 
 def test_failed_runs_come_first_among_the_problems(results: Results) -> None:

@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save
 
 from pyscf_mlham.data.schema import HamiltonianFile, Level, write_file
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.train import log as logging
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.identity import LATER, differences, identity_of
+from pyscf_mlham.train.log import CURVE, LOG, append_row, whole_lines
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
 from pyscf_mlham.train.metrics import Metrics, evaluate, judged, metrics
 from pyscf_mlham.train.preparation import prepare
@@ -113,6 +115,93 @@ def test_a_process_that_is_asked_stops_with_the_others(
     assert told[-1] == 0.0
 
 
+def torn_logs(whole: str) -> dict[str, str]:
+    return {
+        "short last row": whole + "4,12\n",
+        "torn step": whole + "1",  # of 18
+        "torn header": "step,seco",
+        "empty": "",
+        "zeros": whole + "\0" * 40,
+        "no number": whole + whole.splitlines()[1].replace("6", "six", 1) + "\n",
+    }
+
+
+@pytest.mark.parametrize("name", list(torn_logs("step\n6\n")))
+def test_torn_logs_end_no_run(data: Path, tmp_path: Path, prepared: Prepared, name: str) -> None:
+    trained(settings(data, tmp_path), prepared)
+    log = tmp_path / LOG
+    whole = log.read_text()
+    rows = whole.splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "6", "12"]
+    log.write_text(torn_logs(whole)[name])
+    left = rows if whole in torn_logs(whole)[name] else []
+    trained(settings(data, tmp_path), prepared)  # finished already
+    assert log.read_text().splitlines() == left
+    (tmp_path / CURVE).unlink()
+    values = dict(zip(rows[0].split(","), map(float, rows[2].split(",")), strict=True))
+    assert append_row(tmp_path, values | {"step": 18}) == ""
+    assert [row.split(",")[0] for row in whole_lines(log)] == [*(row.split(",")[0] for row in left or rows[:1]), "18"]
+    assert (tmp_path / CURVE).exists()
+
+
+def test_a_new_run_begins_its_log_anew(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    trained(settings(data, tmp_path), prepared)
+    (tmp_path / STATE).unlink()  # as of a process that was killed before its first checkpoint
+    trained(settings(data, tmp_path), prepared)
+    assert [row.split(",")[0] for row in whole_lines(tmp_path / LOG)] == ["step", "6", "12"]
+
+
+def test_a_curve_that_cannot_be_drawn_ends_no_run(
+    data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logging, "draw_curve", failing)
+    console = Console(file=io.StringIO(), width=200)
+    trainer = Trainer(settings(data, tmp_path), *prepared, console)
+    trainer.run()
+    assert trainer.step == 12
+    assert "loss.png could not be drawn (OSError: [Errno 28] No space left on device); the run goes on." in (
+        console.file.getvalue()
+    )
+
+
+def told(trainer: Trainer) -> str:
+    """Run it, and return what it prints."""
+    trainer.console = Console(file=io.StringIO(), width=300)
+    trainer.run()
+    return trainer.console.file.getvalue()
+
+
+def test_a_signal_in_the_last_step_stops_nothing(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    trainer = Trainer(settings(data, tmp_path), *prepared, silent())
+    update = trainer.update
+
+    def asked(batch: Any) -> np.ndarray:
+        trainer._asked = trainer.step == 11
+        return update(batch)
+
+    trainer.update = asked
+    assert "Stopped" not in told(trainer)
+    assert trainer.step == 12
+    words = "small is finished: 12 steps; more need another output folder, which goes on from these weights"
+    again = told(Trainer(settings(data, tmp_path), *prepared, silent()))
+    assert f"{words} with the key `start: {tmp_path / 'model'}`." in again
+    other = settings(data, tmp_path / "other", start=str(tmp_path / "model"), steps=1)
+    assert trained(other, prepared).step == 1
+
+
+def test_one_process_of_several_speaks(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    for steps, words in ((3, "Stopped at step 2"), (1, "is finished")):
+        for rank in (0, 1):
+            run = settings(data, tmp_path / f"{steps}-{rank}", steps=steps)
+            trained(run, prepared, stopped=True)
+            trainer = Trainer(run, *prepared, silent())
+            trainer.rank, trainer._asked = rank, True
+            assert (words in told(trainer)) == (rank == 0)
+
+
 SCRIPT = """
 import os, signal, sys
 from pyscf_mlham import cli
@@ -142,7 +231,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(data: Path, tmp_path: Path)
     command = [*launcher, str(tmp_path / "script.py"), str(tmp_path / "run.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=300)
-    assert "Stopped at step 4" in done.stdout
+    assert done.stdout.count("Stopped at step 4") == 1
     with safe_open(tmp_path / "out" / STATE, framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] == 4
 
@@ -188,7 +277,7 @@ def test_a_prediction_that_is_not_finite_fails_in_words(data: Path, tmp_path: Pa
     assert all(m.density == m.h_mae == math.inf and m.similarity == 0 for m in found)
     trainer.config = dataclasses.replace(trainer.config, average=0.0)
     trainer.average.onsite.biases.weight.data.fill_(math.nan)
-    with pytest.raises(ModelError, match="no model was written"):
+    with pytest.raises(ModelError, match=r"no model was written.*, and name another output folder\."):
         trainer.run()
     count = len(prepared[1])
     assert f"The prediction for {count} of {count} validation molecules is not finite." in console.file.getvalue()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +11,24 @@ import numpy as np
 import pytest
 import torch
 from labelled import NETWORK, Prepared, settings, silent, trained
+from rich.console import Console
 from safetensors.torch import load_file
 
 import pyscf_mlham
 from pyscf_mlham import cli
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.config import LossConfig, read_config
+from pyscf_mlham.train.evaluation import MEANINGS
 from pyscf_mlham.train.loss import collate, dense, errors
-from pyscf_mlham.train.metrics import evaluate, metrics
+from pyscf_mlham.train.metrics import Metrics, evaluate, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, epoch_batches, schedule
 
@@ -77,6 +82,23 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path,
     rows = [(tmp_path / part / "log.csv").read_text().splitlines() for part in ("whole", "parts")]
     columns = [[row.split(",")[6:] for row in log] for log in rows]  # without times, and training errors of a part
     assert columns[0][-1] == columns[1][-1]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_told_where_no_bar_can_be(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+    training.train(settings(data, tmp_path), console)
+    printed = console.file.getvalue()
+    for words in (
+        "preparing 5 molecules for train and 5 molecules for val\n",
+        "small: 1 of 12 steps in ",
+        "small: 11 of 12",
+    ):
+        assert (words in printed) != terminal
+    assert terminal or "step 6: H MAE" in printed  # there, numbers have a colour
 
 
 def test_other_settings_do_not_resume(data: Path, tmp_path: Path, prepared: Prepared) -> None:
@@ -205,6 +227,8 @@ def test_eval_prints_metrics_and_cycles(
     printed = capsys.readouterr().out
     for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Turned molecules"):
         assert word in printed
+    for name in Metrics._fields:  # each is explained
+        assert f"\n{name}: {MEANINGS[name]}\n" in printed
     assert "not used" not in printed
     with monkeypatch.context() as patch:
         patch.setattr(NetworkModel, "correction", lambda *_: np.zeros((1, 1)))
@@ -212,6 +236,29 @@ def test_eval_prints_metrics_and_cycles(
     assert "the model was not used for 1 of 1 molecules, but minao: the model's matrix" in capsys.readouterr().out
     assert cli.main(["eval", "no such model", str(data)]) == 1
     assert "neither a shipped model" in capsys.readouterr().err
+    with HamiltonianFile(data) as file:
+        level, untested = file.level, [record for record in file if record.split != "test"]
+    write_file(tmp_path / "untested.h5", level, untested, {"pyscf_version": "test"})
+    assert cli.main(["eval", model, str(tmp_path / "untested.h5")]) == 1
+    words = "it holds no molecules of split test (5 train, 5 val, 0 test); name another --split, or all."
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_files_that_are_not_there_are_said(
+    data: Path, tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(settings(data, tmp_path), prepared)
+    (tmp_path / "run.yaml").write_text("name: a\ndata: none.h5\noutput: out\n")
+    for command in (
+        ["eval", str(tmp_path / "model"), str(tmp_path / "none.h5")],
+        ["data", "info", str(tmp_path / "none.h5")],
+        ["train", str(tmp_path / "run.yaml")],
+        ["train", str(tmp_path / "none.yaml")],
+    ):
+        assert cli.main(command) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert re.search(r"none\.(h5|yaml): there is no such file; ", said)
+        assert "Errno" not in said
 
 
 def test_eval_refuses_another_level_of_theory(data: Path, tmp_path: Path, prepared: Prepared) -> None:

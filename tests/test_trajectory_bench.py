@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from pyscf_mlham.ase import MLHam
 from pyscf_mlham.bench import trajectory
 from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise, thermal_momenta
 from pyscf_mlham.bench.trajectory_commands import _molecules, add_parsers
+from pyscf_mlham.bench.trajectory_table import heading, print_tables
 from pyscf_mlham.errors import DataError
 
 QUICK = Settings(xc="hf", basis="sto-3g", runs=("history", "scanner", "aspc", "history/twolevel"), steps=4)
@@ -134,7 +136,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     md = tmp_path / "md"
     follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
     assert cli.main(follow) == 0
-    assert "## two, 2 geometries" in capsys.readouterr().out
+    assert "\ntwo, 2 geometries\n" in capsys.readouterr().out
     followed = json.loads((md / "report.json").read_text())["molecules"]["two"]["steps"]
     assert [step["runs"]["history"]["cycles"] for step in followed][1] == 1  # almost the same geometry again
     assert cli.main(["md-bench", str(tmp_path / "none.xyz"), "--out", str(md)]) == 1
@@ -161,6 +163,7 @@ QUICKLY = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
         (["--conv-tol", "0"], "--conv-tol 0.0: expected more than zero"),
         (["--xc", "b3lpy"], "PySCF knows no such functional"),
         (["--model", "nobody"], "neither a shipped model"),
+        (["--out", "/proc/none"], "/proc/none: it cannot be made: No such file or directory"),
     ],
 )
 def test_wrong_arguments_are_said_at_once(
@@ -222,10 +225,86 @@ def test_a_model_that_does_not_serve_is_said(tmp_path: Path, capsys: pytest.Capt
     assert "| ml (minao for 2 of 2) |" in text
     assert "| ml+history (no model for 2 of 2) |" in text
     assert "| minao |" in text
-    words = "in-0: without the model: ml at 2 of 2 geometries, ml+history at 2 of 2 geometries (no installed model"
+    words = "in-0: without the model: ml at 2 of 2 geometries, ml+history at 2 of 2 geometries (element Si"
     for page in (text, (out / "report.html").read_text()):
         assert words in page
     assert words in " ".join(capsys.readouterr().out.split())
+
+
+def chosen(source: object, *arguments: str) -> dict[str, list[Atoms]]:
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers())
+    return _molecules(parser.parse_args(["md-bench", str(source), "--out", "out", *arguments]))
+
+
+AMMONIUM = (
+    "ammonium\n  made by hand\n\n  5  4  0  0  0  0  0  0  0  0999 V2000\n"
+    "    0.0000    0.0000    0.0000 N   0  0\n    0.5900    0.5900    0.5900 H   0  0\n"
+    "   -0.5900   -0.5900    0.5900 H   0  0\n   -0.5900    0.5900   -0.5900 H   0  0\n"
+    "    0.5900   -0.5900   -0.5900 H   0  0\n"
+    "  1  2  1  0\n  1  3  1  0\n  1  4  1  0\n  1  5  1  0\nM  CHG  1   1   1\nM  END\n$$$$\n"
+)
+
+
+def test_charges_of_sdf_files_are_run_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "two.sdf"
+    path.write_text(AMMONIUM.replace("ammonium", "other") + AMMONIUM)
+    assert list(chosen(path, "--frames", ":")) == ["other", "ammonium"]
+    ((name, (atoms,)),) = chosen(path, "--frames", "1").items()
+    assert (name, MLHam().charge_and_spin(atoms)) == ("ammonium", (1, 0))
+    out = tmp_path / "out"
+    assert cli.main(["md-bench", str(path), "--frames", "1", "--steps", "0", "--out", str(out), *QUICKLY]) == 0
+    words = "ammonium, charge +1, 1 geometries"
+    assert words in capsys.readouterr().out
+    assert words in (out / "report.md").read_text()
+    assert words in (out / "report.html").read_text()
+    report = json.loads((out / "report.json").read_text())["molecules"]["ammonium"]
+    assert (report["charge"], report["mult"]) == (1, 1)
+
+
+def test_headings_say_what_is_not_the_lowest_multiplicity() -> None:
+    steps: dict[str, Any] = {"steps": [], "error": ""}
+    assert heading("O", steps | {"charge": -1, "mult": 2}) == "O, charge -1, 0 geometries"
+    assert heading("O2", steps | {"charge": 0, "mult": 3}) == "O2, multiplicity 3, 0 geometries"
+
+
+def test_members_of_collections_have_their_own_spin() -> None:
+    found = chosen("ase:g2/O2,H2O", "--frames", ":")
+    assert {name: MLHam().charge_and_spin(atoms) for name, (atoms,) in found.items()} == {
+        "g2_O2": (0, 2),
+        "g2_H2O": (0, 0),
+    }
+
+
+def test_bad_frames_matter_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "in.xyz"
+    write(path, [water(), water()], format="xyz")
+    path.write_text(path.read_text() + "2\n\nH 0 0 zero\nH 0 0 1\n")
+    assert list(chosen(path, "--frames", ":2")) == ["in-0", "in-1"]
+    with pytest.raises(DataError, match=r"in.xyz, frame 2: cannot be read \(line 13: expected an element"):
+        chosen(path, "--frames", "1:")
+    with pytest.raises(DataError, match=r"none.xyz: cannot be read \(there is no such file\)"):
+        chosen(tmp_path / "none.xyz")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"charge": 1, "mult": 2}, "frame 1 of those to follow has charge 1 and multiplicity 2, the first one 0 and 1"),
+        ({"mult": 3}, "frame 1 of those to follow has charge 0 and multiplicity 3"),
+        ({"mult": 2}, "10 electrons cannot have multiplicity 2"),
+    ],
+)
+def test_frames_to_follow_are_of_one_state(
+    other: dict[str, int], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [water(), water()]
+    frames[1].info.update(other)
+    write(tmp_path / "in.xyz", frames, format="extxyz")
+    out = tmp_path / "out"
+    assert cli.main(["md-bench", str(tmp_path / "in.xyz"), "--frames", ":", "--follow", "--out", str(out)]) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
 
 
 def test_frames_to_follow_are_of_one_molecule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +352,39 @@ def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.Cap
     assert cli.main(command) == 1
     assert "water-0, history: an energy differs from the scanner's by 3e-06 Ha" in capsys.readouterr().out
     assert 'class="verdict bad"' in (tmp_path / "md" / "report.html").read_text()
+
+
+def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"cycles": 12.34, "builds": 14.34, "most_builds": 16, "total_builds": 1140, "coarse": 12.3}
+    summary |= {"first_cycles": 12, "seconds": 123.4, "energy_error": 2e-10, "why_without_model": "of [its] basis"}
+    runs = {name: summary | {"without_model": count} for name, count in (("ml+history", 9), ("scanner/twolevel", 0))}
+    found = {"water": {"steps": [{}] * 41, "summary": runs, "error": ""}}
+    print_tables(found, Settings(), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "|" not in "".join(lines)
+    shown = [" ".join(line.split()[-8:]) for line in lines if "1140" in line]
+    assert shown == ["12.34 14.34 16 1140 12.3 12 123.4 2e-10"] * 2
+    first, second = (" ".join(line.split()) for line in lines[3:5])
+    assert first == "mean mean most all coarse first s per dE"
+    assert second == "strategy cycles builds builds builds cycles cycles step / Ha"
+    assert "(no model for 9 of 41)" in " ".join(line[:26].strip() for line in lines)
+    assert "of [its] basis" in " ".join(lines)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_told_where_no_bar_can_be(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
+    write(tmp_path / "in.xyz", water())
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers())
+    command = ["md-bench", str(tmp_path / "in.xyz"), "--steps", "1", "--out", str(tmp_path / "out"), *QUICKLY]
+    args = parser.parse_args(command)
+    console = Console(file=io.StringIO(), width=160, force_terminal=terminal)
+    assert args.run(args, console) == 0
+    printed = console.file.getvalue()
+    for words in ("in-0: 1 of 2 geometries\n", "in-0: 2 of 2 geometries\n", "in-0, 2 geometries: done in "):
+        assert (words in printed) != terminal
 
 
 def test_momenta_are_thermal() -> None:

@@ -197,4 +197,7 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
         raise molecule
     words = write_guess(molecule, Level(args.xc, args.basis, args.grid, args.df), args.scf, args.model, args.output)
     console.print(f"{args.output}: {words}", highlight=False, soft_wrap=True, markup=False)
+    if others := len(frames) - 1:
+        which = f"It is of {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
+        console.print(f"{which}; --frame N takes another.", highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -31,6 +31,9 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
         a line about the prediction.
     """
     mf = mean_field(build(molecule, level.basis), level, kind)
+    closed = bool(mf.istype("UHF") and mf.mol.spin == 0)
+    if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities
+        mf.init_guess_breaksym = 0
     chosen = resolve(model or None, mf, mf.mol)
     prediction = predict(mf, chosen)
     energy, coeff, occ = prediction.orbitals
@@ -56,4 +59,4 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return prediction.describe()
+    return prediction.describe() + ", of equal spins (init_guess_breaksym = 0)" * closed

@@ -12,6 +12,7 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
+from pyscf_mlham.data.journal import differences
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
@@ -91,8 +92,7 @@ class Protocol:
         Args:
             other: protocol.
         """
-        mine, theirs = asdict(self), asdict(other)
-        return ", ".join(f"{key} {theirs[key]!r} instead of {mine[key]!r}" for key in mine if mine[key] != theirs[key])
+        return differences(asdict(other), asdict(self))
 
 
 class Guess(NamedTuple):

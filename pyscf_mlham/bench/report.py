@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
@@ -47,7 +47,10 @@ HEADINGS = {
 }
 SUMMARY = ("guess", "solver", "cycles", "full builds", "coarse builds", "builds / minao's", "time / minao's", "worst",
            "not converged", "largest energy difference / Ha")  # fmt: skip
-SHORT = ("guess", "solver", "cycles", "full", "coarse", "of full", "of time", "worst", "lost", "dE / Ha")
+SHORT = ("guess", "solver", "cycles", "full\nbuilds", "coarse\nbuilds", "build\nratio", "time\nratio", "worst\nratio",
+         "not\nconv.", "dE\n/ Ha")  # fmt: skip
+LEGEND = ("Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
+          "dE: largest difference of energy to it.")  # fmt: skip
 PER_MOLECULE = ("molecule", "atoms", "AOs")
 
 
@@ -212,7 +215,7 @@ def insert_table(path: Path, results: Results, clock: str = "cpu") -> None:
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
-    """Print the statistics, and every problem.
+    """Print the statistics, and every problem but bad input, which was told when it was read.
 
     Args:
         results: of a benchmark.
@@ -220,14 +223,28 @@ def print_summary(results: Results, clock: str, console: Console) -> None:
         console: to draw on.
     """
     console.print(f"{describe(results)}; {clock_words(results, clock)}", soft_wrap=True, highlight=False)
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for place, heading in enumerate(SHORT):  # without the intervals, to fit a narrow terminal
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
-    for method in summarise(results, clock):
-        table.add_row(*(rich_escape(cell.split(" [")[0]) for cell in summary_cells(method)))
+    table = narrow_table(SHORT, texts=2)
+    for method in summarise(results, clock):  # without the intervals, to fit a narrow terminal
+        table.add_row(*(rich_escape(cell.split(" [")[0].replace(", ", ",\n")) for cell in summary_cells(method)))
     console.print(table)
-    for text in results.problems:
+    console.print(LEGEND, highlight=False)
+    said = {f"input: {text}" for text in results.bad_input}  # before the runs, by whoever read the input
+    for text in (problem for problem in results.problems if problem not in said):
         console.print(f"[red]problem:[/red] {rich_escape(text)}", soft_wrap=True, highlight=False)
+
+
+def narrow_table(headings: Sequence[str], texts: int) -> Table:
+    """Return an empty table for 80 columns, in which the first one gives way to the numbers.
+
+    Args:
+        headings: of the columns.
+        texts: how many of them hold no numbers.
+    """
+    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for place, heading in enumerate(headings):
+        side: JustifyMethod = "left" if place < texts else "right"
+        table.add_column(heading, justify=side, no_wrap=place > 0, overflow="fold", vertical="bottom")
+    return table
 
 
 # the page

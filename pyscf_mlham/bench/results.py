@@ -112,6 +112,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder of a benchmark where it is missing, or say that it cannot be written.
+
+    Args:
+        path: of the folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it may not be written"
+    except OSError as error:
+        reason = f"it cannot be made: {error.strerror}"
+    if reason:
+        raise DataError(f"{path}: {reason}; name another folder, in a place where you may write.")
+
+
 class Folder:
     """The folder of a benchmark, open for one process.
 
@@ -125,7 +140,7 @@ class Folder:
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
         self.path, self.protocol = path, protocol
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         self.rows: dict[str, Row] = {}
         self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -21,6 +21,7 @@ from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.progress import Lines
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 
@@ -159,6 +160,7 @@ def _work_through(
     progress = Progress(*columns, console=console)
     bar = progress.add_task("running", total=len(tasks))
     live = Live(Group(progress), console=console, refresh_per_second=4, transient=True)
+    lines = Lines(console, silent=quiet)
     if not quiet:
         live.start()
     try:
@@ -168,6 +170,7 @@ def _work_through(
                 words = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
                 console.print(words, soft_wrap=True, highlight=False)
             progress.advance(bar)
+            lines.say(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
             live.update(Group(progress, running_means(list(folder.rows.values()))))
     finally:
         if not quiet:

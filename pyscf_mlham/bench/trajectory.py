@@ -29,9 +29,12 @@ from rich.progress import Progress
 
 from pyscf_mlham.ase import HARTREE, SOLVERS, MLHam
 from pyscf_mlham.bench.protocol import model_hash
+from pyscf_mlham.bench.results import make_folder
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.progress import Lines
 from pyscf_mlham.scf.history import DEPTH
 from pyscf_mlham.scf.problem import check_functional
+from pyscf_mlham.state import charge_and_spin
 
 Row = dict[str, Any]
 STEPS = "steps.jsonl"
@@ -188,10 +191,29 @@ def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path
         out: folder; the molecule's own lies in it.
         console: to draw on.
     """
+    if settings.kind == "follow":
+        _check_same_molecule(name, frames)
     folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    folder.mkdir(exist_ok=True)
     with _alone_in(folder):
         return _run(name, frames, settings, folder / STEPS, console)
+
+
+def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
+    """Refuse frames that are no trajectory of one molecule in one state: all run as the first one."""
+    if any(atoms.numbers.tolist() != frames[0].numbers.tolist() for atoms in frames):
+        raise DataError(f"{name}: --follow needs frames of the same atoms in the same order.")
+    try:
+        states = [charge_and_spin(atoms.info, int(atoms.numbers.sum())) for atoms in frames]
+    except ValueError as error:
+        raise DataError(f"{name}: {error}; --follow needs frames of one charge and multiplicity.") from error
+    for place, (charge, spin) in enumerate(states):
+        if (charge, spin) != states[0]:
+            raise DataError(
+                f"{name}: frame {place} of those to follow has charge {charge} and multiplicity {spin + 1}, the first "
+                f"one {states[0][0]} and {states[0][1] + 1}; --follow needs frames of one charge and multiplicity."
+            )
 
 
 @contextmanager
@@ -215,9 +237,9 @@ def _run(name: str, frames: list[Atoms], settings: Settings, path: Path, console
     if settings.kind != "md" and steps and steps[-1]["last"]:
         return steps
     panel = Panel(settings)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total = len(frames) if settings.kind == "follow" else settings.steps + (settings.kind == "md")
-        task = progress.add_task(name, total=total, completed=len(steps))
+        task, lines = progress.add_task(name, total=total, completed=len(steps)), Lines(console)
         for row in _path(frames, settings, panel, steps):
             steps.append(row)
             with path.open("a") as file:
@@ -225,6 +247,7 @@ def _run(name: str, frames: list[Atoms], settings: Settings, path: Path, console
                 file.flush()
                 os.fsync(file.fileno())
             progress.update(task, completed=len(steps))
+            lines.say(f"{name}: {len(steps)} of {total} geometries")
     return steps
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.markup import escape
+
+from pyscf_mlham.bench.report import narrow_table
+
 if TYPE_CHECKING:  # ASE is loaded by the commands that need it
     from pyscf_mlham.bench.trajectory import Settings
 
 REPORT = "report.json"
 ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each step's energy that is far below
+SHORT = ("strategy", "mean\ncycles", "mean\nbuilds", "most\nbuilds", "all\nbuilds", "coarse\ncycles", "first\ncycles",
+         "s per\nstep", "dE\n/ Ha")  # fmt: skip
 SHOWN = ("mean cycles", "mean Fock builds", "most", "total", "coarse cycles", "first cycles", "s/step", "dE / Ha")
 
 
@@ -74,12 +81,13 @@ def heading(name: str, molecule: dict[str, Any]) -> str:
 
     Args:
         name: of the molecule.
-        molecule: steps, summary and error.
+        molecule: steps, summary and error, charge and multiplicity.
     """
-    steps = molecule["steps"]
+    steps, charge, mult = molecule["steps"], molecule.get("charge", 0), molecule.get("mult", 1)
+    state = f", charge {charge:+d}" * bool(charge) + f", multiplicity {mult}" * (mult > 2)  # others are the lowest
     stopped = " (stopped before the minimum)" * bool(steps and steps[-1].get("at_minimum") is False)
     failed = " (failed)" * bool(molecule["error"])
-    return f"{name}, {len(steps)} geometries{failed or stopped}"
+    return f"{name}{state}, {len(steps)} geometries{failed or stopped}"
 
 
 def markdown(found: dict[str, Any], settings: Settings) -> str:
@@ -95,12 +103,41 @@ def markdown(found: dict[str, Any], settings: Settings) -> str:
         if not molecule["steps"]:
             continue
         lines += ["| strategy | " + " | ".join(SHOWN) + " |", "|---|" + "--:|" * len(SHOWN)]
-        for strategy, s in molecule["summary"].items():
-            error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
-            cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", s["most_builds"], s["total_builds"]]
-            cells += [f"{s['coarse']:.1f}", s["first_cycles"], f"{s['seconds']:.1f}", error]
-            lines.append(f"| {shown_name(strategy, molecule)} | " + " | ".join(map(str, cells)) + " |")
-    lines += ["", *without_model(found)]
+        lines += ["| " + " | ".join(_cells(strategy, molecule)) + " |" for strategy in molecule["summary"]]
+    return "\n".join([*lines, "", *without_model(found), _about(settings), ""])
+
+
+def print_tables(found: dict[str, Any], settings: Settings, console: Console) -> None:
+    """Print the tables of all molecules, for a terminal of 80 columns.
+
+    Args:
+        found: steps and summaries by name.
+        settings: of the benchmark.
+        console: to draw on.
+    """
+    console.print(subtitle(settings), highlight=False, soft_wrap=True)
+    for name, molecule in found.items():
+        console.print(f"\n[bold]{escape(heading(name, molecule))}[/bold]", highlight=False, soft_wrap=True)
+        table = narrow_table(SHORT, texts=1)
+        for strategy in molecule["summary"]:
+            table.add_row(*(escape(cell) for cell in _cells(strategy, molecule)))
+        if molecule["steps"]:
+            console.print(table)
+    console.print()
+    for text in without_model(found):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Builds are full Fock builds. {_about(settings)}", highlight=False)
+
+
+def _cells(strategy: str, molecule: dict[str, Any]) -> list[str]:
+    """One line of a table."""
+    s = molecule["summary"][strategy]
+    error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
+    cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", str(s["most_builds"]), str(s["total_builds"])]
+    cells += [f"{s['coarse']:.1f}", str(s["first_cycles"]), f"{s['seconds']:.1f}", error]
+    return [shown_name(strategy, molecule), *cells]
+
+
+def _about(settings: Settings) -> str:
     note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
-    about = f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
-    return "\n".join([*lines, about, ""])
+    return f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."

@@ -14,7 +14,24 @@ XYZ = (".xyz", ".extxyz")
 COUNT = re.compile(r"\s*\d+\s*")
 MOST_BAD_FRAMES = 100  # of a file in another format, before the rest of it is given up
 MOST_BAD_AT_FIRST = 3  # the same, where no frame could be read yet
+PROPERTIES = "properties="  # in a comment line that says itself what the columns of its frame are, mostly these first:
+USUAL = "properties=species:s:1:pos:r:3"
 SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
+
+
+class FrameError(ValueError):
+    """What is wrong with a frame, in words that need no name of an exception before them."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say in words why a frame or a file cannot be read.
+
+    Args:
+        error: what stands in the frame's place.
+    """
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
 
 
 def frames(source: str) -> Iterator[tuple[str, Any]]:
@@ -40,11 +57,11 @@ def _collection(name: str) -> Iterator[tuple[str, Any]]:
     name, _, wanted = name.partition("/")
     collection: Any = getattr(ase.collections, name, None)
     if not hasattr(collection, "names"):
-        yield name, ValueError(f"ASE has no collection {name}; there are g2, s22, dcdft and the like")
+        yield name, FrameError(f"ASE has no collection {name}; there are g2, s22, dcdft and the like")
         return
     for member in wanted.split(",") if wanted else collection.names:
         known = member in collection.names
-        yield f"{name}:{member}", collection[member] if known else ValueError(f"there is no {member} in {name}")
+        yield f"{name}:{member}", collection[member] if known else FrameError(f"there is no {member} in {name}")
 
 
 def _xyz_frames(source: str) -> Iterator[Any]:
@@ -60,7 +77,7 @@ def _xyz_frames(source: str) -> Iterator[Any]:
             start += 1
             continue
         end = _end_of_frame(lines, start)
-        frame = _xyz_frame(lines[start:end])
+        frame = _xyz_frame(lines[start:end], start + 1)
         yield frame
         if isinstance(frame, Exception):  # its count may be wrong: the next line with nothing but a number is the next
             after = range(start + (2 if COUNT.fullmatch(lines[start]) else 1), len(lines))
@@ -76,17 +93,43 @@ def _end_of_frame(lines: list[str], start: int) -> int:
     return end
 
 
-def _xyz_frame(lines: list[str]) -> Any:
+def _xyz_frame(lines: list[str], first: int) -> Any:
+    """Read the lines of a frame; `first` is the number of its first line in the file."""
     from ase.io.extxyz import read_xyz
 
     if not COUNT.fullmatch(lines[0]):
-        return ValueError(f"expected a number of atoms, found {lines[0].strip()[:40]!r}")
+        return FrameError(f"line {first}: expected a number of atoms, found {lines[0].strip()[:40]!r}")
     if len(lines) < 2 + int(lines[0]):
-        return ValueError(f"expected {int(lines[0])} atoms, and the file ends before")
+        return FrameError(f"line {first}: expected {int(lines[0])} atoms, and the file ends before")
     try:
         return next(read_xyz(io.StringIO("\n".join(lines) + "\n"), 0))
     except Exception as problem:  # ASE's readers raise whatever they meet
-        return problem
+        return _wrong_atom(lines, first) or problem
+
+
+def _wrong_atom(lines: list[str], first: int) -> FrameError | None:
+    """Name the first line of an xyz frame that is no atom; None where there is none, or the columns are unusual."""
+    from ase.data import atomic_numbers
+
+    if PROPERTIES in (comment := lines[1].lower()) and USUAL not in comment:
+        return None
+    for place, line in enumerate(lines[2 : 2 + int(lines[0])], first + 2):
+        fields = line.split()
+        element = fields[0] if fields else ""
+        if len(fields) < 4 or not all(_is_number(field) for field in fields[1:4]):
+            words = f"expected an element and three coordinates, found {line.strip()[:40]!r}"
+            return FrameError(f"line {place}: {words}")
+        if not (element.isdigit() or element.capitalize() in atomic_numbers):
+            return FrameError(f"line {place}: there is no element {element[:40]!r}")
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _other_frames(source: str) -> Iterator[Any]:
@@ -116,7 +159,7 @@ def _one_by_one(source: str, error: Exception) -> Iterator[Any]:
             continue
         bad, total = [*bad, frame], total + 1
         if total >= (MOST_BAD_FRAMES if good else MOST_BAD_AT_FIRST):
-            bad.append(ValueError(f"{total} frames are bad already; this one and those after it were not looked at"))
+            bad.append(FrameError(f"{total} frames are bad already; this one and those after it were not looked at"))
             break
     yield from bad if good else [error]
 
@@ -156,7 +199,7 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
 def _sdf_charge(lines: list[str], count: int) -> int | None:
     """Total charge of an SDF molecule: of its M CHG lines, else of the codes in its lines of atoms, else unknown."""
     if "V3000" in lines[3]:
-        raise ValueError("SDF of version V3000; write it as V2000, or as xyz")
+        raise FrameError("SDF of version V3000; write it as V2000, or as xyz")
     charges = [int(q) for line in lines if line.startswith("M  CHG") for q in line.split()[4::2]]
     if not charges:
         codes = [line[36:39].strip() for line in lines[4 : 4 + count]]

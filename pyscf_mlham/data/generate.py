@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.data.geometries import Molecule, identity
-from pyscf_mlham.data.journal import Entry, Journal
+from pyscf_mlham.data.journal import Entry, Journal, differences
 from pyscf_mlham.data.label import Task, label
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
@@ -70,7 +70,8 @@ def generate(
     if path.exists():
         with HamiltonianFile(path) as file:
             if file.level != options.level:
-                raise DataError(f"{path} is of {file.level}, not of {options.level}; name another output file.")
+                others = differences(asdict(file.level), asdict(options.level))
+                raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
     journal = Journal(journal_path(path), options.level)
     try:
         known, counts = _known(path), dict.fromkeys(COUNTED, 0)

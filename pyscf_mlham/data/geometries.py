@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.data.frames import COLLECTION, frames
+from pyscf_mlham.data.frames import COLLECTION, frames, why_unreadable
 from pyscf_mlham.data.schema import Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import charge_and_spin
@@ -93,17 +93,29 @@ def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> It
         where = f"{source}, frame {index}"
         if isinstance(atoms, Exception):
             what = source if index == 0 else where
-            yield DataError(f"{what}: cannot be read ({type(atoms).__name__}: {atoms}).")
+            yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
-        own = 1.0 if mult is None else mult
-        if mult is None and not charge and source.startswith(COLLECTION):  # the moments are those of neutral molecules
-            own = 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())), 6)
+        own = mult_by_moments(source, atoms, charge) if mult is None else mult
+        name = label or f"{Path(source).stem}:{index}"
         try:
-            yield _molecule(label or f"{Path(source).stem}:{index}", source, atoms, charge, own, where)
+            yield _molecule(name, source, atoms, charge, 1.0 if own is None else own, where)
         except DataError as error:
             yield error
     if not count:
         yield DataError(f"{source}: there is no geometry in it.")
+
+
+def mult_by_moments(source: str, atoms: Any, charge: int) -> float | None:
+    """Return the multiplicity that a member of a collection has by its magnetic moments; None for everything else.
+
+    Args:
+        source: file or collection.
+        atoms: ASE's atoms of one of its frames.
+        charge: where the frame has none of its own; the moments are those of neutral molecules.
+    """
+    if charge or not source.startswith(COLLECTION):
+        return None
+    return 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())), 6)
 
 
 def _molecule(name: str, source: str, atoms: Any, charge: int, mult: float, where: str) -> Molecule:

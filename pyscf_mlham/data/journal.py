@@ -11,10 +11,10 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -26,6 +26,18 @@ from pyscf_mlham.errors import DataError
 HEADER = struct.Struct("<8sQI")  # magic, length, CRC-32 of the payload
 MAGIC = b"mlhamjr1"
 LEVEL_KEY = "level"
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say in words how settings that are written down differ from those that were asked for.
+
+    Args:
+        there: written down.
+        here: asked for.
+    """
+    return ", ".join(
+        f"{key} {there.get(key)!r} instead of {here[key]!r}" for key in here if there.get(key) != here[key]
+    )
 
 
 class Entry(NamedTuple):
@@ -79,7 +91,10 @@ class Journal:
         for offset, payload in self._scan():
             entry = _entry_from_payload(payload)
             if offset == 0 and entry != level:
-                raise DataError(f"{self.path} is of another level of theory, {entry.name}; finish it, or remove it.")
+                raise DataError(
+                    f"{self.path} is of another level of theory: {_level_differences(entry, level)}; finish it, or "
+                    "remove it."
+                )
             self._note(entry, offset)
         os.ftruncate(self._descriptor, self._end)
         if self._end == 0:
@@ -151,6 +166,12 @@ class Journal:
     def close(self) -> None:
         """Close the file and let others have it."""
         os.close(self._descriptor)
+
+
+def _level_differences(there: Entry, here: Entry) -> str:
+    if there.key != LEVEL_KEY:
+        return "it does not say which"
+    return differences(json.loads(there.name), json.loads(here.name))
 
 
 def _payload_from_entry(entry: Entry) -> bytes:

@@ -102,6 +102,8 @@ class HamiltonianFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: there is no such file; check the path.")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:

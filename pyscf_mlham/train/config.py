@@ -116,6 +116,8 @@ def read_config(path: str | Path) -> TrainConfig:
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such file; give the YAML file of a training run.") from error
     except (OSError, yaml.YAMLError) as error:
         raise ModelError(f"{path}: cannot be read as YAML ({error}).") from error
     if not isinstance(content, dict):

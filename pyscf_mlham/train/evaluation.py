@@ -28,6 +28,19 @@ from pyscf_mlham.train.preparation import recipe_of
 GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
 FALLBACK = "why the model was not used"  # of a run in which it was not
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
+MEANINGS = {
+    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
+    "onsite_mae": "the same, of the blocks of an atom with itself",
+    "pair_mae": "the same, of the blocks between two atoms",
+    "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
+    "occupied_mae": "mean absolute error of the occupied orbitals' energies",
+    "similarity": "mean overlap of predicted and converged occupied orbitals; 1 is perfect",
+    "gap_error": "absolute error of the HOMO-LUMO gap",
+    "gap_ratio": "predicted over converged gap; 1 is perfect",
+    "occupied_virtual": "norm of the error between occupied and virtual orbitals, all that an SCF has to mend",
+    "density": "norm of the error of the density matrix, to first order; what models are chosen by",
+    "intruders": "predicted occupied orbitals that belong among the virtual ones; 0 is perfect",
+}
 
 
 def evaluate_model(
@@ -52,13 +65,17 @@ def evaluate_model(
             raise DataError(f"{path} is {level.xc}/{level.basis}, model {config.name} {config.xc}/{config.basis}.")
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in served(file, s, config)]
+        counts = {s: len(file.indices(s)) for s in SPLITS}
+        if not sum(counts[s] for s in splits):
+            held = ", ".join(f"{count} {s}" for s, count in counts.items())
+            raise DataError(f"{path}: it holds no molecules of split {split} ({held}); name another --split, or all.")
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
-        if outside := sum(len(file.indices(s)) for s in splits) - len(indices):
+        if outside := sum(counts[s] for s in splits) - len(indices):
             console.print(f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         turned: list[float] = []
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             prepared = examples(path, indices, recipe_of(config), usable_cores())
             for example in progress.track(prepared, total=len(indices), description="predicting"):
                 found += evaluate(model.network, [example])
@@ -99,7 +116,7 @@ def print_equivariance(network: HamiltonianModel, turned: Sequence[float], conso
 
 
 def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
-    """Print means and worst cases.
+    """Print means and worst cases, and what each of them is.
 
     Args:
         found: of each molecule.
@@ -113,6 +130,8 @@ def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
         cells = [f"{v:.3g}" for v in (value, float(np.median(column)), float(worst))]
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
+    for key, words in MEANINGS.items():
+        console.print(f"{key}: {words}", highlight=False, soft_wrap=True)
 
 
 def compare_guesses(
@@ -134,7 +153,7 @@ def compare_guesses(
     if unknown := sorted(set(guesses) - GUESSES):
         raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(sorted(GUESSES))}.")
     runs = []
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for index in progress.track(indices, description="SCF"):
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}

@@ -1,4 +1,7 @@
-"""The log of a run: a row for each evaluation, and the curve that it draws."""
+"""The log of a run: a row for each evaluation, and the curve that it draws.
+
+What a killed process or a full disk leaves behind, rows that are not whole among it, ends no later run.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,25 @@ LOG = "log.csv"
 CURVE = "loss.png"
 
 
-def append_row(folder: Path, row: Mapping[str, float]) -> None:
-    """Add an evaluation to the log, and draw the curve anew.
+def append_row(folder: Path, row: Mapping[str, float]) -> str:
+    """Add an evaluation to the log, draw the curve anew, and say why it could not be drawn; "" where it was.
 
     Args:
         folder: of the run.
         row: values by column.
     """
     path = folder / LOG
-    new = not path.exists()
+    new = not path.exists() or not path.stat().st_size
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
         writer.writerow(row)
-    draw_curve(path, folder / CURVE)
+    try:
+        draw_curve(path, folder / CURVE)
+    except Exception as error:  # whatever it is, the run is worth more than its picture
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def draw_curve(log: Path, image: Path) -> None:
@@ -40,8 +47,7 @@ def draw_curve(log: Path, image: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with log.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(whole_lines(log)))
     steps = [int(row["step"]) for row in rows]
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,15 +63,39 @@ def draw_curve(log: Path, image: Path) -> None:
 
 
 def forget_later_rows(folder: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that a run goes on from; it will be logged again.
+    """Drop what was logged after the checkpoint that a run goes on from, which will be logged again, and torn rows.
 
     Args:
         folder: of the run.
-        step: of the checkpoint.
+        step: of the checkpoint; 0 where there is none.
     """
     log = folder / LOG
     if not log.exists():
         return
-    header, *rows = log.read_text().splitlines()
-    kept = [row for row in rows if int(row.split(",")[0]) <= step]
-    checkpoint.replace_file(log, ("\n".join([header, *kept]) + "\n").encode())
+    header, *rows = whole_lines(log) or [""]
+    kept = [header, *(row for row in rows if int(row.split(",")[0]) <= step)]
+    checkpoint.replace_file(log, "".join(f"{line}\n" for line in kept if line).encode())
+
+
+def whole_lines(log: Path) -> list[str]:
+    """Return the header and the rows that were written to their end; none where not even the header was.
+
+    Args:
+        log: CSV file.
+    """
+    header, *rows = log.read_text(errors="replace").splitlines(keepends=True) or [""]
+    if not header.endswith("\n"):
+        return []
+    return [header.strip(), *(row.strip() for row in rows if _is_whole(row, header.count(",")))]
+
+
+def _is_whole(row: str, commas: int) -> bool:
+    """Whether a row has its end, all its values, and nothing but numbers, a step first."""
+    values = row.split(",")
+    if not row.endswith("\n") or len(values) != commas + 1 or not values[0].isdecimal():
+        return False
+    try:
+        [float(value) for value in values]
+    except ValueError:
+        return False
+    return True

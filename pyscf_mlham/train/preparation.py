@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,9 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         _try_network(model_config, config)
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
+        if not console.is_terminal and os.environ.get("RANK", "0") == "0":
+            words = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
+            console.print(f"preparing {words}", highlight=False, soft_wrap=True)
         with progress_bar(console) as progress:
             for split, found in loaded.items():
                 bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")

@@ -25,9 +25,10 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
+from pyscf_mlham.progress import Lines
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.identity import differences, identity_of
-from pyscf_mlham.train.log import append_row, forget_later_rows
+from pyscf_mlham.train.log import CURVE, append_row, forget_later_rows
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
 from pyscf_mlham.train.preparation import prepare, progress_bar, start_from
@@ -35,7 +36,7 @@ from pyscf_mlham.train.preparation import prepare, progress_bar, start_from
 STATE = "training.safetensors"
 FINAL_SHARE = 0.2  # of the steps, in which the wsd schedule falls to zero
 MOST_SKIPPED = 100  # steps in a row without a finite gradient, before a run is given up
-ADVICE = "lower learning_rate, or look for a label that is wrong"
+ADVICE = "lower learning_rate, or look for a label that is wrong, and name another output folder"
 
 
 class Trainer:
@@ -78,6 +79,7 @@ class Trainer:
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.output = Path(config.output)
         self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, and till now
+        self._lines = Lines(console, silent=self.rank > 0)
         self._asked, self._stop = False, False  # this process was told to stop; all processes stop after this step
 
     def run(self) -> None:
@@ -97,7 +99,7 @@ class Trainer:
         started = saved - self.seconds
         sums, count = np.zeros(3), 0
         if self.step >= self.config.steps:
-            self.console.print(f"{self.config.name} is finished: {self.step} steps; more need another output folder.")
+            self._say_finished()
         with progress_bar(self.console, silent=bool(self.rank)) as progress:
             task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
             for batch in self._batches():
@@ -107,6 +109,7 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
                 progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
+                self._say_step(f"density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -114,9 +117,22 @@ class Trainer:
                 if late or self._stop or self.step == self.config.steps:
                     self.save()
                     saved = time.monotonic()
-                if self._stop:
-                    self.console.print(f"Stopped at step {self.step}; the same command goes on from here.")
+                if self._stop and self.step < self.config.steps:
+                    if not self.rank:
+                        self.console.print(f"Stopped at step {self.step}; the same command goes on from here.")
                     return
+
+    def _say_step(self, note: str) -> None:
+        self._lines.say(f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}")
+
+    def _say_finished(self) -> None:
+        """Say that nothing is left to do, and how the weights may be trained further."""
+        if self.rank:
+            return
+        words = f"{self.config.name} is finished: {self.step} steps; more need another output folder"
+        if math.isfinite(self.best):
+            words += f", which goes on from these weights with the key `start: {self.output / 'model'}`"
+        self.console.print(f"{words}.", markup=False, highlight=False, soft_wrap=True)
 
     def _ask_to_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
         self._asked = True
@@ -195,7 +211,9 @@ class Trainer:
         found = mean(each)
         row = {"step": self.step, "seconds": round(self.seconds), "lr": self.optimizer.param_groups[0]["lr"]}
         row |= dict(zip(("train_absolute", "train_spectral", "train_density"), train_errors, strict=True))
-        append_row(self.output, row | found._asdict())
+        if reason := append_row(self.output, row | found._asdict()):
+            words = f"{self.output / CURVE} could not be drawn ({reason}); the run goes on."
+            self.console.print(words, markup=False, highlight=False, soft_wrap=True)
         self.console.print(
             f"step {self.step}: H MAE {found.h_mae:.2e} Ha, density error {found.density:.4f}, "
             f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
@@ -223,9 +241,12 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the last checkpoint, where there is one."""
-        path = self.output / STATE
-        if not path.exists():
-            return
+        if (path := self.output / STATE).exists():
+            self._take_up(path)
+        if self.rank == 0:
+            forget_later_rows(self.output, self.step)
+
+    def _take_up(self, path: Path) -> None:
         progress = _metadata(path)
         if different := differences(progress["config"], self.identity):
             raise ModelError(
@@ -244,8 +265,6 @@ class Trainer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.best, self.seconds = (progress[k] for k in ("step", "best", "seconds"))
-        if self.rank == 0:
-            forget_later_rows(self.output, self.step)
 
 
 @contextlib.contextmanager
