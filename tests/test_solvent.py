@@ -13,12 +13,14 @@ from pyscf_mlham.coarse import LEVELS
 from pyscf_mlham.coarse.fitting import fitted
 from pyscf_mlham.coarse.solvent import ExactReaction, FittedReaction, reaction_of
 
-METHODS = ("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO")
+METHODS = ("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO", "SMD")
 
 
 def solvated(method: str, mf: Any) -> Any:
     mf = getattr(mf, method if method in ("SMD", "ddCOSMO") else "PCM")()
-    if method in METHODS:
+    if method == "SMD":
+        mf.with_solvent.solvent = "water"
+    elif method in METHODS:
         mf.with_solvent.method = method
     return mf
 
@@ -49,6 +51,8 @@ def test_fitted_reaction_field(method: str) -> None:
 @pytest.mark.parametrize("method", ["SMD", "ddCOSMO"])
 def test_other_solvents_answer_with_their_own_integrals(method: str) -> None:
     mf = solvated(method, mole().RHF())
+    if method == "SMD":
+        mf.with_solvent.solvent = ""
     density = mf.get_init_guess()
     made, expected = reaction(mf), np.asarray(mf.with_solvent.kernel(density)[1])
     assert isinstance(made, ExactReaction)
@@ -65,7 +69,7 @@ def test_a_frozen_solvent_answers_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["RHF", "UKS", "ROKS"])
-@pytest.mark.parametrize("method", [*METHODS, "SMD"])
+@pytest.mark.parametrize("method", [*METHODS, "ddCOSMO"])
 def test_two_full_builds_in_every_solvent(method: str, kind: str) -> None:
     def made() -> Any:
         mf = getattr(mole(spin=0 if kind == "RHF" else 1, charge=0 if kind == "RHF" else 1), kind)()
@@ -74,5 +78,6 @@ def test_two_full_builds_in_every_solvent(method: str, kind: str) -> None:
     plain, quick = made().run(), accelerate(made()).run()
     assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
     assert quick.full_builds <= 3
-    before = quick.with_solvent._intermediates["q"].copy()
-    np.testing.assert_allclose(before, plain.with_solvent._intermediates["q"], atol=1e-4 * np.abs(before).max())
+    if method in METHODS:
+        charges = quick.with_solvent._intermediates["q"]
+        np.testing.assert_allclose(charges, plain.with_solvent._intermediates["q"], atol=1e-4 * np.abs(charges).max())

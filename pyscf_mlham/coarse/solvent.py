@@ -50,8 +50,10 @@ def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
     if isinstance(state := getattr(solvent, "_intermediates", None), dict):
         # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
         vars(solvent)["_intermediates"] = dict(state)
-    # not PySCF's SMD: the cavity's matrix is all but singular there, and the smallest error of the potential explodes
-    return FittedReaction(solvent, integrals) if type(solvent) is pcm.PCM else ExactReaction(solvent)
+    known = isinstance(solvent, pcm.PCM) and type(solvent)._get_vind is pcm.PCM._get_vind
+    # SMD whose solvent nobody named has a dielectric constant of 0 in PySCF, and a cavity that is all but singular
+    named = getattr(solvent, "solvent", "PCM") != ""
+    return FittedReaction(solvent, integrals) if known and named else ExactReaction(solvent)
 
 
 class FittedReaction:
