@@ -107,7 +107,7 @@ def main() -> None:
     # loading torch and the model is no part of an SCF, and happens once
     pyscf_mlham.guess(pyscf.M(atom="H 0 0 0; H 0 0 0.74", basis=args.basis, verbose=0).RKS(xc=args.xc))
     table = Table(title=f"{args.xc}/{args.basis}; builds are full Fock builds")
-    for heading in ("molecule", "guess", "cycles", "builds", "seconds", "energy / Ha"):
+    for heading in ("molecule", "guess", "cycles", "builds", "time/s", "energy/Ha"):
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("molecule", "guess") else "right")
     with Progress(console=console, transient=True) as progress:
         for name in progress.track(args.molecule or list(MOLECULES), description="SCF"):
