@@ -107,8 +107,7 @@ def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
         pair = coeff[spin][:, [homo, lumo]]
         if energy[lumo] - energy[homo] < DEGENERATE:
-            pair = pair @ _turn(_angle_apart(mol, pair))
-            pair = pair @ _turn(-np.pi / 4)  # from where the 45 degrees below bring the spins apart
+            pair = pair @ _turn(_angle_apart(mol, pair) - np.pi / 4)  # the 45 degrees below do the rest
         coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
     return Orbitals(orbitals.energy, coeff, orbitals.occ)
 
