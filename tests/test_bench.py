@@ -72,6 +72,8 @@ PROMISED = [
     [
         (["--guess", "mniao"], "unknown guess 'mniao'"),
         (["--guess", "vsap"], "vsap guess needs a functional"),
+        (["--guess", "minao,coarse", "--df"], "nothing is coarser than --df"),
+        (["--guess", "coarse", "--xc", "pbe", "--df", "--grid", "0"], "nothing is coarser than --df"),
         (["--guess", "vsap", "--xc", "pbe", "--scf", "gks"], "has none for GKS objects"),
         (["--guess", "chk:nowhere.chk"], "there is no such file"),
         (["--solver", "diis"], "unknown solvers"),

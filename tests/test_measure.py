@@ -57,6 +57,29 @@ def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monke
     assert (row.guess_builds > 0) == (guess == "oracle")
 
 
+@pytest.mark.parametrize(("fitted", "level", "rough"), [(False, 3, 1), (False, 0, 0), (True, 2, 1), (True, 1, 0)])
+def test_the_coarse_guess_is_cheaper_than_the_full_level(
+    fitted: bool, level: int, rough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = Protocol(xc="pbe", basis="sto-3g", density_fit=fitted, grid_level=level)
+    run_one("coarse", "scf", protocol)  # warm-up runs are not to be counted
+    built: Counter[tuple[bool, int]] = Counter()
+    true_veff = dft.rks.RKS.get_veff
+
+    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        built[bool(getattr(self, "with_df", None)), self.grids.level] += 1
+        return true_veff(self, *args, **kwargs)
+
+    monkeypatch.setattr(dft.rks.RKS, "get_veff", get_veff)
+    row = run_one("coarse", "scf", protocol)
+    assert row.error == ""
+    assert built == {(True, rough): row.coarse_builds, (fitted, level): row.full_builds}
+
+
+def test_nothing_is_coarser_than_fitted_integrals_without_a_grid() -> None:
+    assert "nothing is coarser" in run_one("coarse", protocol=Protocol(xc="hf", density_fit=True)).error
+
+
 @pytest.mark.parametrize(("method", "spin"), [("RHF", 0), ("RKS", 0), ("UKS", 1), ("ROHF", 1), ("ROKS", 1)])
 def test_gradients_are_those_of_pyscf(method: str, spin: int) -> None:
     mol = mole(WATER, "6-31g", charge=spin, spin=spin)

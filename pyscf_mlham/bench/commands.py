@@ -144,13 +144,20 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     without_vsap = protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf")
+    without_coarse = protocol.coarse_grid is None
     if not text:
-        return tuple(Guess(g, g) for g in GUESSES if not (without_vsap and g == "vsap"))
+        missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
+        return tuple(Guess(g, g) for g in GUESSES if g not in missing)
     guesses = dict.fromkeys(guess_from_text(part) for part in text.split(",") if part.strip())
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
             "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "
             "--scf gks."
+        )
+    if without_coarse and any(guess.kind == "coarse" for guess in guesses):
+        raise DataError(
+            "the coarse guess is a density-fitted SCF on a smaller grid, and nothing is coarser than --df with "
+            "--grid 0 or --xc hf; leave it out there."
         )
     return tuple(guesses)
 

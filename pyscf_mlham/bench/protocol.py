@@ -23,6 +23,7 @@ CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap")
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
 SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
+COARSE_GRID = 1
 DIGITS = 8  # of a hash, enough to tell two files apart
 
 
@@ -80,6 +81,14 @@ class Protocol:
     def level(self) -> Level:
         """Level of theory."""
         return Level(self.xc, self.basis, self.grid_level, self.density_fit, self.conv_tol)
+
+    @property
+    def coarse_grid(self) -> int | None:
+        """Grid level of the SCF that `coarse` is: a cheaper one than the full level's, and None where there is none."""
+        if not self.density_fit:
+            return min(COARSE_GRID, self.grid_level)
+        gridless = self.xc.lower() == "hf" or self.grid_level == 0
+        return None if gridless else min(COARSE_GRID, self.grid_level - 1)
 
     @property
     def fingerprint(self) -> str:

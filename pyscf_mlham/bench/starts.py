@@ -2,7 +2,8 @@
 
 `coarse` is what one would do without this package: converge a density-fitted SCF on a small grid, then start from it.
 Its settings are its best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
-leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer).
+leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer). Where the full level
+is density-fitted itself, its grid is always a smaller one than the full level's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[Any]
 
-COARSE_GRID = 1
 COARSE_TOL = 1e-8  # Hartree
 ORACLE_TOL = 1e-11  # Hartree
 
@@ -80,10 +80,12 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
 
 
 def _coarse(mf: Any, protocol: Protocol) -> Start:
+    if protocol.coarse_grid is None:
+        raise DataError("nothing is coarser than density-fitted integrals without a grid, or on the smallest one")
     rough = mean_field(mf.mol, protocol.level, protocol.scf)
     rough = rough if protocol.density_fit else rough.density_fit()
     if hasattr(rough, "grids"):
-        rough.grids.level = min(COARSE_GRID, protocol.grid_level)
+        rough.grids.level = protocol.coarse_grid
     rough.conv_tol, rough.max_cycle = max(COARSE_TOL, protocol.conv_tol), protocol.max_cycle
     with counting_fock_builds(rough) as counter:
         rough.kernel()
