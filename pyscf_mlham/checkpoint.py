@@ -138,13 +138,13 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
         raise ModelError(f"{path}: grid_level must be an integer, baseline_fingerprint a number or null.")
     if not isinstance(content["options"], dict):
         raise ModelError(f"{path}: options must be keys and values.")
-    try:
-        lists = {key: tuple(int(v) for v in content[key]) for key in ("elements", "charges")}
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{path}: elements and charges must be lists of integers ({error}).") from error
+    lists = {key: content[key] for key in ("elements", "charges")}
+    for key, values in lists.items():
+        if not isinstance(values, list) or any(type(v) is not int for v in values):
+            raise ModelError(f"{path}: elements and charges must be lists of integers, found {key} {values!r}.")
     if not all(lists.values()):
         raise ModelError(f"{path}: elements and charges must not be empty.")
-    return ModelConfig(**{**content, **lists})
+    return ModelConfig(**{**content, **{key: tuple(values) for key, values in lists.items()}})
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from pyscf_mlham.basis import wigner
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
-from pyscf_mlham.nn.layers import squares
+from pyscf_mlham.nn.layers import Radial, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.qhnet import TensorProduct
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
@@ -152,6 +152,17 @@ def test_rotations_are_drawn_evenly() -> None:
     np.testing.assert_allclose(drawn @ drawn.swapaxes(1, 2), np.broadcast_to(np.eye(3), drawn.shape), atol=1e-12)
     assert np.abs(drawn.mean(0)).max() < 0.15
     assert 0.4 < np.mean(np.linalg.det(drawn) > 0) < 0.6
+
+
+def test_the_envelope_keeps_its_digits_and_its_sign_near_the_cutoff() -> None:
+    radial = Radial(8, 16.0)
+    distances = torch.linspace(0, 16.1, 3000, dtype=torch.float64)
+    x = (distances / 16).clamp(max=1)
+    torch.testing.assert_close(radial.envelope(distances), 1 - x**3 * (10 - 15 * x + 6 * x * x), rtol=0, atol=1e-14)
+    near = torch.linspace(15.8, 16.0, 2000, dtype=torch.float64)[:-1].float()  # rounded, and then the same for both
+    found, exact = radial.envelope(near), radial.envelope(near.double())
+    assert (found > 0).all()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,8 @@ def new_sample(mol: gto.Mole, cutoff: float) -> Sample:
     )
 
 
-def predicted(network: HamiltonianModel, mol: gto.Mole) -> Array:
-    sample = sample_of(mol)
+def predicted(network: HamiltonianModel, mol: gto.Mole, charge: int = 0) -> Array:
+    sample = sample_of(mol)._replace(charge=charge)
     with torch.no_grad():
         output = network(batch_from_samples([sample]).to("cpu", torch.float64))
     return assembled(output, sample, mol)
@@ -184,15 +184,18 @@ def test_permutation(network: HamiltonianModel) -> None:
 
 
 def test_batch_of_one_equals_batch_of_many(network: HamiltonianModel) -> None:
-    mols = [svp(MOLECULE), svp(WATER), svp("H 0 0 0; H 0 0 0.74")]
-    samples = [sample_of(mol) for mol in mols]
+    mols, charges = [svp(MOLECULE), svp(WATER), svp("H 0 0 0; H 0 0 0.74")], (1, 0, -1)
+    samples = [sample_of(mol)._replace(charge=charge) for mol, charge in zip(mols, charges, strict=True)]
     with torch.no_grad():
         onsite, pair = network(batch_from_samples(samples).to("cpu", torch.float64))
     atoms = np.cumsum([0] + [len(s.numbers) for s in samples])
     pairs = np.cumsum([0] + [len(s.pairs) for s in samples])
     for k, (mol, sample) in enumerate(zip(mols, samples, strict=True)):
         part = onsite[atoms[k] : atoms[k + 1]], pair[pairs[k] : pairs[k + 1]]
-        assert_close(assembled(part, sample, mol), predicted(network, mol), atol=1e-12)
+        alone = predicted(network, mol, charges[k])
+        assert_close(assembled(part, sample, mol), alone, atol=1e-12)
+        if charges[k]:
+            assert np.abs(alone - predicted(network, mol)).max() > 1e-3
 
 
 def test_far_fragments_do_not_see_each_other(network: HamiltonianModel) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,7 +255,10 @@ def test_skipped_steps_are_counted_and_told(data: Path, tmp_path: Path, prepared
     trainer = spoilt(Trainer(run, *prepared, console), lambda step: step in (0, 2, 5))
     trainer.run()
     text = console.file.getvalue()
-    assert "2 steps before were skipped: the loss was not finite." in text
+    assert "2 steps before were skipped: the loss was not finite. Their molecules: " in text
+    names = re.findall(r"Their molecules: (.*)\.\n", text)[0].split(", ")
+    assert len(names) > 1
+    assert set(names) <= {e.name for e in prepared[0]}
     assert "1 steps before were skipped" in text
     rows = (tmp_path / "log.csv").read_text().splitlines()[1:]
     assert all(math.isfinite(float(value)) for row in rows for value in row.split(","))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,9 +18,9 @@ from rich.console import Console
 from pyscf_mlham.data import dataset
 from pyscf_mlham.data.dataset import usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
-from pyscf_mlham.errors import ModelError
-from pyscf_mlham.train.preparation import prepare, recipe_of
-from pyscf_mlham.train.selection import Place, held_out_elsewhere
+from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.train.preparation import _check_theories, prepare, recipe_of
+from pyscf_mlham.train.selection import Place, choose, held_out_elsewhere
 
 
 def written(folder: Path, like: Path, name: str, change: Callable[[Record], Record | None]) -> Path:
@@ -79,16 +81,49 @@ def test_a_network_that_cannot_be_is_found_before_molecules_are_prepared(
 ) -> None:
     monkeypatch.setattr("pyscf_mlham.train.preparation.examples", None)
     for network, message in (
-        ({"degree": 1}, "degree 1 is too small"),
-        ({"largest_m": 5}, "largest_m is 5; blocks of these orbitals have m = 0 to 2"),
-        ({"channels": -1}, "the network cannot be made"),
-        ({"hidden": "many"}, "the network cannot be made"),
-        ({"radial": 0}, "the network cannot be made"),
+        ({"degree": 1}, "the network cannot be made: degree 1 is too small"),
+        ({"largest_m": 5}, "the network cannot be made: largest_m is 5; blocks of these orbitals have m = 0 to 2"),
+        ({"channels": -1}, "channels of qhnetv2 must be 1 or more, found -1"),
+        ({"hidden": "many"}, r"hidden of qhnetv2 must be a number \(int\), found 'many'"),
+        ({"radial": 0}, "radial of qhnetv2 must be 1 or more, found 0"),
     ):
         with pytest.raises(ModelError, match=message):
             prepare(settings(data, tmp_path, network=network), silent())
+    with monkeypatch.context() as patch:
+        patch.setattr("pyscf_mlham.nn.qhnetv2.QHNetV2.forward", lambda *_: 1 / 0)
+        with pytest.raises(ModelError, match="the network cannot be made: division by zero"):
+            prepare(settings(data, tmp_path), silent())
     with pytest.raises(ModelError, match="nowhere"):
         prepare(settings(data, tmp_path, start=str(tmp_path / "nowhere")), silent())
+
+
+@pytest.mark.parametrize(("count", "words"), [(2, "1 of 5"), (1, "4 of 5"), (0, "")])
+def test_validation_molecules_that_fall_away_are_said(data: Path, tmp_path: Path, count: int, words: str) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with HamiltonianFile(data) as file:
+        chosen, elements = choose([file], settings(data, tmp_path, train_molecules=count), console)
+        printed = console.file.getvalue()
+        if not words:
+            assert not printed
+            return
+        unknown = ", ".join({7: "N", 8: "O"}[z] for z in (7, 8) if z not in elements)
+        assert printed == f"{words} validation molecules are left out: the model will not know {unknown}.\n"
+        assert len(chosen["val"]) == 5 - int(words[0])
+
+
+def test_two_spellings_of_one_level_of_theory_go_together(data: Path, tmp_path: Path) -> None:
+    with HamiltonianFile(data) as file:
+        level, records = file.level, [r._replace(name=f"other {r.name}") for r in file]
+    paths = [str(data)]
+    for name, xc, basis in (("a", "HF", "STO-3G"), ("b", "hf", "sto3g"), ("c", "pbe", "sto-3g")):
+        other = dataclasses.replace(level, xc=xc, basis=basis)
+        write_file(tmp_path / f"{name}.h5", other, records, {"pyscf_version": "test"})
+        paths.append(str(tmp_path / f"{name}.h5"))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(HamiltonianFile(path)) for path in paths]
+        _check_theories(files[:3])
+        with pytest.raises(DataError, match=r"different levels of theory: hf/sto-3g, pbe/sto-3g\."):
+            _check_theories([files[0], files[3]])
 
 
 class Pool:

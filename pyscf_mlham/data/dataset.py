@@ -20,13 +20,14 @@ from pyscf_mlham import baseline
 from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
-from pyscf_mlham.errors import DataError
+from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import (
     LEVELS,
     Sample,
     frames_from_sample,
     inputs_from_h0,
     local_blocks,
+    matrix_from_local_blocks,
     metric_from_overlap,
     orthogonal_from_ao,
     sample_from_matrices,
@@ -68,6 +69,8 @@ class Example(NamedTuple):
         energies: (n,) of the orbitals, Hartree.
         n_occupied: number of occupied orbitals.
         half: (n, n) S^1/2.
+        beyond: (n, n) of dH in Loewdin orbitals, Hartree: what lies between atoms beyond the cutoff, where a network
+            says zero; (0, 0) where there are none.
         name: of the record.
         digest: of the geometry and the Fock matrix, as the file has them.
     """
@@ -80,6 +83,7 @@ class Example(NamedTuple):
     energies: FloatArray
     n_occupied: int
     half: FloatArray
+    beyond: FloatArray
     name: str
     digest: str = ""
 
@@ -97,19 +101,33 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
 
 
 def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example:
-    """Compute S and H0, and cut everything into blocks.
+    """Compute S and H0, and cut everything into blocks; what is wrong with a record is said with its name.
 
     Args:
         record: a closed shell.
         level: of theory of its file.
         recipe: of the network.
     """
+    try:
+        return _example(record, level, recipe)
+    except MLHamError:
+        raise
+    except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"record {record.name}: it cannot be used ({reason}); correct it, or take it out of the file."
+        ) from error
+
+
+def _example(record: Record, level: Level, recipe: Recipe) -> Example:
     if record.spin:
         raise DataError(
             f"record {record.name}: networks are trained on closed shells, this one has spin {record.spin}."
         )
     mol = mol_from_geometry(record, level.basis)
     layout, template = OrbitalLayout.from_mol(mol), recipe.template
+    if not mol.nelectron:
+        raise DataError(f"record {record.name}: it has no electrons; take it out of the file.")
     if layout.n_ao != len(record.fock):
         raise DataError(
             f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
@@ -125,7 +143,11 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
     inputs = inputs_from_h0(h0, overlap, metric, LEVELS[recipe.baseline])
     sample = sample_from_matrices(graph, record.charge, inputs, layout, template, recipe.degree)
     dh = orthogonal_from_ao(record.fock - h0, metric)
-    target = local_blocks(dh, layout, sample.pairs, template, frames_from_sample(sample))
+    frames = frames_from_sample(sample)
+    target = local_blocks(dh, layout, sample.pairs, template, frames)
+    beyond = np.zeros((0, 0))
+    if len(sample.pairs) < mol.natm * (mol.natm - 1) // 2:
+        beyond = layout.irreps_from_ao(dh - matrix_from_local_blocks(target, layout, sample.pairs, template, frames))
     e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))
     single = np.float32
     fields = ("positions", "distances", "turns", "onsite", "pair")
@@ -138,9 +160,26 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
         energies=e.astype(single),
         n_occupied=mol.nelectron // 2,
         half=layout.irreps_from_ao(metric.half).astype(single),
+        beyond=beyond.astype(single),
         name=record.name,
         digest=digest_of(record),
     )
+
+
+def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
+    """Return two atoms of one element, for trying whether a network works at all.
+
+    Args:
+        recipe: of the network.
+        element: atomic number.
+        basis: PySCF's name of a spherical basis set.
+    """
+    mol = gto.M(atom=[(element, (0, 0, 0)), (element, (0, 0, 3))], unit="Bohr", basis=basis, verbose=0)
+    overlap = np.asarray(mol.intor("int1e_ovlp"))
+    h0 = baseline.hamiltonian("hcore", mol)
+    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), LEVELS[recipe.baseline])
+    layout, graph = OrbitalLayout.from_mol(mol), graph_from_mol(mol, recipe.cutoff)
+    return sample_from_matrices(graph, 0, inputs, layout, recipe.template, recipe.degree)
 
 
 def digest_of(record: Record) -> str:

@@ -104,4 +104,4 @@ class Radial(nn.Module):
     def envelope(self, distances: Tensor) -> Tensor:
         """One at 0, zero from the cutoff on, twice continuously differentiable: (P,)."""
         x = (distances / self.cutoff).clamp(max=1.0)
-        return 1 - x**3 * (10 - 15 * x + 6 * x * x)
+        return (1 - x) ** 3 * (1 + 3 * x + 6 * x * x)  # of 1 - 10 x^3 ... only rounding would be left near the cutoff

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -20,6 +21,7 @@ from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
 from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, pair_size
 from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
 from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
 from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
 from pyscf_mlham.polar import flipped_block
@@ -28,6 +30,16 @@ Kind = tuple[Callable[..., Any], type[Any]]  # a network, and the dataclass of i
 BACKBONES: dict[str, Kind] = {"qhnet": (QHNet, QHNetOptions), "qhnetv2": (QHNetV2, QHNetV2Options)}
 WRAPPERS: dict[str, Kind] = {"tracegrad": (TraceGrad, TraceGradOptions)}
 REFINERS: dict[str, Kind] = {"harmose": (HarmoSE, HarmoSEOptions)}
+RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
+    "layers": FROM_0,
+    "pair_layers": FROM_0,
+    "degree": FROM_0,
+    "product": FROM_0,
+    "quadratic": FROM_0,
+    "largest_m": (math.isfinite, "finite"),  # the network knows both ends of its range
+    "cutoff": POSITIVE,
+    "limit": POSITIVE,
+}
 SOFTENING = 2.0  # Bohr; charges are clouds
 
 
@@ -304,7 +316,11 @@ def _read_options(known: Mapping[str, Kind], name: str, options: Mapping[str, An
     names = {f.name for f in fields(settings)}
     if unknown := sorted(set(options) - names):
         raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")
-    return settings(**options)
+    chosen = settings(**options)
+    for f in fields(settings):
+        if wrong := fault(f, getattr(chosen, f.name), RANGES.get(f.name, FROM_1)):
+            raise ModelError(f"{f.name} of {name} {wrong}")
+    return chosen
 
 
 def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,14 @@ import yaml
 from pyscf_mlham.baseline import BASELINES
 from pyscf_mlham.checkpoint import CONFIG
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 
 SCHEDULES = ("cosine", "wsd")
-Range = tuple[Callable[[float], bool], str]  # which numbers, and the same in words
-FROM_0: Range = (lambda x: x >= 0, "0 or more")
-FROM_1: Range = (lambda x: x >= 1, "1 or more")
 RANGES: dict[str, Range] = {  # of all others: FROM_0
     "steps": FROM_1,
     "pairs": FROM_1,
     "validate_every": FROM_1,
-    "learning_rate": (lambda x: 0 < x < math.inf, "more than 0"),
+    "learning_rate": POSITIVE,
     "clip": (lambda x: x > 0, "more than 0"),
     "average": (lambda x: 0 <= x < 1, "0 or more and less than 1"),
 }
@@ -60,7 +57,8 @@ class TrainConfig:
         wrapper_options: its options.
         refiner: harmose or none.
         refiner_options: its options.
-        start: shipped model, or model folder, whose weights the first stage starts from; empty for fresh ones.
+        start: shipped model, or model folder, whose weights the first stage starts from; empty for fresh ones. The new
+            model's elements are those of that one, and the training molecules may lack some of them.
         frozen: leave the weights that it starts from as they are, and train the refiner alone.
         baseline: name of H0.
         charges: total charges that the model may be used for.
@@ -160,14 +158,8 @@ def _check_numbers(path: Path, config: TrainConfig | LossConfig, within: str = "
     for f in dataclasses.fields(config):
         if f.type not in ("int", "float"):
             continue
-        value = getattr(config, f.name)
-        if isinstance(value, bool) or not isinstance(value, int if f.type == "int" else int | float):
-            raise ModelError(
-                f"{path}: {within}{f.name} must be a number ({f.type}), found {value!r} (YAML wants 3.0e-3)."
-            )
-        fits, words = RANGES.get(f.name, FROM_0)
-        if not fits(value):
-            raise ModelError(f"{path}: {within}{f.name} must be {words}, found {value!r}.")
+        if wrong := fault(f, getattr(config, f.name), RANGES.get(f.name, FROM_0)):
+            raise ModelError(f"{path}: {within}{f.name} {wrong}")
 
 
 def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:

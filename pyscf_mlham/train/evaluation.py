@@ -34,7 +34,8 @@ MEANINGS = {
     "pair_mae": "the same, of the blocks between two atoms",
     "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
     "occupied_mae": "mean absolute error of the occupied orbitals' energies",
-    "similarity": "mean overlap of predicted and converged occupied orbitals; 1 is perfect",
+    "similarity": "mean overlap of predicted and converged occupied orbitals, one by one in order of energy; 1 is "
+    "perfect, but orbitals of one energy mix at will, so that a nearly perfect prediction may have less",
     "gap_error": "absolute error of the HOMO-LUMO gap",
     "gap_ratio": "predicted over converged gap; 1 is perfect",
     "occupied_virtual": "norm of the error between occupied and virtual orbitals, all that an SCF has to mend",

@@ -36,6 +36,7 @@ class Targets(NamedTuple):
         occupied: (molecules, n+1, o) orbitals, zero where padded.
         virtual: (molecules, n+1, v).
         inverse_gap: (molecules, o, v) 1 / (e_v - e_o), zero where padded.
+        beyond: (molecules, o, v) of dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
     """
 
     onsite: Tensor
@@ -48,6 +49,7 @@ class Targets(NamedTuple):
     occupied: Tensor
     virtual: Tensor
     inverse_gap: Tensor
+    beyond: Tensor
 
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
@@ -81,10 +83,13 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
     occupied = np.zeros((len(examples), size, n_occ), dtype=np.float32)
     virtual = np.zeros((len(examples), size, n_virt), dtype=np.float32)
     inverse_gap = np.zeros((len(examples), n_occ, n_virt), dtype=np.float32)
+    beyond = np.zeros_like(inverse_gap)
     for k, e in enumerate(examples):
         o, n = e.n_occupied, len(e.orbitals)
         occupied[k, :n, :o], virtual[k, :n, : n - o] = e.orbitals[:, :o], e.orbitals[:, o:]
         inverse_gap[k, :o, : n - o] = 1 / np.maximum(e.energies[None, o:] - e.energies[:o, None], SMALLEST_GAP)
+        if e.beyond.size:
+            beyond[k, :o, : n - o] = e.orbitals[:, :o].T @ e.beyond @ e.orbitals[:, o:]
     slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
     there = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
     offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])
@@ -101,12 +106,13 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
         occupied,
         virtual,
         inverse_gap,
+        beyond,
     )
     return batch_from_samples([e.sample for e in examples]), Targets(*(torch.from_numpy(a) for a in arrays))
 
 
 def errors(output: Output, batch: Batch, targets: Targets, template: ShellTemplate) -> Errors:
-    """Compare a prediction with the answers.
+    """Compare a prediction with the answers; only the density's error counts what is beyond the cutoff.
 
     Args:
         output: of the network.
@@ -120,8 +126,8 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
     absolute = _per_molecule(onsite.abs(), pair.abs(), batch, targets) / n_ao**2
     squared = _per_molecule(onsite.square(), pair.square(), batch, targets)
     matrix = dense(onsite, pair, batch, targets, template)
-    ov = targets.occupied.transpose(1, 2) @ matrix @ targets.virtual * targets.inverse_gap
-    n_occ = (targets.inverse_gap > 0).any(2).sum(1)
+    ov = (targets.occupied.transpose(1, 2) @ matrix @ targets.virtual - targets.beyond) * targets.inverse_gap
+    n_occ = targets.occupied.any(1).sum(1)
     density = ov.square().sum((1, 2)) / n_occ
     return Errors(absolute, (squared / n_ao + TINY).sqrt(), (density + TINY).sqrt())
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.basis import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, usable_cores
+from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
-from pyscf_mlham.scf.models import shipped
+from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.model import network_from_config, options_of, part_of
+from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.selection import choose
+from pyscf_mlham.train.start import other_h0, start_folder, start_from
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -32,15 +33,21 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         config: settings.
         console: to draw on.
     """
+    if os.environ.get("RANK", "0") != "0":
+        console = Console(quiet=True)  # one process of several speaks
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(HamiltonianFile(path)) for path in config.data]
         _check_theories(files)
-        chosen, elements = choose(files, config, console)
+        start = checkpoint.read_config(start_folder(config)) if config.start else None
+        chosen, elements = choose(files, config, console, start.elements if start else None)
         model_config = _described(files[0].level, elements, config)
         _try_network(model_config, config)
+        if start and (other := other_h0(start_folder(config), start, model_config)):
+            words = f"start: {other}; its weights have to adapt."
+            console.print(words, markup=False, highlight=False, soft_wrap=True)
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
-        if not console.is_terminal and os.environ.get("RANK", "0") == "0":
+        if not console.is_terminal:
             words = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
             console.print(f"preparing {words}", highlight=False, soft_wrap=True)
         with progress_bar(console) as progress:
@@ -56,8 +63,9 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
 
 def _check_theories(files: Sequence[HamiltonianFile]) -> None:
     """Refuse files that differ in more than grids and fitted integrals, whose part is less than a network's error."""
-    theories = sorted({f"{file.level.xc}/{file.level.basis}" for file in files})
-    if len(theories) != 1:
+    levels = [file.level for file in files]
+    if not all(same_name(level.xc, levels[0].xc) and same_name(level.basis, levels[0].basis) for level in levels):
+        theories = sorted({f"{level.xc}/{level.basis}" for level in levels})
         raise DataError(f"the files are of different levels of theory: {', '.join(theories)}.")
 
 
@@ -78,9 +86,12 @@ def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> 
 
 
 def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
-    """Make the network once, so that sizes that do not fit are found before the molecules are prepared."""
+    """Make the network and use it once, so that what does not fit is found before the molecules are prepared."""
     try:
-        network = network_from_config(model_config)
+        network = network_from_config(model_config).eval()
+        sample = trial_sample(recipe_of(model_config), model_config.elements[0], model_config.basis)
+        with torch.no_grad():
+            network(batch_from_samples([sample]).to("cpu", torch.float32))
     except ModelError:
         raise
     except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
@@ -105,54 +116,6 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
         "refiner": part_of("refiner", config.refiner, config.refiner_options),
     }
     return options | {kind: part for kind, part in parts.items() if part is not None}
-
-
-def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
-    """Give a network the weights that its settings say it starts from, and freeze them where they say so.
-
-    Args:
-        model: with fresh weights.
-        config: settings.
-        model_config: of the network.
-    """
-    folder = start_folder(config)
-    found, weights = checkpoint.read(folder)
-    for key in ("architecture", "elements", "basis", "baseline"):
-        there, here = getattr(found, key), getattr(model_config, key)
-        if there != here:
-            raise ModelError(f"start: {folder} has {key} {there}, this run {here}; they must be the same.")
-    _check_options(folder, found, config, model_config)
-    try:
-        missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"start: the weights in {folder} are of other sizes than the network ({error}).") from error
-    fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
-    if lost := unexpected + [key for key in missing if not key.startswith(fresh)]:
-        raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
-    if config.frozen:
-        model.freeze_first_stage()
-
-
-def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted: ModelConfig) -> None:
-    """Refuse what the weights' shapes do not show: with another cutoff the same weights are another network."""
-
-    def described(model: ModelConfig) -> dict[str, Any]:
-        sizes = asdict(options_of(model.architecture, model.options["network"]))
-        stays = {"wrapper": model.options.get("wrapper"), "xc": model.xc} if config.frozen else {}
-        return {**sizes, **stays}
-
-    there, here = described(found), described(wanted)
-    if others := [f"{key} {there[key]} instead of {here[key]}" for key in here if there[key] != here[key]]:
-        raise ModelError(f"start: {folder} has {', '.join(others)}; they must be the same.")
-
-
-def start_folder(config: TrainConfig) -> Path:
-    """Return the folder of the model that a network starts from.
-
-    Args:
-        config: settings.
-    """
-    return shipped().get(config.start, Path(config.start))
 
 
 def recipe_of(config: ModelConfig) -> Recipe:

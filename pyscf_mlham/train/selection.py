@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 
 from pyscf_mlham.data.geometries import group_of, identity
@@ -50,7 +51,7 @@ class Place:
 
 
 def choose(
-    files: Sequence[HamiltonianFile], config: TrainConfig, console: Console
+    files: Sequence[HamiltonianFile], config: TrainConfig, console: Console, started: tuple[int, ...] | None = None
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
     """Choose closed shells of the charges asked for, by split; the elements are those of the training molecules.
 
@@ -58,22 +59,36 @@ def choose(
         files: of labelled molecules, open.
         config: settings.
         console: to draw on.
+        started: the elements of the model that the weights start from, which the new one keeps.
 
     Returns:
         records of train and val, and the elements, sorted.
     """
     chosen = {split: _served(files, config, split) for split in ("train", "val")}
-    if lost := held_out_elsewhere(files, chosen["train"]):
+    if held := held_out_elsewhere(files, chosen["train"]):
         console.print(
-            f"{len(lost)} training molecules are left out: they are held out for validation or testing in another file "
+            f"{len(held)} training molecules are left out: they are held out for validation or testing in another file "
             "or under another name."
         )
-        chosen["train"] = [place for place in chosen["train"] if place not in lost]
+        chosen["train"] = [place for place in chosen["train"] if place not in held]
     if config.train_molecules:
         order = np.random.default_rng(config.seed).permutation(len(chosen["train"]))
         chosen["train"] = [chosen["train"][i] for i in order[: config.train_molecules]]
-    known = {z for place in chosen["train"] for z in place.composition}
-    chosen["val"] = [place for place in chosen["val"] if known.issuperset(place.composition)]
+    known = _elements(chosen["train"]) if started is None else set(started)
+    if foreign := _elements(chosen["train"]) - known:
+        raise DataError(
+            f"start: {config.start} does not know {symbols(foreign)}, which training molecules have; leave those "
+            "molecules out of the data, or train without start."
+        )
+    usable = [place for place in chosen["val"] if known.issuperset(place.composition)]
+    if lost := len(chosen["val"]) - len(usable):
+        console.print(
+            f"{lost} of {len(chosen['val'])} validation molecules are left out: the model will not know "
+            f"{symbols(_elements(chosen['val']) - known)}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    chosen["val"] = usable
     charges = {int(place.file.charge[place.index]) for place in chosen["train"]}
     if missing := sorted(set(config.charges) - charges):
         raise DataError(f"there is no training molecule of charge {missing}; take it out of charges.")
@@ -85,6 +100,19 @@ def choose(
                 "`mlham data info`. A small set needs more molecules, or larger shares (--val 0.2)."
             )
     return chosen, tuple(sorted(known))
+
+
+def _elements(places: Iterable[Place]) -> set[int]:
+    return {z for place in places for z in place.composition}
+
+
+def symbols(elements: Iterable[int]) -> str:
+    """Name elements: H, C.
+
+    Args:
+        elements: atomic numbers.
+    """
+    return ", ".join(ELEMENTS[z] for z in sorted(elements))
 
 
 def _served(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:

@@ -31,11 +31,13 @@ from pyscf_mlham.train.identity import differences, identity_of
 from pyscf_mlham.train.log import CURVE, append_row, forget_later_rows
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
-from pyscf_mlham.train.preparation import prepare, progress_bar, start_from
+from pyscf_mlham.train.preparation import prepare, progress_bar
+from pyscf_mlham.train.start import start_from
 
 STATE = "training.safetensors"
 FINAL_SHARE = 0.2  # of the steps, in which the wsd schedule falls to zero
 MOST_SKIPPED = 100  # steps in a row without a finite gradient, before a run is given up
+SUSPECTS = 12  # names of molecules in one line
 ADVICE = "lower learning_rate, or look for a label that is wrong, and name another output folder"
 
 
@@ -79,6 +81,7 @@ class Trainer:
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.output = Path(config.output)
         self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, and till now
+        self._suspects: dict[str, None] = {}  # molecules of the former, in order
         self._lines = Lines(console, silent=self.rank > 0)
         self._asked, self._stop = False, False  # this process was told to stop; all processes stop after this step
 
@@ -168,7 +171,7 @@ class Trainer:
             sums, self._stop = found_and_asked[:-1], bool(found_and_asked[-1])  # all stop at the same step
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.step += 1
-        if self._counted(bool(torch.isfinite(norm))):
+        if self._counted(bool(torch.isfinite(norm)), batch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * schedule(self.step, self.config)
             self.optimizer.step()
@@ -176,10 +179,12 @@ class Trainer:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return sums / len(batch)
 
-    def _counted(self, finite: bool) -> bool:
+    def _counted(self, finite: bool, batch: Sequence[Example]) -> bool:
         """Count steps whose gradient is not finite, which are skipped, and give up after too many in a row."""
         self._in_a_row = 0 if finite else self._in_a_row + 1
-        self.skipped += not finite
+        if not finite:
+            self.skipped += 1
+            self._suspects |= dict.fromkeys(e.name for e in batch)
         if self._in_a_row >= MOST_SKIPPED:
             raise ModelError(f"step {self.step}: the loss is not finite, for {MOST_SKIPPED} steps in a row; {ADVICE}.")
         return finite
@@ -205,6 +210,7 @@ class Trainer:
             train_errors: means since the last evaluation, (3,).
         """
         skipped, self.skipped = self.skipped, 0
+        suspects, self._suspects = list(self._suspects), {}
         if self.rank:
             return
         each = evaluate(self.average, self.val_set)
@@ -219,7 +225,9 @@ class Trainer:
             f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
         )
         if skipped:
-            self.console.print(f"{skipped} steps before were skipped: the loss was not finite.")
+            names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
+            words = f"{skipped} steps before were skipped: the loss was not finite. Their molecules: {names}."
+            self.console.print(words, markup=False, highlight=False, soft_wrap=True)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
