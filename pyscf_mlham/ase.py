@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
+from pyscf_mlham.basis import has_core_potential
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.counting import counting_fock_builds
@@ -31,7 +32,7 @@ from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
-from pyscf_mlham.state import charge_and_spin
+from pyscf_mlham.state import SPIN_KEYS, charge_and_spin
 from pyscf_mlham.stepcost import Report, StepCost
 
 Array = NDArray[np.float64]
@@ -49,8 +50,9 @@ class MLHam(Calculator):
     """PySCF for ASE, with learned guesses, guesses from the steps before, and the two-level solver.
 
     Charge and multiplicity come from ``atoms.info`` ("charge"; "mult" or "multiplicity", or "spin" = n_alpha -
-    n_beta), else from the arguments. Besides ASE's properties there are `orbital_energies`, `gap` and ASE's
-    `get_eigenvalues` and `get_occupation_numbers`, and the last converged PySCF object as `mf`.
+    n_beta), else from the arguments, else the multiplicity is that of the initial magnetic moments. Besides ASE's
+    properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and `get_occupation_numbers`, and the
+    last converged PySCF object as `mf`.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
@@ -58,6 +60,7 @@ class MLHam(Calculator):
     default_parameters: dict[str, Any] = {  # noqa: RUF012
         "xc": "b3lyp",
         "basis": "def2-svp",
+        "ecp": "auto",
         "charge": 0,
         "mult": None,
         "density_fit": False,
@@ -79,7 +82,9 @@ class MLHam(Calculator):
             atoms: to attach to.
             parameters: any of
                 xc: functional, or "hf"; basis: PySCF's name.
-                charge: total charge; mult: multiplicity, by default the lowest.
+                ecp: effective core potentials as PySCF takes them; "auto" for those that the basis set was made with.
+                charge: total charge; mult: multiplicity, by default that of the initial magnetic moments, else the
+                lowest.
                 density_fit: whether integrals are fitted.
                 solver: "scf", or "twolevel" for `accelerate`.
                 guess: the first one, "ml" or one of PySCF's; model: name or path of a model, None for the shipped one
@@ -193,11 +198,16 @@ class MLHam(Calculator):
             atoms: geometry.
         """
         p: dict[str, Any] = self.parameters or {}
+        own = p["mult"] is not None or any(key in atoms.info for key in SPIN_KEYS)
+        moments = atoms.get_initial_magnetic_moments()
+        mult = p["mult"] if own or not moments.any() else 1 + round(abs(float(moments.sum())), 6)
         try:
-            return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], p["mult"])
+            return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], mult)
         except ValueError as error:
+            asked = "" if own or not moments.any() else f" (initial magnetic moments of {moments.sum():g} ask for that)"
             raise InputError(
-                f"{error}; give the right charge and multiplicity as arguments (charge=, mult=) or in atoms.info."
+                f"{error}{asked}; give the right charge and multiplicity as arguments (charge=, mult=) or in "
+                "atoms.info."
             ) from error
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
@@ -211,7 +221,8 @@ class MLHam(Calculator):
         p = self.parameters
         places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
         try:
-            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], charge=charge, spin=spin, verbose=0)
+            ecp = _core_potentials(p["basis"], atoms) if p["ecp"] == "auto" else p["ecp"]
+            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, charge=charge, spin=spin, verbose=0)
         except (KeyError, RuntimeError) as error:
             raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
         if p["xc"].lower() == "hf":
@@ -232,8 +243,12 @@ class MLHam(Calculator):
             self.mf = OneShot(mf, model_of(mf) or self.parameters["model"]).run()
         else:
             self.mf = self._converged(mf)
-            self.results["energy"] = self.results["free_energy"] = float(self.mf.e_tot) * HARTREE
-        self.results["dipole"] = np.asarray(self.mf.dip_moment(unit="AU", verbose=0)) * BOHR
+            e_tot, e_free, e_zero = self.mf.e_tot, getattr(self.mf, "e_free", None), getattr(self.mf, "e_zero", None)
+            # with smeared occupations the forces are those of the free energy, and ASE's energy is that at 0 K
+            self.results["energy"] = float(e_tot if e_zero is None else e_zero) * HARTREE
+            self.results["free_energy"] = float(e_tot if e_free is None else e_free) * HARTREE
+        # PySCF calls the unit by other names in generalised objects
+        self.results["dipole"] = np.asarray(self.mf.dip_moment(None, None, "AU", verbose=0)) * BOHR
 
     def _converged(self, mf: Any) -> Any:
         """Run the SCF and write down what it cost."""
@@ -327,6 +342,8 @@ class MLHam(Calculator):
         return np.array(np.atleast_2d(self._computed().mo_occ)[spin], dtype=float)
 
     def _computed(self) -> Any:
+        if self.mf is None and self.atoms is not None and self.results:  # a copy has the numbers, not PySCF's object
+            self.calculate(self.atoms, self.implemented_properties[:1])
         if self.mf is None:
             raise CalculatorSetupError("no orbitals yet; ask for an energy or a dipole moment first.")
         return self.mf
@@ -343,6 +360,14 @@ class MLHam(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         # PySCF's objects hold open files; everything else goes along to another process
         return self.__dict__ | {"mf": None}
+
+
+def _core_potentials(basis: Any, atoms: Atoms) -> dict[str, str]:
+    """Return the core potentials that basis sets were made with, by element; those without any are left out."""
+    symbols = set(atoms.get_chemical_symbols())
+    names = basis if isinstance(basis, dict) else dict.fromkeys(symbols, basis)
+    wanted = {symbol: names.get(symbol, names.get("default")) for symbol in symbols}
+    return {s: name for s, name in wanted.items() if isinstance(name, str) and has_core_potential(name, s)}
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:

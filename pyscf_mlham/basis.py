@@ -282,6 +282,19 @@ def is_ghost(mol: gto.Mole, atom: int) -> bool:
 
 
 @cache
+def has_core_potential(name: str, symbol: str) -> bool:
+    """Whether a basis set describes only an element's outer electrons, so that all of them in it make no sense.
+
+    Args:
+        name: PySCF's name of the basis set.
+        symbol: of the element.
+    """
+    try:
+        return bool(gto.basis.load_ecp(name, symbol))
+    except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
+        return False
+
+
 def element_shells(name: str, symbol: str) -> Any:
     """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
 

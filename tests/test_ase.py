@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.build import molecule
 from ase.calculators.calculator import (
     CalculatorSetupError,
     InputError,
@@ -135,6 +136,77 @@ def test_charge_and_multiplicity_from_the_arguments() -> None:
     atoms.info["charge"] = 0  # the atoms know best
     atoms.calc = quick(charge=1)
     assert atoms.get_potential_energy() == pytest.approx(plain_energy(atoms) * nist.HARTREE2EV, abs=1e-6)
+
+
+def test_core_potentials_come_with_their_basis_set() -> None:
+    iodide = Atoms("HI", [(0, 0, 0), (0, 0, 1.61)])
+
+    def energy(**parameters: Any) -> float:
+        iodide.calc = MLHam(xc="hf", guess="minao", **parameters)
+        return float(iodide.get_potential_energy() / nist.HARTREE2EV)
+
+    for basis in ("def2-svp", "lanl2dz", {"H": "6-31g", "I": "lanl2dz"}, {"default": "def2-svp"}):
+        ecp = "def2-svp" if "def2-svp" in str(basis) else "lanl2dz"
+        mol = mole("H 0 0 0; I 0 0 1.61", basis, ecp={"I": ecp})
+        assert energy(basis=basis) == pytest.approx(mol.RHF().kernel(), abs=1e-7)
+    assert energy(basis="sto-3g") < -6000  # all electrons
+    assert energy(basis="def2-svp", ecp={"I": "def2-svp"}) == pytest.approx(energy(basis="def2-svp"), abs=1e-7)
+
+
+def test_initial_magnetic_moments_are_the_spin_where_nothing_else_is() -> None:
+    oxygen = molecule("O2")
+    oxygen.calc = quick()
+    triplet = mole("O 0 0 0.6230; O 0 0 -0.6230", "sto-3g", spin=2)
+    found = oxygen.get_potential_energy() / nist.HARTREE2EV
+    assert oxygen.calc.get_number_of_spins() == 2
+    triplet.set_geom_(oxygen.positions)
+    assert found == pytest.approx(triplet.UHF().kernel(), abs=1e-8)
+    oxygen.info["mult"] = 1
+    assert oxygen.get_potential_energy() / nist.HARTREE2EV > found + 0.01
+    assert oxygen.calc.get_number_of_spins() == 1
+    del oxygen.info["mult"]
+    oxygen.calc = quick(mult=1)
+    oxygen.get_potential_energy()
+    assert oxygen.calc.get_number_of_spins() == 1
+    oxygen.calc = quick(charge=1)
+    with pytest.raises(
+        InputError, match=r"15 electrons cannot have multiplicity 3 \(initial magnetic moments of 2 ask"
+    ):
+        oxygen.get_potential_energy()
+    oxygen.set_initial_magnetic_moments([0.5, 0])
+    oxygen.calc = quick()
+    with pytest.raises(InputError, match=r"1\.5 is not a whole number"):
+        oxygen.get_potential_energy()
+
+
+@pytest.mark.parametrize("solver", ["scf", "twolevel"])
+def test_smeared_forces_are_those_of_the_free_energy(solver: str) -> None:
+    atoms = water()
+    hot = {"mf_hook": lambda mf: mf.smearing(sigma=0.1), "conv_tol": 1e-11, "solver": solver}
+    atoms.calc = quick(xc="pbe", **hot)
+    force = atoms.get_forces()[0, 2]
+    energy, free = atoms.get_potential_energy(), atoms.get_potential_energy(force_consistent=True)
+    assert free < energy - 0.1
+    assert_close([energy, free], np.array([atoms.calc.mf.e_zero, atoms.calc.mf.e_free]) * nist.HARTREE2EV, 1e-9)
+    moved = []
+    for step in (1e-3, -1e-3):
+        atoms.positions[0, 2] += step
+        moved.append(atoms.get_potential_energy(force_consistent=True))
+        atoms.positions[0, 2] -= step
+    assert force == pytest.approx((moved[1] - moved[0]) / 2e-3, abs=2e-3)
+
+
+def test_generalised_objects_and_copies_have_everything() -> None:
+    atoms = water()
+    atoms.calc = quick(conv_tol=1e-12)
+    dipole, energies = atoms.get_dipole_moment(), atoms.calc.orbital_energies
+    copied = pickle.loads(pickle.dumps(atoms))
+    assert_close(copied.calc.orbital_energies, energies, 1e-6)
+    assert copied.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
+    atoms.calc = quick(mf_hook=lambda mf: mf.mol.GHF())
+    assert_close(atoms.get_dipole_moment(), dipole, 1e-4)
+    with pytest.raises(CalculatorSetupError, match="no orbitals yet"):
+        _ = quick().gap
 
 
 def test_errors_say_what_is_wrong() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham.basis import is_ghost
+from pyscf_mlham.basis import has_core_potential, is_ghost
 from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.coarse import Level as CoarseLevel
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
@@ -141,21 +141,14 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
-    if cored := sorted({mol.atom_symbol(i) for i in range(mol.natm) if _has_core_potential(mol, i, basis)}):
+    elements = {mol.atom_pure_symbol(i) for i in range(mol.natm)}
+    if cored := sorted(symbol for symbol in elements if has_core_potential(basis, symbol)):
         raise DataError(f"basis set {basis} wants effective core potentials for {', '.join(cored)}; not supported")
     try:
         graph_from_mol(mol)
     except ValueError as error:
         raise DataError(str(error)) from error
     return mol
-
-
-def _has_core_potential(mol: gto.Mole, atom: int, basis: str) -> bool:
-    """Whether a basis set describes only an atom's outer electrons, so that all of them in it make no sense."""
-    try:
-        return bool(gto.basis.load_ecp(basis, mol.atom_pure_symbol(atom)))
-    except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
-        return False
 
 
 KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
