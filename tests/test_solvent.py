@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ETHYLENE, mole
+from conftest import ETHYLENE, WATER, mole
 
-from pyscf_mlham import accelerate
+from pyscf_mlham import accelerate, track
 from pyscf_mlham.coarse import LEVELS
 from pyscf_mlham.coarse.fitting import fitted
 from pyscf_mlham.coarse.solvent import ExactReaction, FittedReaction, reaction_of
@@ -81,3 +82,11 @@ def test_two_full_builds_in_every_solvent(method: str, kind: str) -> None:
     if method in METHODS:
         charges = quick.with_solvent._intermediates["q"]
         np.testing.assert_allclose(charges, plain.with_solvent._intermediates["q"], atol=1e-4 * np.abs(charges).max())
+
+
+@pytest.mark.parametrize("wrap", [accelerate, track])
+def test_the_solvent_of_the_original_stays_as_it_was(wrap: Callable[[Any], Any]) -> None:
+    mf = mole(basis="sto-3g").RHF().ddCOSMO().run()
+    gradient = mf.nuc_grad_method().kernel()
+    wrap(mf).as_scanner()(mole(WATER.replace("0.1173", "0.3"), "sto-3g"))
+    np.testing.assert_allclose(mf.nuc_grad_method().kernel(), gradient, atol=1e-10)

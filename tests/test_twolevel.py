@@ -34,6 +34,7 @@ METHODS: dict[str, tuple[Callable[[], Any], int]] = {
     "RKS wB97X-V": (lambda: mole().RKS(xc="wb97x-v"), 2),
     "RKS HSE06": (lambda: mole().RKS(xc="hse06"), 2),
     "RKS tight": (lambda: mole().RKS(xc="b3lyp").set(conv_tol=1e-12), 3),
+    "RKS loose gradient": (lambda: mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol_grad=0.1), 2),
     "RKS in def2-TZVP": (lambda: mole(basis="def2-tzvp").RKS(xc="b3lyp"), 2),
     "RKS cartesian": (lambda: mole(cart=True).RKS(xc="b3lyp"), 2),
     "RKS direct": (lambda: mole(max_memory=1).RKS(xc="b3lyp"), 2),
@@ -246,6 +247,42 @@ def test_callback_checkpoint_and_own_criteria(tmp_path: Any) -> None:
     assert again.cycles == 1
     mf.check_convergence = lambda envs: envs["norm_ddm"] < 1e-10 and envs["norm_gorb"] < envs["conv_tol_grad"]
     assert accelerate(mf).run().full_builds > quick.full_builds
+
+
+# of PySCF's kernel, where it calls back
+NAMES = [
+    "mf", "mol", "cycle", "e_tot", "last_hf_e", "mo_energy", "mo_coeff", "mo_occ", "dm", "dm_last", "norm_ddm",
+    "vhf", "fock", "fock_last", "norm_gorb", "h1e", "s1e", "x_orth", "conv_tol", "conv_tol_grad", "cput0",
+    "cput1", "mf_diis", "scf_conv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["RKS", "UKS", "ROKS"])
+def test_callbacks_get_what_pyscfs_kernel_gives_them(kind: str) -> None:
+    def made() -> Any:
+        mf = getattr(mole(charge=int(kind != "RKS"), spin=int(kind != "RKS")), kind)(xc="pbe")
+        mf.callback = lambda envs: seen.append({name: envs[name] for name in NAMES})
+        return mf
+
+    seen: list[dict[str, Any]] = []
+    made().run()
+    theirs, start = seen[0], made().get_init_guess()
+    seen.clear()
+    quick = accelerate(made()).run()
+    for ours in seen:
+        assert {name: np.shape(ours[name]) for name in NAMES} == {name: np.shape(theirs[name]) for name in NAMES}
+        assert ours["norm_ddm"] == pytest.approx(np.linalg.norm(ours["dm"] - ours["dm_last"]))
+        assert ours["cput0"] <= ours["cput1"]
+    np.testing.assert_array_equal(seen[0]["dm_last"], start)
+    np.testing.assert_array_equal(seen[1]["dm_last"], seen[0]["dm"])
+    assert [ours["e_tot"] - ours["last_hf_e"] for ours in seen] == [0, seen[1]["e_tot"] - seen[0]["e_tot"]]
+    assert [ours["scf_conv"] for ours in seen] == [False, True]
+    assert quick.converged
+
+
+def test_a_criterion_of_change_is_not_met_by_the_first_build() -> None:
+    mf = mole().RHF().set(check_convergence=lambda envs: abs(envs["e_tot"] - envs["last_hf_e"]) < 1e-3)
+    assert accelerate(mf).run().full_builds == 2
 
 
 def test_any_start_will_do() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyscf import df, lib
+
 SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
@@ -37,14 +39,29 @@ def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
         if not hasattr(helper, "copy"):
             continue
         if id(helper) not in copies:
-            copies[id(helper)] = helper.copy()
+            copies[id(helper)] = _copy_of(helper)
         parts[name] = copies[id(helper)]
-        if not isinstance(getattr(parts[name], "_cderi_to_save", ""), str):
-            parts[name]._cderi_to_save = None  # a temporary file of the original's, which it would write over
     if (inner := parts.get("_scf")) is not None:
         parts["_scf"] = inner.copy()
         parts["_scf"].__dict__.update(_private_parts(inner, copies))
     return parts
+
+
+def _copy_of(helper: Any) -> Any:
+    """Copy a helper, down to what it would write over of the original's."""
+    copied = helper.copy()
+    parts = vars(copied)  # not setattr: a solvent forgets what it has built when its grid is set
+    if isinstance(parts.get("_intermediates"), dict):
+        parts["_intermediates"] = dict(parts["_intermediates"])
+    if hasattr(parts.get("grids"), "copy"):  # that of ddCOSMO, moved in place with the molecule
+        parts["grids"] = parts["grids"].copy()
+    if not isinstance(file := getattr(copied, "_cderi_to_save", ""), str):  # a temporary file
+        if isinstance(copied, df.DF):
+            copied._cderi_to_save = None  # made where it is needed
+        else:  # periodic: there from the first, and read by its name, for as long as the original lasts
+            copied._cderi_to_save = lib.NamedTemporaryFile(dir=lib.param.TMPDIR)
+            copied._cderi = None if copied._cderi == file.name else copied._cderi
+    return copied
 
 
 def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

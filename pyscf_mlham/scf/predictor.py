@@ -27,7 +27,7 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.graph import graph_from_mol
-from pyscf_mlham.scf.worth import unknown_field
+from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[np.float64]
@@ -235,7 +235,7 @@ def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
 
 
 def _check_method(mf: Any, mol: gto.Mole) -> None:
-    if any(c.__name__ == "Cell" for c in type(mol).__mro__):
+    if is_periodic(mol):
         raise OutOfDomainError("periodic systems are not supported")
     if not any(mf.istype(kind) for kind in ("RHF", "UHF", "GHF")):
         raise OutOfDomainError(f"{type(mf).__name__} is not a one-component mean-field method")

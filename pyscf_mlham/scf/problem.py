@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pyscf.dft import libxc
+from pyscf.lib import logger
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_mlham.coarse import CoarseField
@@ -22,16 +23,23 @@ from pyscf_mlham.errors import DataError
 Array = NDArray[Any]
 
 COARSE_CYCLES = 50
+MOVED = 0.5  # electrons; of a state that is filled otherwise it is one at least
 STALLED = 10  # cycles without a smaller gradient, after which the smallest must do
 
 
+def now() -> tuple[float, float]:
+    """Return processor and wall time as PySCF's timers take them, seconds."""
+    return logger.process_clock(), logger.perf_counter()
+
+
 class Problem(NamedTuple):
-    """What does not change during an SCF: the object, h, S, and S's orthogonalisation."""
+    """What does not change during an SCF: the object, h, S, S's orthogonalisation, and when it began."""
 
     mf: Any
     hcore: Array
     overlap: Array
     x: Array
+    clock: tuple[float, float]
 
     @classmethod
     def of(cls, mf: Any) -> Problem:
@@ -40,13 +48,18 @@ class Problem(NamedTuple):
         Args:
             mf: PySCF mean-field object.
         """
-        overlap = mf.get_ovlp(mf.mol)
-        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap))
+        clock, overlap = now(), mf.get_ovlp(mf.mol)
+        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap), clock)
 
     @property
     def tolerance(self) -> float:
         """Orbital gradient at which the user calls it converged."""
         return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
+
+    @property
+    def aim(self) -> float:
+        """Orbital gradient that meets the user's criterion of the energy as well."""
+        return min(self.tolerance, float(np.sqrt(self.mf.conv_tol)))
 
     def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
         """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would.
@@ -68,16 +81,25 @@ class Problem(NamedTuple):
         """
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
 
-    def filled_from_below(self, orbitals: Orbitals) -> bool:
+    def filled_from_below(self, orbitals: Orbitals, fock: Array) -> bool:
         """Whether orbitals hold the object's electrons, and the lowest ones of them, as PySCF's SCF leaves them.
 
         Args:
-            orbitals: canonical in their own field. Those of ROHF have no order of their own: nothing is said of them.
+            orbitals: canonical in their own field.
+            fock: of their density, in the object's shape, Hartree.
         """
         if self.mf.istype("ROHF"):
-            return True
+            return self._electrons_moved(orbitals, fock) < MOVED
         with undisturbed(self.mf):
             return np.array_equal(self.mf.get_occ(orbitals.energy, orbitals.coeff), orbitals.occ)
+
+    def _electrons_moved(self, orbitals: Orbitals, fock: Array) -> float:
+        """Count those that the lowest orbitals of a Fock matrix hold elsewhere; of ROHF.
+
+        Canonical orbitals of ROHF have no order: closed, open and empty ones are each sorted by themselves.
+        """
+        here, there = (density_from_orbitals(self.mf, each) @ self.overlap for each in (orbitals, self.orbitals(fock)))
+        return float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
 
     def gradient(self, orbitals: Orbitals, fock: Array) -> float:
         """Return the norm of the orbital gradient, as PySCF measures it.

@@ -28,7 +28,7 @@ from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_or
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
-from pyscf_mlham.scf.problem import Problem, coarse_scf
+from pyscf_mlham.scf.problem import Problem, coarse_scf, now
 from pyscf_mlham.scf.start import breaks_spin_symmetry, first_orbitals, is_close
 from pyscf_mlham.scf.worth import not_worth_it
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
@@ -39,6 +39,8 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; its ow
 INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are converged ...
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
+RISE = 10  # times what was to be gained: solutions that are saddle points are reached from a little below them ...
+NOISE = 1e-7  # ... and rounding raises the energy by less than this; Hartree
 SLOW = 0.2  # a full gradient must fall to this share of the last one, or the coarse level is too coarse
 
 
@@ -47,6 +49,12 @@ def accelerate(mf: Any) -> Any:
 
     The solution is that of mf, by mf's own criteria; where two levels do not pay or do not converge, PySCF's plain
     SCF does the work, and the log says so.
+
+    After each full build, callbacks and criteria of convergence get what PySCF's kernel gives them: mf, mol, cycle,
+    e_tot, last_hf_e, mo_energy, mo_coeff, mo_occ, dm, dm_last, norm_ddm, vhf, fock, fock_last, norm_gorb, h1e, s1e,
+    x_orth, conv_tol, conv_tol_grad, cput0, cput1; mf_diis is None, for no full build is extrapolated. At the first,
+    dm_last is the density to start from, for which no full field was built: last_hf_e and fock_last are e_tot and
+    fock themselves. Callbacks get scf_conv as well.
 
     Args:
         mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; left as it is.
@@ -61,18 +69,19 @@ def accelerate(mf: Any) -> Any:
 class _TwoLevelSCF:
     __name_mixin__ = "TwoLevel"
 
-    _keys = {"coarse_cycles", "full_builds"}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {"coarse_cycles", "full_builds", "plain_reason"}  # noqa: RUF012  (PySCF's idiom)
 
     def __init__(self, mf: Any) -> None:
         self.__dict__.update(private_parts(mf))
         self.coarse_cycles = 0
         self.full_builds = 0
+        self.plain_reason = ""  # why plain SCF did the work, or went on with it
         self._builds = 0
 
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with whatever it has converged to."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TwoLevelSCF))
-        del plain.coarse_cycles, plain.full_builds, plain._builds
+        del plain.coarse_cycles, plain.full_builds, plain.plain_reason, plain._builds
         return plain
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -103,6 +112,7 @@ class _TwoLevelSCF:
             total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = self._builds = 0
+        self.plain_reason = ""
         reason = not_worth_it(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
@@ -114,6 +124,7 @@ class _TwoLevelSCF:
 
     def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
         """Converge without a coarse field; see `scf`."""
+        self.plain_reason = reason
         logger.note(self, "two-level SCF: %s; plain SCF is used.", reason)
         return float(self._decorated(dm0, **kwargs))
 
@@ -134,9 +145,9 @@ class _TwoLevelSCF:
     @one_blas_thread()
     def _two_levels(self: Any, dm0: Array | None, **kwargs: Any) -> float:
         """Converge in a coarse and a full field; see `scf`."""
-        clock = (logger.process_clock(), logger.perf_counter())
         self.dump_flags()
         self.build(self.mol)
+        problem = Problem.of(self)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
         if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
@@ -153,24 +164,35 @@ class _TwoLevelSCF:
         write = bool(self.chkfile) and kwargs.get("dump_chk", True)
         if write:
             chkfile.save_mol(self.mol, self.chkfile)
-        result = _solve(self, np.asanyarray(dm0), field, breaking, write)
+        dm0 = np.asanyarray(dm0)
+        result = _solve(problem, dm0, field, breaking, write)
         self.coarse_cycles = result.coarse_cycles
         self.full_builds = self.cycles = result.full_builds
         if result.failure and result.full_builds < self.max_cycle:
-            logger.note(self, "two-level SCF: %s; plain SCF goes on from its best density.", result.failure)
-            self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
-            with lib.temporary_env(self, max_cycle=self.max_cycle - result.full_builds):
-                energy = self._decorated(result.last.density, **kwargs)
-            self.cycles += result.full_builds
-            return float(energy)
+            return float(self._go_on(problem, result, dm0, **kwargs))
         self.converged, self.e_tot = not result.failure, result.last.energy
         self.mo_energy, self.mo_coeff, self.mo_occ = result.last.orbitals
         counts = (self.full_builds, "full Fock build"), (self.coarse_cycles, "coarse cycle")
         words = (f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
         logger.note(self, "two-level SCF: %s", ", ".join(words))
-        logger.timer(self, "SCF", *clock)
+        logger.timer(self, "SCF", *problem.clock)
         self._finalize()
         return float(self.e_tot)
+
+    def _go_on(self: Any, problem: Problem, result: Outcome, dm0: Array, **kwargs: Any) -> float:
+        """Converge where two levels have not: from their best density, or from the start where that is no good one."""
+        self.plain_reason = result.failure
+        best, where = result.last, "goes on from its best density"
+        start = best.density
+        if self.istype("ROHF") and not problem.filled_from_below(best.orbitals, best.fock):
+            # Plain SCF refills it at once, and where the order of orbitals is ambiguous that is a poor start
+            start, where = dm0, "starts anew, for its best density is not filled from below"
+        logger.note(self, "two-level SCF: %s; plain SCF %s.", result.failure, where)
+        self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
+        with lib.temporary_env(self, max_cycle=self.max_cycle - result.full_builds):
+            energy = self._decorated(start, **kwargs)
+        self.cycles += result.full_builds
+        return float(energy)
 
     def newton(self: Any) -> Any:
         """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""
@@ -194,6 +216,7 @@ class Iterate(NamedTuple):
         energy: total energy, Hartree.
         gradient: norm of the orbital gradient.
         lowering: second-order estimate of what the energy still lies above the solution, Hartree.
+        clock: processor and wall time when it was made, seconds.
     """
 
     orbitals: Orbitals
@@ -204,6 +227,15 @@ class Iterate(NamedTuple):
     energy: float
     gradient: float
     lowering: float
+    clock: tuple[float, float]
+
+    def lies_above(self, last: Iterate) -> bool:
+        """Whether the energy has risen by more than a step to the solution near the last one explains.
+
+        Args:
+            last: of the full build before.
+        """
+        return self.energy > last.energy + RISE * last.lowering + NOISE
 
 
 class Outcome(NamedTuple):
@@ -222,32 +254,36 @@ class Outcome(NamedTuple):
     failure: str
 
 
-def _solve(mf: Any, density: Array, field: CoarseField | None, breaking: bool, write: bool) -> Outcome:
+def _solve(problem: Problem, density: Array, field: CoarseField | None, breaking: bool, write: bool) -> Outcome:
     """Alternate full builds and coarse SCFs until the full field is converged or progress stops.
 
     Args:
-        mf: PySCF mean-field object.
+        problem: to solve.
         density: to start from.
         field: coarse; where there is none, the density is close to the solution, and a full build judges it as it is.
         breaking: whether the spin symmetry of the density is to be broken.
         write: whether each full build goes to the checkpoint file.
     """
-    problem = Problem.of(mf)
+    mf = problem.mf
     levels, spent = list(LEVELS[1:] if field else LEVELS), 0
     if field is None:
         orbitals = Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)  # type: ignore[attr-defined]
     else:
-        orbitals = first_orbitals(problem, field, density, max(START_TOL, problem.tolerance), breaking)
+        orbitals = first_orbitals(problem, field, density, max(START_TOL, problem.aim), breaking)
     best: Iterate | None = None
     for build in range(1, mf.max_cycle + 1):
         if field:
             field.release()
         here = _evaluate(problem, orbitals, best)
         cycles = spent + (field.builds if field else 0)
-        if _report(problem, here, best, build, cycles, write):
+        envs = _state(problem, here, best, density, build)
+        converged = _is_converged(problem, here, best, envs)
+        _report(mf, here, envs | {"scf_conv": converged}, cycles, write)
+        if converged:
             return Outcome(here, build, cycles, "")
-        if best is not None and here.gradient > best.gradient:
-            return Outcome(best, build, cycles, "the orbital gradient rises")
+        if best is not None and (here.lies_above(best) or here.gradient > best.gradient):
+            what = "energy" if here.lies_above(best) else "orbital gradient"
+            return Outcome(best, build, cycles, f"the {what} rises")
         if best is not None and here.gradient > SLOW * best.gradient:
             if not levels:
                 return Outcome(here, build, cycles, "the orbital gradient falls too slowly")
@@ -259,7 +295,7 @@ def _solve(mf: Any, density: Array, field: CoarseField | None, breaking: bool, w
             except ResourceError as error:
                 return Outcome(best, build, cycles, str(error))
             field.anchor(factors_from_orbitals(mf, here.orbitals), here.v)
-            tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.tolerance)
+            tolerance = max(INNER_SHARE * here.gradient, INNER_FLOOR * problem.aim)
             orbitals = coarse_scf(problem, field, here.v, here.density, tolerance)
     assert best is not None  # max_cycle is at least one
     return Outcome(best, mf.max_cycle, cycles, "max_cycle is reached")
@@ -283,6 +319,7 @@ def _evaluate(problem: Problem, orbitals: Orbitals, last: Iterate | None) -> Ite
         energy=float(mf.energy_tot(density, problem.hcore, vhf)),
         gradient=problem.gradient(orbitals, fock),
         lowering=_lowering(problem, orbitals, v),
+        clock=now(),
     )
 
 
@@ -306,44 +343,42 @@ def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
     return total
 
 
-def _report(problem: Problem, here: Iterate, last: Iterate | None, build: int, cycles: int, write: bool) -> bool:
-    """Log, write the checkpoint file, call back as PySCF's kernel does; return whether it is converged."""
-    mf = problem.mf
+def _report(mf: Any, here: Iterate, envs: dict[str, Any], cycles: int, write: bool) -> None:
+    """Log, write the checkpoint file, call back as PySCF's kernel does."""
     logger.info(
         mf, "full build %d  E= %.15g  |g|= %4.3g  still to gain= %4.3g  coarse cycles= %d",
-        build, here.energy, here.gradient, here.lowering, cycles,
+        envs["cycle"] + 1, here.energy, here.gradient, here.lowering, cycles,
     )  # fmt: skip
-    envs = _state(problem, here, last, build)
-    converged = _is_converged(problem, here, envs)
     if write:
         mf.dump_chk(envs)
     if callable(mf.callback):
-        mf.callback(envs | {"scf_conv": converged})
-    return converged
+        mf.callback(envs)
 
 
-def _state(problem: Problem, here: Iterate, last: Iterate | None, build: int) -> dict[str, Any]:
-    """Return what PySCF's kernel hands to callbacks, criteria and checkpoint files."""
+def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
+    """Return what PySCF's kernel hands to callbacks, criteria and checkpoint files; see `accelerate`."""
     mf = problem.mf
     mo_energy, mo_coeff, mo_occ = here.orbitals
-    envs = {
-        "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "mo_energy": mo_energy,
-        "mo_coeff": mo_coeff, "mo_occ": mo_occ, "dm": here.density, "vhf": here.vhf, "fock": here.fock,
-        "h1e": problem.hcore, "s1e": problem.overlap, "norm_gorb": here.gradient,
-        "conv_tol": mf.conv_tol, "conv_tol_grad": problem.tolerance,
+    before = last or here._replace(density=start, clock=problem.clock)
+    return {
+        "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "last_hf_e": before.energy,
+        "mo_energy": mo_energy, "mo_coeff": mo_coeff, "mo_occ": mo_occ, "dm": here.density, "dm_last": before.density,
+        "norm_ddm": float(np.linalg.norm(np.asarray(here.density) - np.asarray(before.density))),
+        "vhf": here.vhf, "fock": here.fock, "fock_last": before.fock, "norm_gorb": here.gradient, "mf_diis": None,
+        "h1e": problem.hcore, "s1e": problem.overlap, "x_orth": problem.x,
+        "conv_tol": mf.conv_tol, "conv_tol_grad": problem.tolerance, "cput0": problem.clock, "cput1": before.clock,
     }  # fmt: skip
-    if last is not None:
-        change = float(np.linalg.norm(np.asarray(here.density) - np.asarray(last.density)))
-        envs |= {"last_hf_e": last.energy, "dm_last": last.density, "norm_ddm": change}
-    return envs
 
 
-def _is_converged(problem: Problem, here: Iterate, envs: dict[str, Any]) -> bool:
+def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: dict[str, Any]) -> bool:
     """Judge a full build by the object's own criteria."""
+    if last is not None and here.lies_above(last):
+        return False  # another state took the place of a lower one
     criterion = problem.mf.check_convergence
     if callable(criterion):
-        # it may compare with the density before, and the first full build has none
-        converged = "dm_last" in envs and bool(criterion(envs))
+        # it may compare with the build before, and the first has none
+        converged = last is not None and bool(criterion(envs))
     else:
         converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
-    return converged and problem.filled_from_below(here.orbitals)  # else a stationary state above the ground state
+    # else a stationary state above the ground state
+    return converged and problem.filled_from_below(here.orbitals, here.fock)

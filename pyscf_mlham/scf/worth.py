@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pyscf import df, lib
+from pyscf import df, gto, lib
 
 # What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
 HOOKS = ("pre_kernel", "post_kernel")
@@ -21,6 +21,8 @@ def not_worth_it(mf: Any) -> str:
     Args:
         mf: PySCF mean-field object.
     """
+    if is_periodic(mf.mol):
+        return "periodic systems have no coarse level"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
         return f"{type(mf).__name__} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
@@ -36,6 +38,15 @@ def not_worth_it(mf: Any) -> str:
     if foreign := [name for name in HOOKS if _is_replaced(mf, name)]:
         return f"{', '.join(foreign)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
     return unknown_field(mf)
+
+
+def is_periodic(mol: gto.Mole) -> bool:
+    """Whether a molecule is the cell of a crystal; by name, for PySCF's periodic part takes a second to import.
+
+    Args:
+        mol: molecule or cell.
+    """
+    return any(kind.__name__ == "Cell" for kind in type(mol).__mro__)
 
 
 def unknown_field(mf: Any) -> str:

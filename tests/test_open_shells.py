@@ -1,0 +1,55 @@
+"""accelerate() of ROHF and ROKS: no state that is not filled from below, nor one above a density already seen."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from conftest import mole
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.density import Orbitals
+from pyscf_mlham.scf.problem import Problem
+
+
+def accelerated(mf: Any) -> tuple[Any, list[float]]:
+    """Return the object after its SCF, with its log in its stdout, and the energies of its builds."""
+    energies: list[float] = []
+    mf.stdout, mf.verbose, mf.callback = io.StringIO(), 3, lambda envs: energies.append(envs["e_tot"])
+    mf.grids.level = 0
+    return accelerate(mf).run(), energies
+
+
+def test_a_stationary_state_above_a_density_already_seen_is_no_solution() -> None:
+    quick, energies = accelerated(mole("Ti 0 0 0; O 0 0 1.62", "def2-svp", spin=2).ROKS(xc="pbe").set(max_cycle=4))
+    assert energies[1] > energies[0] + 0.1
+    assert not quick.converged  # nor does plain SCF, in fifty cycles
+    assert "the energy rises; plain SCF starts anew" in quick.stdout.getvalue()
+
+
+def test_plain_scf_starts_anew_from_a_density_that_is_not_filled_from_below() -> None:
+    def atom() -> Any:
+        return mole("Ti 0 0 0", "6-31g", spin=2).ROKS(xc="pbe")
+
+    plain = atom()
+    plain.grids.level = 0
+    plain.run()
+    quick, _ = accelerated(atom())
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.full_builds <= plain.cycles + 4
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_electrons_in_other_than_the_lowest_orbitals_are_recognised(closed: bool) -> None:
+    mf = mole(charge=1, spin=1).ROHF().run()
+    problem, lumo = Problem.of(mf), int((mf.mo_occ > 0).sum())
+    for occupied in (None, lumo - 2 if closed else lumo - 1):
+        occ = mf.mo_occ.copy()
+        if occupied is not None:
+            occ[[occupied, lumo]] = occ[[lumo, occupied]]
+        density = mf.make_rdm1(mf.mo_coeff, occ)
+        fock = problem.fock(mf.get_veff(dm=density), density)
+        orbitals = Orbitals(*mf.canonicalize(mf.mo_coeff, occ, fock), occ)
+        assert problem.filled_from_below(orbitals, fock) == (occupied is None)
