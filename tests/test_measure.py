@@ -22,6 +22,7 @@ from pyscf_mlham.bench.protocol import Protocol, model_hash
 from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.scf import predictor
 
 
 @pytest.mark.parametrize("solver", ["scf", "twolevel"])
@@ -117,6 +118,39 @@ def test_open_shells_and_kinds_of_mean_field() -> None:
     note = run_one("ml", geometry=cation).note
     assert note.startswith("ml not used, minao instead: ")
     assert "charge" in note
+
+
+@pytest.mark.parametrize("guess", ["minao", "sap", "ml"])
+def test_two_levels_of_unrestricted_singlets_are_those_of_a_user(guess: str) -> None:
+    fluorine = read_molecules(["ase:g2/F2"]).molecules[0]
+    row = run_one(guess, "twolevel", Protocol(xc="hf", basis="6-31g", scf="uhf"), fluorine)
+    atoms = list(zip(fluorine.numbers.tolist(), fluorine.positions.tolist(), strict=True))
+    mf = pyscf_mlham.accelerate(mole(atoms, "6-31g", unit="Bohr").UHF())
+    mf.init_guess = guess
+    mf.kernel()
+    assert (row.error, row.note, row.converged) == ("", "", True)
+    assert row.full_builds == mf.full_builds
+    assert row.coarse_builds == mf.coarse_cycles + 3 * (guess == "ml")  # H0 in two basis sets, and its own field
+    assert row.e_tot == pytest.approx(mf.e_tot, abs=1e-9)
+    assert row.s2 == pytest.approx(mf.spin_square()[0], abs=1e-4)
+    assert 0 < row.guess_s < row.total_s
+    assert (row.model != "") == (guess == "ml")
+
+
+def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = run_one("ml", "scf", Protocol(xc="b3lyp", basis="def2-svp", scf="uks", grid_level=0))
+    assert row.note.startswith("ml not used, minao instead: PySCF breaks the spin symmetry")
+    assert row.coarse_builds == 2
+    monkeypatch.setattr(predictor, "COLLAPSE", 1e9)
+    row = run_one("ml", "scf", Protocol(xc="hf", basis="sto-3g"))
+    assert row.note.startswith("ml not used, minao instead: the predicted gap has collapsed")
+    assert row.coarse_builds == 2  # H0 in two basis sets
+
+
+def test_two_levels_that_were_plain_scf_say_so() -> None:
+    fitted = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", density_fit=True))
+    assert fitted.note == "plain SCF, not two levels: density-fitted Hartree-Fock has no coarser level that pays"
+    assert run_one("minao", "twolevel").note == ""
 
 
 def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:

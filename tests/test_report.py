@@ -11,22 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_close
 from rich.console import Console
+from scipy import stats
 
 from pyscf_mlham.bench.figures import draw, svg
-from pyscf_mlham.bench.report import (
-    BEGIN,
-    END,
-    SUMMARY,
-    html,
-    insert_table,
-    molecule_table,
-    print_summary,
-    summary_cells,
-    summary_table,
-)
+from pyscf_mlham.bench.page import html
+from pyscf_mlham.bench.report import BEGIN, END, insert_table
 from pyscf_mlham.bench.results import RESULTS, Results, read_results
 from pyscf_mlham.bench.summary import geometric_mean, summarise
+from pyscf_mlham.bench.table import SUMMARY, molecule_table, print_summary, summary_cells, summary_table
 from pyscf_mlham.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,20 +40,36 @@ def test_statistics_are_what_they_say(results: Results) -> None:
     assert other.builds == reference.builds + 1  # a hidden build is a build
     mean = np.exp(np.mean([np.log(c.builds / (c.builds - 1)) for c in other.cases.values()]))
     assert other.build_ratio.value == pytest.approx(mean)
-    eight = np.array([0.5, 1.0, 2.0, 1.0] * 2)
-    spread = geometric_mean(eight)
-    assert spread == geometric_mean(eight)
-    assert spread.value == pytest.approx(1)
-    assert 0.5 < spread.low < 0.9 < 1.1 < spread.high < 2
-    # the standard error of the mean of logs is log(2) / 4; a bootstrap of eight knows it roughly
-    assert np.log(spread.high) == pytest.approx(1.96 * np.log(2) / 4, rel=0.25)
-    assert geometric_mean(eight[:4]).text() == "1.00"  # of so few nobody knows the interval
 
 
-def test_a_few_molecules_have_no_intervals_and_the_page_says_so(folder: Path, results: Results) -> None:
-    for text in (summary_table(results), (folder / "report.html").read_text()):
-        assert "fewer than 6 molecules" in text
+@pytest.mark.parametrize("number", [2, 6, 10])
+def test_intervals_are_students(number: int) -> None:
+    ratios = np.exp(np.random.default_rng(number).normal(-0.4, 0.2, number))
+    spread = geometric_mean(ratios)
+    half = stats.t.ppf(0.975, number - 1) * stats.sem(np.log(ratios))
+    found = np.log([spread.value, spread.low, spread.high])
+    assert_close(found, np.log(ratios).mean() + np.array([0, -half, half]), 1e-12)
+    assert not geometric_mean(ratios[:1]).has_interval
+    assert geometric_mean(np.full(number, 2 / 11)).text() == "0.18"  # equal ones leave nothing to tell
+    assert geometric_mean(np.array([0.01, 100.0])).text() == "1.00 [0.00, >99]"
+
+
+def test_intervals_cover_what_they_promise() -> None:
+    random, hits = np.random.default_rng(1), 0
+    for _ in range(1000):
+        spread = geometric_mean(np.exp(random.normal(-0.4, 0.15, 6)))
+        hits += spread.low <= np.exp(-0.4) <= spread.high
+    assert 930 <= hits <= 970
+
+
+def test_a_single_molecule_has_no_intervals_and_the_page_says_so(results: Results) -> None:
+    name = results.rows[0].molecule
+    one = dataclasses.replace(results, rows=[row for row in results.rows if row.molecule == name])
+    plots = dict.fromkeys(("builds", "time"), "")
+    for text in (summary_table(one), html(one, summarise(one), plots, "cpu")):
+        assert "a single molecule" in text
         assert not re.search(r"\d \[\d|intervals below|Bars:", text)
+    assert "Student's t on their logarithms" in summary_table(results)
 
 
 def test_the_oracle_is_a_bound_and_no_method(results: Results) -> None:

@@ -25,8 +25,9 @@ from rich.console import Console
 from pyscf_mlham import cli
 from pyscf_mlham.ase import MLHam
 from pyscf_mlham.bench import trajectory
-from pyscf_mlham.bench.trajectory import Settings, run_trajectory, summarise, thermal_momenta
+from pyscf_mlham.bench.trajectory import Settings, run_trajectory, thermal_momenta
 from pyscf_mlham.bench.trajectory_commands import _molecules, add_parsers
+from pyscf_mlham.bench.trajectory_summary import summarise
 from pyscf_mlham.bench.trajectory_table import heading, print_tables
 from pyscf_mlham.errors import DataError
 
@@ -350,7 +351,7 @@ def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.Cap
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     capsys.readouterr()
     assert cli.main(command) == 1
-    assert "water-0, history: an energy differs from the scanner's by 3e-06 Ha" in capsys.readouterr().out
+    assert "water-0, history: an energy differs from that of scanner by 3.0e-06 Ha" in capsys.readouterr().out
     assert 'class="verdict bad"' in (tmp_path / "md" / "report.html").read_text()
 
 
@@ -364,7 +365,7 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
     assert max(map(len, lines)) <= 80
     assert "|" not in "".join(lines)
     shown = [" ".join(line.split()[-8:]) for line in lines if "1140" in line]
-    assert shown == ["12.34 14.34 16 1140 12.3 12 123.4 2e-10"] * 2
+    assert shown == ["12.34 14.34 16 1140 12.3 12 123.4 2.0e-10"] * 2
     first, second = (" ".join(line.split()) for line in lines[3:5])
     assert first == "mean mean most all coarse first s per dE"
     assert second == "strategy cycles builds builds builds cycles cycles step / Ha"

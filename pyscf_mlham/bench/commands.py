@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.bench.options import GRID_LEVELS, names
 from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
@@ -28,7 +30,8 @@ The reference, minao with plain SCF, is always run. Guesses:
   coarse    a density-fitted SCF on a small grid, converged first: the classical rival
   ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
   oracle    the converged answer: no method, but the bound on what a guess can save
-  chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF
+  chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF: a stored answer, whose
+            own SCF is not counted; no method either
 
 The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
 same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
@@ -47,7 +50,9 @@ def _add_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", default="def2-svp", help="default %(default)s")
     parser.add_argument("--scf", default="auto", choices=KINDS, help="auto: restricted, open shells unrestricted")
     parser.add_argument("--df", action="store_true", help="density-fitted integrals")
-    parser.add_argument("--grid", type=int, default=3, metavar="LEVEL", help="PySCF's grid level; default %(default)s")
+    parser.add_argument(
+        "--grid", type=int, default=3, choices=GRID_LEVELS, metavar="LEVEL", help="PySCF's, 0 to 9; default %(default)s"
+    )
     parser.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
     parser.add_argument("--mult", type=int, help=MULT)
     parser.add_argument("--model", default="", help="name or folder of a model; default: the best of the shipped ones")
@@ -64,8 +69,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.epilog = BENCH
     parser.add_argument("files", nargs="+", help="files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4")
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="where everything is written")
-    parser.add_argument("--guess", default="", help=f"separated by commas; default {','.join(GUESSES)}")
-    parser.add_argument("--solver", default=",".join(SOLVERS), help="separated by commas; default %(default)s")
+    parser.add_argument("--guess", type=names, default="", help=f"separated by commas; default {','.join(GUESSES)}")
+    solvers = ",".join(SOLVERS)
+    parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
     parser.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s, PySCF's")
     parser.add_argument("--max-cycle", type=int, default=50, help="default %(default)s, PySCF's")
     parser.add_argument(
@@ -92,11 +98,14 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         args: of the command line.
         console: to draw on.
     """
-    from pyscf_mlham.bench.report import check_marks, insert_table, print_summary, write_report
+    from pyscf_mlham.bench.report import check_marks, insert_table, write_report
     from pyscf_mlham.bench.runner import Plan, run
+    from pyscf_mlham.bench.table import print_summary
 
     if args.repeat < 1:
         raise DataError(f"--repeat {args.repeat}: expected 1 or more.")
+    if not (args.energy_tol >= 0 and math.isfinite(args.energy_tol)):
+        raise DataError(f"--energy-tol {args.energy_tol}: expected a number of Hartree, zero or more.")
     protocol = _protocol(args)
     plan = Plan(
         guesses=_guesses(args.guess, protocol),
@@ -148,7 +157,7 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     if not text:
         missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
         return tuple(Guess(g, g) for g in GUESSES if g not in missing)
-    guesses = dict.fromkeys(guess_from_text(part) for part in text.split(",") if part.strip())
+    guesses = dict.fromkeys(guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
             "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "
@@ -163,7 +172,7 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
 
 
 def _solvers(text: str) -> tuple[str, ...]:
-    solvers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    solvers = tuple(dict.fromkeys(text.split(",")))
     if unknown := [solver for solver in solvers if solver not in SOLVERS]:
         raise DataError(f"unknown solvers {unknown}; expected some of {', '.join(SOLVERS)}.")
     return solvers

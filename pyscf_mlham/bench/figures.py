@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import Protocol
+from pyscf_mlham.bench.protocol import REFERENCE, Protocol
 from pyscf_mlham.bench.summary import Method, Ratio
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
@@ -32,6 +32,7 @@ COLOURS = {
     "oracle": "#059669",
 }
 OTHERS = ("#7c3aed", "#db2777", "#0891b2", "#65a30d")
+MOST = 2.5  # times the ratio or 1, where bars are cut: those of two or three molecules may reach anywhere
 VALENCE = -1.6  # Hartree; orbitals below are cores, and would leave no room for the rest
 HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")  # identifiers that matplotlib makes up
 STYLE: Any = {
@@ -74,10 +75,9 @@ def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
             "cycles": _cycles(shown, beside),
             "size": _size(plain, beside),
             "convergence": _convergence(plain, protocol),
+            "orbitals": _orbitals(plain) if any(_predictions(m) for m in plain) else None,
         }
-        if any(_predictions(m) for m in plain):
-            figures["orbitals"] = _orbitals(plain)
-    return figures
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def png(figure: Figure) -> bytes:
@@ -138,7 +138,8 @@ def _is_two(method: Method) -> bool:
 
 def _rows(axes: Any, methods: Sequence[Method]) -> None:
     """Methods from top to bottom, a line between the two solvers."""
-    axes.set_yticks(range(len(methods)), [m.name for m in methods])
+    names = [m.name + f", {len(m.cases)} of {m.total}" * m.is_partial for m in methods]
+    axes.set_yticks(range(len(methods)), names)
     axes.set_ylim(len(methods) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
@@ -161,11 +162,12 @@ def _forest(methods: Sequence[Method], ratio_of: Callable[[Method], Ratio], labe
         ratio = ratio_of(method)
         if not np.isfinite(ratio.value):
             continue
-        top = max(top, ratio.high)
+        high = min(ratio.high, MOST * max(1.0, ratio.value))
+        top = max(top, high)
         paint = {"color": colour(method.guess)}
-        axes.plot([ratio.low, ratio.high], [place, place], lw=2.6, alpha=0.35, solid_capstyle="round", **paint)
+        axes.plot([ratio.low, high], [place, place], lw=2.6, alpha=0.35, solid_capstyle="round", **paint)
         axes.plot([ratio.value], [place], marker="s" if _is_two(method) else "o", ms=5.2, **paint)
-        axes.annotate(f"{ratio.value:.2f}", (ratio.high, place), xytext=(6, 0), textcoords="offset points",
+        axes.annotate(f"{ratio.value:.2f}", (high, place), xytext=(6, 0), textcoords="offset points",
                       va="center", fontsize=7.8, color=INK)  # fmt: skip
     axes.set_xlim(0, 1.16 * top)
     axes.set_xlabel(label)
@@ -192,22 +194,22 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
 
 
 def key_methods(methods: Sequence[Method]) -> list[Method]:
-    """Choose what a reader wants to compare first: the rival, the model, the two levels.
+    """Choose what a reader wants to compare first: the rival, the model, the two levels, or all where there are none.
 
     Args:
         methods: of a benchmark.
     """
 
     def is_key(method: Method) -> bool:
-        learned = method.guess.startswith(("ml", "chk"))
-        return learned or method.guess == ("minao" if _is_two(method) else "coarse")
+        return method.guess.startswith("ml") or method.guess == ("minao" if _is_two(method) else "coarse")
 
-    return [m for m in methods if is_key(m) and m.cases]
+    compared = [m for m in methods if m.cases and not m.is_bound and (m.guess, m.solver) != REFERENCE]
+    return [m for m in compared if is_key(m)] or compared
 
 
-def _size(methods: Sequence[Method], height: float) -> Figure:
+def _size(methods: Sequence[Method], height: float) -> Figure | None:
     figure, axes = _axes(height)
-    reference = next((m.cases for m in methods if (m.guess, m.solver) == ("minao", "scf")), {})
+    reference = next((m.cases for m in methods if (m.guess, m.solver) == REFERENCE), {})
     for method in key_methods(methods):
         pairs = [(c, reference[key]) for key, c in method.cases.items() if key in reference]
         points = [(c.nao, c.seconds / r.seconds) for c, r in pairs if r.seconds > 0]
@@ -216,6 +218,8 @@ def _size(methods: Sequence[Method], height: float) -> Figure:
             paint = {"color": colour(method.guess), "marker": "s" if _is_two(method) else "o"}
             filled = {"facecolors": "none", "linewidths": 1.3} if _is_two(method) else {"linewidths": 0, "alpha": 0.75}
             axes.scatter(x, y, s=24, label=method.name, **_marker(paint, filled))
+    if not axes.collections:
+        return None
     axes.axhline(1.0, color=FAINT, lw=0.9)
     axes.set_ylim(bottom=0, top=max(1.25, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -240,7 +244,7 @@ def _legend(figure: Figure) -> None:
 
 def _convergence(methods: Sequence[Method], protocol: Protocol) -> Figure:
     figure, axes = _axes(SQUARE)
-    first = [m for m in methods if (m.guess, m.solver) == ("minao", "scf")]
+    first = [m for m in methods if (m.guess, m.solver) == REFERENCE]
     for method in [*first, *key_methods(methods)]:
         curves = [case.row.gradients for case in method.cases.values() if case.row.gradients]
         if not curves:

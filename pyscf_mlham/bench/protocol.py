@@ -12,6 +12,7 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
+from pyscf_mlham.bench.options import GRID_LEVELS
 from pyscf_mlham.data.journal import differences
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import Level
@@ -74,6 +75,8 @@ class Protocol:
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}; expected {least} or more.")
+        if self.grid_level > (most := max(GRID_LEVELS)):
+            raise DataError(f"grid_level is {self.grid_level}; expected {most} or less, which is PySCF's finest.")
         if not self.conv_tol > 0:
             raise DataError(f"conv_tol is {self.conv_tol}; expected more than zero.")
 

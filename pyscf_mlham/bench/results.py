@@ -9,10 +9,11 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import REFERENCE, SOLVERS, Protocol
@@ -25,6 +26,24 @@ RESULTS = "results.json"
 JOURNAL = "runs.jsonl"
 LONG = ("gradients", "predicted", "reached")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
+# What two converged runs of one state never differ by: in energy and gap, Hartree, and in S^2. Softer modes than most
+# leave a few 1e-8 Ha between them, which is no other state.
+OTHER_ENERGY, OTHER_GAP, OTHER_S2 = 1e-5, 1e-3, 1e-2
+FAILED = "failed: "
+
+
+class Doubt(NamedTuple):
+    """What is wrong with a run.
+
+    Attributes:
+        kind: the same for what repetitions share.
+        size: of two of a kind, the larger one is told.
+        words: for a reader.
+    """
+
+    kind: str
+    size: float
+    words: str
 
 
 @dataclass(frozen=True)
@@ -46,22 +65,71 @@ class Results:
     @property
     def problems(self) -> list[str]:
         """Everything that a reader must know before believing the rest, failed runs first; empty where all is well."""
-        failed = [f"{_run_of(row)}: failed: {row.error}" for row in self.rows if row.error]
-        others = [f"{_run_of(row)}: {words}" for row in self.rows if (words := self._doubt(row))]
-        return list(dict.fromkeys([*failed, *others, *(f"input: {text}" for text in self.bad_input)]))
+        runs: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self.rows:
+            runs.setdefault((molecule_of(row), row.guess, row.solver), []).append(row)
+        found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
+        found.sort(key=lambda problem: not problem[0].startswith(FAILED))
+        return list(dict.fromkeys([*(words for _, words in found), *(f"input: {text}" for text in self.bad_input)]))
 
-    def _doubt(self, row: Row) -> str:
-        """Say what is wrong with a run that has a result."""
+    def _problems_of(self, repetitions: Sequence[Row]) -> Iterator[tuple[str, str]]:
+        """Kind and words of each thing that is wrong with the runs of one molecule by one method."""
+        doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
+        for kind in dict.fromkeys(doubt.kind for doubt in doubts):
+            alike = [doubt for doubt in doubts if doubt.kind == kind]
+            count = f"{len(alike)} of {len(repetitions)} runs: " * (len(repetitions) > 1)
+            worst = max(alike, key=lambda doubt: doubt.size)
+            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.words}"
+
+    @property
+    def notices(self) -> list[str]:
+        """Which methods lack molecules that others have, so that their means cannot be compared; mostly empty."""
+        every = {molecule_of(row) for row in self.rows}
+        found = []
+        for method in methods_of(self):
+            missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
+            if missing:
+                words = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
+                found.append(f"{', '.join(method)}: {words}")
+        return found
+
+    @cached_property
+    def _references(self) -> dict[str, Row]:
+        return references(self.rows)
+
+    def doubt(self, row: Row) -> Doubt | None:
+        """Say what is wrong with a run; None where nothing is.
+
+        Args:
+            row: one of the rows.
+        """
         if row.error:
-            return ""
+            return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
         if not row.converged:
-            return f"not converged in {row.cycles} cycles"
+            return Doubt("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
         if row.e_err is None:
-            return f"there is no converged {'/'.join(REFERENCE)} run to compare its energy with"
-        if abs(row.e_err) > self.energy_tolerance:
-            state = "below: a lower state than the reference" if row.e_err < 0 else "above: a higher state"
-            return f"its energy is {abs(row.e_err):.1e} Ha {state}"
-        return ""
+            words = f"there is no converged {'/'.join(REFERENCE)} run to compare its energy with"
+            return Doubt("no reference", 0.0, words)
+        if abs(row.e_err) <= self.energy_tolerance:
+            return None
+        side = "below" if row.e_err < 0 else "above"
+        tells = ", which may be incomplete convergence; a tighter --conv-tol tells"
+        state = ": another state" if self.is_elsewhere(row) else tells
+        size = abs(row.e_err)
+        return Doubt("energy", size, f"its energy is {size:.1e} Ha {side} the reference{state}")
+
+    def is_elsewhere(self, row: Row) -> bool:
+        """Whether a run ended in another state than the reference, as far as energy, spin and gap tell.
+
+        Args:
+            row: one of the rows.
+        """
+        there = self._references.get(molecule_of(row))
+        if there is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
+            return False
+        pairs = ((row.s2, there.s2, OTHER_S2), (row.gap, there.gap, OTHER_GAP))
+        visible = any(a is not None and b is not None and abs(a - b) > most for a, b, most in pairs)
+        return visible or abs(row.e_err) > OTHER_ENERGY
 
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
@@ -235,16 +303,26 @@ def results_from_rows(
     """
     known = {key: place for place, key in enumerate(order)}
     ordered = sorted(rows, key=lambda row: known.get(row.key, len(known)))
-    reference: dict[str, float] = {}
-    for row in ordered:
-        if (row.guess, row.solver) == REFERENCE and row.converged and row.e_tot is not None:
-            reference.setdefault(molecule_of(row), row.e_tot)
+    reference = {key: row.e_tot for key, row in references(ordered).items()}
     compared = []
     for row in ordered:
         energy = reference.get(molecule_of(row))
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
         compared.append(dataclasses.replace(row, e_err=error))
     return Results(protocol, compared, list(bad_input), tolerance)
+
+
+def references(rows: Iterable[Row]) -> dict[str, Row]:
+    """Return the first converged run of the reference method, by key of the molecule.
+
+    Args:
+        rows: of any runs.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        if (row.guess, row.solver) == REFERENCE and row.converged and row.e_tot is not None:
+            found.setdefault(molecule_of(row), row)
+    return found
 
 
 def _run_of(row: Row) -> str:

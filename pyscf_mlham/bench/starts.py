@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pyscf import gto
 
 from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import Guess, Protocol
@@ -21,25 +22,26 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
-from pyscf_mlham.density import Orbitals
-from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.density import Orbitals, same_basis
+from pyscf_mlham.errors import DataError, MLHamError, PredictionError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import density_from_prediction, resolve
 from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
-from pyscf_mlham.scf.predictor import Predictor, predict
+from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[Any]
 
 COARSE_TOL = 1e-8  # Hartree
 ORACLE_TOL = 1e-11  # Hartree
+NO_MODEL = "ml not used"  # what a row's note begins with then
 
 
 class Start(NamedTuple):
     """A density to start from and what it cost beside time.
 
     Attributes:
-        density: in the shape of the mean-field object.
+        density: in the shape of the mean-field object; None where no guess was asked for.
         builds: full Fock builds that were hidden in it.
         coarse_builds: coarse ones.
         orbitals: of the predicted Fock matrix, where there is one.
@@ -48,7 +50,7 @@ class Start(NamedTuple):
         note: what a reader of the row should know.
     """
 
-    density: Array
+    density: Array | None
     builds: int = 0
     coarse_builds: int = 0
     orbitals: Orbitals | None = None
@@ -107,15 +109,26 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
 
 def _learned(mf: Any, model: str | None) -> Start:
     """Ask the model; where it does not serve, take PySCF's minao, as for any user."""
+    spent = 0  # on a prediction that is refused
     try:
-        return _predicted(mf, resolve(model, mf, mf.mol))
+        chosen = resolve(model, mf, mf.mol)
+        prediction = predict(mf, chosen)
+        spent = prediction.coarse_builds
+        return _predicted(mf, chosen, prediction)
     except MLHamError as error:
-        return Start(mf.get_init_guess(mf.mol, "minao"), note=f"ml not used, minao instead: {error}")
+        if isinstance(error, PredictionError) and not spent:  # refused with H0 in hand, before its own field was built
+            spent = _builds_of_h0(chosen, mf.mol)
+        density = mf.get_init_guess(mf.mol, "minao")
+        return Start(density, coarse_builds=spent, note=f"{NO_MODEL}, minao instead: {error}")
 
 
-def _predicted(mf: Any, model: Predictor) -> Start:
+def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
+    """Coarse builds of H0: in the model's own basis set, and in the molecule's where that is another."""
+    return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline == "minao")
+
+
+def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
     config = model.config
-    prediction = predict(mf, model)
     return Start(
         density_from_prediction(mf, mf.mol, prediction),
         coarse_builds=prediction.coarse_builds,
@@ -135,7 +148,8 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     except OSError as error:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
     if labelled:
-        return _predicted(mf, _model_of_label(path, molecule))
+        answer = _model_of_label(path, molecule)
+        return _predicted(mf, answer, predict(mf, answer))
     if not checkpoint:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
     from pyscf.scf import chkfile

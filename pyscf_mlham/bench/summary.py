@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-from pyscf_mlham.bench.measure import Row
+from pyscf_mlham.bench.measure import PLAIN, Row
 from pyscf_mlham.bench.protocol import REFERENCE
 from pyscf_mlham.bench.results import Results, methods_of, molecule_of
+from pyscf_mlham.bench.starts import NO_MODEL
 
-RESAMPLES = 10_000
-SEED = 0
-FEWEST = 6  # molecules with an interval: those of fewer, drawn from a handful of values, are far too narrow
+COVERED = 0.95  # of the intervals
+FEWEST = 2  # molecules with an interval
+WIDE = 99.0  # bounds beyond it say nothing
 CLOCKS = ("cpu", "wall")
 
 
 class Case(NamedTuple):
-    """One molecule by one method: medians over the repetitions.
+    """One molecule by one method: medians over the repetitions, the worst of them where one did not converge.
 
     Attributes:
         name: of the molecule.
@@ -52,7 +54,7 @@ class Ratio(NamedTuple):
 
     Attributes:
         value: the mean.
-        low, high: of the interval; equal to the value for fewer than `FEWEST` molecules.
+        low, high: of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
     """
 
     value: float
@@ -62,7 +64,7 @@ class Ratio(NamedTuple):
     @property
     def has_interval(self) -> bool:
         """Whether there were molecules enough, and they differ."""
-        return bool(np.isfinite(self.value)) and self.low != self.high
+        return bool(self.high > self.low * (1 + 1e-9))
 
     def text(self, missing: str = "–") -> str:
         """Return it as 0.71 [0.68, 0.74].
@@ -74,7 +76,8 @@ class Ratio(NamedTuple):
             return missing
         if not self.has_interval:
             return f"{self.value:.2f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        high = f"{self.high:.2f}" if self.high <= WIDE else f">{WIDE:.0f}"
+        return f"{self.value:.2f} [{self.low:.2f}, {high}]"
 
 
 class Method(NamedTuple):
@@ -82,19 +85,23 @@ class Method(NamedTuple):
 
     Attributes:
         guess, solver: the pair.
-        cases: by key of the molecule.
+        cases: by key of the molecule; those without a result are missing.
+        total: how many molecules the benchmark has.
         cycles, builds, coarse_builds: means; hidden full builds are among the builds.
         cycle_ratio, build_ratio, time_ratio: to the reference; nothing for an oracle's cost, which is the answer's own.
         worst: largest ratio of builds (of cycles for an oracle) to the reference.
         unconverged: how many molecules.
-        failed: how many molecules have no result.
-        fallback: for how many the model did not serve.
+        failed: how many runs.
+        fallback: for how many molecules the model did not serve.
+        plain: for how many the two-level solver left everything to plain SCF.
+        elsewhere: how many ended in another state than the reference.
         largest_error: largest |e_err|, Hartree.
     """
 
     guess: str
     solver: str
     cases: dict[str, Case]
+    total: int
     cycles: float
     builds: float
     coarse_builds: float
@@ -105,17 +112,33 @@ class Method(NamedTuple):
     unconverged: int
     failed: int
     fallback: int
+    plain: int
+    elsewhere: int
     largest_error: float
 
     @property
     def is_bound(self) -> bool:
         """Whether it is no method, but a bound on what any guess can save."""
-        return self.guess == "oracle"
+        return is_answer(self.guess)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether molecules are missing, so that its means are not those of the others' molecules."""
+        return len(self.cases) < self.total
 
     @property
     def name(self) -> str:
         """What to call it in a figure."""
         return self.guess if self.solver == "scf" else f"{self.guess} + two-level"
+
+
+def is_answer(guess: str) -> bool:
+    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's.
+
+    Args:
+        guess: label.
+    """
+    return guess == "oracle" or guess.startswith("chk:")
 
 
 def summarise(results: Results, clock: str = "cpu") -> list[Method]:
@@ -130,7 +153,7 @@ def summarise(results: Results, clock: str = "cpu") -> list[Method]:
         groups.setdefault((row.guess, row.solver), {}).setdefault(molecule_of(row), []).append(row)
     cases = {pair: _cases(molecules, clock) for pair, molecules in groups.items()}
     reference = cases.get(REFERENCE, {})
-    return [_method(pair, cases[pair], reference, groups[pair]) for pair in methods_of(results)]
+    return [_method(pair, cases[pair], reference, groups[pair], results) for pair in methods_of(results)]
 
 
 def _cases(molecules: dict[str, list[Row]], clock: str) -> dict[str, Case]:
@@ -140,9 +163,11 @@ def _cases(molecules: dict[str, list[Row]], clock: str) -> dict[str, Case]:
 
 def _case(rows: Sequence[Row], clock: str) -> Case:
     total, guess = ("total_cpu_s", "guess_cpu_s") if clock == "cpu" else ("total_s", "guess_s")
+    converged = all(row.converged for row in rows)
 
-    def median(value: Callable[[Row], float | None]) -> float:
-        return float(np.median([value(row) or 0.0 for row in rows]))
+    def of_all(value: Callable[[Row], float | None]) -> float:
+        values = [value(row) or 0.0 for row in rows]
+        return float(np.median(values) if converged else np.max(values))
 
     errors = [row.e_err for row in rows if row.e_err is not None]
     first = rows[0]
@@ -150,19 +175,23 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         name=first.molecule,
         natm=first.natm,
         nao=first.nao or 0,
-        converged=all(row.converged for row in rows),
-        cycles=median(lambda row: row.cycles),
-        builds=median(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
-        coarse_builds=median(lambda row: row.coarse_builds),
-        seconds=median(lambda row: getattr(row, total)),
-        guess_seconds=median(lambda row: getattr(row, guess)),
+        converged=converged,
+        cycles=of_all(lambda row: row.cycles),
+        builds=of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
+        coarse_builds=of_all(lambda row: row.coarse_builds),
+        seconds=of_all(lambda row: getattr(row, total)),
+        guess_seconds=of_all(lambda row: getattr(row, guess)),
         e_err=max(errors, key=abs, default=None),
         row=first,
     )
 
 
 def _method(
-    pair: tuple[str, str], cases: dict[str, Case], reference: dict[str, Case], rows: dict[str, list[Row]]
+    pair: tuple[str, str],
+    cases: dict[str, Case],
+    reference: dict[str, Case],
+    rows: dict[str, list[Row]],
+    results: Results,
 ) -> Method:
     def ratios(attribute: str) -> np.ndarray:
         values = [
@@ -175,12 +204,13 @@ def _method(
     def mean(attribute: str) -> float:
         return float(np.mean([getattr(case, attribute) for case in cases.values()])) if cases else float("nan")
 
-    bound = pair[0] == "oracle"
+    bound = is_answer(pair[0])
     nothing = np.array([])
     compared = ratios("cycles" if bound else "builds")
     return Method(
         *pair,
         cases=cases,
+        total=len({molecule_of(row) for row in results.rows}),
         cycles=mean("cycles"),
         builds=mean("builds"),
         coarse_builds=mean("coarse_builds"),
@@ -189,14 +219,16 @@ def _method(
         time_ratio=geometric_mean(nothing if bound else ratios("seconds")),
         worst=float(compared.max(initial=-np.inf)) if len(compared) else float("nan"),
         unconverged=sum(not case.converged for case in cases.values()),
-        failed=sum(any(row.error for row in found) for found in rows.values()),
-        fallback=sum(case.row.note.startswith("ml not used") for case in cases.values()),
+        failed=sum(bool(row.error) for found in rows.values() for row in found),
+        fallback=sum(case.row.note.startswith(NO_MODEL) for case in cases.values()),
+        plain=sum(PLAIN in case.row.note for case in cases.values()),
+        elsewhere=sum(any(map(results.is_elsewhere, found)) for found in rows.values()),
         largest_error=max((abs(case.e_err) for case in cases.values() if case.e_err is not None), default=float("nan")),
     )
 
 
 def geometric_mean(ratios: np.ndarray) -> Ratio:
-    """Return the geometric mean with a bootstrap interval over the molecules, if there are enough; always the same.
+    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms.
 
     Args:
         ratios: one for each molecule, positive.
@@ -204,9 +236,7 @@ def geometric_mean(ratios: np.ndarray) -> Ratio:
     if len(ratios) == 0:
         return Ratio(*[float("nan")] * 3)
     logs = np.log(ratios)
-    value = float(np.exp(logs.mean()))
-    if len(ratios) < FEWEST:
-        return Ratio(value, value, value)
-    chosen = np.random.default_rng(SEED).integers(len(logs), size=(RESAMPLES, len(logs)))
-    low, high = np.exp(np.percentile(logs[chosen].mean(axis=1), [2.5, 97.5]))
-    return Ratio(value, float(low), float(high))
+    mean, half = logs.mean(), 0.0
+    if len(ratios) >= FEWEST:
+        half = stdtrit(len(logs) - 1, (1 + COVERED) / 2) * logs.std(ddof=1) / np.sqrt(len(logs))
+    return Ratio(*(float(np.exp(value)) for value in (mean, mean - half, mean + half)))

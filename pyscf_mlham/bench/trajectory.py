@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyscf
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, CalculatorError, all_changes
 from ase.md.verlet import VelocityVerlet
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+import pyscf_mlham
 from pyscf_mlham.ase import HARTREE, SOLVERS, MLHam
 from pyscf_mlham.bench.protocol import model_hash
 from pyscf_mlham.bench.results import make_folder
@@ -257,11 +259,13 @@ def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
     digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
     same_path = settings if settings.kind == "opt" else dataclasses.replace(settings, steps=0)  # MD may be made longer
     about = {"settings": asdict(same_path), "model_sha256": model_hash(settings.model), "geometries": digest}
+    about |= {"pyscf": pyscf.__version__, "pyscf_mlham": pyscf_mlham.__version__}
     header = json.dumps(about)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and lines[0].strip() != header:
         raise DataError(
-            f"{path} holds a benchmark of other settings, another model or another geometry; name another --out."
+            f"{path} holds a benchmark of other settings, another model, another geometry, or other versions of PySCF "
+            "or pyscf_mlham; name another --out."
         )
     steps = _steps(lines)
     if settings.kind == "opt" and not (steps and steps[-1]["last"]):
@@ -353,29 +357,3 @@ def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.f
     masses = atoms.get_masses()[:, None]
     momenta = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
     return np.asarray(momenta - masses / masses.sum() * momenta.sum(axis=0))
-
-
-def summarise(steps: list[Row], kind: str) -> dict[str, Row]:
-    """Return the costs of each competitor over the steps, and of the first step apart.
-
-    Args:
-        steps: from `run_trajectory`.
-        kind: of the benchmark; MD leaves the first step out of the means.
-    """
-    counted = steps[1:] if kind != "opt" and len(steps) > 1 else steps
-    reference = [step["runs"]["scanner"]["energy"] for step in steps] if "scanner" in steps[0]["runs"] else None
-    table = {}
-    for run, first in steps[0]["runs"].items():
-        energies = [step["runs"][run]["energy"] for step in steps]
-        reasons = [reason for step in steps if (reason := step["runs"][run].get("fallback"))]
-        table[run] = {
-            "first_cycles": first["cycles"],
-            **{k: float(np.mean([s["runs"][run][k] for s in counted])) for k in ("cycles", "builds", "coarse")},
-            "most_builds": max(s["runs"][run]["builds"] for s in counted),
-            "total_builds": sum(s["runs"][run]["builds"] for s in steps),
-            "seconds": float(np.mean([s["runs"][run]["seconds"] for s in counted])),
-            "energy_error": None if reference is None else float(np.abs(np.subtract(energies, reference)).max()),
-            "without_model": len(reasons),
-            "why_without_model": reasons[0] if reasons else "",
-        }
-    return table

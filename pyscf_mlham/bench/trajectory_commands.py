@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from pyscf_mlham.bench.options import names
 from pyscf_mlham.bench.protocol import model_hash
+from pyscf_mlham.bench.trajectory_summary import summarise
 from pyscf_mlham.bench.trajectory_table import REPORT, heading, markdown, print_tables, problems, subtitle
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.frames import frames, why_unreadable
@@ -44,11 +46,14 @@ def add_parsers(commands: Any) -> None:
     shared.add_argument("--model", default="", help="name or path; by default the shipped one that suits")
     shared.add_argument(
         "--strategy",
+        type=names,
         default="ml+history,scanner,loewdin,aspc,ml,history",
         help="separated by commas, minao too; reversible and ml+reversible are the time-reversible variants; "
         "the first one's forces make the path; NAME/twolevel chooses the solver for one alone; default %(default)s",
     )
-    shared.add_argument("--solver", default="scf", help="scf, twolevel or both; default %(default)s")
+    shared.add_argument(
+        "--solver", type=names, default="scf", help="scf, twolevel, or scf,twolevel for both; default %(default)s"
+    )
     shared.add_argument("--out", type=Path, required=True, help="folder of the report; the same command goes on there")
 
     md = commands.add_parser(
@@ -105,8 +110,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _settings(args: argparse.Namespace) -> Settings:
     from pyscf_mlham.bench.trajectory import Settings
 
-    solvers = [solver.strip() for solver in args.solver.split(",")]
-    strategies = [strategy.strip() for strategy in args.strategy.split(",")]
+    solvers, strategies = args.solver.split(","), args.strategy.split(",")
     return Settings(
         kind="follow" if args.follow else args.kind,
         runs=tuple(s if solver == "scf" else f"{s}/{solver}" for solver in solvers for s in strategies),
@@ -134,7 +138,7 @@ def _check(molecules: dict[str, list[Any]], settings: Settings) -> None:
 
 def _measured(name: str, path: list[Any], settings: Settings, out: Path, console: Console) -> dict[str, Any]:
     """Run one molecule; where it fails, what it did before is kept, and the others go on."""
-    from pyscf_mlham.bench.trajectory import run_trajectory, steps_done, summarise
+    from pyscf_mlham.bench.trajectory import run_trajectory, steps_done
 
     error, start = "", time.monotonic()
     try:

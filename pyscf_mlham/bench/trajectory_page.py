@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.figures import svg
-from pyscf_mlham.bench.report import TEMPLATE, verdict
-from pyscf_mlham.bench.trajectory_table import REPORT, heading, shown_name, without_model
+from pyscf_mlham.bench.page import TEMPLATE, verdict
+from pyscf_mlham.bench.trajectory_summary import reference_of
+from pyscf_mlham.bench.trajectory_table import REPORT, heading, shown_error, shown_name, without_model
 
 HEADINGS = (
     "strategy",
     "mean cycles",
     "mean Fock builds",
-    "builds / scanner's",
+    "builds / those of {reference}",
     "most builds",
     "all builds",
     "coarse cycles",
@@ -68,7 +69,7 @@ def page(found: dict[str, Any], settings: Any, subtitle: str, problems: list[str
     return PAGE.format(
         subtitle=escape(subtitle),
         style=style[0],
-        verdict=_verdict(found, problems),
+        verdict=_verdict(found, settings, problems),
         molecules="\n".join(_section(k, name, molecule) for k, (name, molecule) in enumerate(found.items())),
         protocol="".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _protocol(settings)),
     )
@@ -80,19 +81,20 @@ def _protocol(settings: Any) -> list[tuple[str, str]]:
     return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in shown.items()]
 
 
-def _verdict(found: dict[str, Any], problems: list[str]) -> str:
+def _verdict(found: dict[str, Any], settings: Any, problems: list[str]) -> str:
     notes = " ".join(without_model(found))
     if problems:
         about = f"Failures, or energies that differ by more than convergence explains. {notes}"
-        return verdict("Read this first", about, problems, REPORT)
+        return verdict("Read this first", about, problems, "bad", REPORT)
     errors = [s["energy_error"] for m in found.values() for s in m["summary"].values() if s["energy_error"] is not None]
     count = sum(len(molecule["steps"]) for molecule in found.values())
     if not errors:
-        return verdict(f"{count} geometries", f"No scanner ran to compare with. {notes}")
+        return verdict(f"{count} geometries", f"One strategy alone: no energy is compared. {notes}", tone="open")
+    reference = reference_of(settings.runs)
     return verdict(
         "Same answers",
-        f"At all {count} geometries every strategy converged to the scanner's energy: the largest difference is "
-        f"{max(errors):.0e} Ha. {notes}",
+        f"At all {count} geometries every strategy converged to the energy of {reference}: the largest difference is "
+        f"{max(errors):.1e} Ha. {notes}",
     )
 
 
@@ -101,16 +103,17 @@ def _section(place: int, name: str, molecule: dict[str, Any]) -> str:
     title = f"<h2>{escape(heading(name, molecule))}</h2>"
     if not molecule["steps"]:
         return f"<section>{title}</section>"
-    scanner = molecule["summary"].get("scanner")
+    reference = reference_of(molecule["summary"])
+    builds = molecule["summary"][reference]["total_builds"]
     rows = []
     for strategy, s in molecule["summary"].items():
         cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}"]
-        cells.append("–" if scanner is None else f"{s['total_builds'] / scanner['total_builds']:.2f}")
+        cells.append(f"{s['total_builds'] / builds:.2f}")
         cells += [str(s["most_builds"]), str(s["total_builds"]), f"{s['coarse']:.1f}", str(s["first_cycles"])]
-        cells += [f"{s['seconds']:.1f}", "–" if s["energy_error"] is None else f"{s['energy_error']:.0e}"]
+        cells += [f"{s['seconds']:.1f}", shown_error(s["energy_error"])]
         first = f"<td>{escape(shown_name(strategy, molecule))}</td>"
         rows.append(f"<tr>{first}" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{text}</th>" for text in HEADINGS)
+    head = "".join(f"<th>{text.format(reference=reference)}</th>" for text in HEADINGS)
     plot = svg(steps_figure({name: molecule}), f"steps-{place}")
     return (
         f"<section>{title}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from pyscf_mlham.bench.report import narrow_table
+from pyscf_mlham.bench.table import narrow_table
+from pyscf_mlham.bench.trajectory_summary import reference_of
 
 if TYPE_CHECKING:  # ASE is loaded by the commands that need it
     from pyscf_mlham.bench.trajectory import Settings
@@ -30,8 +31,9 @@ def problems(found: dict[str, Any]) -> list[str]:
         for strategy, s in molecule["summary"].items():
             if s["energy_error"] is not None and s["energy_error"] > ENERGY_TOLERANCE:
                 texts.append(
-                    f"{name}, {strategy}: an energy differs from the scanner's by {s['energy_error']:.0e} Ha, "
-                    f"{ENERGY_TOLERANCE:.0e} are allowed; a tighter --conv-tol tells whether it is another state"
+                    f"{name}, {strategy}: an energy differs from that of {reference_of(molecule['summary'])} by "
+                    f"{s['energy_error']:.1e} Ha, {ENERGY_TOLERANCE:.1e} are allowed; a tighter --conv-tol tells "
+                    "whether it is another state"
                 )
     return texts
 
@@ -132,12 +134,25 @@ def print_tables(found: dict[str, Any], settings: Settings, console: Console) ->
 def _cells(strategy: str, molecule: dict[str, Any]) -> list[str]:
     """One line of a table."""
     s = molecule["summary"][strategy]
-    error = "-" if s["energy_error"] is None else f"{s['energy_error']:.0e}"
+    error = shown_error(s["energy_error"])
     cells = [f"{s['cycles']:.2f}", f"{s['builds']:.2f}", str(s["most_builds"]), str(s["total_builds"])]
     cells += [f"{s['coarse']:.1f}", str(s["first_cycles"]), f"{s['seconds']:.1f}", error]
     return [shown_name(strategy, molecule), *cells]
 
 
+def shown_error(error: float | None) -> str:
+    """Return what a table says of a difference of energy.
+
+    Args:
+        error: Hartree, None where there is nothing to compare with.
+    """
+    return "–" if error is None else f"{error:.1e}".replace("0.0e+00", "0")
+
+
 def _about(settings: Settings) -> str:
     note = "Means leave the first geometry out. " if settings.kind != "opt" else ""
-    return f"{note}Seconds are of one process, guess included. dE: largest difference of energy to the scanner's."
+    if len(settings.runs) == 1:
+        compared = "dE: nothing else ran to compare energies with."
+    else:
+        compared = f"dE: largest difference of energy to that of {reference_of(settings.runs)}."
+    return f"{note}Seconds are of one process, guess included. {compared}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,12 @@ from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf import models
+from pyscf_mlham.scf.guess import is_ml, named_model
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import dask_engine, process_engine
 
+GUESSES = ("minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "1e", "hcore")  # PySCF's; it takes others for minao
 EXAMPLE = """examples:
   mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
@@ -45,7 +49,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("-o", "--output", type=Path, required=True, help="file of labelled molecules")
     shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
     shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
-    shared.add_argument("--grid", type=int, metavar="LEVEL", help="PySCF's grid level; default 3, of rough labels 1")
+    shared.add_argument(
+        "--grid", type=int, choices=range(10), metavar="LEVEL", help="PySCF's, 0 to 9; default 3, of rough labels 1"
+    )
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
     shared.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
@@ -106,6 +112,7 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         args: of the command line.
         console: to draw on.
     """
+    _check_options(args)
     options = GenerateOptions(
         level=level_of(args),
         solver=args.solver,
@@ -124,6 +131,22 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         words = f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again."
         console.print(words, highlight=False, soft_wrap=True)
     return 1 if counts["failed"] or counts[FAILED_EARLIER] or counts["bad"] else 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what makes no sense, before anything is computed."""
+    for option in ("rattle", "sigma", "thermal", "temperature"):
+        value = getattr(args, option)
+        if not (value >= 0 and math.isfinite(value)):
+            raise DataError(f"--{option} {value}: expected zero or more.")
+    if is_ml(args.guess):
+        model = named_model(args.guess)
+        if isinstance(model, str | Path):
+            models.find(model)
+    elif args.guess not in GUESSES:
+        raise DataError(
+            f"unknown guess {args.guess!r}; expected one of {', '.join(GUESSES)}, ml or ml:<name or folder>."
+        )
 
 
 def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> None:

@@ -1,0 +1,76 @@
+"""Mistyped options are told before anything runs or is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyscf_mlham import cli
+from pyscf_mlham.bench.protocol import Protocol
+from pyscf_mlham.errors import DataError
+
+BENCH = ["bench", "ase:g2/H2O", "--report"]
+MD = ["md-bench", "ase:g2/H2O", "--out"]
+GENERATE = ["data", "generate", "ase:g2/H2O", "-o"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (BENCH, ["--energy-tol", "nan"], "--energy-tol nan: expected a number of Hartree, zero or more"),
+        (BENCH, ["--energy-tol", "-1"], "--energy-tol -1.0: expected a number of Hartree, zero or more"),
+        (GENERATE, ["--guess", "foo"], "unknown guess 'foo'; expected one of minao, atom"),
+        (GENERATE, ["--guess", "ml:nobody"], "'nobody': neither a shipped model"),
+        (GENERATE, ["--rattle", "-3"], "--rattle -3: expected zero or more"),
+        (GENERATE, ["--sigma", "nan"], "--sigma nan: expected zero or more"),
+        (GENERATE, ["--thermal", "-2"], "--thermal -2: expected zero or more"),
+        (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected zero or more"),
+    ],
+)
+def test_values_that_make_no_sense(
+    command: list[str], arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command, str(tmp_path / "out"), *arguments]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (BENCH, ["--guess", ","], "argument --guess: ',' has nothing beside a comma"),
+        (BENCH, ["--guess", "minao,", "ml"], "'minao,' has nothing beside a comma; expected names such as minao,ml"),
+        (BENCH, ["--solver", "scf,", "twolevel"], "argument --solver: 'scf,' has nothing beside a comma"),
+        (MD, ["--strategy", "ml,", "scanner"], "argument --strategy: 'ml,' has nothing beside a comma"),
+        (MD, ["--solver", ",scf"], "argument --solver: ',scf' has nothing beside a comma"),
+        (BENCH, ["--grid", "12"], "argument --grid: invalid choice: 12"),
+        (["guess", "ase:g2/H2O", "-o"], ["--grid", "-1"], "argument --grid: invalid choice: -1"),
+        (GENERATE, ["--grid", "-1"], "argument --grid: invalid choice: -1"),
+    ],
+)
+def test_words_that_cannot_be_read(
+    command: list[str], arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command, str(tmp_path / "out"), *arguments])
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_grid_levels_are_those_of_pyscf() -> None:
+    assert Protocol(grid_level=9).grid_level == 9
+    with pytest.raises(DataError, match="grid_level is 10; expected 9 or less"):
+        Protocol(grid_level=10)
+
+
+def test_the_help_names_both_solvers_as_they_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["md-bench", "--help"])
+    assert "scf,twolevel for both" in " ".join(capsys.readouterr().out.split())
+
+
+def test_spaces_inside_quotes_do_no_harm(tmp_path: Path) -> None:
+    command = [*BENCH, str(tmp_path), "--guess", "minao, sap", "--solver", "scf, twolevel", "--xc", "hf"]
+    assert cli.main([*command, "--basis", "sto-3g", "--quiet"]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert "| sap | twolevel |" in text
