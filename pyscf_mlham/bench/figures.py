@@ -168,7 +168,8 @@ def _forest(methods: Sequence[Method], ratio_of: Callable[[Method], Ratio], labe
         axes.plot([ratio.low, high], [place, place], lw=2.6, alpha=0.35, solid_capstyle="round", **paint)
         axes.plot([ratio.value], [place], marker="s" if _is_two(method) else "o", ms=5.2, **paint)
         axes.annotate(f"{ratio.value:.2f}", (high, place), xytext=(6, 0), textcoords="offset points",
-                      va="center", fontsize=7.8, color=INK)  # fmt: skip
+                      va="center", fontsize=7.8, color=INK,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
     axes.set_xlim(0, 1.16 * top)
     axes.set_xlabel(label)
     return figure
