@@ -32,7 +32,7 @@ from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
-from pyscf_mlham.state import SPIN_KEYS, charge_and_spin
+from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments
 from pyscf_mlham.stepcost import Report, StepCost
 
 Array = NDArray[np.float64]
@@ -185,6 +185,7 @@ class MLHam(Calculator):
                     "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
                 )
             self._state = self.charge_and_spin(self.atoms)
+            self._say_unused_moments(self.atoms, self._state[1])
             self._run(self.mean_field(self.atoms, *self._state))
         if "forces" in properties and "forces" not in self.results:
             start = time.process_time()
@@ -198,17 +199,23 @@ class MLHam(Calculator):
             atoms: geometry.
         """
         p: dict[str, Any] = self.parameters or {}
-        own = p["mult"] is not None or any(key in atoms.info for key in SPIN_KEYS)
-        moments = atoms.get_initial_magnetic_moments()
-        mult = p["mult"] if own or not moments.any() else 1 + round(abs(float(moments.sum())), 6)
+        mult = p["mult"]
+        if mult is None and p["charge"] == 0 and atoms.info.get("charge", 0) == 0:  # moments are of neutral molecules
+            mult = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
         try:
             return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], mult)
         except ValueError as error:
-            asked = "" if own or not moments.any() else f" (initial magnetic moments of {moments.sum():g} ask for that)"
             raise InputError(
-                f"{error}{asked}; give the right charge and multiplicity as arguments (charge=, mult=) or in "
-                "atoms.info."
+                f"{error}; give the right charge and multiplicity as arguments (charge=, mult=) or in atoms.info."
             ) from error
+
+    def _say_unused_moments(self, atoms: Atoms, spin: int) -> None:
+        total = abs(float(atoms.get_initial_magnetic_moments().sum()))
+        given = self.parameters["mult"] is not None or any(key in atoms.info for key in SPIN_KEYS)
+        if not given and total > NEARLY and abs(total - spin) > NEARLY:
+            why = "they are not whole, or not of this charge"
+            words = f"initial magnetic moments, {total:.3g} in all, are not used ({why}); multiplicity {spin + 1} is"
+            warnings.warn(f"MLHam: {words} computed, mult= asks for another.", stacklevel=2)
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
         """Return the PySCF object of a geometry, before any SCF.

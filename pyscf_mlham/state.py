@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyscf_mlham.errors import whole_number
 
 SPIN_KEYS = ("mult", "multiplicity", "spin")
+NEARLY = 0.25  # electrons; other programs' moments are no whole numbers
 
 
 def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult: Any = None) -> tuple[int, int]:
@@ -35,6 +37,19 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
     if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
         raise ValueError(f"{electrons} electrons cannot have multiplicity {spin + 1}")
     return charge, spin
+
+
+def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
+    """Return the multiplicity that magnetic moments give a neutral molecule; None where they give none.
+
+    Args:
+        moments: of the atoms, Bohr magnetons.
+        protons: sum of the atomic numbers.
+    """
+    total = abs(float(moments.sum()))
+    spin = round(total)
+    possible = abs(total - spin) <= NEARLY and (protons - spin) % 2 == 0
+    return spin + 1 if spin and possible else None
 
 
 def _number(value: Any) -> int:

@@ -77,6 +77,14 @@ def test_the_coarse_guess_is_cheaper_than_the_full_level(
     assert built == {(True, rough): row.coarse_builds, (fitted, level): row.full_builds}
 
 
+def test_a_row_of_ml_says_that_one_electron_asked_for_no_model() -> None:
+    ion = Molecule("H2+", "", "", np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]), 1, 1)
+    for solver in ("scf", "twolevel"):
+        row = run_one("ml", solver, geometry=ion)
+        assert row.error == ""
+        assert row.note.startswith("ml not used")
+
+
 def test_nothing_is_coarser_than_fitted_integrals_without_a_grid() -> None:
     assert "nothing is coarser" in run_one("coarse", protocol=Protocol(xc="hf", density_fit=True)).error
 

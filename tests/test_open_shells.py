@@ -52,4 +52,24 @@ def test_electrons_in_other_than_the_lowest_orbitals_are_recognised(closed: bool
         density = mf.make_rdm1(mf.mo_coeff, occ)
         fock = problem.fock(mf.get_veff(dm=density), density)
         orbitals = Orbitals(*mf.canonicalize(mf.mo_coeff, occ, fock), occ)
-        assert problem.filled_from_below(orbitals, fock) == (occupied is None)
+        assert problem.would_be_refilled(orbitals, fock) == (occupied is not None)
+
+
+def test_a_solution_that_plain_scf_would_not_stay_at_is_one() -> None:
+    quick, _ = accelerated(mole("Cr 0 0 0", "6-31g", spin=6).ROKS(xc="pbe"))
+    assert quick.converged
+    assert quick.full_builds == 2
+    second = mole("Cr 0 0 0", "6-31g", spin=6).ROKS(xc="pbe")
+    second.grids.level = 0
+    exact = second.newton().run()
+    assert exact.converged
+    assert quick.e_tot == pytest.approx(exact.e_tot, abs=1e-8)
+
+
+@pytest.mark.parametrize("method", ["ROKS", "UKS"])
+def test_what_a_grid_lets_degenerate_solutions_differ_by_is_no_rise(method: str) -> None:
+    mf = getattr(mole("O 0 0 0; H 0 0 0.97", "def2-svp", spin=1), method)(xc="b3lyp").set(init_guess="sap")
+    quick, _ = accelerated(mf)
+    assert quick.converged
+    assert quick.full_builds <= 3
+    assert not quick.plain_reason

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ase.build import molecule
 
 from pyscf_mlham import cli
 from pyscf_mlham.bench.trajectory_summary import reference_of
@@ -39,6 +40,19 @@ def test_a_run_alone_is_compared_with_nothing_and_not_green(tmp_path: Path) -> N
     assert 'class="verdict open"' in page
     assert "no energy is compared" in page
     assert "nothing else ran to compare energies with" in (tmp_path / "report.md").read_text()
+
+
+def test_moments_in_files_do_not_choose_the_state(tmp_path: Path) -> None:
+    triplet = molecule("O2")  # with moments
+    triplet.write(tmp_path / "oxygen.extxyz")
+    found = {}
+    for name, source in (("file", str(tmp_path / "oxygen.extxyz")), ("collection", "ase:g2/O2")):
+        command = ["md-bench", source, *COMMAND[2:], str(tmp_path / name), "--strategy", "history"]
+        assert cli.main(command) == 0
+        (found[name],) = json.loads((tmp_path / name / "report.json").read_text())["molecules"].values()
+    assert {name: report["mult"] for name, report in found.items()} == {"file": 1, "collection": 3}
+    energies = {name: report["steps"][0]["runs"]["history"]["energy"] for name, report in found.items()}
+    assert energies["file"] > energies["collection"] + 0.01
 
 
 def test_an_upgrade_does_not_go_on_in_the_same_file(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import pyscf_mlham
 from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import CLASSICAL, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.starts import Start, start_from
+from pyscf_mlham.bench.starts import NO_MODEL, Start, start_from
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.errors import DataError
@@ -271,7 +271,8 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
         mf.kernel()
     else:
         mf.kernel(dm0=make())
-    return made[0] if made else (Start(None), (0.0, 0.0))  # one electron needs no guess
+    unasked = f"{NO_MODEL}: one electron needs no guess" if task.guess.kind == "ml" else ""
+    return made[0] if made else (Start(None, note=unasked), (0.0, 0.0))
 
 
 def _left_to_plain(mf: Any) -> str:

@@ -221,3 +221,4 @@ def _set_state(atoms: Any, args: argparse.Namespace) -> None:
     mult = mult_by_moments(args.geometries, atoms, args.charge) if args.mult is None else args.mult
     if mult is not None and not info.keys() & set(SPIN_KEYS):
         info["mult"] = mult
+    atoms.set_initial_magnetic_moments(None)  # those of files, which are as often another program's results

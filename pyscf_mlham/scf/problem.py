@@ -81,25 +81,30 @@ class Problem(NamedTuple):
         """
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
 
-    def filled_from_below(self, orbitals: Orbitals, fock: Array) -> bool:
+    def filled_from_below(self, orbitals: Orbitals) -> bool:
         """Whether orbitals hold the object's electrons, and the lowest ones of them, as PySCF's SCF leaves them.
 
         Args:
-            orbitals: canonical in their own field.
-            fock: of their density, in the object's shape, Hartree.
+            orbitals: canonical in their own field. Those of ROHF have no order of their own: nothing is said of them.
         """
         if self.mf.istype("ROHF"):
-            return self._electrons_moved(orbitals, fock) < MOVED
+            return True
         with undisturbed(self.mf):
             return np.array_equal(self.mf.get_occ(orbitals.energy, orbitals.coeff), orbitals.occ)
 
-    def _electrons_moved(self, orbitals: Orbitals, fock: Array) -> float:
-        """Count those that the lowest orbitals of a Fock matrix hold elsewhere; of ROHF.
+    def would_be_refilled(self, orbitals: Orbitals, fock: Array) -> bool:
+        """Whether the next cycle of plain ROHF would move electrons to other orbitals.
 
-        Canonical orbitals of ROHF have no order: closed, open and empty ones are each sorted by themselves.
+        Canonical orbitals of ROHF have no order: closed, open and empty ones are each sorted by themselves. So a
+        solution may be one of those; plain SCF does not stay there, but second-order solvers do.
+
+        Args:
+            orbitals: of ROHF.
+            fock: of their density, in the object's shape, Hartree.
         """
         here, there = (density_from_orbitals(self.mf, each) @ self.overlap for each in (orbitals, self.orbitals(fock)))
-        return float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
+        moved = float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
+        return moved >= MOVED
 
     def gradient(self, orbitals: Orbitals, fock: Array) -> float:
         """Return the norm of the orbital gradient, as PySCF measures it.

@@ -90,7 +90,7 @@ def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
         return None
     fock = problem.fock(v, density)
     orbitals = _in_order(natural.occ, *mf.canonicalize(natural.coeff, natural.occ, fock))
-    if not problem.filled_from_below(orbitals, fock):  # of another charge or spin, or an excited state
+    if not problem.filled_from_below(orbitals):  # of another charge or spin, or an excited state
         return None
     return orbitals if problem.gradient(orbitals, fock) < AS_GOOD * np.sqrt(mf.mol.natm) else None
 

@@ -40,7 +40,7 @@ INNER_SHARE = 3e-4  # of the full gradient, to which later coarse SCFs are conve
 INNER_FLOOR = 0.3  # ... but no further than this share of the user's criterion
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
 RISE = 10  # times what was to be gained: solutions that are saddle points are reached from a little below them ...
-NOISE = 1e-7  # ... and rounding raises the energy by less than this; Hartree
+NOISE = 1e-5  # ... and the grid lets degenerate ones differ by less than this; Hartree
 SLOW = 0.2  # a full gradient must fall to this share of the last one, or the coarse level is too coarse
 
 
@@ -184,7 +184,7 @@ class _TwoLevelSCF:
         self.plain_reason = result.failure
         best, where = result.last, "goes on from its best density"
         start = best.density
-        if self.istype("ROHF") and not problem.filled_from_below(best.orbitals, best.fock):
+        if self.istype("ROHF") and problem.would_be_refilled(best.orbitals, best.fock):
             # Plain SCF refills it at once, and where the order of orbitals is ambiguous that is a poor start
             start, where = dm0, "starts anew, for its best density is not filled from below"
         logger.note(self, "two-level SCF: %s; plain SCF %s.", result.failure, where)
@@ -381,4 +381,4 @@ def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: d
     else:
         converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
     # else a stationary state above the ground state
-    return converged and problem.filled_from_below(here.orbitals, here.fock)
+    return converged and problem.filled_from_below(here.orbitals)

@@ -24,7 +24,8 @@ def not_worth_it(mf: Any) -> str:
     if is_periodic(mf.mol):
         return "periodic systems have no coarse level"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
-        return f"{type(mf).__name__} has no coarse level"
+        name = type(mf).__name__.removeprefix("TwoLevel")
+        return f"{name} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
         return "there is nothing to iterate"
     if any(kind.__name__ == "HF1e" for kind in type(mf).__mro__):
