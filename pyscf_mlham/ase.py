@@ -25,7 +25,7 @@ from pyscf_mlham.basis import has_core_potential
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import FALLBACKS, guess_or_reason, is_ml, model_of, named_model
+from pyscf_mlham.scf.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
 from pyscf_mlham.scf.history import LEARNED, STRATEGIES, History
 from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.oneshot import OneShot
@@ -41,7 +41,6 @@ BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
 SOLVERS = ("scf", "twolevel")
 MODES = ("scf", "predict")
-GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")
 
 __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 

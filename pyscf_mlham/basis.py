@@ -295,6 +295,7 @@ def has_core_potential(name: str, symbol: str) -> bool:
         return False
 
 
+@cache
 def element_shells(name: str, symbol: str) -> Any:
     """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
 

@@ -108,3 +108,11 @@ def test_too_small_template_and_too_high_degree_are_errors() -> None:
         layout.slots(ShellTemplate((1, 1)))
     with pytest.raises(ValueError, match="l = 7"):
         OrbitalLayout.from_mol(mole("H 0 0 0; H 0 0 1", basis={"H": [[7, [1.0, 1.0]]]}))
+
+
+def test_basis_sets_are_read_once() -> None:
+    assert basis.element_shells("def2-svp", "C") is basis.element_shells("def2-svp", "C")
+    asked = basis.has_core_potential.cache_info().hits
+    assert [basis.has_core_potential("def2-svp", "I") for _ in range(3)] == [True] * 3
+    assert not basis.has_core_potential("def2-svp", "C")
+    assert basis.has_core_potential.cache_info().hits >= asked + 2

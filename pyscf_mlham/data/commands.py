@@ -24,11 +24,10 @@ from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf import models
-from pyscf_mlham.scf.guess import is_ml, named_model
+from pyscf_mlham.scf.guess import GUESSES, is_ml, named_model
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import dask_engine, process_engine
 
-GUESSES = ("minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "1e", "hcore")  # PySCF's; it takes others for minao
 EXAMPLE = """examples:
   mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
 FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
+GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")  # PySCF's; it takes other words for minao
 LOADING = 0.1  # seconds; what takes longer is worth a word
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
