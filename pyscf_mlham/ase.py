@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.basis import has_core_potential
+from pyscf_mlham.basis import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.counting import counting_fock_builds
@@ -227,7 +227,7 @@ class MLHam(Calculator):
         p = self.parameters
         places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
         try:
-            ecp = _core_potentials(p["basis"], atoms) if p["ecp"] == "auto" else p["ecp"]
+            ecp = core_potentials(p["basis"], atoms.get_chemical_symbols()) if p["ecp"] == "auto" else p["ecp"]
             mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, charge=charge, spin=spin, verbose=0)
         except (KeyError, RuntimeError) as error:
             raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
@@ -366,14 +366,6 @@ class MLHam(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         # PySCF's objects hold open files; everything else goes along to another process
         return self.__dict__ | {"mf": None}
-
-
-def _core_potentials(basis: Any, atoms: Atoms) -> dict[str, str]:
-    """Return the core potentials that basis sets were made with, by element; those without any are left out."""
-    symbols = set(atoms.get_chemical_symbols())
-    names = basis if isinstance(basis, dict) else dict.fromkeys(symbols, basis)
-    wanted = {symbol: names.get(symbol, names.get("default")) for symbol in symbols}
-    return {s: name for s, name in wanted.items() if isinstance(name, str) and has_core_potential(name, s)}
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 
 SAP_BASIS = "sapgrasplarge"
 BATCH_BYTES = 2.0e8  # of three-centre integrals held at a time
+SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
 BASELINES = ("sap", "minao", "hcore")
 
 
@@ -150,3 +151,13 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
     )
     h0 = hamiltonian(baseline, probe, xc)
     return float(np.trace(np.linalg.solve(probe.intor("int1e_ovlp"), h0)))
+
+
+def same_h0(there: float | None, here: float | None) -> bool:
+    """Whether two installations compute the same H0.
+
+    Args:
+        there: `fingerprint`, Hartree.
+        here: the same of the other.
+    """
+    return there is not None and here is not None and abs(there - here) <= SAME_H0

@@ -12,6 +12,7 @@ it into them, exactly and invertibly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -293,6 +294,19 @@ def has_core_potential(name: str, symbol: str) -> bool:
         return bool(gto.basis.load_ecp(name, symbol))
     except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
         return False
+
+
+def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
+    """Return the core potentials that basis sets were made with, by element; those without any are left out.
+
+    Args:
+        basis: as PySCF takes it; only sets that are given by name are known.
+        symbols: of the elements.
+    """
+    wanted = set(symbols)
+    names = basis if isinstance(basis, dict) else dict.fromkeys(wanted, basis)
+    named = {symbol: names.get(symbol, names.get("default")) for symbol in wanted}
+    return {s: name for s, name in named.items() if isinstance(name, str) and has_core_potential(name, s)}
 
 
 @cache

@@ -213,3 +213,14 @@ def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
     assert set(other) == {f.name for f in dataclasses.fields(Protocol)}
     prints = {dataclasses.replace(Protocol(), **{key: value}).fingerprint for key, value in other.items()}
     assert len(prints | {Protocol().fingerprint}) == len(other) + 1
+
+
+@pytest.mark.parametrize("guess", ["minao", "atom", "huckel", "sap", "coarse", "ml", "oracle"])
+def test_core_potentials_come_with_their_basis_set(guess: str) -> None:
+    iodide = Molecule("HI", "HI", "", np.array([1, 53]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 3.04]]), 0, 0)
+    mf = mole("H 0 0 0; I 0 0 3.04", "def2-svp", ecp={"I": "def2-svp"}, unit="Bohr").RHF().run()
+    for solver in ("scf", "twolevel"):
+        row = run_one(guess, solver, Protocol(xc="hf"), iodide)
+        assert (row.error, row.converged, row.electrons) == ("", True, 26)
+        assert row.e_tot == pytest.approx(mf.e_tot, abs=1e-8)
+        assert ("effective core potentials are not supported" in row.note) == (guess == "ml")

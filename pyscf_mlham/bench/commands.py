@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.options import GRID_LEVELS, names
+from pyscf_mlham.bench.options import names
 from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
-from pyscf_mlham.data.label import KINDS
+from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.problem import check_functional

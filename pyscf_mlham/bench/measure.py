@@ -66,7 +66,7 @@ class Row:
         molecule: name of the geometry.
         natm: atoms.
         nao: basis functions.
-        electrons: electrons.
+        electrons: those that the SCF has, without those in core potentials.
         xc, basis, scf: level of theory and class of the mean-field object.
         guess, solver, repeat: what was run.
         converged: by PySCF's criteria.
@@ -204,7 +204,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mol = build(molecule, protocol.basis)
+    mol = build(molecule, protocol.basis, cores=True)
     mol.max_memory = protocol.memory
     mf = mean_field(mol, protocol.level, protocol.scf)
     mf.max_cycle = protocol.max_cycle
@@ -226,6 +226,7 @@ def _measured(task: Task) -> Row:
     converged = bool(mf.converged)
     found = _about(task) | {
         "nao": int(mf.mol.nao),
+        "electrons": int(mf.mol.nelectron),
         "scf": scf_class,
         "converged": converged,
         "cycles": int(mf.cycles) if converged else protocol.max_cycle,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-GRID_LEVELS = range(10)  # PySCF's
-
 
 def names(text: str) -> str:
     """Return names that are separated by commas; argparse tells the error where there is nothing beside a comma.

@@ -12,9 +12,8 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
-from pyscf_mlham.bench.options import GRID_LEVELS
 from pyscf_mlham.data.journal import differences
-from pyscf_mlham.data.label import KINDS
+from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.models import shipped

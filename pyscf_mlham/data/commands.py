@@ -20,7 +20,7 @@ from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.label import COARSE_TOL, SOLVERS
+from pyscf_mlham.data.label import COARSE_TOL, GRID_LEVELS, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf import models
@@ -49,7 +49,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
     shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
     shared.add_argument(
-        "--grid", type=int, choices=range(10), metavar="LEVEL", help="PySCF's, 0 to 9; default 3, of rough labels 1"
+        "--grid", type=int, choices=GRID_LEVELS, metavar="LEVEL", help="PySCF's, 0 to 9; default 3, of rough labels 1"
     )
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
+from pyscf_mlham.basis import core_potentials
 from pyscf_mlham.data.frames import COLLECTION, frames, why_unreadable
 from pyscf_mlham.data.schema import Record
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.state import charge_and_spin
+from pyscf_mlham.state import charge_and_spin, mult_of_moments
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -51,15 +52,17 @@ class Molecule(NamedTuple):
         return identity(self.numbers, self.positions, self.charge, self.spin)
 
 
-def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
+def mol_from_geometry(geometry: Molecule | Record, basis: str, cores: bool = False) -> gto.Mole:
     """Build the PySCF molecule of a geometry, labelled or not.
 
     Args:
         geometry: numbers, positions, charge and spin.
         basis: PySCF's name of the basis set.
+        cores: whether the core potentials that the basis set was made with come with it.
     """
     atoms = list(zip(geometry.numbers.tolist(), geometry.positions.tolist(), strict=True))
-    return gto.M(atom=atoms, unit="Bohr", basis=basis, charge=geometry.charge, spin=geometry.spin, verbose=0)
+    ecp = core_potentials(basis, (gto.elements.ELEMENTS[number] for number, _ in atoms)) if cores else {}
+    return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=ecp, charge=geometry.charge, spin=geometry.spin, verbose=0)
 
 
 def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str:
@@ -98,14 +101,14 @@ def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> It
         own = mult_by_moments(source, atoms, charge) if mult is None else mult
         name = label or f"{Path(source).stem}:{index}"
         try:
-            yield _molecule(name, source, atoms, charge, 1.0 if own is None else own, where)
+            yield _molecule(name, source, atoms, charge, 1 if own is None else own, where)
         except DataError as error:
             yield error
     if not count:
         yield DataError(f"{source}: there is no geometry in it.")
 
 
-def mult_by_moments(source: str, atoms: Any, charge: int) -> float | None:
+def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
     """Return the multiplicity that a member of a collection has by its magnetic moments; None for everything else.
 
     Args:
@@ -115,10 +118,10 @@ def mult_by_moments(source: str, atoms: Any, charge: int) -> float | None:
     """
     if charge or not source.startswith(COLLECTION):
         return None
-    return 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())), 6)
+    return mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
 
 
-def _molecule(name: str, source: str, atoms: Any, charge: int, mult: float, where: str) -> Molecule:
+def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, where: str) -> Molecule:
     info = atoms.info
     numbers = atoms.numbers.astype(np.int64)
     positions = atoms.positions / nist.BOHR

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham.basis import has_core_potential, is_ghost
+from pyscf_mlham.basis import core_potentials, is_ghost
 from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.coarse import Level as CoarseLevel
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
@@ -127,22 +127,23 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
     return _Solution(fock, problem.orbitals(fock), 0.0, {"fock_minao": h0})
 
 
-def build(molecule: Molecule, basis: str) -> gto.Mole:
+def build(molecule: Molecule, basis: str, cores: bool = False) -> gto.Mole:
     """Build a PySCF molecule, or say why it cannot be.
 
     Args:
         molecule: geometry.
         basis: PySCF's name of the basis set.
+        cores: whether it may have core potentials; elements that want them in this basis set are refused otherwise.
     """
     try:
-        mol = mol_from_geometry(molecule, basis)
+        mol = mol_from_geometry(molecule, basis, cores)
     except (KeyError, RuntimeError) as error:
         raise DataError(f"basis set {basis} does not serve its elements ({error})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
     elements = {mol.atom_pure_symbol(i) for i in range(mol.natm)}
-    if cored := sorted(symbol for symbol in elements if has_core_potential(basis, symbol)):
+    if not cores and (cored := sorted(core_potentials(basis, elements))):
         raise DataError(f"basis set {basis} wants effective core potentials for {', '.join(cored)}; not supported")
     try:
         graph_from_mol(mol)
@@ -151,6 +152,7 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     return mol
 
 
+GRID_LEVELS = range(10)  # PySCF's
 KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 
 

@@ -15,8 +15,6 @@ from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError
 from pyscf_mlham.scf import network, oracle
 from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
-SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
-
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
     "qhnet": network.NetworkModel.from_weights,
@@ -85,7 +83,7 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
     here = baseline.fingerprint(config.baseline, config.xc)
-    if not abs(here - config.baseline_fingerprint) <= SAME_H0:
+    if not baseline.same_h0(config.baseline_fingerprint, here):
         raise ModelError(
             f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "
             f"{config.baseline_fingerprint:.6f} there, {here:.6f} here); use the PySCF version of its card."

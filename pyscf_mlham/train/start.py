@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from pyscf_mlham import checkpoint
+from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
-from pyscf_mlham.scf.models import SAME_H0, shipped
+from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.config import TrainConfig
 
@@ -92,16 +92,6 @@ def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
         wanted: of the run's model.
     """
     there, here = found.baseline_fingerprint, wanted.baseline_fingerprint
-    if same_h0(there, here):
+    if baseline.same_h0(there, here):
         return ""
     return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {there}) than this run's ({here})"
-
-
-def same_h0(there: float | None, here: float | None) -> bool:
-    """Whether two installations compute the same H0.
-
-    Args:
-        there: `baseline.fingerprint`, Hartree.
-        here: the same of the other.
-    """
-    return there is not None and here is not None and abs(there - here) <= SAME_H0
