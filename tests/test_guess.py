@@ -168,8 +168,22 @@ def test_breaksym_zero_keeps_the_spins_equal() -> None:
 def test_breaksym_one_is_pyscfs_own_guess_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     oracle = OracleModel.of(mole(TWISTED_ETHYLENE).RKS(xc="b3lyp").run())
     mf = mole(TWISTED_ETHYLENE, verbose=3).UKS(xc="b3lyp")
-    np.testing.assert_array_equal(pyscf_mlham.guess(mf, oracle), mf.get_init_guess(mf.mol, "minao"))
-    assert "init_guess_breaksym to 'mix'" in "".join(capsys.readouterr())
+    asked: list[str] = []
+
+    class Model:
+        """One that keeps count, and does not say whether it knows open shells."""
+
+        config, exact, native = oracle.config, True, oracle.native
+
+        def correction(self, native: Any) -> Any:
+            asked.append("correction")
+            return oracle.correction(native)
+
+    minao = mf.get_init_guess(mf.mol, "minao")
+    for model, times in ((Model(), 1), (type("Closed", (Model,), {"restricted": True})(), 1)):
+        np.testing.assert_array_equal(pyscf_mlham.guess(mf, model), minao)
+        assert "init_guess_breaksym to 'mix'" in "".join(capsys.readouterr())
+        assert len(asked) == times  # of closed shells it is known beforehand
 
 
 def test_breaksym_mix_finds_the_broken_state() -> None:

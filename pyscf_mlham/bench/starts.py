@@ -25,7 +25,7 @@ from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, PredictionError
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import density_from_prediction, resolve
+from pyscf_mlham.scf.guess import check_spin_symmetry, density_from_prediction, resolve
 from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.twolevel import accelerate
@@ -112,6 +112,7 @@ def _learned(mf: Any, model: str | None) -> Start:
     spent = 0  # on a prediction that is refused
     try:
         chosen = resolve(model, mf, mf.mol)
+        check_spin_symmetry(mf, mf.mol, chosen)
         prediction = predict(mf, chosen)
         spent = prediction.coarse_builds
         return _predicted(mf, chosen, prediction)

@@ -195,6 +195,7 @@ def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess:
     try:
         predictor = resolve(model, mf, mol)
         loading = time.perf_counter() - start
+        check_spin_symmetry(mf, mol, predictor)
         prediction = predict(mf, predictor, mol)
         density = density_from_prediction(mf, mol, prediction)
     except Exception as error:
@@ -224,19 +225,41 @@ def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> A
     return _break_spin_symmetry(mf, mol, density, prediction.orbitals)
 
 
+def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
+    """Refuse a prediction of equal spins whose symmetry PySCF would break its own way, before it costs anything.
+
+    Deleting half of a good density, as PySCF does with its rough ones, ends in higher states (twisted ethylene,
+    singlet O2) and saves nothing.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+        model: that would predict.
+    """
+    if getattr(model, "restricted", False) and _wanted_breaking(mf, mol) not in (0, "mix"):
+        raise _spoilt(mf)
+
+
+def _wanted_breaking(mf: Any, mol: gto.Mole) -> Any:
+    """Return how PySCF would break the spin symmetry of a guess; 0 where it would not."""
+    return (mf.istype("UHF") and mol.spin == 0 and getattr(mf, "init_guess_breaksym", 0)) or 0
+
+
+def _spoilt(mf: Any) -> OutOfDomainError:
+    return OutOfDomainError(
+        f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {mf.init_guess_breaksym}), "
+        "which spoils a learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
+    )
+
+
 def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
     """Break it where PySCF's own guesses do, so that the same state or a lower one is found."""
-    wanted = mf.istype("UHF") and mol.spin == 0 and mf.init_guess_breaksym
+    wanted = _wanted_breaking(mf, mol)
     if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
         return density
     if wanted == "mix":
         return density_from_orbitals(mf, with_turned_frontier(mol, orbitals))
-    # Deleting half of a good density, as PySCF does with its rough ones, ends in higher states
-    # (twisted ethylene, singlet O2) and saves nothing.
-    raise OutOfDomainError(
-        f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {wanted}), which spoils a "
-        "learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
-    )
+    raise _spoilt(mf)
 
 
 def _checked_fallback(fallback: str) -> str:

@@ -39,9 +39,11 @@ class NetworkModel:
         config: domain, native basis, functional and H0.
         network: the torch module.
         exact: False; its answers are checked.
+        restricted: True; it was trained on closed shells.
     """
 
     exact = False
+    restricted = True
 
     def __init__(self, config: ModelConfig, network: HamiltonianModel) -> None:
         self.config = config

@@ -32,6 +32,7 @@ class OracleModel:
     Attributes:
         config: domain and baseline; its only geometry is that of the calculation.
         exact: True.
+        restricted: whether the calculation had one matrix for both spins.
     """
 
     exact = True
@@ -41,6 +42,7 @@ class OracleModel:
         self._mol = mol
         self._graph = graph_from_mol(mol)
         self._correction = correction
+        self.restricted = correction.shape == (mol.nao, mol.nao)
 
     @classmethod
     def of(cls, mf: Any, h0: str = "sap", name: str = "oracle") -> OracleModel:

@@ -58,6 +58,11 @@ class Predictor(Protocol):
         """True when the answer needs no check for intruder orbitals (an oracle's)."""
         ...
 
+    @property
+    def restricted(self) -> bool:
+        """True when the answer is one matrix for both spins, whatever the molecule."""
+        ...
+
     def native(self, mol: gto.Mole) -> gto.Mole:
         """Return the same nuclei in the model's own basis set."""
         ...
