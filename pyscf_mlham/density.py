@@ -88,6 +88,17 @@ def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
     return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
 
 
+def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
+    """Return how PySCF would break the spin symmetry of a guess: 1 (its default) or "mix"; 0 where it would not.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+    """
+    wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects have none
+    return wanted if wanted and mf.istype("UHF") and mol.spin == 0 else 0
+
+
 def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
     """Turn the highest occupied orbital towards the lowest empty one, the spins opposite ways, to break their symmetry.
 

@@ -15,7 +15,7 @@ from pyscf import gto
 from pyscf.lib import logger
 from pyscf.scf import hf
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, with_turned_frontier
+from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf import models
 from pyscf_mlham.scf.decorator import expect_mean_field
@@ -236,13 +236,8 @@ def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
         mol: molecule.
         model: that would predict.
     """
-    if getattr(model, "restricted", False) and _wanted_breaking(mf, mol) not in (0, "mix"):
+    if getattr(model, "restricted", False) and spin_breaking(mf, mol) not in (0, "mix"):
         raise _spoilt(mf)
-
-
-def _wanted_breaking(mf: Any, mol: gto.Mole) -> Any:
-    """Return how PySCF would break the spin symmetry of a guess; 0 where it would not."""
-    return (mf.istype("UHF") and mol.spin == 0 and getattr(mf, "init_guess_breaksym", 0)) or 0
 
 
 def _spoilt(mf: Any) -> OutOfDomainError:
@@ -254,7 +249,7 @@ def _spoilt(mf: Any) -> OutOfDomainError:
 
 def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
     """Break it where PySCF's own guesses do, so that the same state or a lower one is found."""
-    wanted = _wanted_breaking(mf, mol)
+    wanted = spin_breaking(mf, mol)
     if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
         return density
     if wanted == "mix":

@@ -15,6 +15,7 @@ from pyscf_mlham.density import (
     factors_from_density,
     factors_from_orbitals,
     orbitals_from_density,
+    spin_breaking,
     with_turned_frontier,
 )
 from pyscf_mlham.scf.problem import Problem, coarse_scf
@@ -46,9 +47,8 @@ def breaks_spin_symmetry(mf: Any) -> bool:
     Args:
         mf: PySCF mean-field object.
     """
-    asked = mf.istype("UHF") and mf.mol.spin == 0 and mf.init_guess_breaksym == 1
     key = mf.init_guess
-    return bool(asked and isinstance(key, str) and not key.lower().startswith("chk"))
+    return bool(spin_breaking(mf, mf.mol) == 1 and isinstance(key, str) and not key.lower().startswith("chk"))
 
 
 def first_orbitals(
