@@ -13,6 +13,7 @@ from pyscf.scf import chkfile
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.data.schema import Level
+from pyscf_mlham.density import spin_breaking
 from pyscf_mlham.scf.guess import density_from_prediction, resolve
 from pyscf_mlham.scf.predictor import predict
 
@@ -31,7 +32,7 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
         a line about the prediction.
     """
     mf = mean_field(build(molecule, level.basis), level, kind)
-    closed = bool(mf.istype("UHF") and mf.mol.spin == 0)
+    closed = bool(spin_breaking(mf, mf.mol))
     if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities
         mf.init_guess_breaksym = 0
     chosen = resolve(model or None, mf, mf.mol)
