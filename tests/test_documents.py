@@ -50,6 +50,7 @@ def test_imports_point_downward() -> None:
         "stepcost",
         "workers",
         "threads",
+        "blas",
         "progress",
         "basis",
         "graph",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.options import names
+from pyscf_mlham.bench.options import advise, names
 from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
@@ -125,6 +125,8 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
     for text in found.duplicates:
         console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    if not args.dask:
+        advise(console)
     results = run(found, plan, protocol, args.report, console)
     write_report(results, args.report, args.clock)
     if args.insert:

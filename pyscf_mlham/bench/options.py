@@ -1,8 +1,10 @@
-"""Options that the benchmarks share."""
+"""What the commands of the benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
+
+from rich.console import Console
 
 
 def names(text: str) -> str:
@@ -17,3 +19,15 @@ def names(text: str) -> str:
             f"{text!r} has nothing beside a comma; expected names such as minao,ml, and no space after the comma."
         )
     return ",".join(parts)
+
+
+def advise(console: Console) -> None:
+    """Say it where PySCF could be faster than it is, for a benchmark should show it at its best.
+
+    Args:
+        console: to draw on.
+    """
+    from pyscf_mlham.blas import advice, processors
+
+    if text := advice(processors()):
+        console.print(f"[yellow]advice:[/yellow] {text}", soft_wrap=True, highlight=False)

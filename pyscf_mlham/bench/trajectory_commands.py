@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from pyscf_mlham.bench.options import names
+from pyscf_mlham.bench.options import advise, names
 from pyscf_mlham.bench.protocol import model_hash
 from pyscf_mlham.bench.trajectory_summary import summarise
 from pyscf_mlham.bench.trajectory_table import REPORT, heading, markdown, print_tables, problems, subtitle
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     model_hash(settings.model)  # an unknown model is told before anything runs
     molecules = _molecules(args)
     _check(molecules, settings)
+    advise(console)
     found = {name: _measured(name, path, settings, args.out, console) for name, path in molecules.items()}
     wrong = problems(found)
     _write(found, settings, wrong, args.out)

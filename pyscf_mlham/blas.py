@@ -1,0 +1,53 @@
+"""Which linear algebra libraries are at work, and what they take the processor for.
+
+PySCF's wheels bring an OpenBLAS of 2018. A processor that it does not know it takes for one from before AVX, and its
+products take twice as long.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pyscf import lib  # noqa: F401  loads the libraries that are asked about
+from threadpoolctl import threadpool_info
+
+OWNERS = ("numpy", "scipy", "pyscf")
+# OpenBLAS's names of processors without AVX, and of those that have AVX2
+OLD = ("atom", "barcelona", "bobcat", "core2", "dunnington", "nano", "nehalem", "opteron", "penryn", "prescott")
+NEW = ("cooperlake", "excavator", "haswell", "sapphirerapids", "skylakex", "zen")
+
+
+@cache
+def processors() -> dict[str, str]:
+    """Return what each package's own library takes the processor for, as "pyscf": "Haswell"."""
+    found = {}
+    for library in threadpool_info():
+        owner = _owner(Path(library["filepath"]))
+        if library["user_api"] == "blas" and owner and library.get("architecture"):
+            found[owner] = str(library["architecture"])
+    return dict(sorted(found.items()))
+
+
+def _owner(path: Path) -> str | None:
+    for folder in reversed(path.parts[:-1]):  # the nearest; whole environments may be called "pyscf"
+        for owner in OWNERS:
+            if folder in (owner, f"{owner}.libs"):
+                return owner
+    return None
+
+
+def advice(found: dict[str, str]) -> str | None:
+    """Return what to set where PySCF's library does not know the processor and another one knows it; else None.
+
+    Args:
+        found: see `processors`.
+    """
+    own = found.get("pyscf", "")
+    others = [name for owner, name in found.items() if owner != "pyscf" and name.lower() in NEW]
+    if not own.lower().startswith(OLD) or not others:
+        return None
+    return (
+        f"PySCF's own OpenBLAS takes this processor for a {own}, and all SCF, plain or not, is slower than need be; "
+        "set OPENBLAS_CORETYPE=Haswell before Python starts."
+    )

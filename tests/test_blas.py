@@ -1,0 +1,69 @@
+"""What the linear algebra libraries take the processor for, and the advice where PySCF's is mistaken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pyscf_mlham import blas
+from pyscf_mlham.bench.options import advise
+
+
+def test_each_library_is_asked_for_itself() -> None:
+    """In a process of its own, for libraries choose when they are loaded; every OpenBLAS has Nehalem's kernels."""
+    code = "from pyscf_mlham.blas import processors; print(*[f'{k}={v}' for k, v in processors().items()])"
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert run.stdout.split() == [f"{name}=Nehalem" for name in blas.processors()]
+    assert run.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"),
+    [
+        ("/home/pyscf/env/lib/python3.11/site-packages/numpy.libs/libscipy_openblas64_-32a4b2a6.so", "numpy"),
+        ("/env/lib/python3.11/site-packages/scipy.libs/libscipy_openblas-6cdc3b4a.so", "scipy"),
+        ("/env/lib/python3.11/site-packages/pyscf/lib/libopenblas-r0-f650aae0.3.3.so", "pyscf"),
+        ("/env/lib/libopenblasp-r0.3.30.so", None),
+    ],
+)
+def test_whose_library_it_is(path: str, owner: str | None) -> None:
+    assert blas._owner(Path(path)) == owner
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"numpy": "SkylakeX", "pyscf": "Barcelona", "scipy": "SkylakeX"}, True),
+        ({"numpy": "Haswell", "pyscf": "Prescott"}, True),
+        ({"numpy": "Zen", "pyscf": "Opteron_SSE3"}, True),
+        ({"numpy": "Haswell", "pyscf": "Haswell", "scipy": "Haswell"}, False),
+        ({"numpy": "SkylakeX", "pyscf": "Haswell"}, False),
+        ({"numpy": "Sandybridge", "pyscf": "Prescott"}, False),  # no AVX2: Haswell's kernels would not run
+        ({"numpy": "Nehalem", "pyscf": "Nehalem"}, False),
+        ({"numpy": "neoversen1", "pyscf": "armv8"}, False),
+        ({"pyscf": "Barcelona"}, False),
+        ({}, False),
+    ],
+)
+def test_advice_only_where_another_library_knows_better(found: dict[str, str], told: bool) -> None:
+    text = blas.advice(found)
+    assert (text is not None) == told
+    if text:
+        assert f"for a {found['pyscf']}," in text
+
+
+def test_benchmarks_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"numpy": "SkylakeX", "pyscf": "Haswell"}
+    monkeypatch.setattr(blas, "processors", lambda: found)
+    console = Console(record=True, width=80)
+    advise(console)
+    assert console.export_text() == ""
+    found["pyscf"] = "Barcelona"
+    advise(console)
+    assert console.export_text().startswith("advice: PySCF's own OpenBLAS takes this processor for a Barcelona")
