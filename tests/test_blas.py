@@ -20,7 +20,7 @@ def test_each_library_is_asked_for_itself() -> None:
     environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert run.stdout.split() == [f"{name}=Nehalem" for name in blas.processors()]
-    assert run.stdout
+    assert blas.processors()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
     for text in found.duplicates:
         console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
-    if not args.dask:
+    if not args.dask:  # whose workers are on other machines
         advise(console)
     results = run(found, plan, protocol, args.report, console)
     write_report(results, args.report, args.clock)
