@@ -162,7 +162,9 @@ def test_two_levels_that_were_plain_scf_say_so() -> None:
 
 
 def test_a_run_that_cannot_be_is_a_row_with_its_reason() -> None:
-    assert "no vsap guess for RHF objects" in run_one("vsap").error
+    failed = run_one("vsap")
+    assert "no vsap guess for RHF objects" in failed.error
+    assert (failed.nao, failed.electrons, failed.e_tot) == (None, None, None)
     bad = water()._replace(positions=np.zeros((3, 3)))
     assert "apart" in run_one("minao", geometry=bad).error
     stopped = run_one("minao", protocol=Protocol(xc="hf", basis="sto-3g", max_cycle=2))

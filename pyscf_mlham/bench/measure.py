@@ -96,7 +96,7 @@ class Row:
     molecule: str
     natm: int
     nao: int | None
-    electrons: int
+    electrons: int | None
     xc: str
     basis: str
     scf: str
@@ -163,7 +163,7 @@ def _about(task: Task) -> dict[str, Any]:
         "molecule": molecule.name,
         "natm": len(molecule.numbers),
         "nao": None,
-        "electrons": int(molecule.numbers.sum()) - molecule.charge,
+        "electrons": None,  # the core potentials of the basis set decide
         "xc": protocol.xc,
         "basis": protocol.basis,
         "scf": protocol.scf,
