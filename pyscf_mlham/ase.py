@@ -32,7 +32,7 @@ from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.scf.track import track
 from pyscf_mlham.scf.twolevel import accelerate
-from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments
+from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 from pyscf_mlham.stepcost import Report, StepCost
 
 Array = NDArray[np.float64]
@@ -199,9 +199,10 @@ class MLHam(Calculator):
         """
         p: dict[str, Any] = self.parameters or {}
         mult = p["mult"]
-        if mult is None and p["charge"] == 0 and atoms.info.get("charge", 0) == 0:  # moments are of neutral molecules
-            mult = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
         try:
+            neutral = p["charge"] == 0 and stated(atoms.info).get("charge", 0) == 0
+            if mult is None and neutral:  # moments are of neutral molecules
+                mult = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
             return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], mult)
         except ValueError as error:
             raise InputError(
@@ -210,7 +211,7 @@ class MLHam(Calculator):
 
     def _say_unused_moments(self, atoms: Atoms, spin: int) -> None:
         total = abs(float(atoms.get_initial_magnetic_moments().sum()))
-        given = self.parameters["mult"] is not None or any(key in atoms.info for key in SPIN_KEYS)
+        given = self.parameters["mult"] is not None or stated(atoms.info).keys() & set(SPIN_KEYS)
         if not given and total > NEARLY and abs(total - spin) > NEARLY:
             why = "they are not whole, or not of this charge"
             words = f"initial magnetic moments, {total:.3g} in all, are not used ({why}); multiplicity {spin + 1} is"

@@ -18,25 +18,44 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
     """Return total charge and n_alpha - n_beta of a molecule; ValueError, in words, where they cannot be.
 
     Args:
-        info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), as far as they are known.
+        info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), as far as they are known,
+            in capitals or not.
         protons: sum of the atomic numbers.
         charge: where info has none.
         mult: where info has none; None is the lowest.
     """
+    said = stated(info)
     try:
-        charge = _number(info.get("charge", charge))
-        given = {key: _number(info[key]) - (key != "spin") for key in SPIN_KEYS if key in info}
+        charge = _number(said.get("charge", charge))
+        given = {key: _number(said[key]) - (key != "spin") for key in SPIN_KEYS if key in said}
         if not given and mult is not None:
             given = {"mult": _number(mult) - 1}
     except (TypeError, ValueError) as error:
         raise ValueError(f"charge, mult and spin must be integers ({error})") from error
     if len(set(given.values())) > 1:
-        raise ValueError(" and ".join(f"{key}={info[key]}" for key in given) + " contradict each other")
+        raise ValueError(" and ".join(f"{key}={said[key]}" for key in given) + " contradict each other")
     electrons = protons - charge
     spin = next(iter(given.values()), electrons % 2)
     if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
         raise ValueError(f"{electrons} electrons cannot have multiplicity {spin + 1}")
     return charge, spin
+
+
+def stated(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of charge and spin, under keys in small letters; ValueError where one is said twice.
+
+    Args:
+        info: of a geometry, with keys of any kind.
+    """
+    found: dict[str, Any] = {}
+    for key, value in info.items():
+        name = str(key).lower()
+        if name not in ("charge", *SPIN_KEYS):
+            continue
+        if name in found and found[name] != value:
+            raise ValueError(f"{name} is said twice, as {found[name]} and {value}")
+        found[name] = value
+    return found
 
 
 def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:

@@ -30,13 +30,75 @@ def places(found: list[Molecule | DataError]) -> list[bool]:
     return [isinstance(item, Molecule) for item in found]
 
 
-@pytest.mark.parametrize("about", ["mult=3", "multiplicity=3", "spin=2", "mult=3 spin=2"])
+@pytest.mark.parametrize("about", ["mult=3", "multiplicity=3", "spin=2", "mult=3 spin=2", "Mult=3", "SPIN=2"])
 def test_a_comment_line_says_the_spin_to_all_who_read_it(tmp_path: Path, about: str) -> None:
     (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about), mult=1)
     assert isinstance(found, Molecule)
     assert found.spin == 2
     info = dict(pair.split("=") for pair in about.split())
     assert MLHam().charge_and_spin(Atoms("OH2", info=info)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("about", "state"),
+    [
+        ("Charge=1 Multiplicity=2", (1, 1)),
+        ("charge: 1 mult: 2", (1, 1)),
+        ("water, charge = +1, mult = 2", (1, 1)),
+        ("CHARGE=1\tMULT=4", (1, 3)),
+        ("0 1", (0, 0)),
+        ("charge=1 mult=2 mult: 3", (1, 1)),  # ASE's own reading comes first
+        ("recharge: 1 surcharge=2 spin: 1.5e0 frame 3", (0, 0)),
+    ],
+)
+def test_states_are_found_however_they_are_written(tmp_path: Path, about: str, state: tuple[int, int]) -> None:
+    (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about))
+    assert isinstance(found, Molecule)
+    assert (found.charge, found.spin) == state
+
+
+def test_two_numbers_as_a_comment_are_not_guessed_at(tmp_path: Path) -> None:
+    bad, good = read(tmp_path / "in.xyz", GOOD.format(about="-1 2") + GOOD.format(about="12 0"))
+    assert "line 2: two numbers as a comment may be charge and multiplicity; write charge=-1 mult=2" in str(bad)
+    assert isinstance(good, Molecule)  # no multiplicity is zero
+
+
+@pytest.mark.parametrize(("state", "spin"), [("1 2", 1), ("-2 1", 0), ("0 3", 2)])
+def test_inputs_of_gaussian_say_their_state(tmp_path: Path, state: str, spin: int) -> None:
+    text = f"# HF/6-31G\n\nwater\n\n{state}\nO 0.0 0.0 0.0\nH 0.0 0.0 1.0\nH 0.0 1.0 0.0\n\n"
+    for name in ("in.com", "in.gjf"):
+        (found,) = read(tmp_path / name, text)
+        assert isinstance(found, Molecule)
+        assert (found.charge, found.spin) == (int(state.split()[0]), spin)
+
+
+@pytest.mark.parametrize(
+    ("elements", "code", "lines", "state"),
+    [
+        ("OHH", 0, "", (0, 0)),
+        ("OHHH", 3, "", (1, 0)),
+        ("OH", 4, "", (0, 1)),
+        ("O", 0, "M  RAD  1   1   3\n", (0, 2)),
+        ("CHH", 0, "M  RAD  1   1   1\n", (0, 0)),
+        ("CHCH", 0, "M  RAD  2   1   2   3   2\n", (0, 2)),
+        ("OHH", 4, "M  CHG  1   1  -2\n", (-2, 0)),  # such lines replace the codes
+        ("OHH", 0, "M  CHG  1   1   1\nM  RAD  1   1   2\n", (1, 1)),
+    ],
+)
+def test_sdf_files_say_their_state(
+    tmp_path: Path, elements: str, code: int, lines: str, state: tuple[int, int]
+) -> None:
+    atom = "    0.0000    0.0000    {z:.4f} {element}   0{code:3d}  0  0  0  0\n"
+    atoms = "".join(atom.format(z=k, element=e, code=0 if k else code) for k, e in enumerate(elements))
+    text = f"name\n\n\n{len(elements):3d}  0  0  0  0  0            999 V2000\n{atoms}{lines}M  END\n"
+    (found,) = read(tmp_path / "in.sdf", text)
+    assert isinstance(found, Molecule)
+    assert (found.charge, found.spin) == state
+
+
+def test_a_state_that_is_said_twice_is_an_error(tmp_path: Path) -> None:
+    (found,) = read(tmp_path / "in.xyz", GOOD.format(about="Mult=3 mult=1"))
+    assert "mult is said twice, as 3 and 1" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyscf_mlham.state import SPIN_KEYS, stated
+
 COLLECTION = "ase:"  # what the name of one begins with
 XYZ = (".xyz", ".extxyz")
+GAUSSIAN = (".com", ".gjf")  # its input, which says charge and multiplicity
 COUNT = re.compile(r"\s*\d+\s*")
 MOST_BAD_FRAMES = 100  # of a file in another format, before the rest of it is given up
 MOST_BAD_AT_FIRST = 3  # the same, where no frame could be read yet
 PROPERTIES = "properties="  # in a comment line that says itself what the columns of its frame are, mostly these first:
 USUAL = "properties=species:s:1:pos:r:3"
+# What a comment line may say beside the key=value that ASE reads: "charge: -1", "Mult = 2"; and, as other programs
+# have it, "-1 2" and nothing else.
+SAID = re.compile(rf"(?<![\w.])(charge|{'|'.join(SPIN_KEYS)})\s*[:=]\s*([-+]?\d+)(?![\w.])", re.IGNORECASE)
+TWO_NUMBERS = re.compile(r"\s*([-+]?\d+)\s+([1-9]\d*)\s*")
 SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
+SDF_DOUBLET = "4"
+SDF_LINES = ("CHG", "RAD")
 
 
 class FrameError(ValueError):
@@ -46,8 +55,21 @@ def frames(source: str) -> Iterator[tuple[str, Any]]:
         yield from _sdf_frames(source)
     else:
         found = _xyz_frames(source) if source.lower().endswith(XYZ) else _other_frames(source)
-        for atoms in found:
+        for atoms in map(_with_state, found):
             yield ("" if isinstance(atoms, Exception) else str(atoms.info.get("name", ""))), atoms
+
+
+def _with_state(atoms: Any) -> Any:
+    """Let charge and spin stand in atoms.info, under keys in small letters, wherever ASE put them."""
+    if isinstance(atoms, Exception):
+        return atoms
+    try:
+        known = stated(atoms.info)
+    except ValueError as error:
+        return FrameError(str(error))
+    parameters = getattr(atoms.calc, "parameters", None) or {}
+    atoms.info.update({key: parameters[key] for key in ("charge", "mult") if key in parameters} | known)
+    return atoms
 
 
 def _collection(name: str) -> Iterator[tuple[str, Any]]:
@@ -102,9 +124,15 @@ def _xyz_frame(lines: list[str], first: int) -> Any:
     if len(lines) < 2 + int(lines[0]):
         return FrameError(f"line {first}: expected {int(lines[0])} atoms, and the file ends before")
     try:
-        return next(read_xyz(io.StringIO("\n".join(lines) + "\n"), 0))
+        atoms = next(read_xyz(io.StringIO("\n".join(lines) + "\n"), 0))
     except Exception as problem:  # ASE's readers raise whatever they meet
         return _wrong_atom(lines, first) or problem
+    if (numbers := TWO_NUMBERS.fullmatch(lines[1])) and (int(numbers[1]), int(numbers[2])) != (0, 1):
+        words = f"charge={int(numbers[1])} mult={int(numbers[2])}, if that is meant, or something that is no number"
+        return FrameError(f"line {first + 1}: two numbers as a comment may be charge and multiplicity; write {words}")
+    known = {str(key).lower() for key in atoms.info}
+    atoms.info.update({key: value for key, value in SAID.findall(lines[1]) if key.lower() not in known})
+    return atoms
 
 
 def _wrong_atom(lines: list[str], first: int) -> FrameError | None:
@@ -136,7 +164,7 @@ def _other_frames(source: str) -> Iterator[Any]:
     from ase.io import read
 
     try:
-        found: Any = list(read(source, index=":"))
+        found: Any = list(read(source, index=":", **_options(source)))
     except OSError as error:
         found = [error]
     except Exception as error:
@@ -164,17 +192,21 @@ def _one_by_one(source: str, error: Exception) -> Iterator[Any]:
     yield from bad if good else [error]
 
 
+def _options(source: str) -> dict[str, Any]:
+    return {"attach_calculator": True} if source.lower().endswith(GAUSSIAN) else {}
+
+
 def _one(source: str, index: int) -> Any:
     from ase.io import read
 
     try:
-        return read(source, index=index)
+        return read(source, index=index, **_options(source))
     except Exception as problem:
         return problem
 
 
 def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
-    """Molecules of an SDF file, with their charges; ASE reads the first only, and no charges."""
+    """Molecules of an SDF file, with charge and multiplicity; ASE reads the first only, and neither of them."""
     from ase.io import read
 
     try:
@@ -187,21 +219,26 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             atoms: Any = read(io.StringIO(block), format="sdf")
-            charge = _sdf_charge(block.splitlines(), len(atoms))
-            if charge is not None:
-                atoms.info["charge"] = charge
+            atoms.info.update(_sdf_state(block.splitlines(), len(atoms)))
         except Exception as error:
             yield "", error
             continue
         yield block.splitlines()[0].strip(), atoms
 
 
-def _sdf_charge(lines: list[str], count: int) -> int | None:
-    """Total charge of an SDF molecule: of its M CHG lines, else of the codes in its lines of atoms, else unknown."""
+def _sdf_state(lines: list[str], count: int) -> dict[str, int]:
+    """Total charge and multiplicity of an SDF molecule, as far as it says them.
+
+    They are those of its M CHG and M RAD lines, else of the codes in its lines of atoms. Several radical centres are
+    taken to have parallel spins.
+    """
     if "V3000" in lines[3]:
         raise FrameError("SDF of version V3000; write it as V2000, or as xyz")
-    charges = [int(q) for line in lines if line.startswith("M  CHG") for q in line.split()[4::2]]
-    if not charges:
+    charges, radicals = ([int(v) for x in lines if x.startswith(f"M  {k}") for v in x.split()[4::2]] for k in SDF_LINES)
+    unpaired = [max(code - 1, 0) for code in radicals]  # 1 is a carbene's singlet, 2 a doublet, 3 a triplet
+    if not charges and not radicals:
         codes = [line[36:39].strip() for line in lines[4 : 4 + count]]
         charges = [SDF_CHARGES[code] for code in codes if code in SDF_CHARGES]
-    return sum(charges) if charges else None
+        unpaired = [1 for code in codes if code == SDF_DOUBLET]
+    said = {"charge": sum(charges)} if charges else {}
+    return said | ({"mult": sum(unpaired) + 1} if unpaired else {})
