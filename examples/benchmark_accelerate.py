@@ -30,8 +30,7 @@ from rich.progress import Progress
 
 import pyscf_mlham
 from pyscf_mlham.bench.molecules import free_name
-from pyscf_mlham.bench.protocol import COARSE_GRID
-from pyscf_mlham.bench.starts import COARSE_TOL
+from pyscf_mlham.bench.protocol import COARSE_GRID, COARSE_TOL
 from pyscf_mlham.data.frames import why_unreadable
 from pyscf_mlham.scf.counting import counting_fock_builds
 

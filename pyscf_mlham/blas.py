@@ -6,6 +6,8 @@ products take twice as long.
 
 from __future__ import annotations
 
+import platform
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,19 @@ OWNERS = ("numpy", "scipy", "pyscf")
 # OpenBLAS's names of processors without AVX, and of those that have AVX2
 OLD = ("atom", "barcelona", "bobcat", "core2", "dunnington", "nano", "nehalem", "opteron", "penryn", "prescott")
 NEW = ("cooperlake", "excavator", "haswell", "sapphirerapids", "skylakex", "zen")
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@cache
+def processor() -> str:
+    """Name the processor, as the operating system does."""
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)
+    except OSError:  # no Linux
+        named = None
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 @cache

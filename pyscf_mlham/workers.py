@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from pyscf import lib
+from threadpoolctl import threadpool_limits
 
 from pyscf_mlham.errors import DataError
 
@@ -146,7 +148,7 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
         except OSError as error:
             raise DataError(f"no dask scheduler answers at {address} ({error}).") from error
         with client:
-            futures = {client.submit(_work_alone, job.work, task, job.threads, pure=False): task for task in tasks}
+            futures = {client.submit(_work_alone, job, task, pure=False): task for task in tasks}
             for future in as_completed(futures):
                 task = futures.pop(future)
                 try:
@@ -160,9 +162,14 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
     return run
 
 
-def _work_alone(work: Callable[[T], R], task: T, threads: int) -> R:
-    use_threads(threads)
-    return work(task)
+def _work_alone(job: Job[T, R], task: T) -> R:
+    """Do a task in a process that somebody else started, with whatever threads and variables it has."""
+    os.environ.update(dict.fromkeys(THREADS, str(job.threads)) | dict(job.environment))  # for what is imported later
+    threadpool_limits(job.threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(job.threads)
+    use_threads(job.threads)
+    return job.work(task)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ PROMISED = [
     "xc",
     "basis",
     "scf",
+    "charge",
+    "mult",
     "guess",
     "solver",
     "converged",
@@ -63,34 +65,6 @@ PROMISED = [
     "versions",
     "model_sha256",
 ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--guess", "mniao"], "unknown guess 'mniao'"),
-        (["--guess", "vsap"], "vsap guess needs a functional"),
-        (["--guess", "minao,coarse", "--df"], "nothing is coarser than --df"),
-        (["--guess", "coarse", "--xc", "pbe", "--df", "--grid", "0"], "nothing is coarser than --df"),
-        (["--guess", "vsap", "--xc", "pbe", "--scf", "gks"], "has none for GKS objects"),
-        (["--guess", "chk:nowhere.chk"], "there is no such file"),
-        (["--solver", "diis"], "unknown solvers"),
-        (["--xc", "pbe", "--scf", "rhf"], "rhf has no functional"),
-        (["--xc", "b3lpy"], "PySCF knows no such functional"),
-        (["--basis", "cc-pvdq"], "basis set cc-pvdq does not serve"),
-        (["--insert", "nowhere.md"], "nowhere.md"),
-        (["--threads", "0"], "threads is 0"),
-        (["--repeat", "0"], "expected 1 or more"),
-        (["--model", "nobody"], "neither a shipped model"),
-        (["-j", "0"], "expected 1 or more"),
-        (["--report", "/proc/none"], "/proc/none: it cannot be made: No such file or directory; name another folder"),
-    ],
-)
-def test_wrong_arguments_are_said_at_once(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["bench", "ase:g2/H2O", *SMALL, "--report", str(tmp_path), *arguments]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
 
 
 # running

@@ -14,6 +14,7 @@ from benchmarked import run_one, water
 from conftest import WATER, assert_close, mole
 from labelled import labelled_file
 from pyscf import dft, scf
+from pyscf.scf import chkfile
 
 import pyscf_mlham
 from pyscf_mlham.bench.measure import _gradients, recording
@@ -25,17 +26,17 @@ from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.scf import predictor
 
 
-@pytest.mark.parametrize("solver", ["scf", "twolevel"])
-@pytest.mark.parametrize("guess", ["minao", "vsap", "coarse", "ml", "oracle"])
-def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=1)
-    run_one(guess, solver, protocol)  # warm-up runs are not to be counted
+def counting_everything(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count full and coarse builds where the classes make them, whoever asks."""
     built: Counter[str] = Counter()
-    true_veff, true_potential, true_anchor = dft.rks.RKS.get_veff, CoarseField.potential, CoarseField.anchor
+    true_potential, true_anchor = CoarseField.potential, CoarseField.anchor
 
-    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
-        built["coarse" if getattr(self, "with_df", None) else "full"] += 1
-        return true_veff(self, *args, **kwargs)
+    def counted(true_veff: Any) -> Any:
+        def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
+            built["coarse" if getattr(self, "with_df", None) else "full"] += 1
+            return true_veff(self, *args, **kwargs)
+
+        return get_veff
 
     def potential(self: Any, *args: Any) -> Any:
         built["coarse"] += 1
@@ -45,9 +46,19 @@ def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monke
         built["coarse"] += 1
         return true_anchor(self, *args)
 
-    monkeypatch.setattr(dft.rks.RKS, "get_veff", get_veff)
+    for kind in (dft.rks.RKS, dft.uks.UKS, dft.roks.ROKS, dft.gks.GKS):
+        monkeypatch.setattr(kind, "get_veff", counted(kind.get_veff))
     monkeypatch.setattr(CoarseField, "potential", potential)
     monkeypatch.setattr(CoarseField, "anchor", anchor)
+    return built
+
+
+@pytest.mark.parametrize("solver", ["scf", "twolevel"])
+@pytest.mark.parametrize("guess", ["minao", "vsap", "coarse", "ml", "oracle"])
+def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=1)
+    run_one(guess, solver, protocol)  # warm-up runs are not to be counted
+    built = counting_everything(monkeypatch)
     row = run_one(guess, solver, protocol)
     assert row.error == ""
     assert row.full_builds + row.guess_builds == built["full"] > 0
@@ -56,6 +67,19 @@ def test_counts_are_those_of_an_independent_count(guess: str, solver: str, monke
     assert len(row.gradients) == row.full_builds
     assert row.model_sha256 == (model_hash("") if guess == "ml" else "")
     assert (row.guess_builds > 0) == (guess == "oracle")
+
+
+@pytest.mark.parametrize("guess", ["ml", "coarse"])
+@pytest.mark.parametrize("kind", ["uks", "roks", "gks"])
+def test_counts_of_other_methods_and_basis_sets(guess: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model that is lifted, that has no field of its own, and that is not asked at all."""
+    protocol = Protocol(xc="pbe", basis="6-31g", grid_level=0, scf=kind)
+    run_one(guess, "scf", protocol)  # warm-up runs are not to be counted
+    built = counting_everything(monkeypatch)
+    row = run_one(guess, "scf", protocol)
+    assert row.error == ""
+    assert (row.full_builds, row.coarse_builds) == (built["full"], built["coarse"])
+    assert ("mixes spins" in row.note) == (kind == "gks" and guess == "ml")
 
 
 @pytest.mark.parametrize(("fitted", "level", "rough"), [(False, 3, 1), (False, 0, 0), (True, 2, 1), (True, 1, 0)])
@@ -199,8 +223,21 @@ def test_files_as_guesses(tmp_path: Path) -> None:
     mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "sto-3g", unit="Bohr").RHF()
     mf.set(chkfile=str(tmp_path / "mf.chk")).run()
     assert run_one(f"chk:{tmp_path / 'mf.chk'}").cycles <= 2
-    ammonia = read_molecules(["ase:g2/NH3"]).molecules[0]
-    assert "other atoms" in run_one(f"chk:{tmp_path / 'mf.chk'}", geometry=ammonia).error
+    molecule = water()
+    others = {
+        "other atoms": read_molecules(["ase:g2/NH3"]).molecules[0],
+        "atoms in another order": molecule._replace(numbers=molecule.numbers[::-1]),
+        "another geometry, by up to 0.1 Bohr": molecule._replace(positions=molecule.positions + 0.1),
+        "charge 0 and multiplicity 1": water(1, 1),
+    }
+    for words, geometry in others.items():
+        assert words in run_one(f"chk:{tmp_path / 'mf.chk'}", geometry=geometry).error
+    assert (
+        run_one(f"chk:{tmp_path / 'mf.chk'}", geometry=molecule._replace(positions=molecule.positions + 1e-6)).cycles
+        <= 2
+    )
+    chkfile.save(str(tmp_path / "mf.chk"), "scf/e_tot", float("nan"))  # as mlham guess leaves it
+    assert "holds a guess" in run_one(f"chk:{tmp_path / 'mf.chk'}").error
     (tmp_path / "text.chk").write_text("no")
     assert "neither a file of labelled molecules" in run_one(f"chk:{tmp_path / 'text.chk'}").error
 

@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from rich.console import Console
 from scipy import stats
 
 from pyscf_mlham.bench.figures import draw, svg
+from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.page import html
+from pyscf_mlham.bench.protocol import SOLVERS, Protocol, model_hash
 from pyscf_mlham.bench.report import BEGIN, END, insert_table
-from pyscf_mlham.bench.results import RESULTS, Results, read_results
+from pyscf_mlham.bench.results import RESULTS, Results, methods_of, molecule_of, read_results
 from pyscf_mlham.bench.summary import geometric_mean, summarise
 from pyscf_mlham.bench.table import SUMMARY, molecule_table, print_summary, summary_cells, summary_table
 from pyscf_mlham.errors import DataError
@@ -232,10 +235,19 @@ def test_the_table_of_the_readme_is_the_committed_one() -> None:
     assert readme.split(BEGIN)[1].split(END)[0] == f"\n\n{table}\n"
 
 
-def test_the_committed_table_is_of_ten_molecules_and_has_no_problem() -> None:
+def test_the_committed_table_is_what_its_command_makes() -> None:
+    """The molecules, methods and model of `make table`, and not those of an earlier one."""
+    makefile = (ROOT / "Makefile").read_text()
+    source, guesses = (re.search(rule, makefile)[1] for rule in (r"\nTEN := (.+)", r"bench \$\(TEN\) --guess (\S+)"))
     results = read_results(ROOT / "examples" / "table" / RESULTS)
-    assert len({row.molecule for row in results.rows}) == 10
-    assert results.problems == []
+    assert {molecule_of(row) for row in results.rows} == {m.key for m in read_molecules([source]).molecules}
+    assert set(methods_of(results)) == set(product(guesses.split(","), SOLVERS))
+    assert len(results.rows) == 10 * len(methods_of(results))
+    model = model_hash("")
+    assert {row.model_sha256 for row in results.rows if row.guess == "ml"} == {model}
+    here = Protocol(model_sha256=model)
+    assert dataclasses.replace(results.protocol, pyscf=here.pyscf, pyscf_mlham=here.pyscf_mlham) == here
+    assert (results.problems, results.notices) == ([], [])
 
 
 def test_inserting_a_table_wants_its_marks(tmp_path: Path, results: Results) -> None:

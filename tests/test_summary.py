@@ -62,6 +62,36 @@ def test_methods_of_other_molecules_are_named_everywhere() -> None:
     assert "Same answers" in page_of(results(*(run(name, "ml") for name in "ABC")))
 
 
+def test_runs_of_several_machines_are_told() -> None:
+    """Even where the tables look well: times of one library stand beside those of another."""
+    versions = {"pyscf 2.13, BLAS: pyscf Barcelona": "A", "pyscf 2.13, BLAS: pyscf Haswell": "B"}
+    found = results(*(run(name, "ml", versions=words) for words, name in versions.items()), run("C", "ml"))
+    alike = results(run("A", "ml"), run("B", "ml"), run("C", "ml", versions="another", error="no memory"))
+    assert not [text for text in alike.notices if "versions" in text]
+    (notice,) = found.notices
+    assert notice.startswith("runs on 3 sets of versions or machines, whose times cannot be compared")
+    page = page_of(found)
+    assert "Same answers" not in page
+    for words in versions:
+        assert words in notice
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        (Protocol(), "SCF on grid level 1 to 1e-08 Ha first"),
+        (Protocol(grid_level=0, conv_tol=1e-7), "SCF on grid level 0 to 1e-07 Ha first"),
+        (Protocol(density_fit=True, grid_level=1), "SCF on grid level 0 to 1e-08 Ha first"),
+        (Protocol(xc="hf"), "SCF to 1e-08 Ha first"),
+        (Protocol(xc="hf", density_fit=True), "there is none here"),
+    ],
+)
+def test_the_rival_is_described_as_it_was_run(protocol: Protocol, words: str) -> None:
+    rows = [run(name) for name in "AB"]
+    assert words in " ".join(page_of(results_from_rows(rows, protocol, [], [], 1e-8)).split())
+
+
 def test_what_failed_is_missing_from_the_means_and_said() -> None:
     failed = [run(name, "ml", repeat=k, error="no memory") for name in "AB" for k in range(2)]
     found = results(*failed, run("B", "ml", repeat=2), run("C", "ml"))

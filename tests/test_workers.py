@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pyscf_mlham.workers import Job, dask_engine
+
 ENGINE = """
 import sys
 from pyscf_mlham.workers import Job, process_engine
@@ -25,6 +27,7 @@ from test_workers import sleep
 pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=become_worker, initargs=(1,))
 list(pool.map(sleep, [sys.argv[1]] * 2))
 """
+POOLS = "set(x['num_threads'] for x in __import__('threadpoolctl').threadpool_info() if {})"
 
 
 def sleep(folder: str) -> None:
@@ -34,6 +37,25 @@ def sleep(folder: str) -> None:
 
 def lost(task: str, reason: str) -> None:
     raise AssertionError(reason)
+
+
+def test_workers_of_a_cluster_are_pinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else started them, with one thread and with a card in sight."""
+    from distributed import LocalCluster
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    asked = [
+        "__import__('pyscf.lib').lib.num_threads()",
+        "__import__('torch').get_num_threads()",
+        POOLS.format("x['user_api'] == 'openmp'"),
+        POOLS.format("x.get('threading_layer') == 'pthreads'"),
+        "__import__('os').environ['OMP_NUM_THREADS'], __import__('os').environ['CUDA_VISIBLE_DEVICES']",
+    ]
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        for threads in (2, 1):
+            job = Job(eval, lost, threads, {"CUDA_VISIBLE_DEVICES": ""})
+            found = [next(dask_engine(job, cluster.scheduler_address)([question])) for question in asked]
+            assert found == [threads, threads, {threads}, {threads}, (str(threads), "")]
 
 
 @pytest.mark.parametrize("script", [ENGINE, POOL], ids=["engine", "pool"])

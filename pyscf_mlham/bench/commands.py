@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.options import advise, names
-from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, absolute, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
@@ -30,8 +30,11 @@ The reference, minao with plain SCF, is always run. Guesses:
   coarse    a density-fitted SCF on a small grid, converged first: the classical rival
   ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
   oracle    the converged answer: no method, but the bound on what a guess can save
-  chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF: a stored answer, whose
-            own SCF is not counted; no method either
+  chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
+            stored answer, whose own SCF is not counted; no method either
+
+Charge and multiplicity of a frame are those of its comment line or info (charge=-1 mult=2), of SDF's CHG and RAD lines
+and of Gaussian inputs; --charge and --mult are for frames that say nothing.
 
 The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
 same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
@@ -83,7 +86,11 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the network works")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="worker processes; default %(default)s")
     parser.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
-    parser.add_argument("--clock", default="cpu", choices=CLOCKS, help="processor or wall seconds in the report")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        help="seconds in the report; default cpu (processor), and wall with --threads above 1 and --device cuda",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random order of the runs")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     parser.add_argument("--insert", type=Path, metavar="FILE", help="also put the table into this Markdown file")
@@ -128,10 +135,12 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     if not args.dask:  # whose workers are on other machines
         advise(console)
     results = run(found, plan, protocol, args.report, console)
-    write_report(results, args.report, args.clock)
+    # processor seconds add up over threads, those that only wait included, and leave out what a card does
+    clock = args.clock or ("wall" if args.threads > 1 or args.device == "cuda" else "cpu")
+    write_report(results, args.report, clock)
     if args.insert:
-        insert_table(args.insert, results, args.clock)
-    print_summary(results, args.clock, console)
+        insert_table(args.insert, results, clock)
+    print_summary(results, clock, console)
     console.print(f"{args.report / 'report.html'}", highlight=False, soft_wrap=True)
     return 1 if results.problems else 0
 
@@ -158,8 +167,9 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     without_coarse = protocol.coarse_grid is None
     if not text:
         missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
-        return tuple(Guess(g, g) for g in GUESSES if g not in missing)
-    guesses = dict.fromkeys(guess_from_text(part) for part in text.split(","))
+        text = ",".join(guess for guess in GUESSES if guess not in missing)
+    plain = Guess("ml", "ml", absolute(protocol.model))
+    guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
             "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "

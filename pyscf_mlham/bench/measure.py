@@ -21,7 +21,7 @@ import pyscf_mlham
 from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import CLASSICAL, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.starts import NO_MODEL, Start, start_from
-from pyscf_mlham.blas import processors
+from pyscf_mlham.blas import processor, processors
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.errors import DataError
@@ -70,6 +70,7 @@ class Row:
         electrons: those that the SCF has, without those in core potentials.
         xc, basis, scf: level of theory and class of the mean-field object.
         guess, solver, repeat: what was run.
+        charge, mult: of the molecule.
         converged: by PySCF's criteria.
         cycles: of the SCF (of twolevel: full ones); max_cycle where it did not converge.
         full_builds: full Fock builds of the solver.
@@ -103,6 +104,8 @@ class Row:
     guess: str
     solver: str
     repeat: int
+    charge: int | None = None
+    mult: int | None = None
     converged: bool = False
     cycles: int | None = None
     full_builds: int | None = None
@@ -170,15 +173,17 @@ def _about(task: Task) -> dict[str, Any]:
         "guess": task.guess.label,
         "solver": task.solver,
         "repeat": task.repeat,
+        "charge": molecule.charge,
+        "mult": molecule.spin + 1,
         "versions": versions(),
     }
 
 
 def versions() -> str:
-    """Name the versions that results may depend on, and the processor that linear algebra was made for."""
+    """Name all that results may depend on: versions, the processor, and what linear algebra takes it for."""
     parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
-    parts |= {"torch": metadata.version("torch"), "python": platform.python_version()}
-    taken_for = ", ".join(f"{name} {processor}" for name, processor in processors().items())
+    parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor()}
+    taken_for = ", ".join(f"{name} {known}" for name, known in processors().items())
     return ", ".join(f"{name} {version}" for name, version in parts.items()) + f", BLAS: {taken_for}" * bool(taken_for)
 
 
@@ -190,6 +195,8 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
         if protocol.device == "cuda" and not torch.cuda.is_available():
             raise DataError("--device cuda, but torch finds no CUDA device here")
+        if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes, not from others'
+            raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
     if guess.kind == "chk":  # its file knows nothing of hydrogen
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])

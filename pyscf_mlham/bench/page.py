@@ -13,6 +13,7 @@ import numpy as np
 
 from pyscf_mlham.bench.figures import colour, key_methods
 from pyscf_mlham.bench.measure import Row
+from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
 from pyscf_mlham.bench.summary import Method, Ratio
 from pyscf_mlham.bench.table import SUMMARY, TOO_FEW, asides, clock_words, describe, enough, how_many, summary_cells
@@ -60,6 +61,7 @@ def html(results: Results, methods: Sequence[Method], plots: dict[str, str], clo
         "plots": "\n".join(_plot(name, text, enough(methods)) for name, text in plots.items()),
         "rows": "\n".join(_row_html(row, results) for row in results.rows),
         "protocol": _protocol_html(results),
+        "rival": escape(_rival(results.protocol)),
         "source": RESULTS,
     }
     page = TEMPLATE.read_text()
@@ -79,7 +81,7 @@ def _verdict(results: Results) -> str:
         f"{largest:.1e} Ha, {results.energy_tolerance:.1e} are allowed."
     )
     if notices:
-        return verdict("Not the same molecules for every method", about, notices, "open")
+        return verdict("Not everything can be compared", about, notices, "open")
     return verdict("Same answers", about)
 
 
@@ -158,7 +160,7 @@ def _row_html(row: Row, results: Results) -> str:
     alarm = ALARM * (row.e_err is not None and abs(row.e_err) > results.energy_tolerance)
     note = row.error or "; ".join(filter(None, (doubt.words if doubt else "", row.note)))
     cells = [
-        f"<td>{escape(row.molecule)}</td>", _number(row.natm), _number(row.nao),
+        f"<td>{escape(row.molecule)}</td>", _number(row.natm), _number(row.charge), _number(row.mult), _number(row.nao),
         f"<td>{escape(row.guess)}</td><td>{row.solver}</td>", _number(row.cycles), _number(row.full_builds),
         _number(row.guess_builds), _number(row.coarse_builds), _number(row.guess_s, ".2f"), _number(row.total_s, ".2f"),
         _number(row.total_cpu_s, ".2f"), _number(row.e_tot, ".8f"),
@@ -174,6 +176,14 @@ def _number(value: float | None, form: str = "d") -> str:
     if value is None:
         return '<td data-v=""></td>'
     return f'<td data-v="{value!r}">{format(value, form)}</td>'.replace(">-", ">−")
+
+
+def _rival(protocol: Protocol) -> str:
+    """Say how the SCF that is the coarse guess is made."""
+    if protocol.coarse_grid is None:
+        return "on a smaller grid (there is none here, and so no such guess)"
+    grid = "" if protocol.xc.lower() == "hf" else f"on grid level {protocol.coarse_grid} "
+    return f"{grid}to {protocol.coarse_tol:.0e} Ha"
 
 
 def _protocol_html(results: Results) -> str:

@@ -24,6 +24,7 @@ GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
 SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
 COARSE_GRID = 1
+COARSE_TOL = 1e-8  # Hartree
 DIGITS = 8  # of a hash, enough to tell two files apart
 
 
@@ -93,6 +94,11 @@ class Protocol:
         return None if gridless else min(COARSE_GRID, self.grid_level - 1)
 
     @property
+    def coarse_tol(self) -> float:
+        """Energy criterion of that SCF, Hartree: never a tighter one than the full level's."""
+        return max(COARSE_TOL, self.conv_tol)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all of it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
@@ -135,8 +141,17 @@ def guess_from_text(text: str) -> Guess:
             raise DataError(f"guess {text}: there is no such file.")
         return Guess(f"chk:{file.name}#{_hash_of_file(file)}", kind, str(file.resolve()))
     if path and kind == "ml":
-        return Guess(f"ml:{Path(path).name}#{model_hash(path)[:DIGITS]}", kind, path)
+        return Guess(f"ml:{Path(path).name}#{model_hash(path)[:DIGITS]}", kind, absolute(path))
     raise DataError(f"unknown guess {text!r}; expected {', '.join(GUESSES)}, ml:<name or folder> or chk:<file>.")
+
+
+def absolute(model: str) -> str:
+    """Return the name of a shipped model as it is, and the path of a folder for workers that are in another one.
+
+    Args:
+        model: name or folder; "" stays so.
+    """
+    return model if not model or model in shipped() else str(Path(model).expanduser().resolve())
 
 
 def model_hash(name: str) -> str:

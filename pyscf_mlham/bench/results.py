@@ -83,7 +83,7 @@ class Results:
 
     @property
     def notices(self) -> list[str]:
-        """Which methods lack molecules that others have, so that their means cannot be compared; mostly empty."""
+        """What cannot be compared: methods that lack molecules, runs of other versions or machines; mostly empty."""
         every = {molecule_of(row) for row in self.rows}
         found = []
         for method in methods_of(self):
@@ -91,6 +91,10 @@ class Results:
             if missing:
                 words = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
                 found.append(f"{', '.join(method)}: {words}")
+        used = list(dict.fromkeys(row.versions or "unknown" for row in self.rows if not row.error))
+        if len(used) > 1:
+            words = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
+            found.append(f"{words}: {'; '.join(used)}")
         return found
 
     @cached_property
@@ -266,8 +270,9 @@ class Folder:
         Args:
             row: of a finished run.
         """
-        self._write(_plain(row))
-        self.rows[row.key] = row
+        content = _plain(row)
+        self._write(content)
+        self.rows[row.key] = Row(**content)  # as it will be read again
 
     def _write(self, content: dict[str, Any]) -> None:
         data = memoryview(json.dumps(content, allow_nan=False).encode() + b"\n")

@@ -23,7 +23,7 @@ from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
-from pyscf_mlham.errors import DataError, MLHamError, PredictionError
+from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import check_spin_symmetry, density_from_prediction, resolve
 from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
@@ -32,8 +32,8 @@ from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[Any]
 
-COARSE_TOL = 1e-8  # Hartree
 ORACLE_TOL = 1e-11  # Hartree
+NEAR = 1e-4  # Bohr; files of other programs have six digits of an Angstrom
 NO_MODEL = "ml not used"  # what a row's note begins with then
 
 
@@ -88,7 +88,7 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
     rough = rough if protocol.density_fit else rough.density_fit()
     if hasattr(rough, "grids"):
         rough.grids.level = protocol.coarse_grid
-    rough.conv_tol, rough.max_cycle = max(COARSE_TOL, protocol.conv_tol), protocol.max_cycle
+    rough.conv_tol, rough.max_cycle = protocol.coarse_tol, protocol.max_cycle
     with counting_fock_builds(rough) as counter:
         rough.kernel()
     note = "" if rough.converged else "the coarse SCF did not converge"
@@ -108,7 +108,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
 
 
 def _learned(mf: Any, model: str | None) -> Start:
-    """Ask the model; where it does not serve, take PySCF's minao, as for any user."""
+    """Ask the model; where it does not serve the molecule, take PySCF's minao, as for any user."""
     spent = 0  # on a prediction that is refused
     try:
         chosen = resolve(model, mf, mf.mol)
@@ -116,6 +116,8 @@ def _learned(mf: Any, model: str | None) -> Start:
         prediction = predict(mf, chosen)
         spent = prediction.coarse_builds
         return _predicted(mf, chosen, prediction)
+    except ModelError:  # damaged, or none at all: a benchmark of ml that would measure minao
+        raise
     except MLHamError as error:
         if isinstance(error, PredictionError) and not spent:  # refused with H0 in hand, before its own field was built
             spent = _builds_of_h0(chosen, mf.mol)
@@ -155,10 +157,24 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
     from pyscf.scf import chkfile
 
-    there = chkfile.load_mol(str(path))
-    if sorted(there.atom_charges()) != sorted(mf.mol.atom_charges()):
-        raise DataError(f"{path}: its molecule has other atoms")
+    if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
+        raise DataError(f"{path}: {reason}")
+    if not np.isfinite(chkfile.load(str(path), "scf/e_tot")):
+        raise DataError(f"{path}: holds a guess, as mlham guess writes it, and no answer; --guess ml makes it anew")
     return Start(np.asarray(mf.init_guess_by_chkfile(str(path))))
+
+
+def _why_another(there: gto.Mole, here: gto.Mole) -> str:
+    """Say why the molecule of a file is not the one that is run; empty where it is."""
+    numbers = [[gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)] for mol in (there, here)]
+    if numbers[0] != numbers[1]:
+        same = sorted(numbers[0]) == sorted(numbers[1])
+        return "its molecule has its atoms in another order" if same else "its molecule has other atoms"
+    if (apart := np.abs(there.atom_coords() - here.atom_coords()).max()) > NEAR:
+        return f"its molecule has another geometry, by up to {apart:.2g} Bohr"
+    if (there.charge, there.spin) != (here.charge, here.spin):
+        return f"its molecule has charge {there.charge} and multiplicity {there.spin + 1}"
+    return ""
 
 
 def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:

@@ -137,8 +137,8 @@ def build(molecule: Molecule, basis: str, cores: bool = False) -> gto.Mole:
     """
     try:
         mol = mol_from_geometry(molecule, basis, cores)
-    except (KeyError, RuntimeError) as error:
-        raise DataError(f"basis set {basis} does not serve its elements ({error})") from error
+    except (KeyError, RuntimeError, AssertionError) as error:  # whatever PySCF's parsers meet
+        raise DataError(f"basis set {basis} does not serve its elements ({str(error) or 'no such name'})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
