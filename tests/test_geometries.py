@@ -46,6 +46,7 @@ def test_a_comment_line_says_the_spin_to_all_who_read_it(tmp_path: Path, about: 
         ("charge: 1 mult: 2", (1, 1)),
         ("water, charge = +1, mult = 2", (1, 1)),
         ("CHARGE=1\tMULT=4", (1, 3)),
+        ("charge: 1.0, spin: 1.", (1, 1)),
         ("0 1", (0, 0)),
         ("charge=1 mult=2 mult: 3", (1, 1)),  # ASE's own reading comes first
         ("recharge: 1 surcharge=2 spin: 1.5e0 frame 3", (0, 0)),
@@ -106,6 +107,7 @@ def test_a_state_that_is_said_twice_is_an_error(tmp_path: Path) -> None:
     [
         ("spin=0.5", "0.5 is not a whole number"),
         ("mult=1.5", "1.5 is not a whole number"),
+        ("mult: 1.5", "1.5 is not a whole number"),
         ("multiplicity=2", "10 electrons cannot have multiplicity 2"),
         ("mult=0", "10 electrons cannot have multiplicity 0"),
         ("mult=1 spin=2", "mult=1 and spin=2 contradict each other"),

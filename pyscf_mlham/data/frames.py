@@ -21,7 +21,7 @@ PROPERTIES = "properties="  # in a comment line that says itself what the column
 USUAL = "properties=species:s:1:pos:r:3"
 # What a comment line may say beside the key=value that ASE reads: "charge: -1", "Mult = 2"; and, as other programs
 # have it, "-1 2" and nothing else.
-SAID = re.compile(rf"(?<![\w.])(charge|{'|'.join(SPIN_KEYS)})\s*[:=]\s*([-+]?\d+)(?![\w.])", re.IGNORECASE)
+SAID = re.compile(rf"(?<![\w.])(charge|{'|'.join(SPIN_KEYS)})\s*[:=]\s*([-+]?\d+(?:\.\d*)?)(?![\w.])", re.IGNORECASE)
 TWO_NUMBERS = re.compile(r"\s*([-+]?\d+)\s+([1-9]\d*)\s*")
 SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
 SDF_DOUBLET = "4"
