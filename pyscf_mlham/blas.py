@@ -24,7 +24,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 @cache
-def processor() -> str:
+def processor_name() -> str:
     """Name the processor, as the operating system does."""
     try:
         named = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)

@@ -43,6 +43,11 @@ class Job(Generic[T, R]):
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """All variables of a worker process, those that tell libraries their threads among them."""
+        return dict.fromkeys(THREADS, str(self.threads)) | dict(self.environment)
+
 
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
     """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more.
@@ -89,7 +94,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, job.work, job.threads), daemon=True)
-        with environment(**dict.fromkeys(THREADS, str(job.threads)), **job.environment):
+        with environment(**job.variables):
             self._process.start()
         theirs.close()  # so that reading ends when the worker does
         self.busy = False
@@ -164,7 +169,7 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
 
 def _work_alone(job: Job[T, R], task: T) -> R:
     """Do a task in a process that somebody else started, with whatever threads and variables it has."""
-    os.environ.update(dict.fromkeys(THREADS, str(job.threads)) | dict(job.environment))  # for what is imported later
+    os.environ.update(job.variables)  # for what is imported later
     threadpool_limits(job.threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(job.threads)

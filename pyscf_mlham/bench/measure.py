@@ -21,7 +21,7 @@ import pyscf_mlham
 from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import CLASSICAL, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.starts import NO_MODEL, Start, start_from
-from pyscf_mlham.blas import processor, processors
+from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.errors import DataError
@@ -182,7 +182,7 @@ def _about(task: Task) -> dict[str, Any]:
 def versions() -> str:
     """Name all that results may depend on: versions, the processor, and what linear algebra takes it for."""
     parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
-    parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor()}
+    parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor_name()}
     taken_for = ", ".join(f"{name} {known}" for name, known in processors().items())
     return ", ".join(f"{name} {version}" for name, version in parts.items()) + f", BLAS: {taken_for}" * bool(taken_for)
 

@@ -73,8 +73,8 @@ def _verdict(results: Results) -> str:
     problems, notices, runs = results.problems, results.notices, len(results.rows)
     if problems:
         about = f"Read these before anything else. Energies may differ by {results.energy_tolerance:.1e} Ha."
-        lacking = "".join(f" {notice}." for notice in notices)
-        return verdict(f"{how_many(problems)} in {runs} runs", about + lacking, problems, "bad")
+        told = "".join(f" {notice}." for notice in notices)
+        return verdict(f"{how_many(problems)} in {runs} runs", about + told, problems, "bad")
     largest = max((abs(row.e_err) for row in results.rows if row.e_err is not None), default=0.0)
     about = (
         f"All {runs} runs converged, and all energies agree with the minao reference: the largest difference is "

@@ -25,7 +25,6 @@ SAID = re.compile(rf"(?<![\w.])(charge|{'|'.join(SPIN_KEYS)})\s*[:=]\s*([-+]?\d+
 TWO_NUMBERS = re.compile(r"\s*([-+]?\d+)\s+([1-9]\d*)\s*")
 SDF_CHARGES = {"1": 3, "2": 2, "3": 1, "5": -1, "6": -2, "7": -3}  # codes in lines of atoms
 SDF_DOUBLET = "4"
-SDF_LINES = ("CHG", "RAD")
 
 
 class FrameError(ValueError):
@@ -226,6 +225,11 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
         yield block.splitlines()[0].strip(), atoms
 
 
+def _sdf_values(lines: list[str], kind: str) -> list[int]:
+    """Values of atoms in the lines of one kind: M  CHG, how many, atom, value, atom, value."""
+    return [int(value) for line in lines if line.startswith(f"M  {kind}") for value in line.split()[4::2]]
+
+
 def _sdf_state(lines: list[str], count: int) -> dict[str, int]:
     """Total charge and multiplicity of an SDF molecule, as far as it says them.
 
@@ -234,7 +238,7 @@ def _sdf_state(lines: list[str], count: int) -> dict[str, int]:
     """
     if "V3000" in lines[3]:
         raise FrameError("SDF of version V3000; write it as V2000, or as xyz")
-    charges, radicals = ([int(v) for x in lines if x.startswith(f"M  {k}") for v in x.split()[4::2]] for k in SDF_LINES)
+    charges, radicals = _sdf_values(lines, "CHG"), _sdf_values(lines, "RAD")
     unpaired = [max(code - 1, 0) for code in radicals]  # 1 is a carbene's singlet, 2 a doublet, 3 a triplet
     if not charges and not radicals:
         codes = [line[36:39].strip() for line in lines[4 : 4 + count]]
