@@ -113,7 +113,7 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
     mol = mf.mol
     if mol.spin:
         raise DataError("the coarse solver is for closed shells; choose another --solver")
-    field, problem = CoarseField(mf, CoarseLevel(FITTED, FITTED, level.grid_level)), Problem.of(mf)
+    field, problem = CoarseField(mf, CoarseLevel("labels", FITTED, FITTED, level.grid_level)), Problem.of(mf)
     density = mf.init_guess_by_minao(mol)
     v = field.potential(factors_from_density(density))
     h0 = problem.hcore + v
