@@ -16,8 +16,8 @@ from pyscf import dft, gto, lib, scf
 from pyscf.gto.mole import fakemol_for_cgtf_charge
 
 from pyscf_mlham.basis import is_ghost
-from pyscf_mlham.coarse import CoarseField, Level
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import CoarseField, Level
 
 Array = NDArray[np.float64]
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import ETHYLENE, mole
 from pyscf import gto
 
-from pyscf_mlham.coarse import LEVELS, CoarseField, Level, fitting, grid
-from pyscf_mlham.coarse.fitting import FittedIntegrals, auxiliary_basis
-from pyscf_mlham.coarse.grid import Functional, GridOrbitals, GridXC
+from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid
+from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis
+from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 SINGLE = Level("single", "def2-universal-jfit", "def2-universal-jfit", 0)

@@ -56,7 +56,7 @@ def test_imports_point_downward() -> None:
         "graph",
         "polar",
         "checkpoint",
-        "coarse",
+        "field",
         "baseline",
         "blocks",
         "features",

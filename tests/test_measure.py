@@ -20,9 +20,9 @@ import pyscf_mlham
 from pyscf_mlham.bench.measure import _gradients, recording
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.protocol import Protocol, model_hash
-from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.field import CoarseField
 from pyscf_mlham.scf import predictor
 
 

@@ -15,7 +15,7 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
-from pyscf_mlham.coarse import CoarseField, Level, fitting
+from pyscf_mlham.field import CoarseField, Level, fitting
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
 

@@ -13,8 +13,8 @@ from pyscf import lib, scf
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
-from pyscf_mlham.coarse import Level
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import Level
 from pyscf_mlham.scf import twolevel
 from pyscf_mlham.scf.counting import counting_fock_builds
 
