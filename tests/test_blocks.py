@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyscf import gto, scf
 from scipy.spatial.transform import Rotation
-from test_basis import BASES, CLUSTER_ONE, CLUSTER_TWO
+from test_layout import BASES, CLUSTER_ONE, CLUSTER_TWO
 
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate, wigner
-from pyscf_mlham.blocks import (
+from pyscf_mlham.ao.blocks import (
     Blocks,
     blocks_from_irreps,
     blocks_from_matrix,
@@ -28,7 +27,9 @@ from pyscf_mlham.blocks import (
     matrix_from_blocks,
     rotate_blocks,
 )
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+from pyscf_mlham.ao.frames import frames_from_vectors
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate, wigner
+from pyscf_mlham.ao.mole import graph_from_mol
 
 ELEMENTS = ["H", "C", "N", "O", "F", "P", "S", "Cl"]
 

@@ -16,7 +16,7 @@ from labelled import Prepared, settings, silent, trained
 from scipy.linalg import block_diag
 from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sample_of, svp
 
-from pyscf_mlham.basis import wigner
+from pyscf_mlham.ao.layout import wigner
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
@@ -309,7 +309,7 @@ def test_signals_are_the_shells_again_after_training(data: Path, tmp_path: Path,
 
 
 def load_template(prepared: Prepared) -> object:
-    from pyscf_mlham.basis import ShellTemplate
+    from pyscf_mlham.ao.layout import ShellTemplate
 
     return ShellTemplate(tuple(prepared[2].options["template"]))
 

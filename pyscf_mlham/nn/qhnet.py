@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
-from pyscf_mlham.blocks import clebsch_gordan
+from pyscf_mlham.ao.blocks import clebsch_gordan
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch

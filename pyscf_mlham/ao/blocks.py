@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate, wigner
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate, wigner
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
