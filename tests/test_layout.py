@@ -16,8 +16,6 @@ from pyscf_mlham.ao.layout import (
     VECTOR_ORDER,
     OrbitalLayout,
     ShellTemplate,
-    irreps_from_pyscf,
-    pyscf_from_irreps,
     solid_harmonics,
     wigner,
 )
@@ -54,12 +52,6 @@ def test_wigner_is_orthogonal_and_multiplicative(l: int, improper: bool) -> None
     assert_close(d @ np.swapaxes(d, -1, -2), np.broadcast_to(np.eye(2 * l + 1), d.shape), atol=1e-12)
     assert_close(wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
     assert_close(wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
-
-
-@pytest.mark.parametrize("l", range(MAX_DEGREE + 1))
-def test_orders_are_inverse(l: int) -> None:
-    there, back = np.array(irreps_from_pyscf(l)), np.array(pyscf_from_irreps(l))
-    np.testing.assert_array_equal(there[back], np.arange(2 * l + 1))
 
 
 def test_rotation_is_that_of_pyscf_up_to_the_highest_degree() -> None:

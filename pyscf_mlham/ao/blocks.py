@@ -109,11 +109,6 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
     return rotate_blocks(blocks, template, frames)
 
 
-def global_from_local(blocks: Array, template: ShellTemplate, frames: Array) -> Array:
-    """Express pair blocks in the global frame: the inverse of `local_from_global`."""
-    return rotate_blocks(blocks, template, np.swapaxes(frames, -1, -2))
-
-
 @cache
 def clebsch_gordan(l1: int, l2: int, l: int) -> Array:
     """Orthogonal coupling coefficients in e3nn's convention.

@@ -33,11 +33,6 @@ def irreps_from_pyscf(l: int) -> tuple[int, ...]:
     return VECTOR_ORDER if l == 1 else tuple(range(2 * l + 1))
 
 
-def pyscf_from_irreps(l: int) -> tuple[int, ...]:
-    """Positions of a shell's PySCF-order components in irreps order: ``v_pyscf = v_irreps[order]``."""
-    return tuple(int(i) for i in np.argsort(irreps_from_pyscf(l)))
-
-
 @cache
 def _monomial_powers(degree: int) -> IntArray:
     """Powers (x, y, z) of the cartesian functions of one degree, in PySCF's order."""
