@@ -16,6 +16,7 @@ from pyscf_mlham.ao.layout import (
     VECTOR_ORDER,
     OrbitalLayout,
     ShellTemplate,
+    irreps_from_pyscf,
     solid_harmonics,
     wigner,
 )
@@ -117,3 +118,11 @@ def test_basis_sets_are_read_once() -> None:
     assert [ao_mole.has_core_potential("def2-svp", "I") for _ in range(3)] == [True] * 3
     assert not ao_mole.has_core_potential("def2-svp", "C")
     assert ao_mole.has_core_potential.cache_info().hits >= asked + 2
+
+
+@pytest.mark.parametrize("l", range(MAX_DEGREE + 1))
+def test_solid_harmonics_are_normalised_as_those_of_pyscf(l: int) -> None:
+    points = np.random.default_rng(l).normal(size=(20, 3))
+    powers = [(x, y, l - x - y) for x in range(l, -1, -1) for y in range(l - x, -1, -1)]
+    expected = np.prod(points[:, None] ** np.array(powers), axis=-1) @ gto.cart2sph(l, normalized="sp")
+    assert_close(solid_harmonics(l, points), expected[:, irreps_from_pyscf(l)], atol=1e-13 * np.abs(expected).max())

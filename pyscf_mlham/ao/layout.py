@@ -15,11 +15,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from math import factorial, pi, prod, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import gto
+
+if TYPE_CHECKING:
+    from pyscf import gto
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -33,20 +37,6 @@ def irreps_from_pyscf(l: int) -> tuple[int, ...]:
     return VECTOR_ORDER if l == 1 else tuple(range(2 * l + 1))
 
 
-@cache
-def _monomial_powers(degree: int) -> IntArray:
-    """Powers (x, y, z) of the cartesian functions of one degree, in PySCF's order."""
-    powers = [(x, y, degree - x - y) for x in range(degree, -1, -1) for y in range(degree - x, -1, -1)]
-    return np.array(powers, dtype=np.int64)
-
-
-@cache
-def _harmonic_coefficients(l: int) -> Array:
-    """Solid harmonics in irreps order over the monomials of degree l, from PySCF's own tables."""
-    coefficients = np.asarray(gto.cart2sph(l, normalized="sp"), dtype=np.float64)
-    return coefficients[:, irreps_from_pyscf(l)]  # (monomials, 2l+1)
-
-
 def solid_harmonics(l: int, points: Array) -> Array:
     """Real solid harmonics of degree l, normalised as PySCF's AOs.
 
@@ -57,19 +47,43 @@ def solid_harmonics(l: int, points: Array) -> Array:
     Returns:
         (..., 2l+1) values in irreps order.
     """
-    powers = _monomial_powers(l)
-    monomials = np.prod(points[..., None, :] ** powers, axis=-1)  # (..., monomials)
-    return np.asarray(monomials @ _harmonic_coefficients(l))
+    x, y, z = np.moveaxis(np.asarray(points, dtype=np.float64), -1, 0)
+    values = np.zeros((*x.shape, 2 * l + 1))
+    for m in range(l + 1):
+        phase = (x + 1j * y) ** m  # r^m sin^m(theta) e^(i m phi)
+        scaled = _harmonic_norm(l, m) * _reduced_legendre(l, m, z, x * x + y * y + z * z)
+        values[..., l - m] = scaled * phase.imag
+        values[..., l + m] = scaled * phase.real  # last: for m = 0 there is no sine
+    return values
+
+
+def _reduced_legendre(l: int, m: int, z: Array, r_squared: Array) -> Array:
+    """r^(l-m) P_lm(z/r) / sin^m(theta) without the Condon-Shortley phase, by upward recursion in l."""
+    below, here = np.zeros_like(z), np.full_like(z, float(prod(range(1, 2 * m, 2))))
+    for k in range(m, l):
+        below, here = here, ((2 * k + 1) * z * here - (k + m) * r_squared * below) / (k - m + 1)
+    return here
+
+
+def _harmonic_norm(l: int, m: int) -> float:
+    """Norm of a real spherical harmonic; PySCF leaves that of s and p functions to the radial part."""
+    if l < 2:
+        return 1.0
+    return sqrt((2 * l + 1) / (4 * pi) * (1 if m == 0 else 2) * factorial(l - m) / factorial(l + m))
+
+
+def _points_on_hemisphere(n: int) -> Array:
+    """N points spread evenly, (n, 3); parity gives a harmonic on the other hemisphere."""
+    z = (np.arange(n) + 0.5) / n
+    phi = np.arange(n) * np.pi * (3 - np.sqrt(5))  # golden angle
+    rho = np.sqrt(1 - z * z)
+    return np.stack([rho * np.cos(phi), rho * np.sin(phi), z], axis=-1)
 
 
 @cache
 def _sample_points(l: int) -> tuple[Array, Array]:
     """Points on the sphere that determine a function of degree l, and the map from values to components."""
-    n = 4 * l + 4
-    z = (np.arange(n) + 0.5) / n  # one hemisphere: a harmonic's parity gives the other
-    phi = np.arange(n) * np.pi * (3 - np.sqrt(5))  # golden angle
-    rho = np.sqrt(1 - z * z)
-    points = np.stack([rho * np.cos(phi), rho * np.sin(phi), z], axis=-1)
+    points = _points_on_hemisphere(4 * l + 4)
     return points, np.asarray(np.linalg.pinv(solid_harmonics(l, points)))
 
 
@@ -93,24 +107,12 @@ def wigner(l: int, rotations: Array) -> Array:
 def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
     """Degrees inside a cartesian shell, and the matrix from its components to theirs (columns)."""
     degrees = tuple(range(degree, -1, -2))
-    powers = _monomial_powers(degree)
-    row = {tuple(p): i for i, p in enumerate(powers.tolist())}
-    columns = []
-    for l in degrees:
-        column = np.zeros((len(powers), 2 * l + 1))
-        # r^(2k) = sum of multinomials x^2a y^2b z^2c, times the solid harmonic of degree l
-        k = (degree - l) // 2
-        for a, b, c in _monomial_powers(k):
-            multinomial = _factorial(k) / (_factorial(a) * _factorial(b) * _factorial(c))
-            for power, coefficients in zip(_monomial_powers(l), _harmonic_coefficients(l), strict=True):
-                target = tuple((power + 2 * np.array([a, b, c])).tolist())
-                column[row[target]] += multinomial * coefficients
-        columns.append(column)
-    return degrees, np.hstack(columns)
-
-
-def _factorial(n: int) -> float:
-    return float(np.prod(np.arange(1, n + 1)))
+    # x^a y^b z^c in PySCF's order; on the unit sphere r^(degree-l) Y_l is Y_l
+    powers = np.array([(a, b, degree - a - b) for a in range(degree, -1, -1) for b in range(degree - a, -1, -1)])
+    points = _points_on_hemisphere(4 * len(powers))
+    monomials = np.prod(points[:, None] ** powers, axis=-1)  # (points, monomials)
+    harmonics = np.hstack([solid_harmonics(l, points) for l in degrees])
+    return degrees, np.asarray(np.linalg.lstsq(monomials, harmonics)[0])
 
 
 @dataclass(frozen=True)
