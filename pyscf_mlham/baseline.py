@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, lib, scf
 from pyscf.gto.mole import fakemol_for_cgtf_charge
 
-from pyscf_mlham.basis import is_ghost
+from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import CoarseField, Level
 

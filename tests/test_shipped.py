@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import baseline, checkpoint, cli
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load, shipped
 from pyscf_mlham.scf.network import NetworkModel

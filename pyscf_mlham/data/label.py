@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham.basis import core_potentials, is_ghost
+from pyscf_mlham.ao.mole import core_potentials, graph_from_mol, is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
@@ -16,7 +16,6 @@ from pyscf_mlham.density import Orbitals, factors_from_density, factors_from_orb
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField
 from pyscf_mlham.field import Level as CoarseLevel
-from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.twolevel import accelerate
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyscf import df, gto, lib, scf
 from pyscf.data.elements import ELEMENTS
 
-from pyscf_mlham.basis import element_shells
+from pyscf_mlham.ao.mole import element_shells
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.threads import all_blas_threads, shared_out
