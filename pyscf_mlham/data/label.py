@@ -14,7 +14,7 @@ from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
 from pyscf_mlham.density import Orbitals, factors_from_density, gap
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.field import CoarseField, ResponseField
+from pyscf_mlham.field import CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.field import Level as CoarseLevel
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
@@ -123,7 +123,8 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
         density = mf.get_init_guess(mol, mf.init_guess)
         factors = factors_from_density(density)
         point = problem.point(None, factors, density, field.potential(factors))
-    levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, ResponseField(mf))]
+    response = ResponseField(mf).with_kernel(atomic_factors(mf))
+    levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, response)]
     point = problem.point_of(solve(levels, point, problem.tolerance), field)
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")

@@ -2,10 +2,10 @@
 
     V[D] = V[D_r] + R[D - D_r],   R = (J + f_xc) in a fitting basis - hybrid share of K in a minimal fitting basis
 
-The semilocal kernel f_xc of the superposed atomic densities is folded into the metric of the fitting basis,
-``B^T (1 + W^T <P|f_xc|Q> W) B`` with B = W^T (P|mn): once made, it costs nothing more than J. For unrestricted objects
-the magnetisation has a kernel of its own. Near convergence the error of R is a fiftieth of the change of V. Minimal
-fitting bases for responses are those of TDDFT-ris (Zhou, Della Sala, Parker, J. Phys. Chem. Lett. 14, 1968 (2023)).
+The semilocal kernel f_xc of a reference density is folded into the metric of the fitting basis,
+``B^T (1 + W^T <P|f_xc|Q> W) B`` with B = W^T (P|mn): once made, it costs no more than J. Near convergence the error
+of R is a fiftieth of the change of V or less. Minimal fitting bases for responses are those of TDDFT-ris (Zhou, Della
+Sala, Parker, J. Phys. Chem. Lett. 14, 1968 (2023)), with exponents fitted to changes of exchange in SCF.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,21 +34,10 @@ Array = NDArray[Any]
 THIN = 1e-4  # electrons/Bohr^3; the kernel of thinner densities is left out
 # The kernel of a meta-GGA acts through the kinetic energy density as well, which the fit of a density does not have.
 # Without that part it is a poor one: the gradient falls 3- to 8-fold per build, and 13- to 20-fold with a GGA's kernel.
+ROUGH = "{share:.12g}*lda,vwn"
 META = "{share:.12g}*pbe,pbe"
 TAIL = 1e-4  # functions below it on a block of points are left out
 POINTS = 300  # of a block
-
-
-class Kernel(NamedTuple):
-    """Semilocal exchange-correlation kernel in whitened fitting functions, (rank, rank) each.
-
-    Attributes:
-        charge: response of both spins' potential to the density, with the Coulomb metric 1 in it.
-        spin: response of half the difference of the spins' potentials to the magnetisation.
-    """
-
-    charge: Array
-    spin: Array | None
 
 
 class ResponseField:
@@ -75,19 +64,27 @@ class ResponseField:
             fitted_in(mf.mol, exchange_basis(mf.mol), RESPONSE, omega, budget / 2) for omega, _ in self._shares
         ]
         self._xc, self._mf = xc, mf
-        self._kernel = self._kernel_of([atomic_factor(mf.mol)])
+        self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self._reference: list[Array] = []
         self._constant: Array | float = 0.0
 
-    def with_kernel_of(self, factors: Sequence[Array]) -> ResponseField:
-        """Return the same field with the semilocal kernel of another density, the sum of L L^T."""
-        other = copy.copy(self)
-        other._kernel = self._kernel_of(factors)
-        return other
+    def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
+        """Return the same field with the semilocal kernel of a density.
 
-    def _kernel_of(self, factors: Sequence[Array]) -> Kernel | None:
-        return None if self._xc.kind == "HF" else _kernel(self._mf, self._xc, self._coulomb, np.hstack(factors))
+        Args:
+            factors: L, whose L L^T sum up to the density.
+            rough: take the local density approximation, at a third of the cost: all that a first guess is good for.
+        """
+        other = copy.copy(self)
+        if self._xc.kind != "HF":
+            name, kind = self._xc.name, self._xc.kind
+            if rough:
+                name, kind = ROUGH.format(share=1 - self._xc.hyb), "LDA"
+            elif kind == "MGGA":
+                name, kind = META.format(share=1 - self._xc.hyb), "GGA"
+            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors)
+        return other
 
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
         """Return the field v + R[D - L L^T]; see `Field`."""
@@ -115,12 +112,20 @@ class ResponseField:
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
         """Coulomb and semilocal response of each spin."""
         charges = [self._coulomb.charges(change) for change in changes]
-        total = np.sum(charges, axis=0)
-        both = self._coulomb.potential(total if self._kernel is None else self._kernel.charge @ total)
-        if self._kernel is None or self._kernel.spin is None:
+        if self._kernel is None:
+            both = self._coulomb.potential(np.sum(charges, axis=0))
             return [both for _ in changes]
-        half = self._coulomb.potential(self._kernel.spin @ (charges[0] - charges[1]))
-        return [both + half, both - half]
+        return [
+            self._coulomb.potential(sum(kernel @ q for kernel, q in zip(row, charges, strict=True)))
+            for row in self._kernel
+        ]
+
+
+def atomic_factors(mf: Any) -> list[Array]:
+    """Return the factors of superposed neutral atoms, of each spin if the object has two."""
+    factor = atomic_factor(mf.mol)
+    two = mf.istype("UHF") or mf.istype("ROHF")
+    return [factor / np.sqrt(2)] * 2 if two else [factor]
 
 
 def atomic_factor(mol: gto.Mole) -> Array:
@@ -187,38 +192,37 @@ def _exchange_table() -> dict[str, Any]:
     return table
 
 
-def _kernel(mf: Any, xc: Functional, integrals: FittedIntegrals, factor: Array) -> Kernel:
-    """Fold the kernel of the density L L^T on a small grid into the metric."""
-    charge, *spin = _kernel_matrices(mf, xc, integrals.auxmol, factor)
-    whitened = integrals.whitened_operator(charge)
-    whitened[np.diag_indices_from(whitened)] += 1.0
-    return Kernel(whitened, integrals.whitened_operator(spin[0]) if spin else None)
+def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: Sequence[Array]) -> Array:
+    """Fold Coulomb's and the semilocal kernel of a density into the metric, (spins, spins, rank, rank)."""
+    matrices = _kernel_matrices(mf, name, kind, integrals.auxmol, factors)
+    folded = [integrals.whitened_operator(matrix) for matrix in matrices]
+    for matrix in folded:
+        matrix[np.diag_indices_from(matrix)] += 1.0
+    same, *rest = folded
+    return np.array([[same, rest[0]], [rest[0], rest[1]]] if rest else [[same]])
 
 
-def _kernel_matrices(mf: Any, xc: Functional, auxmol: gto.Mole, factor: Array) -> Array:
-    """<P|f_xc|Q> of charge, and of spin for unrestricted objects, (1 or 2, n_aux, n_aux)."""
-    name, kind = (META.format(share=1 - xc.hyb), "GGA") if xc.kind == "MGGA" else (xc.name, xc.kind)
-    unrestricted = mf.istype("UHF") or mf.istype("ROHF")
+def _kernel_matrices(mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array]) -> Array:
+    """<P|f_xc|Q>, (1, n_aux, n_aux) of a closed shell, (3, n_aux, n_aux) of alpha-alpha, alpha-beta and beta-beta."""
     grids = dft.gen_grid.Grids(mf.mol)
     grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
     grids.build(with_non0tab=False, sort_grids=False)
     order = neighbours_first(grids.coords)
-    matrices = np.zeros((1 + unrestricted, auxmol.nao, auxmol.nao))
+    matrices = np.zeros((1 if len(factors) == 1 else 3, auxmol.nao, auxmol.nao))
     for start in range(0, len(order), POINTS):
         block = order[start : start + POINTS]
         coords, weights = grids.coords[block], grids.weights[block]
         ao = _values(mf.mol, coords, kind)
         reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
-        kernels = _kernel_on_grid(mf._numint, name, kind, _density(ao[:, :, reached] @ factor[reached]), unrestricted)
+        rho = np.stack([_density(ao[:, :, reached] @ factor[reached]) for factor in factors])
         values = _values(auxmol, coords, kind).astype(np.float32)
-        scaled = np.abs(values[0]) * np.sqrt(np.abs(weights))[:, None]
-        reach = np.flatnonzero(scaled.max(axis=0) > TAIL)
+        reach = np.flatnonzero((np.abs(values[0]) * np.sqrt(np.abs(weights))[:, None]).max(axis=0) > TAIL)
         values = np.ascontiguousarray(values[:, :, reach])
-        for matrix, kernel in zip(matrices, kernels, strict=True):
-            weighted = np.einsum("abp,bpq->apq", (kernel * weights).astype(np.float32), values, optimize=True)
-            n = values.shape[0] * values.shape[1]
-            matrix[np.ix_(reach, reach)] += values.reshape(n, -1).T @ weighted.reshape(n, -1)
-    return matrices
+        rows = values.shape[0] * values.shape[1]
+        for matrix, f in zip(matrices, _kernel_on_grid(mf._numint, name, kind, rho), strict=True):
+            weighted = np.einsum("abp,bpq->apq", (f * weights).astype(np.float32), values, optimize=True)
+            matrix[np.ix_(reach, reach)] += values.reshape(rows, -1).T @ weighted.reshape(rows, -1)
+    return (matrices + matrices.swapaxes(1, 2)) / 2
 
 
 def _density(x: Array) -> Array:
@@ -226,16 +230,13 @@ def _density(x: Array) -> Array:
     return np.array([np.einsum("po,po->p", x[0], x[0]), *(2 * np.einsum("po,po->p", x[0], d) for d in x[1:])])
 
 
-def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array, unrestricted: bool) -> list[Array]:
-    """f_xc of charge and of spin for a density of equal spins, over density and gradient: (1 or 4, 1 or 4, points)."""
-    variables = rho if kind == "GGA" else rho[0]
-    if not unrestricted:
-        f = ni.eval_xc_eff(name, variables, deriv=2, xctype=kind, spin=0)[2]
-        return [np.where(rho[0] > THIN, f, 0.0)]
-    half = variables / 2
-    f = np.where(rho[0] > THIN, ni.eval_xc_eff(name, np.stack([half, half]), deriv=2, xctype=kind, spin=1)[2], 0.0)
-    same, other = f[0, :, 0], f[0, :, 1]
-    return [(same + other) / 2, (same - other) / 2]
+def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
+    """f_xc of rho (spins, 1 or 4, points), (1 or 4, 1 or 4, points): one, or alpha-alpha, alpha-beta, beta-beta."""
+    variables = rho if kind == "GGA" else rho[:, 0]
+    spin = len(rho) - 1
+    f = ni.eval_xc_eff(name, variables if spin else variables[0], deriv=2, xctype=kind, spin=spin)[2]
+    f = np.where(rho[:, 0].sum(axis=0) > THIN, f, 0.0)
+    return [f[0, :, 0], f[0, :, 1], f[1, :, 1]] if spin else [f]
 
 
 def _values(mol: gto.Mole, coords: Array, kind: str) -> Array:

@@ -8,10 +8,10 @@ from pyscf import df
 from pyscf.lib import logger
 
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import COARSE, FINE, RESPONSE, CoarseField, ResponseField
+from pyscf_mlham.field import COARSE, FINE, RESPONSE, CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.scf.problem import Point, Problem
 
 # What stands below the full level, in the order of trial.
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
@@ -45,6 +45,12 @@ class Ladder:
         """Count the potentials that fields of a name have built."""
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
+    def sharpen(self, point: Point) -> None:
+        """Give the response the semilocal kernel of a density that is nearly the solution."""
+        for i, field in enumerate(self.fields):
+            if isinstance(field, ResponseField):
+                self.fields[i] = field.with_kernel(point.factors)
+
     def _field(self, name: str) -> Field | None:
         for field in self.fields:
             if field.name == name:
@@ -54,7 +60,7 @@ class Ladder:
             self.fields.append(CoarseField(mf, COARSE if name == COARSE.name else FINE))
             return self.fields[-1]
         try:
-            self.fields.append(ResponseField(mf))
+            self.fields.append(ResponseField(mf).with_kernel(atomic_factors(mf), rough=True))
         except ResourceError:
             raise
         except Exception as error:  # a functional without second derivatives, for one

@@ -19,13 +19,13 @@ from pyscf.scf import chkfile
 
 from pyscf_mlham.density import Orbitals, factors_from_density
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import COARSE, FINE, RESPONSE
+from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.multilevel.start import atomic_factors, breaks_spin_symmetry, first_orbitals, is_atomic, is_close
+from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.scf.worth import not_worth_it
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
@@ -206,7 +206,8 @@ class _MultilevelSCF:
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
     """Converge the full level with the first levels of the ladder below it, and with later ones if those are slow."""
     full.fields = ladder.fields
-    full.build(orbitals)
+    if full.build(orbitals).gradient > tolerance:
+        ladder.sharpen(full.last)
     for names in ladder.rungs:
         try:
             solve([full, *ladder.levels(names)], full.last, tolerance)

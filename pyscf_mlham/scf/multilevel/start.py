@@ -15,7 +15,6 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_turned_frontier,
 )
-from pyscf_mlham.field import atomic_factor
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem
@@ -55,13 +54,6 @@ def breaks_spin_symmetry(mf: Any) -> bool:
 def is_atomic(key: Any) -> bool:
     """Whether an initial guess is made of superposed atoms, whose field is cheap: PySCF's default, or 'scc'."""
     return isinstance(key, str) and key.lower() in ("minao", "scc")
-
-
-def atomic_factors(mf: Any) -> list[Array]:
-    """Return the factors of superposed neutral atoms, of each spin if the object has two."""
-    factor = atomic_factor(mf.mol)
-    two = mf.istype("UHF") or mf.istype("ROHF")
-    return [factor / np.sqrt(2)] * 2 if two else [factor]
 
 
 def first_orbitals(
