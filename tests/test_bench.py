@@ -49,9 +49,11 @@ PROMISED = [
     "cycles",
     "full_builds",
     "coarse_builds",
+    "response_solves",
     "guess_builds",
     "guess_s",
     "total_s",
+    "limit_s",
     "e_tot",
     "e_err",
     "s2",
@@ -197,7 +199,7 @@ def test_progress_is_told_in_a_pipe(
     monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
     command = ["bench", "ase:g2/H2", "--guess", "minao,huckel", "--solver", "scf", "--xc", "hf", "--basis", "sto-3g"]
     assert cli.main([*command, "--report", str(tmp_path), *["--quiet"] * quiet]) == 0
-    assert ("1 of 2 runs\n2 of 2 runs\n" in capsys.readouterr().out) != quiet
+    assert ("1 of 3 runs\n2 of 3 runs\n3 of 3 runs\n" in capsys.readouterr().out) != quiet
 
 
 def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +347,7 @@ def test_runs_of_earlier_commands_are_named(
     (tmp_path / RESULTS).write_text(results.to_json())
     command = ["bench", "ase:g2/H2O", "--guess", "minao,huckel,oracle", "--repeat", "2", *SMALL]
     assert cli.main([*command, "--report", str(tmp_path)]) == 0
-    assert "holds 12 runs that this command does not name" in " ".join(capsys.readouterr().out.split())
+    assert "holds 14 runs that this command does not name" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import Results, results_from_rows
 from pyscf_mlham.bench.summary import Method, summarise
-from pyscf_mlham.bench.table import print_summary, summary_cells, summary_table
+from pyscf_mlham.bench.table import columns, print_summary, summary_table
 
 
 def run(molecule: str, guess: str = "minao", solver: str = "scf", repeat: int = 0, **others: Any) -> Row:
@@ -43,6 +43,11 @@ def page_of(found: Results) -> str:
 def method(found: Results, guess: str, solver: str = "scf") -> Method:
     """Its statistics of one method."""
     return next(m for m in summarise(found) if (m.guess, m.solver) == (guess, solver))
+
+
+def summary_cells(of: Method) -> list[str]:
+    """Texts of the table of statistics."""
+    return [column.cell(of) for column in columns([of])]
 
 
 def test_methods_of_other_molecules_are_named_everywhere() -> None:

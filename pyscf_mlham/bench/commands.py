@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.options import advise, names
-from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, absolute, guess_from_text, model_hash
+from pyscf_mlham.bench.protocol import DEFAULT_GUESSES, SOLVERS, Guess, Protocol, absolute, guess_from_text, model_hash
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
@@ -27,6 +27,7 @@ BENCH = """examples:
 
 The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
+  scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
   coarse    a density-fitted SCF on a small grid, converged first: the classical rival
   ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
   oracle    the converged answer: no method, but the bound on what a guess can save
@@ -72,7 +73,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.epilog = BENCH
     parser.add_argument("files", nargs="+", help="files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4")
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="where everything is written")
-    parser.add_argument("--guess", type=names, default="", help=f"separated by commas; default {','.join(GUESSES)}")
+    parser.add_argument(
+        "--guess", type=names, default="", help=f"separated by commas; default {','.join(DEFAULT_GUESSES)}"
+    )
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
     parser.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s, PySCF's")
@@ -93,6 +96,12 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random order of the runs")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    parser.add_argument(
+        "--no-limit",
+        action="store_false",
+        dest="limit",
+        help="do not time set-up and two full builds of each molecule, the limit that times are compared with",
+    )
     parser.add_argument("--insert", type=Path, metavar="FILE", help="also put the table into this Markdown file")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     parser.set_defaults(run=run_bench)
@@ -124,6 +133,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         retry_failed=args.retry_failed,
         energy_tolerance=args.energy_tol,
         quiet=args.quiet,
+        limit=args.limit,
     )
     if args.insert:
         check_marks(args.insert)
@@ -167,7 +177,7 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     without_coarse = protocol.coarse_grid is None
     if not text:
         missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
-        text = ",".join(guess for guess in GUESSES if guess not in missing)
+        text = ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
     plain = Guess("ml", "ml", absolute(protocol.model))
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):

@@ -27,6 +27,7 @@ COLOURS = {
     "huckel": "#8c8374",
     "vsap": "#b59f7b",
     "sap": "#c9b27c",
+    "scc": "#0ea5a4",
     "coarse": "#d97706",
     "ml": "#2563eb",
     "oracle": "#059669",

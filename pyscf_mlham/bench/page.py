@@ -16,7 +16,7 @@ from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
 from pyscf_mlham.bench.summary import Method, Ratio
-from pyscf_mlham.bench.table import SUMMARY, TOO_FEW, asides, clock_words, describe, enough, how_many, summary_cells
+from pyscf_mlham.bench.table import TOO_FEW, asides, clock_words, columns, describe, enough, how_many
 
 TEMPLATE = Path(__file__).with_name("template.html")
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
@@ -59,7 +59,7 @@ def html(results: Results, methods: Sequence[Method], plots: dict[str, str], clo
         "summary": _summary_html(methods, results.energy_tolerance),
         "intervals": "with 95 % intervals below, by Student's t on their logarithms" if enough(methods) else TOO_FEW,
         "plots": "\n".join(_plot(name, text, enough(methods)) for name, text in plots.items()),
-        "rows": "\n".join(_row_html(row, results) for row in results.rows),
+        "rows": "\n".join(_row_html(row, results, clock) for row in [*results.rows, *results.limits]),
         "protocol": _protocol_html(results),
         "rival": escape(_rival(results.protocol)),
         "source": RESULTS,
@@ -135,10 +135,11 @@ def _figure_of_merit(ratio: Ratio, words: str, inverse: bool) -> str:
 
 
 def _summary_html(methods: Sequence[Method], tolerance: float) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in SUMMARY)
+    shown = columns(methods)
+    head = "".join(f"<th>{escape(column.heading)}</th>" for column in shown)
     body = []
     for method in methods:
-        cells = [escape(cell) for cell in summary_cells(method)]
+        cells = [escape(column.cell(method)) for column in shown]
         cells[0] = f'<i class="dot" style="--tint: {colour(method.guess)}"></i>{cells[0]}'
         *others, error = cells
         alarm = ALARM * (method.largest_error > tolerance)
@@ -155,15 +156,21 @@ def _plot(name: str, text: str, intervals: bool) -> str:
     )
 
 
-def _row_html(row: Row, results: Results) -> str:
+def _over_limit(row: Row, clock: str) -> float | None:
+    total, limit = (row.total_cpu_s, row.limit_cpu_s) if clock == "cpu" else (row.total_s, row.limit_s)
+    return total / limit if total and limit else None
+
+
+def _row_html(row: Row, results: Results, clock: str) -> str:
     doubt = results.doubt(row)
     alarm = ALARM * (row.e_err is not None and abs(row.e_err) > results.energy_tolerance)
     note = row.error or "; ".join(filter(None, (doubt.words if doubt else "", row.note)))
     cells = [
         f"<td>{escape(row.molecule)}</td>", _number(row.natm), _number(row.charge), _number(row.mult), _number(row.nao),
         f"<td>{escape(row.guess)}</td><td>{row.solver}</td>", _number(row.cycles), _number(row.full_builds),
-        _number(row.guess_builds), _number(row.coarse_builds), _number(row.guess_s, ".2f"), _number(row.total_s, ".2f"),
-        _number(row.total_cpu_s, ".2f"), _number(row.e_tot, ".8f"),
+        _number(row.guess_builds), _number(row.coarse_builds), _number(row.response_solves),
+        _number(row.guess_s, ".2f"), _number(row.total_s, ".2f"),
+        _number(row.total_cpu_s, ".2f"), _number(_over_limit(row, clock), ".2f"), _number(row.e_tot, ".8f"),
         _number(row.e_err, ".1e").replace("<td", f"<td{alarm}", 1), _number(row.s2, ".3f"),
         _number(row.gap, ".4f"), _number(row.initial_gradient, ".1e"), _number(row.guess_homo_err, "+.4f"),
         _number(row.guess_lumo_err, "+.4f"), _number(row.occupied_mae, ".4f"), f'<td class="note">{escape(note)}</td>',

@@ -19,8 +19,9 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.scf.problem import check_functional
 
-CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap")
+CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # words for mf.init_guess; the last one is this package's
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
+DEFAULT_GUESSES = tuple(name for name in GUESSES if name != "scc")
 SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
 COARSE_GRID = 1
@@ -124,6 +125,9 @@ class Guess(NamedTuple):
     label: str
     kind: str
     path: str = ""
+
+
+LIMIT = Guess("limit", "limit")  # no guess: the time of what no SCF of the object does without
 
 
 def guess_from_text(text: str) -> Guess:

@@ -10,13 +10,14 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import REFERENCE, SOLVERS, Protocol
+from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, SOLVERS, Protocol
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -55,18 +56,20 @@ class Results:
         rows: every run, in order of molecule, guess, solver and repetition.
         bad_input: what could not be read, in words.
         energy_tolerance: by how much energies may differ from the reference, Hartree.
+        limits: timings of set-up and two full builds of each molecule.
     """
 
     protocol: Protocol
     rows: list[Row]
     bad_input: list[str]
     energy_tolerance: float = 1e-8
+    limits: list[Row] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """Everything that a reader must know before believing the rest, failed runs first; empty where all is well."""
         runs: dict[tuple[str, str, str], list[Row]] = {}
-        for row in self.rows:
+        for row in [*self.rows, *self.limits]:
             runs.setdefault((molecule_of(row), row.guess, row.solver), []).append(row)
         found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
@@ -109,6 +112,8 @@ class Results:
         """
         if row.error:
             return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
+        if row.guess == LIMIT.label:
+            return None
         if not row.converged:
             return Doubt("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
         if row.e_err is None:
@@ -140,8 +145,11 @@ class Results:
         head = {"format": FORMAT, "version": VERSION, "fingerprint": self.protocol.fingerprint}
         head |= {"protocol": asdict(self.protocol), "energy_tolerance": self.energy_tolerance}
         head |= {"bad_input": self.bad_input}
-        rows = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in self.rows)
-        return json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + rows + "\n]}\n"
+        text = json.dumps(head, indent=1)[:-2]
+        for name, rows in (("rows", self.rows), ("limits", self.limits)):
+            lines = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in rows)
+            text += f',\n "{name}": [\n{lines}\n]'
+        return text + "}\n"
 
     def to_csv(self) -> str:
         """Return the content of results.csv."""
@@ -164,9 +172,9 @@ def read_results(path: Path) -> Results:
         content = json.loads(path.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise DataError(f"{path}: {content['format']} {content['version']}, expected {FORMAT} {VERSION}.")
-        rows = [Row(**row) for row in content["rows"]]
+        rows, limits = ([Row(**row) for row in content.get(name, [])] for name in ("rows", "limits"))
         protocol = Protocol(**content["protocol"])
-        return Results(protocol, rows, content["bad_input"], content["energy_tolerance"])
+        return Results(protocol, rows, content["bad_input"], content["energy_tolerance"], limits)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as results of a benchmark ({error}).") from error
 
@@ -220,7 +228,7 @@ class Folder:
             if (path / RESULTS).exists():  # read under the lock: nobody adds to it any more
                 results = read_results(path / RESULTS)
                 self._check(results.protocol)
-                self.rows = {row.key: row for row in results.rows}
+                self.rows = {row.key: row for row in [*results.rows, *results.limits]}
             self._read_journal()
         except BaseException:
             os.close(self._journal)
@@ -300,21 +308,32 @@ def results_from_rows(
     """Put rows in order and compare their energies with the reference.
 
     Args:
-        rows: of finished runs, in any order.
+        rows: of finished runs, in any order, timings of limits among them.
         protocol: theirs.
         order: keys of the runs in the order of the input; others follow as they come.
         bad_input: what could not be read, in words.
         tolerance: on energies, Hartree.
     """
     known = {key: place for place, key in enumerate(order)}
-    ordered = sorted(rows, key=lambda row: known.get(row.key, len(known)))
+    everything = sorted(rows, key=lambda row: known.get(row.key, len(known)))
+    limits = [row for row in everything if row.guess == LIMIT.label]
+    ordered = [row for row in everything if row.guess != LIMIT.label]
     reference = {key: row.e_tot for key, row in references(ordered).items()}
     compared = []
     for row in ordered:
         energy = reference.get(molecule_of(row))
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
-        compared.append(dataclasses.replace(row, e_err=error))
-    return Results(protocol, compared, list(bad_input), tolerance)
+        wall, cpu = _limit_of(molecule_of(row), limits)
+        compared.append(dataclasses.replace(row, e_err=error, limit_s=wall, limit_cpu_s=cpu))
+    return Results(protocol, compared, list(bad_input), tolerance, limits)
+
+
+def _limit_of(key: str, limits: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Medians over the repetitions, of wall and of processor seconds, for one molecule."""
+    own = [row for row in limits if molecule_of(row) == key and not row.error]
+    if not own:
+        return None, None
+    return median(row.total_s or 0.0 for row in own), median(row.total_cpu_s or 0.0 for row in own)
 
 
 def references(rows: Iterable[Row]) -> dict[str, Row]:

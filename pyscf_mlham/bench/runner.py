@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pyscf_mlham.bench.measure import Row, Task, lost, measure
 from pyscf_mlham.bench.molecules import Input, free_name
-from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
@@ -39,6 +39,7 @@ class Plan:
         retry_failed: try again what failed in an earlier run.
         energy_tolerance: Hartree.
         quiet: no progress display.
+        limit: also time set-up and two full builds of each molecule.
     """
 
     guesses: tuple[Guess, ...]
@@ -50,6 +51,7 @@ class Plan:
     retry_failed: bool = False
     energy_tolerance: float = 1e-8
     quiet: bool = False
+    limit: bool = True
 
 
 def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
@@ -135,6 +137,8 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
     """Every run in the order of the input; the reference is always among them."""
     guess, solver = REFERENCE
     methods = [(Guess(guess, guess), solver), *((g, s) for s in plan.solvers for g in plan.guesses)]
+    if plan.limit:
+        methods.append((LIMIT, "scf"))
     return [
         Task(molecule, guess, solver, repeat, protocol)
         for molecule in found.molecules

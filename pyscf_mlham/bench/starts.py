@@ -44,6 +44,7 @@ class Start(NamedTuple):
         density: in the shape of the mean-field object; None where no guess was asked for.
         builds: full Fock builds that were hidden in it.
         coarse_builds: coarse ones.
+        response_solves: solutions of the response model.
         orbitals: of the predicted Fock matrix, where there is one.
         model: name of the model.
         model_sha256: of its weights.
@@ -53,10 +54,16 @@ class Start(NamedTuple):
     density: Array | None
     builds: int = 0
     coarse_builds: int = 0
+    response_solves: int = 0
     orbitals: Orbitals | None = None
     model: str = ""
     model_sha256: str = ""
     note: str = ""
+
+
+def cheap_work(mf: Any) -> tuple[int, int]:
+    """Return coarse Fock builds and response solves of an accelerated object; a plain one has neither."""
+    return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_solves", 0))
 
 
 def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
@@ -104,7 +111,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
     if not known.converged:
         raise DataError("the oracle's own SCF did not converge")
     orbitals = Orbitals(known.mo_energy, known.mo_coeff, known.mo_occ)
-    return Start(known.make_rdm1(), counter.builds, known.coarse_cycles, orbitals)
+    return Start(known.make_rdm1(), counter.builds, *cheap_work(known), orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console, JustifyMethod
@@ -14,12 +15,9 @@ from pyscf_mlham.bench.summary import FEWEST, Case, Method, summarise
 
 NOTHING = "–"
 TOO_FEW = "without intervals, which a single molecule does not give"
-SUMMARY = ("guess", "solver", "cycles", "full builds", "coarse builds", "builds / minao's", "time / minao's", "worst",
-           "not converged", "largest energy difference / Ha")  # fmt: skip
-SHORT = ("guess", "solver", "cycles", "full\nbuilds", "coarse\nbuilds", "build\nratio", "time\nratio", "worst\nratio",
-         "not\nconv.", "dE\n/ Ha")  # fmt: skip
 LEGEND = ("Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
           "dE: largest difference of energy to it.")  # fmt: skip
+LIMIT = " Limit: set-up and two full builds of the same object."
 PER_MOLECULE = ("molecule", "atoms", "AOs")
 
 
@@ -61,16 +59,17 @@ def summary_table(results: Results, clock: str = "cpu") -> str:
         results: of a benchmark.
         clock: which seconds to compare, cpu or wall.
     """
-    lines = [_line(SUMMARY), "|---|---|" + "--:|" * (len(SUMMARY) - 2)]
     methods = summarise(results, clock)
-    lines += [_line(summary_cells(method)) for method in methods]
+    shown = columns(methods)
+    lines = [_line([column.heading for column in shown]), "|---|---|" + "--:|" * (len(shown) - 2)]
+    lines += [_line([column.cell(method) for column in shown]) for method in methods]
     problems = results.problems
     intervals = "with 95 percent intervals (Student's t on their logarithms)" if enough(methods) else TOO_FEW
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
     about = (
         f"{describe(results)}; {clock_words(results, clock)}. Means over the molecules; ratios are geometric means "
-        f"{intervals}. Builds hidden in a guess are counted.{verdict}{notices}"
+        f"{intervals}. Builds hidden in a guess are counted.{LIMIT * bool(results.limits)}{verdict}{notices}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 
@@ -93,31 +92,63 @@ def how_many(problems: Sequence[str]) -> str:
     return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
-def summary_cells(method: Method) -> list[str]:
-    """Return the cells of a method in the table of statistics.
+class Column(NamedTuple):
+    """One column of the table of statistics.
 
-    Args:
-        method: statistics of a guess and a solver.
+    Attributes:
+        heading: in Markdown and on the page.
+        short: for a terminal of 80 columns.
+        cell: text of a method.
+        needed: whether a method has something to show; the column is left out if none has. None: always shown.
     """
-    numbers = (method.cycles, method.builds, method.coarse_builds)
-    shown = [f"{value:.1f}" if np.isfinite(value) else NOTHING for value in numbers]
-    if method.is_bound:  # its builds are those that found the answer
-        shown[1:] = [NOTHING, NOTHING]
-    worst = f"{method.worst:.2f}" if np.isfinite(method.worst) and not method.is_bound else NOTHING
-    lost = str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
-    error = f"{method.largest_error:.1e}".replace("0.0e+00", "0") if np.isfinite(method.largest_error) else NOTHING
-    if method.elsewhere:
-        error += f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}"
-    return [
-        method.guess + (f" ({'; '.join(said)})" if (said := asides(method)) else ""),
-        method.solver,
-        *shown,
-        method.build_ratio.text(),
-        method.time_ratio.text(),
-        worst,
-        lost,
-        error,
-    ]
+
+    heading: str
+    short: str
+    cell: Callable[[Method], str]
+    needed: Callable[[Method], bool] | None = None
+
+
+def _number(value: float, form: str = ".1f") -> str:
+    return format(value, form) if np.isfinite(value) else NOTHING
+
+
+def _cost(attribute: str) -> Callable[[Method], str]:
+    """Mean number of builds; none for a bound, whose builds are those that found the answer."""
+    return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
+
+
+def _label(method: Method) -> str:
+    return method.guess + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
+
+
+def _not_converged(method: Method) -> str:
+    return str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
+
+
+def _energy(method: Method) -> str:
+    error = _number(method.largest_error, ".1e").replace("0.0e+00", "0")
+    return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
+
+
+COLUMNS = (
+    Column("guess", "guess", _label),
+    Column("solver", "solver", lambda m: m.solver),
+    Column("cycles", "cycles", lambda m: _number(m.cycles)),
+    Column("full builds", "full\nbuilds", _cost("builds")),
+    Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
+    Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0),
+    Column("builds / minao's", "build\nratio", lambda m: m.build_ratio.text()),
+    Column("time / minao's", "time\nratio", lambda m: m.time_ratio.text()),
+    Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
+    Column("worst", "worst\nratio", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
+    Column("not converged", "not\nconv.", _not_converged),
+    Column("largest energy difference / Ha", "dE\n/ Ha", _energy),
+)
+
+
+def columns(methods: Sequence[Method]) -> list[Column]:
+    """Return the columns of the table of statistics that have something to show."""
+    return [column for column in COLUMNS if column.needed is None or any(map(column.needed, methods))]
 
 
 def asides(method: Method) -> list[str]:
@@ -175,9 +206,11 @@ def print_summary(results: Results, clock: str, console: Console) -> None:
         console: to draw on.
     """
     console.print(f"{describe(results)}; {clock_words(results, clock)}", soft_wrap=True, highlight=False)
-    table = narrow_table(SHORT, texts=2)
-    for method in summarise(results, clock):  # without the intervals, to fit a narrow terminal
-        table.add_row(*(escape(cell.split(" [")[0].replace(", ", ",\n")) for cell in summary_cells(method)))
+    methods = summarise(results, clock)
+    shown = columns(methods)
+    table = narrow_table([column.short for column in shown], texts=2)
+    for method in methods:  # without the intervals, to fit a narrow terminal
+        table.add_row(*(escape(column.cell(method).split(" [")[0].replace(", ", ",\n")) for column in shown))
     console.print(table)
     console.print(LEGEND, highlight=False)
     said = {f"input: {text}" for text in results.bad_input}  # before the runs, by whoever read the input
