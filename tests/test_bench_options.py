@@ -30,7 +30,7 @@ from pyscf_mlham.scf.models import shipped
         (["--basis", "@3s"], "basis set @3s does not serve"),
         (["--basis", "sto-3g@3s"], "basis set sto-3g@3s does not serve"),
         (["--insert", "nowhere.md"], "nowhere.md"),
-        (["--threads", "0"], "threads is 0"),
+        (["--threads", "0"], "--threads 0: expected 1 or more"),
         (["--repeat", "0"], "expected 1 or more"),
         (["--model", "nobody"], "neither a shipped model"),
         (["-j", "0"], "expected 1 or more"),

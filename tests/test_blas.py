@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pyscf_mlham import blas
-from pyscf_mlham.bench.options import advise
+from pyscf_mlham.bench.commands import advise
 
 
 def test_each_library_is_asked_for_itself() -> None:

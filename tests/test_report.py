@@ -22,7 +22,7 @@ from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import SOLVERS, Protocol, model_hash
 from pyscf_mlham.bench.report import BEGIN, END, insert_table
 from pyscf_mlham.bench.results import RESULTS, Results, methods_of, molecule_of, read_results
-from pyscf_mlham.bench.summary import geometric_mean, summarise
+from pyscf_mlham.bench.summary import geometric_mean, sections, summarise
 from pyscf_mlham.bench.table import columns, molecule_table, print_summary, summary_table
 from pyscf_mlham.errors import DataError
 
@@ -69,7 +69,7 @@ def test_a_single_molecule_has_no_intervals_and_the_page_says_so(results: Result
     name = results.rows[0].molecule
     one = dataclasses.replace(results, rows=[row for row in results.rows if row.molecule == name])
     plots = dict.fromkeys(("builds", "time"), "")
-    for text in (summary_table(one), html(one, summarise(one), plots, "cpu")):
+    for text in (summary_table(one), html(one, plots)):
         assert "a single molecule" in text
         assert not re.search(r"\d \[\d|intervals below|Bars:", text)
     assert "Student's t on their logarithms" in summary_table(results)
@@ -93,7 +93,7 @@ def cells(table: str) -> list[list[str]]:
 def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -> None:
     first = (folder / "table.md").read_text().split("\n\n")[0]
     heading, _, *rows = cells(first)
-    assert heading == [column.heading for column in columns(summarise(results))]
+    assert heading == [column.heading for column in columns(results, summarise(results))]
     for row, method in zip([dict(zip(heading, row, strict=True)) for row in rows], summarise(results), strict=True):
         assert float(row["cycles"]) == pytest.approx(method.cycles, abs=0.051)
         if not method.is_bound:
@@ -138,7 +138,7 @@ def test_failed_runs_come_first_among_the_problems(results: Results) -> None:
     wrong = dataclasses.replace(results, rows=rows, bad_input=unread)
     assert ["no memory" in wrong.problems[0], "1.0e+00 Ha" in wrong.problems[1]] == [True, True]
     assert wrong.problems[2:] == [f"input: {name}" for name in unread]
-    page = html(wrong, summarise(wrong), {}, "cpu")
+    page = html(wrong, {})
     assert "and 12 more; results.json holds everything" in page
     assert "no memory" in page
 
@@ -152,7 +152,7 @@ def test_predictions_of_two_levels_alone_are_not_drawn(results: Results) -> None
             if (row.guess, row.solver) == ("oracle", solver)
         ]
         assert all(row.predicted for row in rows)
-        drawn[solver] = draw(summarise(dataclasses.replace(results, rows=rows)), results.protocol)
+        drawn[solver] = draw(sections(dataclasses.replace(results, rows=rows)), results.protocol)
     assert "orbitals" in drawn["scf"]
     assert "orbitals" not in drawn["twolevel"]
 
@@ -206,16 +206,15 @@ def test_the_page_needs_nothing_else(folder: Path) -> None:
 def test_names_cannot_break_the_page(results: Results) -> None:
     rows = [dataclasses.replace(row, molecule="<script>|{{rows}}", note="a & b") for row in results.rows]
     hostile = dataclasses.replace(results, rows=rows)
-    page = html(hostile, summarise(hostile), {}, "cpu")
+    page = html(hostile, {})
     assert page.count("<script>") == 1
     assert "&lt;script&gt;|{{rows}}" in page
     assert r"| <script>\|{{rows}} |" in molecule_table(hostile)
 
 
 def test_reports_are_the_same_every_time(folder: Path, results: Results) -> None:
-    methods = summarise(results)
-    plots = {name: svg(figure, name) for name, figure in draw(methods, results.protocol).items()}
-    assert html(results, methods, plots, "cpu") == (folder / "report.html").read_text()
+    plots = {name: svg(figure, name) for name, figure in draw(sections(results), results.protocol).items()}
+    assert html(results, plots) == (folder / "report.html").read_text()
 
 
 def test_damaged_results_are_a_clear_error(tmp_path: Path, results: Results) -> None:

@@ -14,7 +14,7 @@ from pyscf_mlham.bench.measure import PLAIN, Row
 from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import Results, results_from_rows
-from pyscf_mlham.bench.summary import Method, summarise
+from pyscf_mlham.bench.summary import Method, sections, summarise
 from pyscf_mlham.bench.table import columns, print_summary, summary_table
 
 
@@ -37,7 +37,7 @@ def results(*rows: Row) -> Results:
 
 def page_of(found: Results) -> str:
     """Its page, without plots."""
-    return html(found, summarise(found), {}, "cpu")
+    return html(found, {})
 
 
 def method(found: Results, guess: str, solver: str = "scf") -> Method:
@@ -47,7 +47,7 @@ def method(found: Results, guess: str, solver: str = "scf") -> Method:
 
 def summary_cells(of: Method) -> list[str]:
     """Texts of the table of statistics."""
-    return [column.cell(of) for column in columns([of])]
+    return [column.cell(of) for column in columns(results(), [of])]
 
 
 def test_methods_of_other_molecules_are_named_everywhere() -> None:
@@ -165,8 +165,8 @@ def test_classical_guesses_alone_have_their_cards_and_plots() -> None:
     methods = summarise(found)
     assert [m.guess for m in key_methods(methods)] == ["sap"]
     assert '<article class="card"' in page_of(found)
-    assert "size" in draw(methods, found.protocol)
-    assert "size" not in draw(summarise(results()), Protocol())
+    assert "size" in draw(sections(found), found.protocol)
+    assert "size" not in draw(sections(results()), Protocol())
 
 
 def test_the_red_bar_of_a_bad_verdict_is_red() -> None:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import REFERENCE, Protocol
-from pyscf_mlham.bench.summary import Method, Ratio
+from pyscf_mlham.bench.protocol import REFERENCE, AnyProtocol, Protocol
+from pyscf_mlham.bench.summary import Method, Ratio, Section
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
 SQUARE = 3.1
@@ -59,13 +59,13 @@ STYLE: Any = {
 }
 
 
-def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
-    """Draw every plot that the methods have something for.
-
-    Args:
-        methods: of a benchmark.
-        protocol: of their runs.
-    """
+def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
+    """Draw every plot that the methods have something for, by name."""
+    if not isinstance(protocol, Protocol):
+        return {f"steps-{k}": _steps(methods) for k, (_, methods) in enumerate(found) if any(m.cases for m in methods)}
+    (_, methods), *_ = found
+    if not any(m.cases for m in methods):
+        return {}
     shown = [m for m in methods if m.cases]
     plain = [m for m in shown if not m.is_bound]
     beside = max(SQUARE, _height(len(shown)))  # these two stand side by side
@@ -79,6 +79,19 @@ def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
             "orbitals": _orbitals(plain) if any(_predictions(m) for m in plain) else None,
         }
     return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _steps(methods: Sequence[Method]) -> Figure:
+    """Full Fock builds against geometries."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.6, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for method in methods:
+            axes.plot([case.builds for case in method.cases.values()], label=method.name, lw=1.4, marker="o", ms=2.5)
+        axes.set(xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return figure
 
 
 def png(figure: Figure) -> bytes:

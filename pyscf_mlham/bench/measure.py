@@ -24,6 +24,7 @@ from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
+from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.twolevel import accelerate
 
@@ -69,7 +70,9 @@ class Row:
         nao: basis functions.
         electrons: those that the SCF has, without those in core potentials.
         xc, basis, scf: level of theory and class of the mean-field object.
-        guess, solver, repeat: what was run.
+        guess, solver, repeat: what was run; along a path the guess is a strategy.
+        step: number of the geometry along a path, from 0.
+        at_minimum: whether an optimisation ends there.
         charge, mult: of the molecule.
         converged: by PySCF's criteria.
         cycles: of the SCF (of twolevel: full ones); max_cycle where it did not converge.
@@ -92,6 +95,7 @@ class Row:
         note: what a reader should know.
         error: why there is no result, "" where there is one.
         gradients: norm of the orbital gradient at every full Fock build.
+        positions, momenta: of the geometry, Angstrom and ASE's unit; in rows of the run that makes the path.
         predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
     """
 
@@ -105,7 +109,9 @@ class Row:
     scf: str
     guess: str
     solver: str
-    repeat: int
+    repeat: int = 0
+    step: int | None = None
+    at_minimum: bool | None = None
     charge: int | None = None
     mult: int | None = None
     converged: bool = False
@@ -138,6 +144,8 @@ class Row:
     gradients: list[float] = field(default_factory=list)
     predicted: list[float] = field(default_factory=list)
     reached: list[float] = field(default_factory=list)
+    positions: list[list[float]] = field(default_factory=list)
+    momenta: list[list[float]] = field(default_factory=list)
 
 
 def measure(task: Task) -> Row:
@@ -264,7 +272,7 @@ def _measured(task: Task) -> Row:
         "model_sha256": start.model_sha256,
         "note": "; ".join(filter(None, (start.note, _left_to_plain(mf)))),
     }
-    return Row(**found, **_levels(mf, start))
+    return Row(**found, **levels(mf, start.orbitals))
 
 
 def _limit(task: Task) -> Row:
@@ -372,13 +380,13 @@ def _gradients(mf: Any, visited: list[tuple[Array, Array]]) -> list[float]:
     return norms
 
 
-def _levels(mf: Any, start: Start) -> dict[str, Any]:
-    """Orbital energies that the SCF reached, and what the predicted Fock matrix said of them."""
+def levels(mf: Any, orbitals: Orbitals | None = None) -> dict[str, Any]:
+    """Return orbital energies of a converged object, and errors of those of the predicted Fock matrix."""
     reached, lumo = _occupied_and_lumo(mf.mo_energy, mf.mo_occ)
     homo = max(reached)
     found: dict[str, Any] = {"homo": homo, "lumo": lumo, "gap": None if lumo is None else lumo - homo}
-    if start.orbitals is not None:
-        predicted, empty = _occupied_and_lumo(start.orbitals.energy, start.orbitals.occ)
+    if orbitals is not None:
+        predicted, empty = _occupied_and_lumo(orbitals.energy, orbitals.occ)
         if len(predicted) == len(reached):
             found["occupied_mae"] = float(np.mean(np.abs(np.subtract(predicted, reached))))
         found["guess_homo_err"] = max(predicted) - homo

@@ -8,7 +8,7 @@ from pathlib import Path
 from pyscf_mlham.bench.figures import draw, png, svg
 from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.results import Results
-from pyscf_mlham.bench.summary import summarise
+from pyscf_mlham.bench.summary import sections
 from pyscf_mlham.bench.table import molecule_table, summary_table
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
@@ -25,14 +25,14 @@ def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
         folder: to write into.
         clock: which seconds to show, cpu or wall.
     """
-    methods = summarise(results, clock)
-    figures = draw(methods, results.protocol) if any(m.cases for m in methods) else {}
+    figures = draw(sections(results, clock), results.protocol)
     plots = {name: svg(figure, name) for name, figure in figures.items()}  # saving a figure moves its layout a little
     replace_file(folder / "results.csv", results.to_csv().encode())
-    replace_file(folder / "table.md", (summary_table(results, clock) + "\n" + molecule_table(results, clock)).encode())
+    per_molecule = "" if results.is_path else f"\n{molecule_table(results, clock)}"
+    replace_file(folder / "table.md", (summary_table(results, clock) + per_molecule).encode())
     for name, figure in figures.items():
         replace_file(folder / f"{name}.png", png(figure))
-    replace_file(folder / "report.html", html(results, methods, plots, clock).encode())
+    replace_file(folder / "report.html", html(results, plots, clock).encode())
 
 
 def check_marks(path: Path) -> str:

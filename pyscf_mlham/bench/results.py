@@ -9,7 +9,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, SOLVERS, Protocol
+from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
+from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -25,7 +27,7 @@ FORMAT = "pyscf_mlham-benchmark"
 VERSION = 1
 RESULTS = "results.json"
 JOURNAL = "runs.jsonl"
-LONG = ("gradients", "predicted", "reached")  # lists, in results.json only
+LONG = ("gradients", "predicted", "reached", "positions", "momenta")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
 # What two converged runs of one state never differ by: in energy and gap, Hartree, and in S^2. Softer modes than most
 # leave a few 1e-8 Ha between them, which is no other state.
@@ -59,7 +61,7 @@ class Results:
         limits: timings of set-up and two full builds of each molecule.
     """
 
-    protocol: Protocol
+    protocol: AnyProtocol
     rows: list[Row]
     bad_input: list[str]
     energy_tolerance: float = 1e-8
@@ -80,7 +82,8 @@ class Results:
         doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
         for kind in dict.fromkeys(doubt.kind for doubt in doubts):
             alike = [doubt for doubt in doubts if doubt.kind == kind]
-            count = f"{len(alike)} of {len(repetitions)} runs: " * (len(repetitions) > 1)
+            unit = "runs" if repetitions[0].step is None else "geometries"
+            count = f"{len(alike)} of {len(repetitions)} {unit}: " * (len(repetitions) > 1)
             worst = max(alike, key=lambda doubt: doubt.size)
             yield kind, f"{_run_of(repetitions[0])}: {count}{worst.words}"
 
@@ -88,8 +91,8 @@ class Results:
     def notices(self) -> list[str]:
         """What cannot be compared: methods that lack molecules, runs of other versions or machines; mostly empty."""
         every = {molecule_of(row) for row in self.rows}
-        found = []
-        for method in methods_of(self):
+        found = list(self._without_model()) if self.is_path else []
+        for method in methods_of(self) if not self.is_path else []:
             missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
             if missing:
                 words = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
@@ -100,9 +103,26 @@ class Results:
             found.append(f"{words}: {'; '.join(used)}")
         return found
 
+    @property
+    def is_path(self) -> bool:
+        """Whether rows are geometries along a path."""
+        return self.protocol.kind != "bench"
+
+    def _without_model(self) -> Iterator[str]:
+        """Return for each molecule where along its path a model was not applicable, and why."""
+        for rows in grouped(self.rows, molecule_of).values():
+            total = len({row.step for row in rows})
+            refused = [row for row in rows if row.note.startswith(NO_MODEL)]
+            for reason, alike in grouped(
+                refused, lambda row: row.note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
+            ).items():
+                counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
+                runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
+                yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
+
     @cached_property
     def _references(self) -> dict[str, Row]:
-        return references(self.rows)
+        return references(self.rows, self.protocol.reference)
 
     def doubt(self, row: Row) -> Doubt | None:
         """Say what is wrong with a run; None where nothing is.
@@ -117,7 +137,9 @@ class Results:
         if not row.converged:
             return Doubt("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
         if row.e_err is None:
-            words = f"there is no converged {'/'.join(REFERENCE)} run to compare its energy with"
+            if self.is_path:
+                return None  # a single run, or a reference that failed, which is reported
+            words = f"there is no converged {'/'.join(self.protocol.reference)} run to compare its energy with"
             return Doubt("no reference", 0.0, words)
         if abs(row.e_err) <= self.energy_tolerance:
             return None
@@ -133,7 +155,7 @@ class Results:
         Args:
             row: one of the rows.
         """
-        there = self._references.get(molecule_of(row))
+        there = self._references.get(case_of(row))
         if there is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
             return False
         pairs = ((row.s2, there.s2, OTHER_S2), (row.gap, there.gap, OTHER_GAP))
@@ -143,7 +165,11 @@ class Results:
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
         head = {"format": FORMAT, "version": VERSION, "fingerprint": self.protocol.fingerprint}
-        head |= {"protocol": asdict(self.protocol), "energy_tolerance": self.energy_tolerance}
+        head |= {
+            "kind": self.protocol.kind,
+            "protocol": asdict(self.protocol),
+            "energy_tolerance": self.energy_tolerance,
+        }
         head |= {"bad_input": self.bad_input}
         text = json.dumps(head, indent=1)[:-2]
         for name, rows in (("rows", self.rows), ("limits", self.limits)):
@@ -173,7 +199,7 @@ def read_results(path: Path) -> Results:
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise DataError(f"{path}: {content['format']} {content['version']}, expected {FORMAT} {VERSION}.")
         rows, limits = ([Row(**row) for row in content.get(name, [])] for name in ("rows", "limits"))
-        protocol = Protocol(**content["protocol"])
+        protocol = PROTOCOLS[content.get("kind", "bench")](**content["protocol"])
         return Results(protocol, rows, content["bad_input"], content["energy_tolerance"], limits)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as results of a benchmark ({error}).") from error
@@ -218,7 +244,7 @@ class Folder:
         rows: finished runs by key.
     """
 
-    def __init__(self, path: Path, protocol: Protocol) -> None:
+    def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
         make_folder(path)
         self.rows: dict[str, Row] = {}
@@ -242,7 +268,7 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
 
-    def _check(self, there: Protocol) -> None:
+    def _check(self, there: AnyProtocol) -> None:
         if there.fingerprint != self.protocol.fingerprint:
             raise DataError(
                 f"{self.path} holds results of another protocol: {self.protocol.differences(there)}. "
@@ -263,10 +289,10 @@ class Folder:
         os.ftruncate(self._journal, size)
         os.lseek(self._journal, 0, os.SEEK_END)
         if size == 0:
-            self._write(asdict(self.protocol))
+            self._write({"kind": self.protocol.kind} | asdict(self.protocol))
             return
         try:
-            self._check(Protocol(**found[0]))
+            self._check(PROTOCOLS[found[0].pop("kind", "bench")](**found[0]))
             rows = [Row(**content) for content in found[1:]]
         except TypeError as error:
             raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
@@ -303,7 +329,7 @@ class Folder:
 
 
 def results_from_rows(
-    rows: Iterable[Row], protocol: Protocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
+    rows: Iterable[Row], protocol: AnyProtocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
 ) -> Results:
     """Put rows in order and compare their energies with the reference.
 
@@ -318,10 +344,12 @@ def results_from_rows(
     everything = sorted(rows, key=lambda row: known.get(row.key, len(known)))
     limits = [row for row in everything if row.guess == LIMIT.label]
     ordered = [row for row in everything if row.guess != LIMIT.label]
-    reference = {key: row.e_tot for key, row in references(ordered).items()}
+    reference = {key: row.e_tot for key, row in references(ordered, protocol.reference).items()}
+    if protocol.kind != "bench" and len({(row.guess, row.solver) for row in ordered}) == 1:
+        reference = {}  # a single run agrees with nothing
     compared = []
     for row in ordered:
-        energy = reference.get(molecule_of(row))
+        energy = reference.get(case_of(row))
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
         wall, cpu = _limit_of(molecule_of(row), limits)
         compared.append(dataclasses.replace(row, e_err=error, limit_s=wall, limit_cpu_s=cpu))
@@ -336,16 +364,12 @@ def _limit_of(key: str, limits: Sequence[Row]) -> tuple[float | None, float | No
     return median(row.total_s or 0.0 for row in own), median(row.total_cpu_s or 0.0 for row in own)
 
 
-def references(rows: Iterable[Row]) -> dict[str, Row]:
-    """Return the first converged run of the reference method, by key of the molecule.
-
-    Args:
-        rows: of any runs.
-    """
+def references(rows: Iterable[Row], reference: tuple[str, str]) -> dict[str, Row]:
+    """Return the first converged run of the reference method, by key of the case."""
     found: dict[str, Row] = {}
     for row in rows:
-        if (row.guess, row.solver) == REFERENCE and row.converged and row.e_tot is not None:
-            found.setdefault(molecule_of(row), row)
+        if (row.guess, row.solver) == reference and row.converged and row.e_tot is not None:
+            found.setdefault(case_of(row), row)
     return found
 
 
@@ -360,6 +384,19 @@ def molecule_of(row: Row) -> str:
         row: of any run.
     """
     return row.key.split(" ", 1)[0]
+
+
+def case_of(row: Row) -> str:
+    """Return the key of what a row is compared at: its molecule, or one geometry of its path."""
+    return molecule_of(row) if row.step is None else f"{molecule_of(row)} {row.step}"
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Return rows by a key, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def methods_of(results: Results) -> list[tuple[str, str]]:

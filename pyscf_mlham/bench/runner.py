@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from pyscf_mlham.bench.measure import Row, Task, lost, measure
 from pyscf_mlham.bench.molecules import Input, free_name
+from pyscf_mlham.bench.options import option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
@@ -27,31 +29,25 @@ from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and how.
-
-    Attributes:
-        guesses: where to start.
-        solvers: scf, twolevel.
-        repeats: runs of each.
-        jobs: worker processes.
-        dask: address of a dask scheduler, "" for none.
-        seed: of the order.
-        retry_failed: try again what failed in an earlier run.
-        energy_tolerance: Hartree.
-        quiet: no progress display.
-        limit: also time set-up and two full builds of each molecule.
-    """
+    """What to run, and how; help texts describe the options."""
 
     guesses: tuple[Guess, ...]
     solvers: tuple[str, ...]
-    repeats: int = 1
-    jobs: int = 1
-    dask: str = ""
-    seed: int = 0
-    retry_failed: bool = False
-    energy_tolerance: float = 1e-8
-    quiet: bool = False
-    limit: bool = True
+    energy_tol: float = option(1e-8, "by how much energies may differ, Hartree")
+    repeat: int = option(1, "runs of each, medians are shown")
+    jobs: int = option(1, "worker processes", "-j", "--jobs")
+    dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
+    seed: int = option(0, "of the random order of the runs")
+    retry_failed: bool = option(False, "try again what failed in an earlier run")
+    limit: bool = option(True, "do not time set-up and two full builds of each molecule", "--no-limit")
+    quiet: bool = option(False, "no progress display")
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed."""
+        if self.repeat < 1:
+            raise DataError(f"--repeat {self.repeat}: expected 1 or more.")
+        if not (self.energy_tol >= 0 and math.isfinite(self.energy_tol)):
+            raise DataError(f"--energy-tol {self.energy_tol}: expected a number of Hartree, zero or more.")
 
 
 def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
@@ -76,35 +72,51 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
             words = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
             retry = f", {failed} of them failed; --retry-failed tries them again" * bool(failed)
             console.print(f"{words}{retry}.", highlight=False)
-        if others := len(folder.rows.keys() - {task.key for task in tasks}):
-            console.print(
-                f"{path} holds {others} runs that this command does not name (other molecules, geometries or guesses); "
-                "they stay in the tables.",
-                highlight=False,
-                soft_wrap=True,
-            )
+        say_others(folder, [task.key for task in tasks], console)
         try:
             _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
         except KeyboardInterrupt:
             console.print(f"Stopped; {len(folder.rows)} runs are safe in {path}. The same command goes on.")
             raise
-        order = [*(task.key for task in tasks), *folder.rows]
-        rows = renamed(list(folder.rows.values()), found.molecules)
-        results = results_from_rows(rows, protocol, list(dict.fromkeys(order)), found.bad, plan.energy_tolerance)
-        folder.finish(results)
+        names = {molecule.key: molecule.name for molecule in found.molecules}
+        return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
     finally:
         folder.close()
+
+
+def say_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
+    """Print how many runs of a folder are not among those of this command."""
+    if others := len(folder.rows.keys() - set(keys)):
+        console.print(
+            f"{folder.path} holds {others} runs that this command does not name (other molecules, geometries or "
+            "guesses); they stay in the tables.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def finished(
+    folder: Folder, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float
+) -> Results:
+    """Write results.json and return its content.
+
+    Args:
+        folder: of the benchmark.
+        order: keys of this command's runs.
+        names: of this command's molecules, by key.
+        bad: input that could not be read, in words.
+        tolerance: on energies, Hartree.
+    """
+    rows = renamed(list(folder.rows.values()), names)
+    order = list(dict.fromkeys([*order, *folder.rows]))
+    results = results_from_rows(rows, folder.protocol, order, bad, tolerance)
+    folder.finish(results)
     return results
 
 
-def renamed(rows: Sequence[Row], molecules: Sequence[Molecule]) -> list[Row]:
-    """Return rows in which no two geometries share a name: those of this command have its names, others give way.
-
-    Args:
-        rows: of this command and of earlier ones.
-        molecules: of this command.
-    """
-    names = {molecule.key: molecule.name for molecule in molecules}
+def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
+    """Return rows in which no two geometries share a name: the given ones have theirs, others get new ones."""
+    names = dict(names)
     taken = set(names.values())
     for row in rows:
         if (key := molecule_of(row)) not in names:
@@ -143,7 +155,7 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
         Task(molecule, guess, solver, repeat, protocol)
         for molecule in found.molecules
         for guess, solver in dict.fromkeys(methods)
-        for repeat in range(plan.repeats)
+        for repeat in range(plan.repeat)
     ]
 
 

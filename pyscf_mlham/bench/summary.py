@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,8 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from pyscf_mlham.bench.measure import PLAIN, Row
-from pyscf_mlham.bench.protocol import REFERENCE
-from pyscf_mlham.bench.results import Results, methods_of, molecule_of
+from pyscf_mlham.bench.results import Results, case_of, grouped, methods_of, molecule_of
 from pyscf_mlham.bench.starts import NO_MODEL
 
 COVERED = 0.95  # of the intervals
@@ -96,6 +96,7 @@ class Method:
         total: number of molecules in the benchmark.
         failed: number of runs.
         elsewhere: number of molecules that end in another state than the reference.
+        skipped: number of first geometries that the means leave out.
     """
 
     guess: str
@@ -105,6 +106,7 @@ class Method:
     total: int
     failed: int
     elsewhere: int
+    skipped: int = 0
 
     @property
     def is_bound(self) -> bool:
@@ -123,7 +125,15 @@ class Method:
 
     def mean(self, attribute: str) -> float:
         """Return the arithmetic mean of a number of the cases."""
-        return float(np.mean([getattr(case, attribute) for case in self.cases.values()])) if self.cases else NAN
+        return float(np.mean(found)) if (found := self.counted(attribute)) else NAN
+
+    def counted(self, attribute: str) -> list[float]:
+        """Return a number of all cases that the means are over."""
+        return [getattr(case, attribute) for case in list(self.cases.values())[self.skipped :]]
+
+    def total_of(self, attribute: str) -> float:
+        """Return the sum of a number over all cases."""
+        return float(sum(getattr(case, attribute) for case in self.cases.values()))
 
     def _ratios(self, attribute: str) -> np.ndarray:
         pairs = [
@@ -194,34 +204,73 @@ def is_answer(guess: str) -> bool:
     return guess == "oracle" or guess.startswith("chk:")
 
 
-def summarise(results: Results, clock: str = "cpu") -> list[Method]:
-    """Compute the statistics of every method that occurs.
+class Section(NamedTuple):
+    """One table: of a benchmark of guesses, or of the path of one molecule.
+
+    Attributes:
+        title: of the molecule; "" for a benchmark of guesses.
+        methods: in order.
+    """
+
+    title: str
+    methods: list[Method]
+
+
+def sections(results: Results, clock: str = "cpu") -> list[Section]:
+    """Return the tables of a benchmark.
 
     Args:
         results: of a benchmark.
         clock: which seconds to compare, one of `CLOCKS`.
     """
-    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in results.rows:
-        groups.setdefault((row.guess, row.solver), {}).setdefault(molecule_of(row), []).append(row)
-    cases = {pair: _cases(molecules, clock) for pair, molecules in groups.items()}
-    reference = cases.get(REFERENCE, {})
-    total = len({molecule_of(row) for row in results.rows})
+    if not results.is_path:
+        return [Section("", summarise(results, clock))]
+    return [
+        Section(heading(rows), summarise(dataclasses.replace(results, rows=rows), clock))
+        for rows in grouped(results.rows, molecule_of).values()
+    ]
+
+
+def heading(rows: Sequence[Row]) -> str:
+    """Return the title of a molecule's path: its name, state, and number of geometries."""
+    first, steps = rows[0], {row.step for row in rows if not row.error}
+    state = f", charge {first.charge:+d}" if first.charge else ""
+    state += f", multiplicity {first.mult}" * ((first.mult or 1) > 2)  # others are the lowest
+    ends = [row.at_minimum for row in rows if row.at_minimum is not None]
+    failed = " (failed)" * any(row.error for row in rows)
+    stopped = " (stopped before the minimum)" * bool(ends and not any(ends))
+    return f"{first.molecule}{state}, {len(steps)} geometries{failed or stopped}"
+
+
+def summarise(results: Results, clock: str = "cpu") -> list[Method]:
+    """Return the statistics of every method that occurs; along a path, each geometry is a case.
+
+    Args:
+        results: of a benchmark, or of one molecule's path.
+        clock: which seconds to compare, one of `CLOCKS`.
+    """
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {
+        pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
+        for pair in methods_of(results)
+    }
+    cases = {pair: _cases(found, clock) for pair, found in groups.items()}
+    total = len({case_of(row) for row in results.rows if not (results.is_path and row.error)})
     return [
         Method(
             *pair,
             cases=cases[pair],
-            reference=reference,
+            reference=cases.get(results.protocol.reference, {}),
             total=total,
             failed=sum(bool(row.error) for rows in groups[pair].values() for row in rows),
             elsewhere=sum(any(map(results.is_elsewhere, rows)) for rows in groups[pair].values()),
+            skipped=int(results.protocol.kind == "md" and total > 1),
         )
-        for pair in methods_of(results)
+        for pair in groups
     ]
 
 
-def _cases(molecules: dict[str, list[Row]], clock: str) -> dict[str, Case]:
-    sound = {key: [row for row in rows if not row.error] for key, rows in molecules.items()}
+def _cases(groups: dict[str, list[Row]], clock: str) -> dict[str, Case]:
+    sound = {key: [row for row in rows if not row.error] for key, rows in groups.items()}
     return {key: _case(rows, clock) for key, rows in sound.items() if rows}
 
 

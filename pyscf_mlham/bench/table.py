@@ -10,86 +10,19 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results
-from pyscf_mlham.bench.summary import FEWEST, Case, Method, summarise
+from pyscf_mlham.bench.summary import FEWEST, Case, Method, sections, summarise
 
 NOTHING = "–"
 TOO_FEW = "without intervals, which a single molecule does not give"
-LEGEND = ("Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
-          "dE: largest difference of energy to it.")  # fmt: skip
+INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
 LIMIT = " Limit: set-up and two full builds of the same object."
+LEGEND = (
+    "Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
+    "dE: largest difference of energy to it."
+)
 PER_MOLECULE = ("molecule", "atoms", "AOs")
-
-
-def describe(results: Results) -> str:
-    """Say in one line what was measured.
-
-    Args:
-        results: of a benchmark.
-    """
-    protocol = results.protocol
-    rows = [row for row in results.rows if not row.error]
-    sizes = [row.natm for row in results.rows] or [0]
-    count = len({row.key.split(" ", 1)[0] for row in results.rows})
-    kinds = "/".join(sorted({row.scf for row in rows}))
-    fitted = ", density fitting" if protocol.density_fit else ""
-    grid = f", grid level {protocol.grid_level}" if protocol.xc.lower() != "hf" else ""
-    size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
-    molecules = f"{count} molecule{'s' * (count != 1)} of {size}"
-    level = f"{protocol.xc}/{protocol.basis}, {kinds or protocol.scf}{fitted}{grid}, conv_tol {protocol.conv_tol:g}"
-    return f"{molecules}, {level}"
-
-
-def clock_words(results: Results, clock: str) -> str:
-    """Say which seconds are compared.
-
-    Args:
-        results: of a benchmark.
-        clock: cpu or wall.
-    """
-    threads = results.protocol.threads
-    kind = "processor seconds" if clock == "cpu" else "wall time"
-    return f"{kind} of {threads} thread{'s' * (threads != 1)}"
-
-
-def summary_table(results: Results, clock: str = "cpu") -> str:
-    """Return the statistics as a Markdown table with a line on what was measured.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-    """
-    methods = summarise(results, clock)
-    shown = columns(methods)
-    lines = [_line([column.heading for column in shown]), "|---|---|" + "--:|" * (len(shown) - 2)]
-    lines += [_line([column.cell(method) for column in shown]) for method in methods]
-    problems = results.problems
-    intervals = "with 95 percent intervals (Student's t on their logarithms)" if enough(methods) else TOO_FEW
-    verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
-    notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
-    about = (
-        f"{describe(results)}; {clock_words(results, clock)}. Means over the molecules; ratios are geometric means "
-        f"{intervals}. Builds hidden in a guess are counted.{LIMIT * bool(results.limits)}{verdict}{notices}"
-    )
-    return "\n".join([*lines, "", about]) + "\n"
-
-
-def enough(methods: Sequence[Method]) -> bool:
-    """Whether there are molecules enough for intervals.
-
-    Args:
-        methods: of a benchmark.
-    """
-    return max((len(method.cases) for method in methods), default=0) >= FEWEST
-
-
-def how_many(problems: Sequence[str]) -> str:
-    """Say how many problems there are.
-
-    Args:
-        problems: of a benchmark.
-    """
-    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
 class Column(NamedTuple):
@@ -117,8 +50,8 @@ def _cost(attribute: str) -> Callable[[Method], str]:
     return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
 
 
-def _label(method: Method) -> str:
-    return method.guess + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
+def _label(method: Method, name: str = "") -> str:
+    return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
 
 
 def _not_converged(method: Method) -> str:
@@ -130,40 +63,147 @@ def _energy(method: Method) -> str:
     return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
 
 
-COLUMNS = (
+RESPONSE = Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+ERROR = Column("largest energy difference / Ha", "dE\n/ Ha", _energy)
+GUESSES = (
     Column("guess", "guess", _label),
     Column("solver", "solver", lambda m: m.solver),
     Column("cycles", "cycles", lambda m: _number(m.cycles)),
     Column("full builds", "full\nbuilds", _cost("builds")),
     Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
-    Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0),
-    Column("builds / minao's", "build\nratio", lambda m: m.build_ratio.text()),
-    Column("time / minao's", "time\nratio", lambda m: m.time_ratio.text()),
+    RESPONSE,
+    Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
+    Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
     Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
     Column("worst", "worst\nratio", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
     Column("not converged", "not\nconv.", _not_converged),
-    Column("largest energy difference / Ha", "dE\n/ Ha", _energy),
+    ERROR,
 )
 
 
-def columns(methods: Sequence[Method]) -> list[Column]:
-    """Return the columns of the table of statistics that have something to show."""
-    return [column for column in COLUMNS if column.needed is None or any(map(column.needed, methods))]
+def _share(method: Method) -> str:
+    reference = sum(case.builds for case in method.reference.values())
+    return _number(method.total_of("builds") / reference if reference else np.nan, ".2f")
+
+
+STRATEGIES = (  # of one molecule's path; a heading for the terminal is "" if there is no room
+    Column("strategy", "strategy", lambda m: _label(m, m.name)),
+    Column("mean cycles", "mean\ncycles", lambda m: _number(m.cycles, ".2f")),
+    Column("mean Fock builds", "mean\nbuilds", lambda m: _number(m.builds, ".2f")),
+    Column("builds / {reference}'s", "", _share),
+    Column("most builds", "most\nbuilds", lambda m: f"{max(m.counted('builds'), default=0):.0f}"),
+    Column("all builds", "all\nbuilds", lambda m: f"{m.total_of('builds'):.0f}"),
+    Column("coarse cycles", "coarse\ncycles", _cost("coarse_builds")),
+    RESPONSE,
+    Column("cycles, first geometry", "first\ncycles", lambda m: f"{next(iter(m.cases.values())).cycles:.0f}"),
+    Column("s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"))),
+    ERROR,
+)
+
+
+def columns(results: Results, methods: Sequence[Method]) -> list[Column]:
+    """Return the columns of a table of statistics that have something to show, with the reference in their headings."""
+    name = reference_name(results)
+    every = STRATEGIES if results.is_path else GUESSES
+    shown = [column for column in every if column.needed is None or any(map(column.needed, methods))]
+    return [column._replace(heading=column.heading.format(reference=name)) for column in shown]
+
+
+def reference_name(results: Results) -> str:
+    """Return the name of the method that all are compared with."""
+    guess, solver = results.protocol.reference
+    return guess if solver == "scf" else f"{guess}/{solver}"
+
+
+def describe(results: Results) -> str:
+    """Return in one line what was measured."""
+    protocol, rows = results.protocol, results.rows
+    sizes = [row.natm for row in rows] or [0]
+    count = len({row.key.split(" ", 1)[0] for row in rows})
+    size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
+    parts = [
+        f"{count} molecule{'s' * (count != 1)} of {size}",
+        f"{protocol.xc}/{protocol.basis}",
+        "/".join(sorted({row.scf for row in rows if not row.error})) or "no result",
+        "density fitting" * protocol.density_fit,
+        protocol.details,
+        f"conv_tol {protocol.conv_tol:g}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def clock_words(results: Results, clock: str) -> str:
+    """Return in words which seconds, cpu or wall, are compared."""
+    kind = "processor seconds" if clock == "cpu" else "wall time"
+    threads = getattr(results.protocol, "threads", 0)
+    return f"{kind} of {threads} thread{'s' * (threads != 1)}" if threads else f"{kind} of one process, guess included"
+
+
+def summary_table(results: Results, clock: str = "cpu") -> str:
+    """Return the statistics as Markdown tables with a line on what was measured.
+
+    Args:
+        results: of a benchmark.
+        clock: which seconds to compare, cpu or wall.
+    """
+    lines, found = [], sections(results, clock)
+    for title, methods in found:
+        lines += [f"## {title}", ""] if title else []
+        if not any(method.cases for method in methods):
+            continue
+        shown = columns(results, methods)
+        texts = 1 if results.is_path else 2
+        lines.append(_line([column.heading for column in shown]))
+        lines.append("|" + "---|" * texts + "--:|" * (len(shown) - texts))
+        lines += [_line([column.cell(method) for column in shown]) for method in methods if method.cases or not title]
+        lines.append("")
+    problems = results.problems
+    verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
+    notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
+    about = (
+        f"{describe(results)}; {clock_words(results, clock)}. {_explained(results, found[0].methods if found else [])}"
+    )
+    return "\n".join([*lines, about + verdict + notices]) + "\n"
+
+
+def _explained(results: Results, methods: Sequence[Method]) -> str:
+    """Say what the numbers of the tables are."""
+    if results.is_path:
+        first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
+        return f"{first}Builds are full Fock builds. {compared(results)}"
+    intervals = INTERVALS if enough(methods) else TOO_FEW
+    limit = LIMIT * bool(results.limits)
+    means = f"Means over the molecules; ratios are geometric means {intervals}."
+    return f"{means} Builds hidden in a guess are counted.{limit}"
+
+
+def compared(results: Results) -> str:
+    """Return what energies are compared with."""
+    if isinstance(results.protocol, Trajectory) and len(results.protocol.runs) == 1:
+        return "Nothing else ran to compare energies with."
+    return f"dE: largest difference of energy to {reference_name(results)}."
+
+
+def enough(methods: Sequence[Method]) -> bool:
+    """Whether there are molecules enough for intervals."""
+    return max((len(method.cases) for method in methods), default=0) >= FEWEST
+
+
+def how_many(problems: Sequence[str]) -> str:
+    """Return the number of problems in words."""
+    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
 def asides(method: Method) -> list[str]:
-    """Say where a method was not what its name says, and where it lacks molecules.
-
-    Args:
-        method: statistics of a guess and a solver.
-    """
+    """Return where a method was not what its name says, and where it lacks molecules."""
     done = len(method.cases)
-    said = [
-        f"minao for {method.fallback} of {done}" * bool(method.fallback),
+    instead = "no model" if "+" in method.guess else "minao"  # a history goes on without the model
+    texts = [
+        f"{instead} for {method.fallback} of {done}" * bool(method.fallback),
         f"plain SCF for {method.plain} of {done}" * bool(method.plain),
         f"{done} of {method.total} molecules" * method.is_partial,
     ]
-    return [text for text in said if text]
+    return [text for text in texts if text]
 
 
 def molecule_table(results: Results, clock: str = "cpu") -> str:
@@ -198,25 +238,31 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
-    """Print the statistics, notices, and every problem but bad input, which was told when it was read.
+    """Print statistics, notices, and every problem but bad input, which is reported when it is read.
 
     Args:
         results: of a benchmark.
         clock: which seconds to compare, cpu or wall.
-        console: to draw on.
+        console: to print on.
     """
     console.print(f"{describe(results)}; {clock_words(results, clock)}", soft_wrap=True, highlight=False)
-    methods = summarise(results, clock)
-    shown = columns(methods)
-    table = narrow_table([column.short for column in shown], texts=2)
-    for method in methods:  # without the intervals, to fit a narrow terminal
-        table.add_row(*(escape(column.cell(method).split(" [")[0].replace(", ", ",\n")) for column in shown))
-    console.print(table)
-    console.print(LEGEND, highlight=False)
-    said = {f"input: {text}" for text in results.bad_input}  # before the runs, by whoever read the input
+    found = sections(results, clock)
+    for title, methods in found:
+        if title:
+            console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False, soft_wrap=True)
+        shown = [column for column in columns(results, methods) if column.short]
+        table = narrow_table([column.short for column in shown], texts=1 if results.is_path else 2)
+        for method in methods:  # without the intervals, to fit a narrow terminal
+            if method.cases or not title:
+                cells = (column.cell(method).split(" [")[0].replace(", ", ",\n") for column in shown)
+                table.add_row(*map(escape, cells))
+        if table.rows:
+            console.print(table)
+    console.print(_explained(results, []) if results.is_path else LEGEND, highlight=False)
+    reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
         console.print(f"[yellow]notice:[/yellow] {escape(text)}", soft_wrap=True, highlight=False)
-    for text in (problem for problem in results.problems if problem not in said):
+    for text in (problem for problem in results.problems if problem not in reported):
         console.print(f"[red]problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
 
 
