@@ -133,7 +133,7 @@ def test_another_protocol_in_the_same_folder_is_refused(
     assert (tmp_path / RESULTS).read_text() == results.to_json()
 
 
-def test_energies_that_disagree_are_red_and_the_exit_code_says_so(
+def test_energies_that_disagree_are_red_and_change_the_exit_code(
     tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -193,7 +193,7 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path: Path, folder: Path) -> No
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_progress_is_told_in_a_pipe(
+def test_progress_is_printed_in_a_pipe(
     quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
@@ -245,7 +245,7 @@ def test_default_guesses_are_those_that_the_objects_have(tmp_path: Path) -> None
     assert not [row.error for row in found.rows if row.error]
 
 
-def test_the_command_says_its_version_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_has_its_version_and_defaults_in_help(capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)

@@ -1,4 +1,4 @@
-"""What mlham bench writes: statistics, Markdown, plots and the page say what was measured."""
+"""What mlham bench writes: statistics, Markdown, plots and the page show what was measured."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_intervals_are_students(number: int) -> None:
     found = np.log([spread.value, spread.low, spread.high])
     assert_close(found, np.log(ratios).mean() + np.array([0, -half, half]), 1e-12)
     assert not geometric_mean(ratios[:1]).has_interval
-    assert geometric_mean(np.full(number, 2 / 11)).text() == "0.18"  # equal ones leave nothing to tell
+    assert geometric_mean(np.full(number, 2 / 11)).text() == "0.18"  # equal ones have no interval
     assert geometric_mean(np.array([0.01, 100.0])).text() == "1.00 [0.00, >99]"
 
 
@@ -65,7 +65,7 @@ def test_intervals_cover_what_they_promise() -> None:
     assert 930 <= hits <= 970
 
 
-def test_a_single_molecule_has_no_intervals_and_the_page_says_so(results: Results) -> None:
+def test_a_single_molecule_has_no_intervals_and_the_page_has_a_note(results: Results) -> None:
     name = results.rows[0].molecule
     one = dataclasses.replace(results, rows=[row for row in results.rows if row.molecule == name])
     plots = dict.fromkeys(("builds", "time"), "")
@@ -102,7 +102,7 @@ def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -
             assert float(row["time / limit"].split()[0]) == pytest.approx(method.limit_ratio.value, abs=0.0051)
 
 
-def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> None:
+def test_tables_mark_minao_in_place_of_a_model(results: Results) -> None:
     name = results.rows[0].molecule
     note = "ml not used, minao instead: element Si"
     rows = [
@@ -128,7 +128,7 @@ def test_the_printed_table_fits_a_narrow_terminal(results: Results) -> None:
     assert max(map(len, printed.splitlines()[begin:-1])) <= 80
     assert "1 failed" in printed
     assert "…" not in printed
-    assert printed.count("problem: ") == 1  # bad input was told when it was read
+    assert printed.count("problem: ") == 1  # bad input was reported when it was read
     assert "lost.xyz" not in printed
 
 
@@ -258,6 +258,3 @@ def test_inserting_a_table_wants_its_marks(tmp_path: Path, results: Results) -> 
     paper.write_text("nothing\n")
     with pytest.raises(DataError, match="expected one line"):
         insert_table(paper, results)
-
-
-# mlham guess

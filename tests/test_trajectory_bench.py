@@ -130,7 +130,7 @@ def test_a_run_may_be_made_longer(tmp_path: Path) -> None:
     assert steps_of(run_water(dataclasses.replace(QUICK, steps=1), tmp_path)) == longer  # nothing is thrown away
 
 
-def test_an_optimisation_that_was_cut_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimisation_that_was_cut_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of its optimiser is not kept; nothing of the first attempt is left among the results."""
     settings = Optimisation(xc="hf", basis="sto-3g", strategy="history,scanner")
     whole = steps_of(run_water(settings, tmp_path / "whole"))
@@ -211,20 +211,20 @@ QUICKLY = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--solver", "foo"], "unknown solver 'foo'; expected one of scf, twolevel"),
-        (["--strategy", "scanner/foo"], "unknown solver 'foo'"),
-        (["--basis", "nono"], "there is no molecule to run; PySCF cannot make the molecule in basis 'nono'"),
-        (["--mult", "2"], "there is no molecule to run; 10 electrons cannot have multiplicity 2"),
-        (["--steps", "-1"], "--steps -1: expected 0 or more"),
-        (["--timestep", "0"], "--timestep 0.0: expected more than zero"),
-        (["--temperature", "-1"], "--temperature -1.0: expected zero or more"),
-        (["--conv-tol", "0"], "--conv-tol 0.0: expected more than zero"),
-        (["--xc", "b3lpy"], "PySCF knows no such functional"),
-        (["--model", "nobody"], "neither a shipped model"),
-        (["--out", "/proc/none"], "/proc/none: it cannot be made: No such file or directory"),
+        (["--solver", "foo"], "'foo'"),
+        (["--strategy", "scanner/foo"], "'foo'"),
+        (["--basis", "nono"], "basis 'nono'"),
+        (["--mult", "2"], "multiplicity 2"),
+        (["--steps", "-1"], "--steps -1"),
+        (["--timestep", "0"], "--timestep 0.0"),
+        (["--temperature", "-1"], "--temperature -1.0"),
+        (["--conv-tol", "0"], "--conv-tol 0.0"),
+        (["--xc", "b3lpy"], "b3lpy"),
+        (["--model", "nobody"], "nobody"),
+        (["--out", "/proc/none"], "/proc/none: it cannot be made"),
     ],
 )
-def test_wrong_arguments_are_said_at_once(
+def test_wrong_arguments_are_named_before_anything_runs(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "water.xyz", water())
@@ -232,7 +232,7 @@ def test_wrong_arguments_are_said_at_once(
     assert cli.main(command) == 1
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="--steps 0: expected 1 or more"):
+    with pytest.raises(DataError, match="--steps 0"):
         Optimisation(steps=0)
 
 
@@ -275,7 +275,7 @@ def test_a_molecule_that_fails_costs_no_other_its_report(
 
 
 @pytest.mark.filterwarnings("ignore:MLHam. the model is not used")
-def test_a_model_that_does_not_serve_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_applicable_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "in.xyz", molecule("SiH4"))
     out = tmp_path / "out"
     command = ["md-bench", str(tmp_path / "in.xyz"), "--steps", "1", "--out", str(out), "--xc", "hf"]
@@ -321,7 +321,7 @@ def test_charges_of_sdf_files_are_run_and_shown(tmp_path: Path, capsys: pytest.C
     assert {(row.charge, row.mult) for row in read_results(out / RESULTS).rows} == {(1, 1)}
 
 
-def test_headings_say_what_is_not_the_lowest_multiplicity() -> None:
+def test_headings_have_charge_and_unusual_multiplicity() -> None:
     def title(name: str, **state: int) -> str:
         row = Row("", name, 2, 10, 8, "hf", "sto-3g", "UHF", "history", "scf", step=0, **state)
         return heading([row])
@@ -338,7 +338,7 @@ def test_members_of_collections_have_their_own_spin() -> None:
     }
 
 
-def test_bad_frames_matter_only_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_bad_frames_matter_only_if_they_are_chosen(tmp_path: Path) -> None:
     path = tmp_path / "in.xyz"
     write(path, [water(), water()], format="xyz")
     path.write_text(path.read_text() + "2\n\nH 0 0 zero\nH 0 0 1\n")
@@ -352,8 +352,8 @@ def test_bad_frames_matter_only_where_they_are_asked_for(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"charge": 1, "mult": 2}, "frame 1 of those to follow has charge 1 and multiplicity 2, the first one 0 and 1"),
-        ({"mult": 3}, "frame 1 of those to follow has charge 0 and multiplicity 3"),
+        ({"charge": 1, "mult": 2}, "charge 1 and multiplicity 2"),
+        ({"mult": 3}, "charge 0 and multiplicity 3"),
         ({"mult": 2}, "10 electrons cannot have multiplicity 2"),
     ],
 )
@@ -386,7 +386,7 @@ def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path:
     assert MLHam().charge_and_spin(second) == (2, 0)
 
 
-def test_energies_that_differ_are_said_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_energies_that_differ_are_reported_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "water.xyz", water())
     command = ["md-bench", str(tmp_path / "water.xyz"), "--out", str(tmp_path / "md"), "--steps", "1", *QUICKLY]
     assert cli.main(command) == 0
@@ -432,7 +432,7 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_told_where_no_bar_can_be(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_a_terminal(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
     write(tmp_path / "in.xyz", water())
     parser = argparse.ArgumentParser()

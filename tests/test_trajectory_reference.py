@@ -38,7 +38,7 @@ def test_a_run_alone_is_compared_with_nothing_and_not_green(tmp_path: Path) -> N
     page = (tmp_path / "report.html").read_text()
     assert "Same answers" not in page
     assert 'class="verdict open"' in page
-    assert "no energy is compared" in page
+    assert "One strategy alone" in page
     assert "Nothing else ran to compare energies with" in (tmp_path / "table.md").read_text()
 
 

@@ -42,13 +42,13 @@ The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
   scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
   coarse    a density-fitted SCF on a small grid, converged first: the classical rival
-  ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
+  ml        the shipped model, or --model; ml:NAME another one; minao if a model is not applicable
   oracle    the converged answer: no method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
             stored answer, whose own SCF is not counted; no method either
 
 Charge and multiplicity of a frame are those of its comment line or info (charge=-1 mult=2), of SDF's CHG and RAD lines
-and of Gaussian inputs; --charge and --mult are for frames that say nothing.
+and of Gaussian inputs; --charge and --mult are for frames without them.
 
 The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
 same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
@@ -181,13 +181,13 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
-            "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "
+            "PySCF's vsap guess needs a functional, and GKS objects do not have it; leave it out with --xc hf and with "
             "--scf gks."
         )
     if without_coarse and any(guess.kind == "coarse" for guess in guesses):
         raise DataError(
             "the coarse guess is a density-fitted SCF on a smaller grid, and nothing is coarser than --df with "
-            "--grid 0 or --xc hf; leave it out there."
+            "--grid 0 or --xc hf; leave it out."
         )
     return tuple(guesses)
 
@@ -200,11 +200,7 @@ def _solvers(text: str) -> tuple[str, ...]:
 
 
 def add_guess(parser: argparse.ArgumentParser) -> None:
-    """Describe `mlham guess`.
-
-    Args:
-        parser: of the command.
-    """
+    """Describe `mlham guess`."""
     _describe(parser, "Write the learned guess of a molecule to a file.", GUESS, run_guess)
     add_options(parser, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
     _add_state(parser, MULT)
@@ -214,12 +210,7 @@ def add_guess(parser: argparse.ArgumentParser) -> None:
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:
-    """Write a guess; an error where no model serves.
-
-    Args:
-        args: of the command line.
-        console: to draw on.
-    """
+    """Write a guess; an error if no model is applicable."""
     from pyscf_mlham.bench.export import write_guess
 
     if args.output.suffix not in (".npz", ".chk"):
@@ -231,10 +222,10 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
-    words = write_guess(
+    text = write_guess(
         molecule, Level(args.xc, args.basis, args.grid_level, args.density_fit), args.scf, args.model, args.output
     )
-    console.print(f"{args.output}: {words}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{args.output}: {text}", highlight=False, soft_wrap=True, markup=False)
     if others := len(frames) - 1:
         which = f"It is of {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
         console.print(f"{which}; --frame N takes another.", highlight=False, soft_wrap=True, markup=False)

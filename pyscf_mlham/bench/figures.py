@@ -95,21 +95,12 @@ def _steps(methods: Sequence[Method]) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG.
-
-    Args:
-        figure: from `draw`.
-    """
+    """Return a figure as PNG."""
     return _saved(figure, "png")
 
 
 def svg(figure: Figure, name: str) -> str:
-    """Return a figure as SVG to stand inside a page: no references outside, identifiers of its own.
-
-    Args:
-        figure: from `draw`.
-        name: unique on the page.
-    """
+    """Return a figure as SVG to stand inside a page: no references outside, identifiers of its own."""
     text = _saved(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -138,11 +129,7 @@ def _axes(height: float) -> tuple[Figure, Any]:
 
 
 def colour(guess: str) -> str:
-    """Return the colour of a guess, the same in every plot.
-
-    Args:
-        guess: label.
-    """
+    """Return the colour of a guess, the same in every plot."""
     return COLOURS.get(guess) or OTHERS[sum(guess.encode()) % len(OTHERS)]
 
 
@@ -209,11 +196,7 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
 
 
 def key_methods(methods: Sequence[Method]) -> list[Method]:
-    """Choose what a reader wants to compare first: the rival, the model, the two levels, or all where there are none.
-
-    Args:
-        methods: of a benchmark.
-    """
+    """Choose what a reader wants to compare first: the rival, the model, the two levels, or all of them."""
 
     def is_key(method: Method) -> bool:
         return method.guess.startswith("ml") or method.guess == ("minao" if _is_two(method) else "coarse")

@@ -31,7 +31,7 @@ from pyscf_mlham.scf.twolevel import accelerate
 Array = NDArray[Any]
 
 KNOWN = (*CLASSICAL, "ml")  # to mf.init_guess; the other starts are densities that a user hands to the kernel
-PLAIN = "plain SCF, not two levels"  # in the note of a two-level run that was none
+PLAIN = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
 
@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What one run came to; None where there is nothing to say.
+    """The result of one run; None: not known or not applicable.
 
     Attributes:
         key: identity of the run under its protocol.
@@ -75,7 +75,7 @@ class Row:
         at_minimum: whether an optimisation ends there.
         charge, mult: of the molecule.
         converged: by PySCF's criteria.
-        cycles: of the SCF (of twolevel: full ones); max_cycle where it did not converge.
+        cycles: of the SCF (of twolevel: full ones); max_cycle if it did not converge.
         full_builds: full Fock builds of the solver.
         coarse_builds: coarse Fock builds, those of the guess and of the solver.
         response_solves: solutions of the response model, those of the guess and of the solver.
@@ -91,9 +91,9 @@ class Row:
         occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
         initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
         model, model_sha256: the model that made the guess.
-        versions: of what was at work.
-        note: what a reader should know.
-        error: why there is no result, "" where there is one.
+        versions: of packages, processor and linear algebra.
+        note: remarks for a reader.
+        error: why there is no result; "" if there is one.
         gradients: norm of the orbital gradient at every full Fock build.
         positions, momenta: of the geometry, Angstrom and ASE's unit; in rows of the run that makes the path.
         predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
@@ -149,26 +149,17 @@ class Row:
 
 
 def measure(task: Task) -> Row:
-    """Run one SCF; a failure is a row with its reason, never an exception.
-
-    Args:
-        task: what to run.
-    """
+    """Run one SCF; a failure is a row with its reason, not an exception."""
     try:
         with _ALONE:
             _warm_up(task.protocol, task.guess)
             return _limit(task) if task.guess == LIMIT else _measured(task)
     except Exception as error:  # whatever it is, the other runs go on, and this one is reported
-        return lost(task, f"{type(error).__name__}: {error}".strip())
+        return failed(task, f"{type(error).__name__}: {error}".strip())
 
 
-def lost(task: Task, reason: str) -> Row:
-    """Return the row of a run without a result.
-
-    Args:
-        task: what was to be run.
-        reason: why there is none.
-    """
+def failed(task: Task, reason: str) -> Row:
+    """Return the row of a run without a result."""
     return Row(**_about(task), error=reason)
 
 
@@ -193,7 +184,7 @@ def _about(task: Task) -> dict[str, Any]:
 
 
 def versions() -> str:
-    """Name all that results may depend on: versions, the processor, and what linear algebra takes it for."""
+    """Return versions, the processor, and what linear algebra takes it for."""
     parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
     parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor_name()}
     taken_for = ", ".join(f"{name} {known}" for name, known in processors().items())
@@ -210,7 +201,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
             raise DataError("--device cuda, but torch finds no CUDA device here")
         if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes, not from others'
             raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
-    if guess.kind in ("chk", LIMIT.kind):  # a file knows nothing of hydrogen
+    if guess.kind in ("chk", LIMIT.kind):  # a file has no hydrogen
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
@@ -301,8 +292,8 @@ def _limit(task: Task) -> Row:
 def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
     """Run what a user runs, and return the start with its wall and processor seconds.
 
-    A guess that mf.init_guess can name is made when the kernel asks for it: what `accelerate` does with it, turning
-    frontier orbitals of unrestricted singlets for one, is part of the method.
+    A guess that mf.init_guess can name is made when the kernel asks for it: what `accelerate` does with it, such
+    as mixing the frontier orbitals of unrestricted singlets, is part of the method.
     """
     made: list[tuple[Start, tuple[float, float]]] = []
 
@@ -314,7 +305,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
         return start.density
 
     def get_init_guess(*_: Any, **__: Any) -> Any:
-        del mf.get_init_guess  # PySCF's own is there again, which `start_from` asks
+        del mf.get_init_guess  # `start_from` asks PySCF's own
         return make()
 
     if task.guess.kind in KNOWN:
@@ -327,7 +318,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
 
 
 def _left_to_plain(mf: Any) -> str:
-    """Say why a two-level object left its work to plain SCF; "" where it did not."""
+    """Return why a two-level object left its work to plain SCF; "" if it did not."""
     if not (reason := getattr(mf, "plain_reason", "")):
         return ""
     return f"two levels, then plain SCF: {reason}" if mf.coarse_cycles else f"{PLAIN}: {reason}"

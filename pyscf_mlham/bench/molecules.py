@@ -17,12 +17,12 @@ NUMBERED = re.compile(r" \(\d+\)$")
 
 
 class Input(NamedTuple):
-    """What was found in the files.
+    """Content of the input files.
 
     Attributes:
         molecules: in order, each geometry once.
-        bad: what cannot be used, in words.
-        duplicates: what was there twice, in words.
+        bad: messages about what cannot be used.
+        duplicates: messages about what occurs twice.
     """
 
     molecules: list[Molecule]
@@ -35,8 +35,8 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
     Args:
         sources: files that ASE reads, ase:g2 and the like, ase:g2/H2O,CH4 for some of a collection.
-        charge: where a frame has none of its own.
-        mult: multiplicity, where a frame has none of its own; None as in `read_geometries`.
+        charge: if a frame has none of its own.
+        mult: multiplicity, if a frame has none of its own; None as in `read_geometries`.
     """
     names: set[str] = set()
     seen: dict[str, str] = {}
@@ -56,12 +56,7 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a name that nothing else has: itself, or itself (2), (3) and so on.
-
-    Args:
-        name: wanted.
-        taken: by others.
-    """
+    """Return a name that nothing else has: itself, or itself (2), (3) and so on."""
     plain = NUMBERED.sub("", name)
     others = (f"{plain} ({count})" for count in itertools.count(2))
     return next(n for n in itertools.chain([name], others) if n not in taken)

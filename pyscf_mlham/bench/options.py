@@ -14,7 +14,7 @@ def option(default: T, text: str, *flags: str, **how: Any) -> T:
     """Declare a field of a dataclass that is an option as well.
 
     Args:
-        default: its type is that of the option; a bool is a switch that turns it round.
+        default: its type is that of the option; a bool is a switch of the other value.
         text: help.
         flags: as argparse takes them; by default the name of the field.
         how: further arguments of argparse's add_argument.

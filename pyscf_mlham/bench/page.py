@@ -17,7 +17,7 @@ from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
 from pyscf_mlham.bench.summary import Method, Ratio, Section, sections
-from pyscf_mlham.bench.table import TOO_FEW, asides, clock_words, columns, compared, describe, enough, how_many
+from pyscf_mlham.bench.table import TOO_FEW, asides, clock_name, columns, compared, describe, enough, how_many
 from pyscf_mlham.bench.table import reference_name as reference_of
 
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
@@ -58,13 +58,7 @@ RUNS = (
 
 
 def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
-    """Return the page.
-
-    Args:
-        results: of a benchmark.
-        plots: SVG by name.
-        clock: which seconds are shown, cpu or wall.
-    """
+    """Return the page."""
     found = sections(results, clock)
     everything = [method for _, methods in found for method in methods]
     several = enough(everything)
@@ -79,7 +73,7 @@ def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
     text: str = environment.get_template("template.html").render(
         kind=results.protocol.kind,
         subtitle=describe(results),
-        clock=clock_words(results, clock),
+        clock=clock_name(results, clock),
         compared=compared(results),
         verdict=_verdict(results),
         cards=[_card(method) for method in key_methods(everything)],
@@ -113,7 +107,7 @@ def _verdict(results: Results) -> dict[str, Any]:
         text = f"One strategy alone: no energy is compared.{remarks}"
         return found | {"tone": "open", "heading": f"{runs} runs", "text": text}
     text = (
-        f"All {runs} runs converged, and all energies agree with {reference_of(results)}: the largest difference is "
+        f"All {runs} runs converged, and all energies agree with {reference_of(results)}'s: the largest difference is "
         f"{max(errors):.1e} Ha, {allowed} are allowed."
     )
     if notices:
@@ -143,13 +137,13 @@ def _merit(ratio: Ratio, faster: bool) -> dict[str, str]:
         return {}
     if faster:
         big, low, high = (f"{1 / v:.2f}" for v in (ratio.value, ratio.high, ratio.low))
-        text, words = f"{big}×", "faster than minao" if ratio.value <= 1 else "the speed of minao"
+        text, label = f"{big}×", "faster than minao" if ratio.value <= 1 else "the speed of minao"
     else:
         big, low, high = (f"{100 * (v - 1):+.0f}".replace("-", "−") for v in ratio)
-        text, words = f"{big} %", "full Fock builds"
+        text, label = f"{big} %", "full Fock builds"
     vague = ratio.high > VAGUE * ratio.low
     interval = "too few for an interval" if vague else f"{low} to {high}" if ratio.has_interval else "no interval"
-    return {"text": text, "words": words, "interval": interval}
+    return {"text": text, "label": label, "interval": interval}
 
 
 def _section(results: Results, section: Section, svg: str) -> dict[str, Any]:
@@ -190,7 +184,7 @@ def _has(results: Results, name: str, clock: str) -> bool:
 
 def _run(row: Row, results: Results, shown: list[tuple[str, str, str]], clock: str) -> dict[str, Any]:
     doubt = results.doubt(row)
-    note = row.error or "; ".join(filter(None, (doubt.words if doubt else "", row.note)))
+    note = row.error or "; ".join(filter(None, (doubt.text if doubt else "", row.note)))
     cells = []
     for _, name, form in shown:
         value = note if name == "note" else _value(row, name, clock)

@@ -20,14 +20,14 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.scf.problem import check_functional
 
-CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # words for mf.init_guess; the last one is this package's
+CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # names for mf.init_guess; scc is this package's
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
 DEFAULT_GUESSES = tuple(name for name in GUESSES if name != "scc")
 SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
 COARSE_GRID = 1
 COARSE_TOL = 1e-8  # Hartree
-DIGITS = 8  # of a hash, enough to tell two files apart
+DIGITS = 8  # of a hash, which distinguish two files
 
 
 class Strategy(NamedTuple):
@@ -75,9 +75,9 @@ class Theory:
         check_functional(self.xc)
         self._expect("conv_tol", self.conv_tol > 0, "more than zero")
 
-    def _expect(self, name: str, right: bool, words: str) -> None:
+    def _expect(self, name: str, right: bool, text: str) -> None:
         if not right:
-            raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {words}.")
+            raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {text}.")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Theory:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Theory) -> str:
-        """Return in words how another protocol differs."""
+        """Return how another protocol differs, as text."""
         return differences({"kind": other.kind} | other.identity, {"kind": self.kind} | self.identity)
 
 
@@ -253,11 +253,7 @@ LIMIT = Guess("limit", "limit")  # no guess: the time of what no SCF of the obje
 
 
 def guess_from_text(text: str) -> Guess:
-    """Read one entry of `--guess`.
-
-    Args:
-        text: one of `GUESSES`, ml:NAME, ml:FOLDER or chk:FILE.
-    """
+    """Read one entry of `--guess`."""
     kind, _, path = text.strip().partition(":")
     if not path and kind in GUESSES:
         return Guess(kind, kind)
@@ -292,7 +288,7 @@ def model_hash(name: str) -> str:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     folder = folders.get(name, Path(name).expanduser())
     if not folder.is_dir():
-        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders) or 'none'}) nor a folder.")
+        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder.")
     return checkpoint.read_config(folder).weights_sha256
 
 

@@ -40,13 +40,13 @@ class Doubt(NamedTuple):
 
     Attributes:
         kind: the same for what repetitions share.
-        size: of two of a kind, the larger one is told.
-        words: for a reader.
+        size: of two of a kind, the larger one is reported.
+        text: of the report.
     """
 
     kind: str
     size: float
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Results:
     Attributes:
         protocol: what all rows share.
         rows: every run, in order of molecule, guess, solver and repetition.
-        bad_input: what could not be read, in words.
+        bad_input: messages about what could not be read.
         energy_tolerance: by how much energies may differ from the reference, Hartree.
         limits: timings of set-up and two full builds of each molecule.
     """
@@ -69,23 +69,23 @@ class Results:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that a reader must know before believing the rest, failed runs first; empty where all is well."""
+        """Everything that a reader must know before believing the rest, failed runs first."""
         runs: dict[tuple[str, str, str], list[Row]] = {}
         for row in [*self.rows, *self.limits]:
             runs.setdefault((molecule_of(row), row.guess, row.solver), []).append(row)
         found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
-        return list(dict.fromkeys([*(words for _, words in found), *(f"input: {text}" for text in self.bad_input)]))
+        return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
 
     def _problems_of(self, repetitions: Sequence[Row]) -> Iterator[tuple[str, str]]:
-        """Kind and words of each thing that is wrong with the runs of one molecule by one method."""
+        """Kind and text of each thing that is wrong with the runs of one molecule by one method."""
         doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
         for kind in dict.fromkeys(doubt.kind for doubt in doubts):
             alike = [doubt for doubt in doubts if doubt.kind == kind]
             unit = "runs" if repetitions[0].step is None else "geometries"
             count = f"{len(alike)} of {len(repetitions)} {unit}: " * (len(repetitions) > 1)
             worst = max(alike, key=lambda doubt: doubt.size)
-            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.words}"
+            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.text}"
 
     @property
     def notices(self) -> list[str]:
@@ -95,12 +95,12 @@ class Results:
         for method in methods_of(self) if not self.is_path else []:
             missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
             if missing:
-                words = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
-                found.append(f"{', '.join(method)}: {words}")
+                text = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
+                found.append(f"{', '.join(method)}: {text}")
         used = list(dict.fromkeys(row.versions or "unknown" for row in self.rows if not row.error))
         if len(used) > 1:
-            words = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
-            found.append(f"{words}: {'; '.join(used)}")
+            text = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
+            found.append(f"{text}: {'; '.join(used)}")
         return found
 
     @property
@@ -125,11 +125,7 @@ class Results:
         return references(self.rows, self.protocol.reference)
 
     def doubt(self, row: Row) -> Doubt | None:
-        """Say what is wrong with a run; None where nothing is.
-
-        Args:
-            row: one of the rows.
-        """
+        """Return what is wrong with a run, or None."""
         if row.error:
             return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
         if row.guess == LIMIT.label:
@@ -139,26 +135,22 @@ class Results:
         if row.e_err is None:
             if self.is_path:
                 return None  # a single run, or a reference that failed, which is reported
-            words = f"there is no converged {'/'.join(self.protocol.reference)} run to compare its energy with"
-            return Doubt("no reference", 0.0, words)
+            text = f"there is no converged {'/'.join(self.protocol.reference)} run to compare its energy with"
+            return Doubt("no reference", 0.0, text)
         if abs(row.e_err) <= self.energy_tolerance:
             return None
         side = "below" if row.e_err < 0 else "above"
-        tells = ", which may be incomplete convergence; a tighter --conv-tol tells"
-        state = ": another state" if self.is_elsewhere(row) else tells
+        incomplete = ", which may be incomplete convergence; a tighter --conv-tol decides"
+        state = ": another state" if self.is_elsewhere(row) else incomplete
         size = abs(row.e_err)
         return Doubt("energy", size, f"its energy is {size:.1e} Ha {side} the reference{state}")
 
     def is_elsewhere(self, row: Row) -> bool:
-        """Whether a run ended in another state than the reference, as far as energy, spin and gap tell.
-
-        Args:
-            row: one of the rows.
-        """
-        there = self._references.get(case_of(row))
-        if there is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
+        """Whether a run ended in another state than the reference, by energy, spin and gap."""
+        other = self._references.get(case_of(row))
+        if other is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
             return False
-        pairs = ((row.s2, there.s2, OTHER_S2), (row.gap, there.gap, OTHER_GAP))
+        pairs = ((row.s2, other.s2, OTHER_S2), (row.gap, other.gap, OTHER_GAP))
         visible = any(a is not None and b is not None and abs(a - b) > most for a, b, most in pairs)
         return visible or abs(row.e_err) > OTHER_ENERGY
 
@@ -189,11 +181,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read results.json.
-
-    Args:
-        path: of the file.
-    """
+    """Read results.json."""
     try:
         content = json.loads(path.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
@@ -219,11 +207,7 @@ def _finite(value: Any) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a benchmark where it is missing, or say that it cannot be written.
-
-    Args:
-        path: of the folder.
-    """
+    """Make the folder of a benchmark; an error if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(path, os.W_OK | os.X_OK) else "it may not be written"
@@ -235,10 +219,6 @@ def make_folder(path: Path) -> None:
 
 class Folder:
     """The folder of a benchmark, open for one process.
-
-    Args:
-        path: made when missing.
-        protocol: that of results which are there already must be the same.
 
     Attributes:
         rows: finished runs by key.
@@ -268,10 +248,10 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
 
-    def _check(self, there: AnyProtocol) -> None:
-        if there.fingerprint != self.protocol.fingerprint:
+    def _check(self, other: AnyProtocol) -> None:
+        if other.fingerprint != self.protocol.fingerprint:
             raise DataError(
-                f"{self.path} holds results of another protocol: {self.protocol.differences(there)}. "
+                f"{self.path} holds results of another protocol: {self.protocol.differences(other)}. "
                 "Give another folder, or remove this one."
             )
 
@@ -284,7 +264,7 @@ class Folder:
             except ValueError:
                 break
             size += len(line)
-        if len(found) < 2:  # no run is in it: whose protocol it was does not matter
+        if len(found) < 2:  # no run is in it: its protocol does not matter
             size = 0
         os.ftruncate(self._journal, size)
         os.lseek(self._journal, 0, os.SEEK_END)
@@ -299,11 +279,7 @@ class Folder:
         self.rows |= {row.key: row for row in rows}
 
     def add(self, row: Row) -> None:
-        """Keep a row; when this returns, it is on the disk.
-
-        Args:
-            row: of a finished run.
-        """
+        """Keep a row; when this returns, it is on the disk."""
         content = _plain(row)
         self._write(content)
         self.rows[row.key] = Row(**content)  # as it will be read again
@@ -315,11 +291,7 @@ class Folder:
         os.fsync(self._journal)
 
     def finish(self, results: Results) -> None:
-        """Write results.json; the journal is not needed any more.
-
-        Args:
-            results: of all rows.
-        """
+        """Write results.json; the journal is not needed any more."""
         replace_file(self.path / RESULTS, results.to_json().encode())
         (self.path / JOURNAL).unlink(missing_ok=True)
 
@@ -337,7 +309,7 @@ def results_from_rows(
         rows: of finished runs, in any order, timings of limits among them.
         protocol: theirs.
         order: keys of the runs in the order of the input; others follow as they come.
-        bad_input: what could not be read, in words.
+        bad_input: messages about what could not be read.
         tolerance: on energies, Hartree.
     """
     known = {key: place for place, key in enumerate(order)}
@@ -378,11 +350,7 @@ def _run_of(row: Row) -> str:
 
 
 def molecule_of(row: Row) -> str:
-    """Return the key of a row's molecule, which tells geometries of the same name apart.
-
-    Args:
-        row: of any run.
-    """
+    """Return the key of a row's molecule, which geometries of the same name do not share."""
     return row.key.split(" ", 1)[0]
 
 
@@ -400,10 +368,6 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
 
 
 def methods_of(results: Results) -> list[tuple[str, str]]:
-    """Return the pairs of guess and solver that occur: plain SCF first, guesses in order of appearance.
-
-    Args:
-        results: of a benchmark.
-    """
+    """Return the pairs of guess and solver that occur: plain SCF first, guesses in order of appearance."""
     pairs = dict.fromkeys((row.guess, row.solver) for row in results.rows)
     return sorted(pairs, key=lambda pair: SOLVERS.index(pair[1]))

@@ -1,4 +1,4 @@
-"""Running a benchmark: in random order, on several processes or a cluster, proof against being killed."""
+"""Running a benchmark: in random order, on several processes or a cluster, safe if it is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pyscf_mlham.bench.measure import Row, Task, lost, measure
+from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.options import option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
@@ -51,15 +51,7 @@ class Plan:
 
 
 def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
-    """Run what is not done yet and write results.json.
-
-    Args:
-        found: molecules, and what could not be read.
-        plan: what to run.
-        protocol: level of theory and everything else that all runs share.
-        path: of the folder.
-        console: to draw on.
-    """
+    """Run what is not done yet and write results.json."""
     _check_molecules(found, protocol)
     folder = Folder(path, protocol)
     try:
@@ -68,10 +60,10 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
         waiting = [task for task in tasks if task.key not in done]
         random.Random(plan.seed).shuffle(waiting)
         if len(waiting) < len(tasks):
-            failed = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
-            words = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
-            retry = f", {failed} of them failed; --retry-failed tries them again" * bool(failed)
-            console.print(f"{words}{retry}.", highlight=False)
+            broken = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
+            text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
+            retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
+            console.print(f"{text}{retry}.", highlight=False)
         say_others(folder, [task.key for task in tasks], console)
         try:
             _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
@@ -104,7 +96,7 @@ def finished(
         folder: of the benchmark.
         order: keys of this command's runs.
         names: of this command's molecules, by key.
-        bad: input that could not be read, in words.
+        bad: messages about input that could not be read.
         tolerance: on energies, Hartree.
     """
     rows = renamed(list(folder.rows.values()), names)
@@ -126,7 +118,7 @@ def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
 
 
 def _check_molecules(found: Input, protocol: Protocol) -> None:
-    """Refuse what no run can succeed with, such as a misspelt basis set, before anything is written."""
+    """Check that some run can succeed, before anything is written; a misspelt basis set ends here."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
         reason = _why_not(molecule, protocol.basis)
@@ -161,7 +153,7 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
 
 def _engine(plan: Plan, protocol: Protocol) -> Callable[[Sequence[Task]], Iterator[Row]]:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
-    job = Job(measure, lost, protocol.threads, hidden)
+    job = Job(measure, failed, protocol.threads, hidden)
     return dask_engine(job, plan.dask) if plan.dask else process_engine(job, plan.jobs)
 
 
@@ -183,8 +175,8 @@ def _work_through(
         for row in engine(tasks):
             folder.add(row)
             if row.error:
-                words = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
-                console.print(words, soft_wrap=True, highlight=False)
+                text = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
+                console.print(text, soft_wrap=True, highlight=False)
             progress.advance(bar)
             lines.say(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
             live.update(Group(progress, running_means(list(folder.rows.values()))))
@@ -194,11 +186,7 @@ def _work_through(
 
 
 def running_means(rows: Sequence[Row]) -> Table:
-    """Return the means of what is done so far, for the eye: molecules of all sizes, in random order.
-
-    Args:
-        rows: of finished runs.
-    """
+    """Return the means of what is done so far, over molecules of all sizes, in random order."""
     table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
     methods: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

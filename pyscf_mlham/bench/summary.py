@@ -16,21 +16,21 @@ from pyscf_mlham.bench.starts import NO_MODEL
 
 COVERED = 0.95  # of the intervals
 FEWEST = 2  # molecules with an interval
-WIDE = 99.0  # bounds beyond it say nothing
+WIDE = 99.0  # bounds beyond it are not shown
 CLOCKS = ("cpu", "wall")
 NAN = float("nan")
 NOTHING = np.array([])
 
 
 class Case(NamedTuple):
-    """One molecule by one method: medians over the repetitions, the worst of them where one did not converge.
+    """One molecule by one method: medians over the repetitions, the worst of them if one did not converge.
 
     Attributes:
         name: of the molecule.
         natm: atoms.
         nao: basis functions.
         converged: in every repetition.
-        cycles: of the SCF; max_cycle where it did not converge.
+        cycles: of the SCF; max_cycle if it did not converge.
         builds: full Fock builds, those hidden in the guess among them.
         coarse_builds: coarse Fock builds.
         response_solves: solutions of the response model.
@@ -68,15 +68,11 @@ class Ratio(NamedTuple):
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were molecules enough, and they differ."""
+        """Whether there are enough molecules, and they differ."""
         return bool(self.high > self.low * (1 + 1e-9))
 
     def text(self, missing: str = "–") -> str:
-        """Return it as 0.71 [0.68, 0.74].
-
-        Args:
-            missing: what to say where there is none.
-        """
+        """Return it as 0.71 [0.68, 0.74]."""
         if not np.isfinite(self.value):
             return missing
         if not self.has_interval:
@@ -155,17 +151,17 @@ class Method:
 
     @property
     def build_ratio(self) -> Ratio:
-        """Builds over those of the reference; none for a bound, whose builds are those that found the answer."""
+        """Builds over those of the reference; not for a bound, whose builds are those that found the answer."""
         return geometric_mean(NOTHING if self.is_bound else self._ratios("builds"))
 
     @property
     def time_ratio(self) -> Ratio:
-        """Seconds over those of the reference; none for a bound."""
+        """Seconds over those of the reference; not for a bound."""
         return geometric_mean(NOTHING if self.is_bound else self._ratios("seconds"))
 
     @property
     def limit_ratio(self) -> Ratio:
-        """Seconds over those of set-up and two full builds; none for a bound."""
+        """Seconds over those of set-up and two full builds; not for a bound."""
         ratios = [case.seconds / case.limit for case in self.cases.values() if case.limit]
         return geometric_mean(NOTHING if self.is_bound else np.array(ratios))
 
@@ -196,11 +192,7 @@ class Method:
 
 
 def is_answer(guess: str) -> bool:
-    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's.
-
-    Args:
-        guess: label.
-    """
+    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's."""
     return guess == "oracle" or guess.startswith("chk:")
 
 
@@ -217,12 +209,7 @@ class Section(NamedTuple):
 
 
 def sections(results: Results, clock: str = "cpu") -> list[Section]:
-    """Return the tables of a benchmark.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, one of `CLOCKS`.
-    """
+    """Return the tables of a benchmark."""
     if not results.is_path:
         return [Section("", summarise(results, clock))]
     return [
@@ -243,12 +230,7 @@ def heading(rows: Sequence[Row]) -> str:
 
 
 def summarise(results: Results, clock: str = "cpu") -> list[Method]:
-    """Return the statistics of every method that occurs; along a path, each geometry is a case.
-
-    Args:
-        results: of a benchmark, or of one molecule's path.
-        clock: which seconds to compare, one of `CLOCKS`.
-    """
+    """Return the statistics of every method that occurs; along a path, each geometry is a case."""
     groups: dict[tuple[str, str], dict[str, list[Row]]] = {
         pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
         for pair in methods_of(results)
@@ -301,11 +283,7 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
 
 
 def geometric_mean(ratios: np.ndarray) -> Ratio:
-    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms.
-
-    Args:
-        ratios: one for each molecule, positive.
-    """
+    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms."""
     if len(ratios) == 0:
         return Ratio(*[float("nan")] * 3)
     logs = np.log(ratios)

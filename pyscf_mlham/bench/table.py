@@ -46,7 +46,7 @@ def _number(value: float, form: str = ".1f") -> str:
 
 
 def _cost(attribute: str) -> Callable[[Method], str]:
-    """Mean number of builds; none for a bound, whose builds are those that found the answer."""
+    """Mean number of builds; not for a bound, whose builds are those that found the answer."""
     return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
 
 
@@ -132,20 +132,15 @@ def describe(results: Results) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def clock_words(results: Results, clock: str) -> str:
-    """Return in words which seconds, cpu or wall, are compared."""
+def clock_name(results: Results, clock: str) -> str:
+    """Return which seconds are compared, as text."""
     kind = "processor seconds" if clock == "cpu" else "wall time"
     threads = getattr(results.protocol, "threads", 0)
     return f"{kind} of {threads} thread{'s' * (threads != 1)}" if threads else f"{kind} of one process, guess included"
 
 
 def summary_table(results: Results, clock: str = "cpu") -> str:
-    """Return the statistics as Markdown tables with a line on what was measured.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-    """
+    """Return the statistics as Markdown tables with a line on what was measured."""
     lines, found = [], sections(results, clock)
     for title, methods in found:
         lines += [f"## {title}", ""] if title else []
@@ -161,13 +156,13 @@ def summary_table(results: Results, clock: str = "cpu") -> str:
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
     about = (
-        f"{describe(results)}; {clock_words(results, clock)}. {_explained(results, found[0].methods if found else [])}"
+        f"{describe(results)}; {clock_name(results, clock)}. {_explained(results, found[0].methods if found else [])}"
     )
     return "\n".join([*lines, about + verdict + notices]) + "\n"
 
 
 def _explained(results: Results, methods: Sequence[Method]) -> str:
-    """Say what the numbers of the tables are."""
+    """Return what the numbers of the tables are."""
     if results.is_path:
         first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
         return f"{first}Builds are full Fock builds. {compared(results)}"
@@ -185,12 +180,12 @@ def compared(results: Results) -> str:
 
 
 def enough(methods: Sequence[Method]) -> bool:
-    """Whether there are molecules enough for intervals."""
+    """Whether there are enough molecules for intervals."""
     return max((len(method.cases) for method in methods), default=0) >= FEWEST
 
 
 def how_many(problems: Sequence[str]) -> str:
-    """Return the number of problems in words."""
+    """Return the number of problems as text."""
     return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
@@ -207,12 +202,7 @@ def asides(method: Method) -> list[str]:
 
 
 def molecule_table(results: Results, clock: str = "cpu") -> str:
-    """Return cycles and full builds of every molecule as a Markdown table.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-    """
+    """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
     lines = [_line([*PER_MOLECULE, *(m.name for m in methods)]), "|---|--:|--:|" + "--:|" * len(methods)]
     for key, name, natm, nao in _molecules(methods):
@@ -238,14 +228,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
-    """Print statistics, notices, and every problem but bad input, which is reported when it is read.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-        console: to print on.
-    """
-    console.print(f"{describe(results)}; {clock_words(results, clock)}", soft_wrap=True, highlight=False)
+    """Print statistics, notices, and every problem but bad input, which is reported when it is read."""
+    console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
     found = sections(results, clock)
     for title, methods in found:
         if title:
@@ -267,12 +251,7 @@ def print_summary(results: Results, clock: str, console: Console) -> None:
 
 
 def narrow_table(headings: Sequence[str], texts: int) -> Table:
-    """Return an empty table for 80 columns, in which the first one gives way to the numbers.
-
-    Args:
-        headings: of the columns.
-        texts: how many of them hold no numbers.
-    """
+    """Return an empty table for 80 columns, in which the first one gives way to the numbers."""
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for place, heading in enumerate(headings):
         side: JustifyMethod = "left" if place < texts else "right"

@@ -1,7 +1,7 @@
 """What each way of starting an SCF costs at every geometry of a trajectory or an optimisation.
 
 One run makes the geometries; at each of them every strategy converges from its own guess, with its own history, so
-all see the same path. Every finished geometry is kept as rows of the benchmark's journal: a killed run goes on there.
+all see the same path. Every finished geometry is kept as rows of the journal: a killed run continues there.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
 def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
     """Return the rows of the first run at finished geometries, and forget those of others.
 
-    An optimisation that is not finished starts anew: the memory of its optimiser is not kept.
+    An optimisation that is not finished starts again: the memory of its optimiser is not kept.
     """
     rows = {(r.step, r.guess, r.solver): r for r in folder.rows.values() if r.key.split(" ")[0] == key}
     count = 0
@@ -209,7 +209,7 @@ def _about(name: str, atoms: Atoms, settings: Settings) -> dict[str, Any]:
         charge, spin = own.charge_and_spin(atoms)
         found |= {"charge": charge, "mult": spin + 1}
         mf = own.mean_field(atoms, charge, spin)
-    except CalculatorError:  # its run says why
+    except CalculatorError:  # its run has the reason
         return found
     return found | {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
 
