@@ -362,3 +362,30 @@ def test_the_self_consistent_baseline_is_a_guess_by_name() -> None:
         pytest.skip("init_guess = 'scc' is not in this version")
     assert (row.error, row.converged) == ("", True)
     assert row.cycles < run_one("minao").cycles
+
+
+@pytest.mark.parametrize(
+    ("kind", "charge", "spin"),
+    [
+        ("rhf", 0, 0),
+        ("uhf", 1, 1),
+        ("rohf", 1, 1),
+        ("ghf", 0, 0),
+        ("rks", 0, 0),
+        ("uks", 1, 1),
+        ("roks", 1, 1),
+        ("gks", 0, 0),
+    ],
+)
+def test_every_kind_of_object_has_a_limit(kind: str, charge: int, spin: int) -> None:
+    protocol = Protocol(xc="hf" if kind.endswith("hf") else "pbe", basis="sto-3g", scf=kind, grid_level=0)
+    row = measure(Task(water(charge, spin), LIMIT, "scf", 0, protocol))
+    assert (row.error, row.full_builds) == ("", 2)
+    assert 0 < row.guess_s < row.total_s
+
+
+@pytest.mark.parametrize("xc", ["hf", "pbe"])
+def test_one_electron_has_a_limit(xc: str) -> None:
+    atom = Molecule("H", "H", "", np.array([1]), np.zeros((1, 3)), 0, 1)
+    row = measure(Task(atom, LIMIT, "scf", 0, Protocol(xc=xc, basis="sto-3g")))
+    assert (row.error, row.full_builds) == ("", 2)

@@ -84,7 +84,7 @@ class Row:
         guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
         limit_s, limit_cpu_s: of set-up and two full builds, which no SCF of the object does without.
         e_tot: Hartree.
-        e_err: e_tot minus that of the minao reference, Hartree.
+        e_err: e_tot minus that of the reference, Hartree.
         s2: expectation value of S^2.
         homo, lumo, gap: Hartree.
         guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
