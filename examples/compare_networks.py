@@ -27,7 +27,7 @@ from pyscf import dft
 from rich.console import Console
 from rich.progress import Progress
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
 from pyscf_mlham.data.geometries import mol_from_geometry

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.basis import core_potentials
+from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.counting import counting_fock_builds

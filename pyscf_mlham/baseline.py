@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, lib, scf
 from pyscf.gto.mole import fakemol_for_cgtf_charge
 
-from pyscf_mlham.basis import is_ghost
-from pyscf_mlham.coarse import LEVELS, CoarseField
+from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import CoarseField, Level
 
 Array = NDArray[np.float64]
 
 SAP_BASIS = "sapgrasplarge"
 BATCH_BYTES = 2.0e8  # of three-centre integrals held at a time
 SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
+# The field of the minao baseline of shipped models. Models depend on it: never change it, add another.
+H0_LEVEL = Level(
+    "minao-1", "def2-universal-jfit", "def2-universal-jkfit", grid=1, dtype=np.float32, functions=2.0, far=1e-8
+)
 BASELINES = ("sap", "minao", "hcore")
 
 
@@ -133,10 +137,10 @@ def minao_potential(mol: gto.Mole, xc: str) -> Array:
     occupied = density.mo_occ > 0
     factor = density.mo_coeff[:, occupied] * np.sqrt(density.mo_occ[occupied])
     try:
-        return CoarseField(mf, LEVELS[0]).potential([factor])
+        return CoarseField(mf, H0_LEVEL).potential([factor])
     except ResourceError:
         if hasattr(mf, "grids"):
-            mf.grids.level = LEVELS[0].grid
+            mf.grids.level = H0_LEVEL.grid
         return np.asarray(mf.get_veff(mol, density))
 
 

@@ -15,7 +15,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham.features import metric_from_overlap
+from pyscf_mlham.ao.loewdin import metric_from_overlap
 
 Array = NDArray[Any]
 

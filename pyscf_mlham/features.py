@@ -1,10 +1,4 @@
-"""What a network is shown, and in which metric: functions of H0 in symmetrically orthogonalised orbitals.
-
-In AOs an error along a small eigenvalue s of the overlap is amplified by 1/s in the orbital energies, and most of
-dH is the overlap times a shift of the potential. In Loewdin orbitals ``phi S^-1/2`` neither is so: dH becomes
-``S^-1/2 dH S^-1/2``, its pair blocks are ten times smaller, and an error of the network moves no orbital energy by
-more than its own norm. They turn with the molecule exactly as AOs do, shell by shell, so the blocks are the same.
-"""
+"""Input of a network: functions of H0 in Loewdin orbitals, cut into blocks; see `ao.loewdin` for why."""
 
 from __future__ import annotations
 
@@ -13,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
-from pyscf_mlham.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
-from pyscf_mlham.graph import Graph, frames_from_vectors
-from pyscf_mlham.polar import turns_from_frames
+from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
+from pyscf_mlham.ao.frames import frames_from_vectors, turns_from_frames
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import Metric
+from pyscf_mlham.ao.structure import Graph
 
 Array = NDArray[np.float64]
 
@@ -45,30 +40,6 @@ LEVELS = {
 N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
 
-class Metric(NamedTuple):
-    """Roots of the overlap.
-
-    Attributes:
-        half: (n, n) S^1/2.
-        inverse: (n, n) S^-1/2.
-    """
-
-    half: Array
-    inverse: Array
-
-
-def metric_from_overlap(overlap: Array) -> Metric:
-    """Return the symmetric roots of S and of its inverse.
-
-    Args:
-        overlap: (n, n), positive definite.
-    """
-    s, U = np.linalg.eigh(overlap)
-    if s[0] <= 0:
-        raise ValueError(f"the overlap has an eigenvalue {s[0]:.1e}; expected all of them positive.")
-    return Metric(half=(U * np.sqrt(s)) @ U.T, inverse=(U / np.sqrt(s)) @ U.T)
-
-
 def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) -> Array:
     """Bounded, smooth matrix functions that tell a network what H0 knows.
 
@@ -89,21 +60,6 @@ def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) ->
     fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
     functions = [(V * f) @ V.T for f in (squashed, *fermi)]
     return np.stack([overlap, *functions])
-
-
-def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
-    """Bring operator matrix elements from AOs into Loewdin orbitals.
-
-    Args:
-        matrix: (..., n, n).
-        metric: of the overlap.
-    """
-    return metric.inverse @ matrix @ metric.inverse
-
-
-def ao_from_orthogonal(matrix: Array, metric: Metric) -> Array:
-    """Bring operator matrix elements from Loewdin orbitals into AOs: the inverse of `orthogonal_from_ao`."""
-    return metric.half @ matrix @ metric.half
 
 
 class Sample(NamedTuple):

@@ -10,8 +10,8 @@ from conftest import WATER, mole
 from pyscf import dft, gto, scf
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout
-from pyscf_mlham.features import metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 
 
 def pyscf_sap(mol):

@@ -7,12 +7,12 @@ import pytest
 from conftest import ETHYLENE, mole
 from pyscf import gto
 
-from pyscf_mlham.coarse import LEVELS, CoarseField, Level, fitting, grid
-from pyscf_mlham.coarse.fitting import FittedIntegrals, auxiliary_basis
-from pyscf_mlham.coarse.grid import Functional, GridOrbitals, GridXC
+from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid
+from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis
+from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 
-DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
-SINGLE = Level("def2-universal-jfit", "def2-universal-jfit", 0)
+DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
+SINGLE = Level("single", "def2-universal-jfit", "def2-universal-jfit", 0)
 FUNCTIONALS = ["hf", "lda,vwn", "pbe", "b3lyp", "m062x", "r2scan", "wb97x"]
 
 
@@ -117,10 +117,10 @@ def test_atoms_without_orbitals(atoms: str) -> None:
 def test_pairs_are_judged_by_their_own_integrals() -> None:
     mol = mole(ETHYLENE, cart=True)
     diagonal = np.sqrt(np.einsum("ijij->ij", mol.intor("int2e")))
-    np.testing.assert_array_equal(fitting._overlapping(mol), fitting._overlapping(mol).T)
-    assert np.all(fitting._overlapping(mol)[diagonal > 1.01 * fitting.FAR])
+    np.testing.assert_array_equal(fitting._overlapping(mol, DOUBLE.far), fitting._overlapping(mol, DOUBLE.far).T)
+    assert np.all(fitting._overlapping(mol, DOUBLE.far)[diagonal > 1.01 * DOUBLE.far])
     far = mole("H 0 0 0; H 0 0 20")
-    assert not fitting._overlapping(far)[:2, -2:].any()
+    assert not fitting._overlapping(far, DOUBLE.far)[:2, -2:].any()
 
 
 def test_dependent_auxiliary_functions() -> None:

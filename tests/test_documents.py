@@ -42,7 +42,7 @@ def test_demo_prints_every_row() -> None:
 
 
 def test_imports_point_downward() -> None:
-    """basis -> graph -> blocks, density -> scf: no module imports one of a higher layer."""
+    """ao -> coarse -> scf: no module imports one of a higher layer."""
     package = ROOT / "pyscf_mlham"
     below = [
         "errors",
@@ -52,13 +52,10 @@ def test_imports_point_downward() -> None:
         "threads",
         "blas",
         "progress",
-        "basis",
-        "graph",
-        "polar",
+        "ao",
         "checkpoint",
-        "coarse",
+        "field",
         "baseline",
-        "blocks",
         "features",
         "nn",
         "density",

@@ -25,7 +25,7 @@ from test_nn import (
     svp,
 )
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.features import frames_from_sample
 from pyscf_mlham.nn.batch import Batch, batch_from_samples

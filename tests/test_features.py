@@ -6,19 +6,18 @@ from conftest import ETHYLENE, WATER, assert_close, mole
 from pyscf import gto
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.frames import frames_from_vectors
+from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.features import (
     LEVELS,
     N_INPUTS,
-    ao_from_orthogonal,
     inputs_from_h0,
     local_blocks,
     matrix_from_local_blocks,
-    metric_from_overlap,
-    orthogonal_from_ao,
     sample_from_matrices,
 )
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
 
 
 def inputs_of(mol: gto.Mole) -> np.ndarray:

@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import History, accelerate, baseline, track
+from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.features import Metric
 from pyscf_mlham.scf.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
 from pyscf_mlham.scf.history import JUMP, STRATEGIES
 from pyscf_mlham.scf.recycle import RecyclingDIIS, Response

@@ -12,7 +12,7 @@ from ase.db import connect
 from pyscf import gto
 
 from pyscf_mlham import cli
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError

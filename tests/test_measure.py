@@ -25,9 +25,9 @@ from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.protocol import LIMIT, Protocol, model_hash
 from pyscf_mlham.bench.results import RESULTS, Results, read_results, results_from_rows
 from pyscf_mlham.bench.summary import summarise
-from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.field import CoarseField
 from pyscf_mlham.scf import predictor
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from labelled import Prepared, settings, silent, trained
 from scipy.linalg import block_diag
 from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sample_of, svp
 
-from pyscf_mlham.basis import wigner
+import pyscf_mlham
+from pyscf_mlham.ao.layout import wigner
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
@@ -309,7 +312,7 @@ def test_signals_are_the_shells_again_after_training(data: Path, tmp_path: Path,
 
 
 def load_template(prepared: Prepared) -> object:
-    from pyscf_mlham.basis import ShellTemplate
+    from pyscf_mlham.ao.layout import ShellTemplate
 
     return ShellTemplate(tuple(prepared[2].options["template"]))
 
@@ -378,3 +381,17 @@ def test_sizes_that_do_not_fit_are_errors() -> None:
             build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
     with pytest.raises(ModelError, match="unknown options"):
         build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
+
+
+def test_networks_are_imported_without_pyscf() -> None:
+    package = Path(pyscf_mlham.__file__).parent
+    code = (
+        "import sys, types\n"
+        "sys.modules['pyscf'] = None\n"  # any import of it fails
+        "parent = sys.modules['pyscf_mlham'] = types.ModuleType('pyscf_mlham')\n"
+        f"parent.__path__ = [{str(package)!r}]\n"
+        "from pyscf_mlham.ao.layout import ShellTemplate\n"
+        "from pyscf_mlham.nn.model import build\n"
+        "build('qhnetv2', {}, ShellTemplate((2, 1)), (1, 8))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,23 +13,17 @@ from pyscf import gto
 from scipy.spatial.transform import Rotation
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
-from pyscf_mlham.blocks import Blocks
+from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.frames import frames_from_vectors, polar_basis, polar_order, turns_from_frames
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig, read, write
 from pyscf_mlham.errors import ModelError
-from pyscf_mlham.features import (
-    LEVELS,
-    Sample,
-    inputs_from_h0,
-    matrix_from_local_blocks,
-    metric_from_overlap,
-    sample_from_matrices,
-)
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol
+from pyscf_mlham.features import LEVELS, Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
 from pyscf_mlham.nn import harmose, so2
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import BACKBONES, HamiltonianModel, build, network_from_config
-from pyscf_mlham.polar import polar_basis, polar_order, turns_from_frames
 
 Array = np.ndarray
 

@@ -12,8 +12,8 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, OutOfDomainError, PredictionError, baseline
-from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.density import metric_from_overlap, same_basis
+from pyscf_mlham.field import CoarseField
 from pyscf_mlham.scf.predictor import Prediction, native_mol, predict
 
 

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import baseline, checkpoint, cli
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.scf.models import load, shipped
 from pyscf_mlham.scf.network import NetworkModel
@@ -117,3 +117,16 @@ def test_loading_is_quick_and_importing_is_light() -> None:
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models"]) == 0
     assert "organic-b3lyp-svp" in capsys.readouterr().out
+
+
+def test_h0_and_correction_are_those_of_the_release() -> None:
+    """The shipped model depends on its H0 to 1e-6 Ha: changes of the solver's own levels must not reach it."""
+    atoms = """O 0.95 0.00 0.55; H 1.70 0.55 0.35; C -0.25 0.70 0.25; H -0.35 1.55 0.95; H -0.30 1.05 -0.80
+    C -1.35 -0.25 0.45; N -2.20 -1.00 0.60"""
+    model = load(FOLDERS["organic-b3lyp-svp"])
+    mol = native(model.config, atoms)
+    lower = np.tril_indices(mol.nao)
+    with np.load(Path(__file__).parent / "data" / "glycolonitrile.npz") as stored:
+        h0 = baseline.hamiltonian("minao", mol, model.config.xc)
+        np.testing.assert_allclose(h0[lower], stored["h0"], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(model.correction(mol)[lower], stored["correction"], rtol=0, atol=2e-6)

@@ -10,9 +10,9 @@ import pytest
 from conftest import ETHYLENE, WATER, mole
 
 from pyscf_mlham import accelerate, track
-from pyscf_mlham.coarse import LEVELS
-from pyscf_mlham.coarse.fitting import fitted
-from pyscf_mlham.coarse.solvent import ExactReaction, FittedReaction, reaction_of
+from pyscf_mlham.field import LEVELS
+from pyscf_mlham.field.fitting import fitted
+from pyscf_mlham.field.solvent import ExactReaction, FittedReaction, reaction_of
 
 METHODS = ("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO", "SMD")
 

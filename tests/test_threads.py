@@ -15,11 +15,11 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
-from pyscf_mlham.coarse import CoarseField, Level, fitting
+from pyscf_mlham.field import CoarseField, Level, fitting
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
 
-DOUBLE = Level("def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
+DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 
 
 def blas_threads() -> int:

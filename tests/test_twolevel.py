@@ -13,8 +13,8 @@ from pyscf import lib, scf
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
-from pyscf_mlham.coarse import Level
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import Level
 from pyscf_mlham.scf import twolevel
 from pyscf_mlham.scf.counting import counting_fock_builds
 
@@ -112,7 +112,7 @@ def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
 
 
 def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    useless = Level("def2-universal-jfit", "def2-universal-jfit", 0)
+    useless = Level("useless", "def2-universal-jfit", "def2-universal-jfit", 0)
     monkeypatch.setattr(twolevel, "LEVELS", (useless,))
     monkeypatch.setattr(twolevel, "SLOW", 0.0)  # no progress is ever enough
     quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))

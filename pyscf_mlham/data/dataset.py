@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
@@ -28,11 +30,8 @@ from pyscf_mlham.features import (
     inputs_from_h0,
     local_blocks,
     matrix_from_local_blocks,
-    metric_from_overlap,
-    orthogonal_from_ao,
     sample_from_matrices,
 )
-from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file that are prepared or wait to be taken, for each process

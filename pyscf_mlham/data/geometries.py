@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.basis import core_potentials
+from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.data.frames import COLLECTION, frames, why_unreadable
 from pyscf_mlham.data.schema import Record
 from pyscf_mlham.errors import DataError

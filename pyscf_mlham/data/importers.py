@@ -19,7 +19,7 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.data.geometries import group_of
 from pyscf_mlham.data.schema import Level, Record, check_record, splits_by_group
 from pyscf_mlham.errors import DataError

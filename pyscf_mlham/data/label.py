@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham.basis import core_potentials, is_ghost
-from pyscf_mlham.coarse import CoarseField
-from pyscf_mlham.coarse import Level as CoarseLevel
+from pyscf_mlham.ao.mole import core_potentials, graph_from_mol, is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
 from pyscf_mlham.density import Orbitals, factors_from_density, factors_from_orbitals, gap
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.graph import graph_from_mol
+from pyscf_mlham.field import CoarseField
+from pyscf_mlham.field import Level as CoarseLevel
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 from pyscf_mlham.scf.twolevel import accelerate
 
@@ -113,7 +112,7 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
     mol = mf.mol
     if mol.spin:
         raise DataError("the coarse solver is for closed shells; choose another --solver")
-    field, problem = CoarseField(mf, CoarseLevel(FITTED, FITTED, level.grid_level)), Problem.of(mf)
+    field, problem = CoarseField(mf, CoarseLevel("labels", FITTED, FITTED, level.grid_level)), Problem.of(mf)
     density = mf.init_guess_by_minao(mol)
     v = field.potential(factors_from_density(density))
     h0 = problem.hcore + v

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.frames import flipped_block, flipped_turn
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
 from pyscf_mlham.nn.layers import Radial
-from pyscf_mlham.polar import flipped_block, flipped_turn
 
 NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
 

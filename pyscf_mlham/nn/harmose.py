@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch, presence

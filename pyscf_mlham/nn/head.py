@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
-from pyscf_mlham.blocks import irreps_from_blocks
+from pyscf_mlham.ao.blocks import irreps_from_blocks
+from pyscf_mlham.ao.frames import polar_basis
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn.so2 import Grades
-from pyscf_mlham.polar import polar_basis
 
 ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
 

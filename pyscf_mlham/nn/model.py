@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.frames import flipped_block
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
@@ -24,7 +25,6 @@ from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
 from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
-from pyscf_mlham.polar import flipped_block
 
 Kind = tuple[Callable[..., Any], type[Any]]  # a network, and the dataclass of its sizes
 BACKBONES: dict[str, Kind] = {"qhnet": (QHNet, QHNetOptions), "qhnetv2": (QHNetV2, QHNetV2Options)}

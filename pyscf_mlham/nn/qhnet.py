@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.basis import ShellTemplate
-from pyscf_mlham.blocks import clebsch_gordan
+from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch
@@ -35,6 +35,16 @@ class QHNetOptions(BackboneOptions):
     """
 
     pair_layers: int = 2
+
+
+def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:
+    """Orthogonal coupling coefficients of e3nn, (2 l1 + 1, 2 l2 + 1, 2 l + 1)."""
+    try:
+        from e3nn import o3
+    except ModuleNotFoundError as error:
+        raise ModelError("qhnet needs e3nn; install it with: pip install 'pyscf-mlham[qhnet]'") from error
+    coupling: Tensor = o3.wigner_3j(l1, l2, l, dtype=torch.float64)
+    return coupling * (2 * l + 1) ** 0.5
 
 
 class TensorProduct(nn.Module):
@@ -65,7 +75,7 @@ class TensorProduct(nn.Module):
         self.paths = int(reached.sum())
         for l1, l2, degrees in self.couplings:
             columns = [clebsch_gordan(l1, l2, l).reshape(-1, 2 * l + 1) / np.sqrt(reached[l]) for l in degrees]
-            matrix = torch.from_numpy(np.concatenate(columns, axis=1).T.copy())
+            matrix = torch.cat(columns, dim=1).T.contiguous()
             self.register_buffer(f"matrix_{l1}_{l2}", matrix, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from pyscf_mlham.basis import ShellTemplate, wigner
+from pyscf_mlham.ao.frames import polar_order, turns_from_frames
+from pyscf_mlham.ao.layout import ShellTemplate, wigner
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.polar import polar_order, turns_from_frames
 
 Array = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn.backbone import BackboneOptions, Features
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, squares

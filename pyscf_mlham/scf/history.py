@@ -21,9 +21,9 @@ from pyscf import gto
 from pyscf.lib import logger
 from pyscf.scf import hf
 
-from pyscf_mlham.basis import OrbitalLayout
+from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.features import Metric, metric_from_overlap
 from pyscf_mlham.scf.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
 from pyscf_mlham.scf.guess import is_ml, model_of
 from pyscf_mlham.scf.predictor import predict

@@ -10,20 +10,19 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
-from pyscf_mlham.blocks import Blocks
+from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
+from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import (
     LEVELS,
-    ao_from_orthogonal,
     frames_from_sample,
     inputs_from_h0,
     matrix_from_local_blocks,
-    metric_from_overlap,
     sample_from_matrices,
 )
-from pyscf_mlham.graph import graph_from_mol
 from pyscf_mlham.scf.predictor import native_mol
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
-from pyscf_mlham.graph import graph_from_mol
 
 Array = NDArray[Any]
 

@@ -11,9 +11,8 @@ from pyscf import gto
 from pyscf.lib import logger
 
 from pyscf_mlham import baseline
-from pyscf_mlham.basis import element_shells, is_ghost
+from pyscf_mlham.ao.mole import element_shells, graph_from_mol, is_ghost
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.coarse import LEVELS, CoarseField
 from pyscf_mlham.density import (
     Orbitals,
     damp_small_overlaps,
@@ -26,7 +25,7 @@ from pyscf_mlham.density import (
     same_basis,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.graph import graph_from_mol
+from pyscf_mlham.field import LEVELS, CoarseField
 from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 

@@ -10,7 +10,6 @@ from pyscf.dft import libxc
 from pyscf.lib import logger
 from pyscf.scf import hf, rohf, uhf
 
-from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.density import (
     Orbitals,
     density_from_orbitals,
@@ -19,6 +18,7 @@ from pyscf_mlham.density import (
     undisturbed,
 )
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.field import CoarseField
 
 Array = NDArray[Any]
 

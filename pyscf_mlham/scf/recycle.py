@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 
-from pyscf_mlham.features import Metric
+from pyscf_mlham.ao.loewdin import Metric
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf.lib import logger
 
-from pyscf_mlham.coarse import CoarseField
 from pyscf_mlham.density import (
     Orbitals,
     density_from_orbitals,
@@ -18,6 +17,7 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_turned_frontier,
 )
+from pyscf_mlham.field import CoarseField
 from pyscf_mlham.scf.problem import Problem, coarse_scf
 
 Array = NDArray[Any]

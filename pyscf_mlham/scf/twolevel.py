@@ -23,9 +23,9 @@ from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile
 
-from pyscf_mlham.coarse import LEVELS, CoarseField
 from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import LEVELS, CoarseField
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.problem import Problem, coarse_scf, now

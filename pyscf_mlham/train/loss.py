@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, Output, pair_size

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham import baseline, checkpoint
-from pyscf_mlham.basis import ShellTemplate
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level

@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 from pyscf import df, gto, lib, scf
 from pyscf.data.elements import ELEMENTS
 
-from pyscf_mlham.basis import element_shells
-from pyscf_mlham.coarse.level import Level, shared
+from pyscf_mlham.ao.mole import element_shells
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.threads import all_blas_threads, shared_out
 
 Array = NDArray[Any]
 
 LAST_LIGHT = 10  # neon
-ENOUGH = 2.0  # auxiliary functions per AO; with fewer, the first full build leaves too much to correct
 BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals
-FAR = 1e-8  # Schwarz' bound, Hartree^1/2; a pair below it is worth 1e-6 Hartree of J at most, with 100 atoms
 DEPENDENT = 1e-7  # eigenvalues of the auxiliary functions' Coulomb metric below it are left out, as in PySCF
 
 
@@ -36,7 +34,7 @@ class FittedIntegrals:
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
         self._auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
-        overlap = _overlapping(mol)
+        overlap = _overlapping(mol, level.far)
         self._pairs = np.nonzero(np.tril(overlap))
         place = np.empty(overlap.shape, dtype=int)
         place[self._pairs] = place.T[self._pairs] = np.arange(len(self._pairs[0]))
@@ -141,11 +139,11 @@ class FittedIntegrals:
         return half.reshape(len(factor), -1)
 
 
-def _overlapping(mol: gto.Mole) -> Array:
+def _overlapping(mol: gto.Mole, far: float) -> Array:
     """(n, n) whether two orbitals overlap, by Schwarz' bound on the integrals of their shells."""
     bound = scf.hf.RHF(mol).init_direct_scf(mol).get_q_cond()  # sqrt (mn|mn), Hartree^1/2
     orbitals = np.diff(mol.ao_loc_nr())
-    return np.repeat(np.repeat(bound > FAR, orbitals, axis=0), orbitals, axis=1)
+    return np.repeat(np.repeat(bound > far, orbitals, axis=0), orbitals, axis=1)
 
 
 def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
@@ -242,7 +240,7 @@ def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, An
     """
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
     chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
-    if _size(mol, chosen) < ENOUGH * mol.nao:
+    if _size(mol, chosen) < level.functions * mol.nao:
         chosen = dict.fromkeys(chosen, level.heavy)
     return chosen if _size(mol, chosen) else dict(df.make_auxbasis(mol))
 

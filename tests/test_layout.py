@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from pyscf import gto
 from scipy.spatial.transform import Rotation
 
-from pyscf_mlham import basis
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao import mole as ao_mole
+from pyscf_mlham.ao.layout import (
+    MAX_DEGREE,
+    VECTOR_ORDER,
+    OrbitalLayout,
+    ShellTemplate,
+    irreps_from_pyscf,
+    solid_harmonics,
+    wigner,
+)
 
 # Clusters without any symmetry that hold every element of common organic chemistry.
 CLUSTER_ONE = "H 0.1 0.2 0.9; C 0.0 0.1 -0.2; N 1.2 0.3 -0.6; F -0.9 -0.8 -0.6; O -0.7 1.2 -0.5"
@@ -23,38 +31,32 @@ def random_orthogonal(seed: int, improper: bool = False) -> np.ndarray:
     return Rotation.random(random_state=seed).as_matrix() * (-1 if improper else 1)
 
 
-@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
+@pytest.mark.parametrize("l", range(MAX_DEGREE + 1))
 def test_irreps_order_is_e3nns(l: int) -> None:
     import torch
     from e3nn import o3
 
     points = np.random.default_rng(l).normal(size=(20, 3))
-    ours = basis.solid_harmonics(l, points)
-    fed = torch.tensor(points[:, basis.VECTOR_ORDER])
+    ours = solid_harmonics(l, points)
+    fed = torch.tensor(points[:, VECTOR_ORDER])
     theirs = o3.spherical_harmonics(l, fed, normalize=False, normalization="norm").numpy()
     scale = (ours * theirs).sum() / (theirs * theirs).sum()
     assert_close(ours, scale * theirs, atol=1e-10 * np.abs(ours).max())
     assert scale > 0
 
 
-@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
+@pytest.mark.parametrize("l", range(MAX_DEGREE + 1))
 @pytest.mark.parametrize("improper", [False, True])
 def test_wigner_is_orthogonal_and_multiplicative(l: int, improper: bool) -> None:
     q = np.stack([random_orthogonal(seed, improper) for seed in range(5)])
-    d = basis.wigner(l, q)
+    d = wigner(l, q)
     assert_close(d @ np.swapaxes(d, -1, -2), np.broadcast_to(np.eye(2 * l + 1), d.shape), atol=1e-12)
-    assert_close(basis.wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
-    assert_close(basis.wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
-
-
-@pytest.mark.parametrize("l", range(basis.MAX_DEGREE + 1))
-def test_orders_are_inverse(l: int) -> None:
-    there, back = np.array(basis.irreps_from_pyscf(l)), np.array(basis.pyscf_from_irreps(l))
-    np.testing.assert_array_equal(there[back], np.arange(2 * l + 1))
+    assert_close(wigner(l, q[0] @ q[1]), d[0] @ d[1], atol=1e-12)
+    assert_close(wigner(l, -np.eye(3)), (-1) ** l * np.eye(2 * l + 1), atol=1e-12)
 
 
 def test_rotation_is_that_of_pyscf_up_to_the_highest_degree() -> None:
-    shells = [[l, [1.0 + l, 1.0]] for l in range(basis.MAX_DEGREE + 1)]
+    shells = [[l, [1.0 + l, 1.0]] for l in range(MAX_DEGREE + 1)]
     mol = mole("H 0 0 0; H 0.3 0.5 0.9", basis={"H": shells})
     q = random_orthogonal(3)
     layout = OrbitalLayout.from_mol(mol)
@@ -111,8 +113,16 @@ def test_too_small_template_and_too_high_degree_are_errors() -> None:
 
 
 def test_basis_sets_are_read_once() -> None:
-    assert basis.element_shells("def2-svp", "C") is basis.element_shells("def2-svp", "C")
-    asked = basis.has_core_potential.cache_info().hits
-    assert [basis.has_core_potential("def2-svp", "I") for _ in range(3)] == [True] * 3
-    assert not basis.has_core_potential("def2-svp", "C")
-    assert basis.has_core_potential.cache_info().hits >= asked + 2
+    assert ao_mole.element_shells("def2-svp", "C") is ao_mole.element_shells("def2-svp", "C")
+    asked = ao_mole.has_core_potential.cache_info().hits
+    assert [ao_mole.has_core_potential("def2-svp", "I") for _ in range(3)] == [True] * 3
+    assert not ao_mole.has_core_potential("def2-svp", "C")
+    assert ao_mole.has_core_potential.cache_info().hits >= asked + 2
+
+
+@pytest.mark.parametrize("l", range(MAX_DEGREE + 1))
+def test_solid_harmonics_are_normalised_as_those_of_pyscf(l: int) -> None:
+    points = np.random.default_rng(l).normal(size=(20, 3))
+    powers = [(x, y, l - x - y) for x in range(l, -1, -1) for y in range(l - x, -1, -1)]
+    expected = np.prod(points[:, None] ** np.array(powers), axis=-1) @ gto.cart2sph(l, normalized="sp")
+    assert_close(solid_harmonics(l, points), expected[:, irreps_from_pyscf(l)], atol=1e-13 * np.abs(expected).max())

@@ -12,10 +12,32 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.basis import ShellTemplate, wigner
+from pyscf_mlham.ao.layout import ShellTemplate, wigner
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+def frames_from_vectors(vectors: Array) -> Array:
+    """Proper rotations R that turn each vector onto +z: ``R v = |v| z``.
+
+    The turn about the vector itself is a free choice, made without branches except for the sign of v_z;
+    nothing that is equivariant under turns about z depends on it.
+
+    Args:
+        vectors: (..., 3), none of them zero.
+
+    Returns:
+        (..., 3, 3) rotation matrices.
+    """
+    z = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # Duff et al., "Building an orthonormal basis, revisited" (2017)
+    sign = np.copysign(1.0, z[..., 2])
+    a = -1.0 / (sign + z[..., 2])
+    b = z[..., 0] * z[..., 1] * a
+    x = np.stack([1.0 + sign * z[..., 0] ** 2 * a, sign * b, -sign * z[..., 0]], axis=-1)
+    y = np.stack([b, sign + z[..., 1] ** 2 * a, -z[..., 1]], axis=-1)
+    return np.stack([x, y, z], axis=-2)
 
 
 @cache

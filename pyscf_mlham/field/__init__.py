@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyscf_mlham.coarse.field import CoarseField
-from pyscf_mlham.coarse.level import LEVELS, Level
+from pyscf_mlham.field.coarse import CoarseField
+from pyscf_mlham.field.levels import LEVELS, Level
 
 __all__ = ["LEVELS", "CoarseField", "Level"]

@@ -12,16 +12,18 @@ it into them, exactly and invertibly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any
+from math import factorial, pi, prod, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import gto
+
+if TYPE_CHECKING:
+    from pyscf import gto
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,25 +37,6 @@ def irreps_from_pyscf(l: int) -> tuple[int, ...]:
     return VECTOR_ORDER if l == 1 else tuple(range(2 * l + 1))
 
 
-def pyscf_from_irreps(l: int) -> tuple[int, ...]:
-    """Positions of a shell's PySCF-order components in irreps order: ``v_pyscf = v_irreps[order]``."""
-    return tuple(int(i) for i in np.argsort(irreps_from_pyscf(l)))
-
-
-@cache
-def _monomial_powers(degree: int) -> IntArray:
-    """Powers (x, y, z) of the cartesian functions of one degree, in PySCF's order."""
-    powers = [(x, y, degree - x - y) for x in range(degree, -1, -1) for y in range(degree - x, -1, -1)]
-    return np.array(powers, dtype=np.int64)
-
-
-@cache
-def _harmonic_coefficients(l: int) -> Array:
-    """Solid harmonics in irreps order over the monomials of degree l, from PySCF's own tables."""
-    coefficients = np.asarray(gto.cart2sph(l, normalized="sp"), dtype=np.float64)
-    return coefficients[:, irreps_from_pyscf(l)]  # (monomials, 2l+1)
-
-
 def solid_harmonics(l: int, points: Array) -> Array:
     """Real solid harmonics of degree l, normalised as PySCF's AOs.
 
@@ -64,19 +47,43 @@ def solid_harmonics(l: int, points: Array) -> Array:
     Returns:
         (..., 2l+1) values in irreps order.
     """
-    powers = _monomial_powers(l)
-    monomials = np.prod(points[..., None, :] ** powers, axis=-1)  # (..., monomials)
-    return np.asarray(monomials @ _harmonic_coefficients(l))
+    x, y, z = np.moveaxis(np.asarray(points, dtype=np.float64), -1, 0)
+    values = np.zeros((*x.shape, 2 * l + 1))
+    for m in range(l + 1):
+        phase = (x + 1j * y) ** m  # r^m sin^m(theta) e^(i m phi)
+        scaled = _harmonic_norm(l, m) * _reduced_legendre(l, m, z, x * x + y * y + z * z)
+        values[..., l - m] = scaled * phase.imag
+        values[..., l + m] = scaled * phase.real  # last: for m = 0 there is no sine
+    return values
+
+
+def _reduced_legendre(l: int, m: int, z: Array, r_squared: Array) -> Array:
+    """r^(l-m) P_lm(z/r) / sin^m(theta) without the Condon-Shortley phase, by upward recursion in l."""
+    below, here = np.zeros_like(z), np.full_like(z, float(prod(range(1, 2 * m, 2))))
+    for k in range(m, l):
+        below, here = here, ((2 * k + 1) * z * here - (k + m) * r_squared * below) / (k - m + 1)
+    return here
+
+
+def _harmonic_norm(l: int, m: int) -> float:
+    """Norm of a real spherical harmonic; PySCF leaves that of s and p functions to the radial part."""
+    if l < 2:
+        return 1.0
+    return sqrt((2 * l + 1) / (4 * pi) * (1 if m == 0 else 2) * factorial(l - m) / factorial(l + m))
+
+
+def _points_on_hemisphere(n: int) -> Array:
+    """N points spread evenly, (n, 3); parity gives a harmonic on the other hemisphere."""
+    z = (np.arange(n) + 0.5) / n
+    phi = np.arange(n) * np.pi * (3 - np.sqrt(5))  # golden angle
+    rho = np.sqrt(1 - z * z)
+    return np.stack([rho * np.cos(phi), rho * np.sin(phi), z], axis=-1)
 
 
 @cache
 def _sample_points(l: int) -> tuple[Array, Array]:
     """Points on the sphere that determine a function of degree l, and the map from values to components."""
-    n = 4 * l + 4
-    z = (np.arange(n) + 0.5) / n  # one hemisphere: a harmonic's parity gives the other
-    phi = np.arange(n) * np.pi * (3 - np.sqrt(5))  # golden angle
-    rho = np.sqrt(1 - z * z)
-    points = np.stack([rho * np.cos(phi), rho * np.sin(phi), z], axis=-1)
+    points = _points_on_hemisphere(4 * l + 4)
     return points, np.asarray(np.linalg.pinv(solid_harmonics(l, points)))
 
 
@@ -100,24 +107,12 @@ def wigner(l: int, rotations: Array) -> Array:
 def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
     """Degrees inside a cartesian shell, and the matrix from its components to theirs (columns)."""
     degrees = tuple(range(degree, -1, -2))
-    powers = _monomial_powers(degree)
-    row = {tuple(p): i for i, p in enumerate(powers.tolist())}
-    columns = []
-    for l in degrees:
-        column = np.zeros((len(powers), 2 * l + 1))
-        # r^(2k) = sum of multinomials x^2a y^2b z^2c, times the solid harmonic of degree l
-        k = (degree - l) // 2
-        for a, b, c in _monomial_powers(k):
-            multinomial = _factorial(k) / (_factorial(a) * _factorial(b) * _factorial(c))
-            for power, coefficients in zip(_monomial_powers(l), _harmonic_coefficients(l), strict=True):
-                target = tuple((power + 2 * np.array([a, b, c])).tolist())
-                column[row[target]] += multinomial * coefficients
-        columns.append(column)
-    return degrees, np.hstack(columns)
-
-
-def _factorial(n: int) -> float:
-    return float(np.prod(np.arange(1, n + 1)))
+    # x^a y^b z^c in PySCF's order; on the unit sphere r^(degree-l) Y_l is Y_l
+    powers = np.array([(a, b, degree - a - b) for a in range(degree, -1, -1) for b in range(degree - a, -1, -1)])
+    points = _points_on_hemisphere(4 * len(powers))
+    monomials = np.prod(points[:, None] ** powers, axis=-1)  # (points, monomials)
+    harmonics = np.hstack([solid_harmonics(l, points) for l in degrees])
+    return degrees, np.asarray(np.linalg.lstsq(monomials, harmonics)[0])
 
 
 @dataclass(frozen=True)
@@ -275,49 +270,3 @@ class OrbitalLayout:
             slots[atom, start : start + 2 * l + 1] = np.arange(offset, offset + 2 * l + 1)
             filled[atom, l] = place + 1
         return slots
-
-
-def is_ghost(mol: gto.Mole, atom: int) -> bool:
-    """Whether an atom carries basis functions but no nucleus."""
-    return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
-
-
-@cache
-def has_core_potential(name: str, symbol: str) -> bool:
-    """Whether a basis set describes only an element's outer electrons, so that all of them in it make no sense.
-
-    Args:
-        name: PySCF's name of the basis set.
-        symbol: of the element.
-    """
-    try:
-        return bool(gto.basis.load_ecp(name, symbol))
-    except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
-        return False
-
-
-def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
-    """Return the core potentials that basis sets were made with, by element; those without any are left out.
-
-    Args:
-        basis: as PySCF takes it; only sets that are given by name are known.
-        symbols: of the elements.
-    """
-    wanted = set(symbols)
-    names = basis if isinstance(basis, dict) else dict.fromkeys(wanted, basis)
-    named = {symbol: names.get(symbol, names.get("default")) for symbol in wanted}
-    return {s: name for s, name in named.items() if isinstance(name, str) and has_core_potential(name, s)}
-
-
-@cache
-def element_shells(name: str, symbol: str) -> Any:
-    """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
-
-    Args:
-        name: that PySCF knows.
-        symbol: of the element.
-
-    Returns:
-        What `gto.M` takes as the basis of that element.
-    """
-    return gto.format_basis({symbol: name})[symbol]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.basis import OrbitalLayout, ShellTemplate, wigner
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate, wigner
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -107,11 +107,6 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
         frames: (P, 3, 3) rotations that turn each pair onto +z.
     """
     return rotate_blocks(blocks, template, frames)
-
-
-def global_from_local(blocks: Array, template: ShellTemplate, frames: Array) -> Array:
-    """Express pair blocks in the global frame: the inverse of `local_from_global`."""
-    return rotate_blocks(blocks, template, np.swapaxes(frames, -1, -2))
 
 
 @cache

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 
-from pyscf_mlham.coarse.fitting import density_of, fitted
-from pyscf_mlham.coarse.grid import Functional, GridXC
-from pyscf_mlham.coarse.level import Level
-from pyscf_mlham.coarse.solvent import reaction_of
+from pyscf_mlham.field.fitting import density_of, fitted
+from pyscf_mlham.field.grid import Functional, GridXC
+from pyscf_mlham.field.levels import Level
+from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, lib
 
-from pyscf_mlham.coarse.level import Level, shared
+from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.threads import LEAST, shared_out
 
 Array = NDArray[Any]

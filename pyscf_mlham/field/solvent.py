@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.solvent import pcm
 
-from pyscf_mlham.coarse.fitting import FittedIntegrals
+from pyscf_mlham.field.fitting import FittedIntegrals
 
 Array = NDArray[Any]
 

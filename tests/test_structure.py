@@ -8,7 +8,9 @@ from conftest import WATER, mole
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyscf_mlham.graph import frames_from_vectors, graph_from_mol, graph_from_positions
+from pyscf_mlham.ao.frames import frames_from_vectors
+from pyscf_mlham.ao.mole import graph_from_mol
+from pyscf_mlham.ao.structure import graph_from_positions
 
 component = st.floats(-10, 10).map(lambda x: round(x, 6))
 

@@ -1,0 +1,1 @@
+"""Orbital conventions and geometry: arrays only, no SCF. Only `mole` imports PySCF."""

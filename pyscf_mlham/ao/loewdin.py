@@ -1,0 +1,55 @@
+"""Symmetrically orthogonalised (Loewdin) orbitals ``phi S^-1/2``.
+
+In AOs an error along a small eigenvalue s of the overlap is amplified by 1/s in the orbital energies, and most of
+dH is the overlap times a shift of the potential. In Loewdin orbitals neither holds: dH becomes ``S^-1/2 dH S^-1/2``,
+its pair blocks are ten times smaller, and an error moves no orbital energy by more than its own norm. They rotate
+with the molecule exactly as AOs do, shell by shell, so the blocks are the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Metric(NamedTuple):
+    """Roots of the overlap.
+
+    Attributes:
+        half: (n, n) S^1/2.
+        inverse: (n, n) S^-1/2.
+    """
+
+    half: Array
+    inverse: Array
+
+
+def metric_from_overlap(overlap: Array) -> Metric:
+    """Return the symmetric roots of S and of its inverse.
+
+    Args:
+        overlap: (n, n), positive definite.
+    """
+    s, U = np.linalg.eigh(overlap)
+    if s[0] <= 0:
+        raise ValueError(f"the overlap has an eigenvalue {s[0]:.1e}; expected all of them positive.")
+    return Metric(half=(U * np.sqrt(s)) @ U.T, inverse=(U / np.sqrt(s)) @ U.T)
+
+
+def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
+    """Bring operator matrix elements from AOs into Loewdin orbitals.
+
+    Args:
+        matrix: (..., n, n).
+        metric: of the overlap.
+    """
+    return metric.inverse @ matrix @ metric.inverse
+
+
+def ao_from_orthogonal(matrix: Array, metric: Metric) -> Array:
+    """Bring operator matrix elements from Loewdin orbitals into AOs: the inverse of `orthogonal_from_ao`."""
+    return metric.half @ matrix @ metric.half

@@ -1,0 +1,69 @@
+"""What is read from a PySCF molecule: its graph, ghosts, basis sets and core potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from pyscf import gto
+
+from pyscf_mlham.ao.structure import Graph, graph_from_positions
+
+
+def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
+    """Return the graph of a PySCF molecule; see `graph_from_positions`.
+
+    Args:
+        mol: molecule.
+        cutoff: Bohr.
+    """
+    numbers = np.array([gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)], dtype=np.int64)
+    return graph_from_positions(numbers, np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
+
+
+def is_ghost(mol: gto.Mole, atom: int) -> bool:
+    """Whether an atom carries basis functions but no nucleus."""
+    return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
+
+
+@cache
+def has_core_potential(name: str, symbol: str) -> bool:
+    """Whether a basis set describes only an element's outer electrons, so that all of them in it make no sense.
+
+    Args:
+        name: PySCF's name of the basis set.
+        symbol: of the element.
+    """
+    try:
+        return bool(gto.basis.load_ecp(name, symbol))
+    except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
+        return False
+
+
+def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
+    """Return the core potentials that basis sets were made with, by element; those without any are left out.
+
+    Args:
+        basis: as PySCF takes it; only sets that are given by name are known.
+        symbols: of the elements.
+    """
+    wanted = set(symbols)
+    names = basis if isinstance(basis, dict) else dict.fromkeys(wanted, basis)
+    named = {symbol: names.get(symbol, names.get("default")) for symbol in wanted}
+    return {s: name for s, name in named.items() if isinstance(name, str) and has_core_potential(name, s)}
+
+
+@cache
+def element_shells(name: str, symbol: str) -> Any:
+    """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
+
+    Args:
+        name: that PySCF knows.
+        symbol: of the element.
+
+    Returns:
+        What `gto.M` takes as the basis of that element.
+    """
+    return gto.format_basis({symbol: name})[symbol]
