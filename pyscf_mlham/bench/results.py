@@ -70,9 +70,7 @@ class Results:
     @property
     def problems(self) -> list[str]:
         """Everything that a reader must know before believing the rest, failed runs first."""
-        runs: dict[tuple[str, str, str], list[Row]] = {}
-        for row in [*self.rows, *self.limits]:
-            runs.setdefault((molecule_of(row), row.guess, row.solver), []).append(row)
+        runs = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
         found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
         return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
@@ -113,11 +111,10 @@ class Results:
         for rows in grouped(self.rows, molecule_of).values():
             total = len({row.step for row in rows})
             refused = [row for row in rows if row.note.startswith(NO_MODEL)]
-            for reason, alike in grouped(
-                refused, lambda row: row.note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
-            ).items():
+            for note, alike in grouped(refused, lambda row: row.note).items():
                 counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
                 runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
+                reason = note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
                 yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
 
     @cached_property
@@ -157,12 +154,8 @@ class Results:
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
         head = {"format": FORMAT, "version": VERSION, "fingerprint": self.protocol.fingerprint}
-        head |= {
-            "kind": self.protocol.kind,
-            "protocol": asdict(self.protocol),
-            "energy_tolerance": self.energy_tolerance,
-        }
-        head |= {"bad_input": self.bad_input}
+        head |= {"kind": self.protocol.kind, "protocol": asdict(self.protocol)}
+        head |= {"energy_tolerance": self.energy_tolerance, "bad_input": self.bad_input}
         text = json.dumps(head, indent=1)[:-2]
         for name, rows in (("rows", self.rows), ("limits", self.limits)):
             lines = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in rows)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,7 +20,7 @@ from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.options import option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
+from pyscf_mlham.bench.results import Folder, Results, grouped, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
@@ -121,8 +122,7 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
     """Check that some run can succeed, before anything is written; a misspelt basis set ends here."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
-        reason = _why_not(molecule, protocol.basis)
-        if not reason:
+        if not (reason := _why_not(molecule, protocol.basis)):
             return
     raise DataError(f"there is no molecule to run; {reason}.")
 
@@ -188,18 +188,9 @@ def _work_through(
 def running_means(rows: Sequence[Row]) -> Table:
     """Return the means of what is done so far, over molecules of all sizes, in random order."""
     table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
-    methods: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not row.error:
-            methods.setdefault((row.guess, row.solver), []).append(row)
-    for (guess, solver), found in sorted(methods.items(), key=lambda item: (item[0][1], item[0][0])):
-        means = [
-            sum(values) / len(found)
-            for values in (
-                [float(r.cycles or 0) for r in found],
-                [float((r.full_builds or 0) + (r.guess_builds or 0)) for r in found],
-                [float(r.total_s or 0) for r in found],
-            )
-        ]
-        table.add_row(escape(guess), solver, str(len(found)), *(f"{value:.2f}" for value in means))
+    methods = grouped((row for row in rows if not row.error), lambda row: f"{row.solver} {row.guess}")
+    for _, found in sorted(methods.items()):
+        numbers = [(r.cycles or 0, (r.full_builds or 0) + (r.guess_builds or 0), r.total_s or 0.0) for r in found]
+        means = (f"{mean(values):.2f}" for values in zip(*numbers, strict=True))
+        table.add_row(escape(found[0].guess), found[0].solver, str(len(found)), *means)
     return table
