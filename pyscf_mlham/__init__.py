@@ -10,10 +10,10 @@ from typing import Any
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.scf.guess import fock, guess, register, unregister
 from pyscf_mlham.scf.history import History
+from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.oracle import OracleModel
 from pyscf_mlham.scf.track import track
-from pyscf_mlham.scf.twolevel import accelerate
 
 __version__ = "0.1.0"
 

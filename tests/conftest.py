@@ -46,7 +46,7 @@ def _fresh_registration() -> Iterator[None]:
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither memory nor disk for fitted integrals."""
     baseline.fingerprint("minao", "b3lyp")  # remembered; without room it would be another
-    monkeypatch.setattr(coarse, "_free_bytes", lambda mf: 0.0)
+    monkeypatch.setattr(coarse, "free_bytes", lambda mf: 0.0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
 
 

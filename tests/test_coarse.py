@@ -184,7 +184,7 @@ def test_ghost_atoms(name: str) -> None:
 
 def test_neighbours_are_in_one_block() -> None:
     coords = np.random.default_rng(0).uniform(-20, 20, size=(20000, 3))
-    order = grid._neighbours_first(coords)
+    order = grid.neighbours_first(coords)
     np.testing.assert_array_equal(np.sort(order), np.arange(len(coords)))
     box = np.floor((coords - coords.min(axis=0)) / grid.BOX)[order]
     changes = np.any(np.diff(box, axis=0) != 0, axis=1).sum()
@@ -196,9 +196,8 @@ def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:
     mf = mean_field("b3lyp", basis="def2-svp")
     left = factors(mf)
     v = np.random.default_rng(0).normal(size=(48, 48))
-    single, double = CoarseField(mf, SINGLE), CoarseField(mf, DOUBLE)
+    single, double = (CoarseField(mf, level).around([left], v) for level in (SINGLE, DOUBLE))
     for field in (single, double):
-        field.anchor([left], v)
         np.testing.assert_allclose(field.potential([left]), v, atol=1e-12)
     nearby = left * (1 + 1e-4)
     changes = [field.potential([nearby]) - v for field in (single, double)]

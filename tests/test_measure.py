@@ -34,7 +34,7 @@ from pyscf_mlham.scf import predictor
 def counting_everything(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count full and coarse builds where the classes make them, whoever asks."""
     built: Counter[str] = Counter()
-    true_potential, true_anchor = CoarseField.potential, CoarseField.anchor
+    true_potential, true_around = CoarseField.potential, CoarseField.around
 
     def counted(true_veff: Any) -> Any:
         def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,14 +47,14 @@ def counting_everything(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         built["coarse"] += 1
         return true_potential(self, *args)
 
-    def anchor(self: Any, *args: Any) -> Any:
+    def around(self: Any, *args: Any) -> Any:
         built["coarse"] += 1
-        return true_anchor(self, *args)
+        return true_around(self, *args)
 
     for kind in (dft.rks.RKS, dft.uks.UKS, dft.roks.ROKS, dft.gks.GKS):
         monkeypatch.setattr(kind, "get_veff", counted(kind.get_veff))
     monkeypatch.setattr(CoarseField, "potential", potential)
-    monkeypatch.setattr(CoarseField, "anchor", anchor)
+    monkeypatch.setattr(CoarseField, "around", around)
     return built
 
 

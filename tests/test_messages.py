@@ -32,11 +32,11 @@ def test_loading_a_model_takes_time_too(slow: bool, monkeypatch: pytest.MonkeyPa
 
 def test_each_coarse_level_says_what_it_is_for() -> None:
     mf = accelerate(mole(basis="6-31g").RHF()).set(verbose=4, stdout=io.StringIO()).run()
-    lines = [line for line in mf.stdout.getvalue().splitlines() if line.startswith("two-level SCF")]
-    assert lines[0].startswith("two-level SCF: coarse level fitted in")
-    assert lines[1].startswith("two-level SCF: where that is too coarse, fitted in")
+    lines = [line for line in mf.stdout.getvalue().splitlines() if line.startswith("multilevel SCF")]
+    assert lines[0].startswith("multilevel SCF: coarse level fitted in")
+    assert lines[1].startswith("multilevel SCF: if that is too coarse, fitted in")
     mf.kernel()
-    assert "two-level SCF: 1 full Fock build, 1 coarse cycle\n" in mf.stdout.getvalue()
+    assert "multilevel SCF: 1 full Fock build, 1 coarse, 0 response\n" in mf.stdout.getvalue()
 
 
 def test_a_tracked_scanner_guesses_anew_at_another_molecule() -> None:

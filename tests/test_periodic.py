@@ -12,7 +12,7 @@ from pyscf.pbc import dft, gto, scf
 
 from pyscf_mlham import accelerate, track
 
-REASON = "two-level SCF: periodic systems have no coarse level; plain SCF is used."
+REASON = "multilevel SCF: periodic systems have no coarse level; plain SCF is used."
 
 
 def cell() -> Any:

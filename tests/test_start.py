@@ -15,7 +15,7 @@ from pyscf import qmmm
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
 from pyscf_mlham.density import Orbitals, with_turned_frontier
-from pyscf_mlham.scf import twolevel
+from pyscf_mlham.scf.multilevel import mixin
 
 SINGLETS = {
     "O2": "O 0 0 0; O 0 0 1.21",
@@ -112,7 +112,7 @@ def test_a_checkpoint_is_read_where_none_is_written(tmp_path: Path) -> None:
 
 
 def test_cycles_where_the_second_order_solver_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    solved = twolevel._solve
-    monkeypatch.setattr(twolevel, "_solve", lambda *args: solved(*args)._replace(failure="it was told to"))
+    climb = mixin.climb
+    monkeypatch.setattr(mixin, "climb", lambda *args: climb(*args)._replace(failure="it was told to"))
     mf = accelerate(mole(basis="6-31g").RHF().newton()).run()
     assert mf.cycles == 2

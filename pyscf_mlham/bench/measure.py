@@ -26,7 +26,7 @@ from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.scf.twolevel import accelerate
+from pyscf_mlham.scf.multilevel import accelerate
 
 Array = NDArray[Any]
 

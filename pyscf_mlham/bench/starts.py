@@ -26,9 +26,9 @@ from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess import check_spin_symmetry, density_from_prediction, resolve
+from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
-from pyscf_mlham.scf.twolevel import accelerate
 
 Array = NDArray[Any]
 

@@ -12,12 +12,14 @@ from pyscf_mlham.ao.mole import core_potentials, graph_from_mol, is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
-from pyscf_mlham.density import Orbitals, factors_from_density, factors_from_orbitals, gap
+from pyscf_mlham.density import Orbitals, factors_from_density, gap
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.field import CoarseField
+from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
-from pyscf_mlham.scf.problem import Problem, coarse_scf
-from pyscf_mlham.scf.twolevel import accelerate
+from pyscf_mlham.scf.multilevel import accelerate
+from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -114,15 +116,18 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
         raise DataError("the coarse solver is for closed shells; choose another --solver")
     field, problem = CoarseField(mf, CoarseLevel("labels", FITTED, FITTED, level.grid_level)), Problem.of(mf)
     density = mf.init_guess_by_minao(mol)
-    v = field.potential(factors_from_density(density))
-    h0 = problem.hcore + v
+    factors = factors_from_density(density)
+    point = problem.point(None, factors, density, field.potential(factors))
+    h0 = point.fock
     if mf.init_guess != "minao":
         density = mf.get_init_guess(mol, mf.init_guess)
-        v = field.potential(factors_from_density(density))
-    orbitals = coarse_scf(problem, field, v, density, problem.tolerance)
-    fock = problem.hcore + field.potential(factors_from_orbitals(mf, orbitals))
-    if problem.gradient(orbitals, fock) > problem.tolerance:
+        factors = factors_from_density(density)
+        point = problem.point(None, factors, density, field.potential(factors))
+    levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, ResponseField(mf))]
+    point = problem.point_of(solve(levels, point, problem.tolerance), field)
+    if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
+    fock = point.fock
     return _Solution(fock, problem.orbitals(fock), 0.0, {"fock_minao": h0})
 
 

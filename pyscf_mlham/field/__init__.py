@@ -1,8 +1,12 @@
-"""A mean field that costs a few percent of the full one."""
+"""Mean fields of every cost: the full one's cheaper relatives, and the protocol that they share."""
 
 from __future__ import annotations
 
 from pyscf_mlham.field.coarse import CoarseField
-from pyscf_mlham.field.levels import LEVELS, Level
+from pyscf_mlham.field.levels import COARSE, FINE, LEVELS, RESPONSE, Level
+from pyscf_mlham.field.protocol import Field, Tally
+from pyscf_mlham.field.response import ResponseField, atomic_factor
 
-__all__ = ["LEVELS", "CoarseField", "Level"]
+__all__ = [
+    "COARSE", "FINE", "LEVELS", "RESPONSE", "CoarseField", "Field", "Level", "ResponseField", "Tally", "atomic_factor",
+]  # fmt: skip

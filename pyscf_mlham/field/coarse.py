@@ -7,6 +7,7 @@ dispersion) changes little with the density; the two-level solver corrects for a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyscf import lib
 from pyscf_mlham.field.fitting import density_of, fitted
 from pyscf_mlham.field.grid import Functional, GridXC
 from pyscf_mlham.field.levels import Level
+from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
@@ -28,7 +30,8 @@ class CoarseField:
     """The potential of a mean-field object, coarsely.
 
     Attributes:
-        builds: potentials computed so far.
+        name: of the level.
+        tally: potentials built so far.
     """
 
     def __init__(self, mf: Any, level: Level) -> None:
@@ -38,10 +41,10 @@ class CoarseField:
             mf: PySCF mean-field object of real orbitals; left as it is.
             level: how coarse.
         """
-        self.builds = 0
-        self._correction: Array | float = 0.0
+        self.name, self.tally = level.name, Tally()
+        self._constant: Array | float = 0.0
         self._xc = Functional(mf)
-        budget = _free_bytes(mf) / 2
+        budget = free_bytes(mf) / 2
         self._reference: list[Array] = []  # factors of the density that the field is anchored at
         self._coulomb = fitted(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
@@ -50,21 +53,21 @@ class CoarseField:
         self._solvent = reaction_of(mf, self._coulomb)
         self._grid = GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
-    def anchor(self, factors: Sequence[Array], v: Array) -> None:
-        """Make the field exact at one density: what it gives elsewhere is that plus its own change.
+    def around(self, factors: Sequence[Array], v: Array) -> CoarseField:
+        """Return a field that is exact at one density: the potential there plus the coarse change of it.
+
+        Coulomb and exchange are then computed of the change of density alone, so that its digits are kept.
 
         Args:
-            factors: of that density, see `potential`.
-            v: the full potential there, in the shape that `potential` returns; Hartree.
+            factors: L of that density, see `potential`.
+            v: full potential of that density, in the shape that `potential` returns; Hartree.
         """
-        # Coulomb and exchange are then computed of the change of density alone: its own digits are what counts
-        self._reference = list(factors)
-        if self._grid is not None:
-            self._grid.anchor(factors)
-        if self._solvent is not None:
-            self._solvent.anchor(density_of(factors))
-        self.builds += 1
-        self._correction = v  # every part counts from here, and is zero here
+        self.tally.builds += 1
+        anchored = copy.copy(self)
+        anchored._reference = list(factors)
+        anchored._grid = self._grid.around(factors) if self._grid is not None else None
+        anchored._constant = v
+        return anchored
 
     def release(self) -> None:
         """Give back the memory that is cheap to fill again: before a full build needs it."""
@@ -72,7 +75,7 @@ class CoarseField:
             self._grid.release()
 
     def potential(self, factors: Sequence[Array]) -> Array:
-        """Coulomb, exchange and exchange-correlation potential, plus the correction once the field is anchored.
+        """Coulomb, exchange and exchange-correlation potential, from the reference on if there is one.
 
         Args:
             factors: L with density matrix L L^T: one (n, k) for a closed shell, two for alpha and beta.
@@ -80,7 +83,7 @@ class CoarseField:
         Returns:
             (n, n), or (2, n, n) for two factors; Hartree.
         """
-        self.builds += 1
+        self.tally.builds += 1
         j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
         per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
         v = [j - per_electron * self._xc.hyb * k for k in ks]
@@ -91,11 +94,13 @@ class CoarseField:
             v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
         field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
         if self._solvent is not None:
-            field += self._solvent.potential(density_of(factors))
-        return np.asarray(field + self._correction)
+            density = density_of(factors)
+            change = density - density_of(self._reference) if self._reference else None
+            field += self._solvent.potential(density) if change is None else self._solvent.response(change)
+        return np.asarray(field + self._constant)
 
 
-def _free_bytes(mf: Any) -> float:
+def free_bytes(mf: Any) -> float:
     """Return what mf.max_memory leaves beside the four-centre integrals that PySCF will want to keep."""
     free = mf.max_memory * 1e6 - lib.current_memory()[0] * 1e6
     if mf._eri is None and not hasattr(mf, "with_df") and mf._is_mem_enough():

@@ -33,7 +33,7 @@ class FittedIntegrals:
     """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file."""
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
-        self._auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
+        self.auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
         overlap = _overlapping(mol, level.far)
         self._pairs = np.nonzero(np.tril(overlap))
         place = np.empty(overlap.shape, dtype=int)
@@ -90,7 +90,12 @@ class FittedIntegrals:
         Args:
             others: molecule whose basis functions they are.
         """
-        return np.asarray(self._whiten(gto.mole.intor_cross("int2c2e", self._auxmol, others)))
+        return np.asarray(self._whiten(gto.mole.intor_cross("int2c2e", self.auxmol, others)))
+
+    def whitened_operator(self, matrix: Array) -> Array:
+        """Return a symmetric operator <P|O|Q> (n_aux, n_aux) in the whitened auxiliary functions, (rank, rank)."""
+        half = self._whiten(np.array(matrix, dtype=float))
+        return np.asarray(self._whiten(np.array(half.T)))
 
     def _of_pairs(self, density: Array) -> Array:
         """Elements of a symmetric matrix, those off the diagonal twice, in the precision of the integrals."""
@@ -216,7 +221,11 @@ def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: fl
         omega: of the error function in long-range integrals, 0 for the plain ones; 1/Bohr.
         budget: bytes of memory; integrals that are larger are kept in a file.
     """
-    basis = auxiliary_basis(mol, level, exchange)
+    return fitted_in(mol, auxiliary_basis(mol, level, exchange), level, omega, budget)
+
+
+def fitted_in(mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> FittedIntegrals:
+    """Fit the integrals in a given auxiliary basis set; see `fitted`."""
     make = partial(FittedIntegrals, mol, basis, level, omega, budget)
     return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega), mol, make))
 

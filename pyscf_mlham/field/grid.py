@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -45,7 +46,7 @@ class GridOrbitals:
         grids.verbose, grids.prune = 0, prune
         grids.level = level.grid
         grids.build(with_non0tab=False, sort_grids=False)
-        order = _neighbours_first(grids.coords)
+        order = neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
         self._mol, self._dtype, self._deriv = mol.copy(), level.dtype, deriv  # theirs may be moved in place
         self._kept: list[tuple[Array, Array]] = []
@@ -81,7 +82,7 @@ class GridOrbitals:
             yield columns, values if len(columns) == values.shape[2] else values[:, :, columns]
 
 
-def _neighbours_first(coords: Array) -> Array:
+def neighbours_first(coords: Array) -> Array:
     """Return an order of points, box by box: a tenth of the time of PySCF's own."""
     box = np.floor((coords - coords.min(axis=0)) / BOX).astype(int)
     ny, nz = box[:, 1].max() + 1, box[:, 2].max() + 1
@@ -118,13 +119,15 @@ class GridXC:
         """Give the memory of the orbital values back."""
         self._orbitals.release()
 
-    def anchor(self, factors: Sequence[Array]) -> None:
-        """Count potentials on the grid from those of these factors: the change keeps its digits when summed up."""
-        self._reference = []
-        self._reference = [weighted for together in self._on_grid(factors) for _, _, weighted in together]
+    def around(self, factors: Sequence[Array]) -> GridXC:
+        """Return the change of the potential from that of a density: subtracted point by point, it keeps its digits."""
+        change = copy.copy(self)
+        change._reference = []
+        change._reference = [weighted for together in change._on_grid(factors) for _, _, weighted in together]
+        return change
 
     def potential(self, factors: Sequence[Array]) -> list[Array]:
-        """Potential matrix of each spin, less the anchor's; see `CoarseField.potential`."""
+        """Potential matrix of each spin, less that of the reference; see `CoarseField.potential`."""
         v = np.zeros((len(factors), self._mol.nao, self._mol.nao))
         for together in self._on_grid(factors):
             for part in shared_out(partial(self._summed, together), len(together)):

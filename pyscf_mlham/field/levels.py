@@ -41,11 +41,11 @@ class Level:
         return f"fitted in {bases}, grid level {self.grid}, {np.dtype(self.dtype).name}"
 
 
-# from cheap to careful; the solver climbs when the gradient falls too slowly
-LEVELS = (
-    Level("coarse", "def2-universal-jfit", "def2-universal-jkfit", 1),
-    Level("fine", "def2-universal-jkfit", "def2-universal-jkfit", 2, np.float64),
-)
+COARSE = Level("coarse", "def2-universal-jfit", "def2-universal-jkfit", 1)
+FINE = Level("fine", "def2-universal-jkfit", "def2-universal-jkfit", 2, np.float64)
+LEVELS = (COARSE, FINE)  # the solver climbs if the gradient falls too slowly
+# The change of density alone, exchange in a minimal basis; see `pyscf_mlham.field.response`.
+RESPONSE = Level("response", COARSE.light, COARSE.heavy, 0, far=3e-4)
 
 
 _in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()

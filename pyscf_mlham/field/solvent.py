@@ -1,4 +1,4 @@
-"""What a solvent answers to a change of density."""
+"""The reaction field of a solvent."""
 
 from __future__ import annotations
 
@@ -16,24 +16,13 @@ Array = NDArray[Any]
 
 
 class Reaction(Protocol):
-    """The reaction field: all of it, or, once it is anchored at a density, what it is more than there."""
-
-    def anchor(self, density: Array) -> None:
-        """Count from a density on.
-
-        Args:
-            density: (n, n), of both spins.
-        """
+    """The reaction field of a solvent, which is linear in the density."""
 
     def potential(self, density: Array) -> Array:
-        """Return the reaction field of a density.
+        """Return the reaction field of the nuclei and a density (n, n) of both spins, (n, n) Hartree."""
 
-        Args:
-            density: (n, n), of both spins.
-
-        Returns:
-            (n, n), Hartree.
-        """
+    def response(self, change: Array) -> Array:
+        """Return how the reaction field responds to a change of density, (n, n) Hartree."""
 
 
 def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
@@ -79,18 +68,17 @@ class FittedReaction:
         surface = solvent.surface
         charges = gto.fakemol_for_charges(surface["grid_coords"], expnt=surface["charge_exp"] ** 2)
         self._to_surface = integrals.interaction(charges)  # (rank, n_surface)
-        self._origin: Array | None = None
-
-    def anchor(self, density: Array) -> None:
-        """Count from a density on; see `Reaction`."""
-        self._origin = density
 
     def potential(self, density: Array) -> Array:
         """Return the reaction field of a density; see `Reaction`."""
-        change = density if self._origin is None else density - self._origin
-        outside = -self._integrals.charges(change) @ self._to_surface
-        if self._origin is None:
-            outside += self._nuclear
+        return self._potential(self._nuclear - self._integrals.charges(density) @ self._to_surface)
+
+    def response(self, change: Array) -> Array:
+        """Return the response to a change of density; see `Reaction`."""
+        return self._potential(-self._integrals.charges(change) @ self._to_surface)
+
+    def _potential(self, outside: Array) -> Array:
+        """Potential of the cavity's charges that the solute's potential (n_surface,) induces."""
         charges = scipy.linalg.lu_solve(self._solver, self._r @ outside)
         adjoint = self._r.T @ scipy.linalg.lu_solve(self._solver, outside, trans=1)
         return -self._integrals.potential(self._to_surface @ (charges + adjoint) / 2)
@@ -106,12 +94,11 @@ class ExactReaction:
             solvent: PySCF's; belongs to this object.
         """
         self._solvent = solvent
-        self._there: Array | float = 0.0
-
-    def anchor(self, density: Array) -> None:
-        """Count from a density on; see `Reaction`."""
-        self._there = np.asarray(self._solvent.kernel(density)[1])
 
     def potential(self, density: Array) -> Array:
         """Return the reaction field of a density; see `Reaction`."""
-        return np.asarray(self._solvent.kernel(density)[1]) - self._there
+        return np.asarray(self._solvent.kernel(density)[1])
+
+    def response(self, change: Array) -> Array:
+        """Return the response to a change of density; see `Reaction`."""
+        return self.potential(change) - self.potential(np.zeros_like(change))

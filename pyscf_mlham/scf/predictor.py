@@ -25,7 +25,7 @@ from pyscf_mlham.density import (
     same_basis,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.field import LEVELS, CoarseField
+from pyscf_mlham.field import COARSE, CoarseField
 from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 
@@ -142,7 +142,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     coarse_builds = (2 if lifted else 1) * (config.baseline == "minao")
     if field is not None:
         fock, orbitals = _answered(mf, h, fock, orbitals, field)
-        coarse_builds += field.builds
+        coarse_builds += field.tally.builds
     return Prediction(
         fock=fock,
         orbitals=orbitals,
@@ -164,7 +164,7 @@ def _own_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
     if hasattr(mf, "U_idx"):
         return None  # DFT+U: the field lacks what the user added
     try:
-        return CoarseField(mf, LEVELS[0])
+        return CoarseField(mf, COARSE)
     except Exception as error:  # a prediction is of use without it
         logger.info(mf, "no coarse field for this prediction (%s: %s)", type(error).__name__, error)
         return None

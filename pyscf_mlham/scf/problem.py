@@ -1,7 +1,8 @@
-"""The SCF problem of a mean-field object, and its solution in a coarse field."""
+"""The SCF problem of a mean-field object: what stays the same during an SCF, and points on the way."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,11 @@ from pyscf_mlham.density import (
     undisturbed,
 )
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.field import CoarseField
+from pyscf_mlham.field.protocol import Field
 
 Array = NDArray[Any]
 
-COARSE_CYCLES = 50
 MOVED = 0.5  # electrons; of a state that is filled otherwise it is one at least
-STALLED = 10  # cycles without a smaller gradient, after which the smallest must do
 
 
 def now() -> tuple[float, float]:
@@ -106,6 +105,26 @@ class Problem(NamedTuple):
         moved = float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
         return moved >= MOVED
 
+    def point(self, orbitals: Orbitals | None, factors: list[Array], density: Array, v: Array) -> Point:
+        """Judge a density by its effective potential."""
+        fock = self.fock(v, density)
+        error = self.error(v, density)
+        # for the density of orbitals both are the same
+        gradient = float(np.linalg.norm(error)) / np.sqrt(2) if orbitals is None else self.gradient(orbitals, fock)
+        return Point(self, orbitals, factors, density, v, fock, error, gradient)
+
+    def point_of(self, orbitals: Orbitals, field: Field) -> Point:
+        """Build the potential of orbitals in a field."""
+        factors = factors_from_orbitals(self.mf, orbitals)
+        return self.point(orbitals, factors, density_from_orbitals(self.mf, orbitals), field.potential(factors))
+
+    def error(self, v: Array, density: Array) -> Array:
+        """Return FDS - SDF in orthonormal orbitals, of each spin; of both together if they share their orbitals."""
+        spins = zip(v, density, strict=True) if np.ndim(v) == 3 else [(v, density)]
+        half = [self.x.T @ (self.hcore + v) @ d @ self.overlap @ self.x for v, d in spins]
+        errors = np.stack([m - m.T for m in half])
+        return errors.sum(axis=0) if self.mf.istype("ROHF") else errors
+
     def gradient(self, orbitals: Orbitals, fock: Array) -> float:
         """Return the norm of the orbital gradient, as PySCF measures it.
 
@@ -118,40 +137,33 @@ class Problem(NamedTuple):
         return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))
 
 
-def coarse_scf(problem: Problem, field: CoarseField, v: Array, density: Array, tolerance: float) -> Orbitals:
-    """Solve the SCF of the coarse field from a density and its potential, to an orbital gradient.
+@dataclass(frozen=True)
+class Point:
+    """A density and the Fock matrix that a level builds of it.
 
-    Args:
-        problem: to solve.
-        field: its coarse field.
-        v: the field at the density, Hartree.
-        density: to start from.
-        tolerance: orbital gradient to stop at; single precision may not allow it, and the best is returned then.
+    Attributes:
+        problem: that they belong to.
+        orbitals: of the density, None for a density that is not one of orbitals.
+        factors: L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
+        density: in the object's own shape.
+        v: effective potential, Hartree.
+        fock: h + v, in the object's shape.
+        error: commutator FDS - SDF in orthonormal orbitals.
+        gradient: norm of the orbital gradient, Hartree.
     """
-    mf = problem.mf
-    diis = _diis(problem)
-    orbitals: Orbitals | None = None
-    best, smallest, since = None, np.inf, 0
-    for cycle in range(COARSE_CYCLES):
-        if orbitals is not None:
-            v = field.potential(factors_from_orbitals(mf, orbitals))
-            density = density_from_orbitals(mf, orbitals)
-            gradient = problem.gradient(orbitals, problem.fock(v, density))
-            if gradient < smallest:
-                best, smallest, since = orbitals, gradient, cycle
-            if gradient < tolerance or cycle - since > STALLED:
-                break
-        orbitals = problem.orbitals(problem.fock(v, density, cycle=cycle, diis=diis))
-    assert best is not None
-    return best
 
+    problem: Problem
+    orbitals: Orbitals | None
+    factors: list[Array]
+    density: Array
+    v: Array
+    fock: Array
+    error: Array
+    gradient: float
 
-def _diis(problem: Problem) -> Any:
-    mf = problem.mf
-    diis = mf.DIIS(mf)
-    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
-    diis.Corth, diis.verbose = problem.x, 0
-    return diis
+    def with_potential(self, v: Array) -> Point:
+        """Return the same density with another potential, Hartree."""
+        return self.problem.point(self.orbitals, self.factors, self.density, v)
 
 
 def check_functional(xc: str) -> None:

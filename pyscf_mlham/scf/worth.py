@@ -1,11 +1,11 @@
-"""Where a two-level SCF pays, and where PySCF's own kernel is the one to call."""
+"""Where a multilevel SCF pays, and where PySCF's own kernel is the one to call."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from pyscf import df, gto, lib
+from pyscf import gto, lib
 
 # What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
 HOOKS = ("pre_kernel", "post_kernel")
@@ -24,7 +24,7 @@ def not_worth_it(mf: Any) -> str:
     if is_periodic(mf.mol):
         return "periodic systems have no coarse level"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
-        name = type(mf).__name__.removeprefix("TwoLevel")
+        name = type(mf).__name__.removeprefix("Multilevel")
         return f"{name} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
         return "there is nothing to iterate"
@@ -58,9 +58,6 @@ def unknown_field(mf: Any) -> str:
     """
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
-    fitted = isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
-    if fitted and getattr(mf, "xc", "hf").lower() == "hf":
-        return "density-fitted Hartree-Fock has no coarser level that pays"
     if foreign := [name for name in STEPS if _is_replaced(mf, name)]:
         return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
     if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:

@@ -1,7 +1,8 @@
-"""What a two-level SCF starts from: the orbitals of the first full build."""
+"""What a multilevel SCF starts from: the orbitals of the first full build."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,18 @@ from pyscf.lib import logger
 
 from pyscf_mlham.density import (
     Orbitals,
-    density_from_orbitals,
-    factors_from_density,
-    factors_from_orbitals,
     orbitals_from_density,
     spin_breaking,
     with_turned_frontier,
 )
-from pyscf_mlham.field import CoarseField
-from pyscf_mlham.scf.problem import Problem, coarse_scf
+from pyscf_mlham.field import atomic_factor
+from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[Any]
 
+START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the error of the coarse field is larger
 # Coarse gradient, over the root of the number of atoms, up to which a start is as good as what a coarse SCF would make
 # of it: the solution of the unanchored coarse field is no nearer to that of the full one.
 AS_GOOD = 4e-3
@@ -51,27 +52,38 @@ def breaks_spin_symmetry(mf: Any) -> bool:
     return bool(spin_breaking(mf, mf.mol) == 1 and isinstance(key, str) and not key.lower().startswith("chk"))
 
 
+def is_atomic(key: Any) -> bool:
+    """Whether an initial guess is made of superposed atoms, whose field is cheap: PySCF's default, or 'scc'."""
+    return isinstance(key, str) and key.lower() in ("minao", "scc")
+
+
+def atomic_factors(mf: Any) -> list[Array]:
+    """Return the factors of superposed neutral atoms, of each spin if the object has two."""
+    factor = atomic_factor(mf.mol)
+    two = mf.istype("UHF") or mf.istype("ROHF")
+    return [factor / np.sqrt(2)] * 2 if two else [factor]
+
+
 def first_orbitals(
-    problem: Problem, field: CoarseField, density: Array, tolerance: float, breaking: bool = False
+    problem: Problem, levels: Sequence[CheapLevel], density: Array, factors: list[Array], breaking: bool
 ) -> Orbitals:
-    """Solve the coarse SCF, where the start is not as good as its solution already.
+    """Solve the SCF of the cheap levels, unless the start is as good as its solution already.
 
     Args:
         problem: of the full field.
-        field: coarse.
-        density: to start from.
-        tolerance: orbital gradient at which the coarse SCF stops.
+        levels: cheaper than the full one.
+        density: to start from, in the object's own shape.
+        factors: L with D = L L^T.
         breaking: whether the spin symmetry of the density is to be broken.
     """
-    v = field.potential(factors_from_density(density))
+    point = problem.point(None, factors, density, levels[0].field.potential(factors))
     if breaking:
-        logger.info(problem.mf, "two-level SCF: the frontier orbitals are turned to break spin symmetry")
-        turned = with_turned_frontier(problem.mf.mol, problem.orbitals(problem.fock(v, density)))
-        density = density_from_orbitals(problem.mf, turned)
-        v = field.potential(factors_from_orbitals(problem.mf, turned))
-    elif good := _good_start(problem, density, v):
+        logger.info(problem.mf, "multilevel SCF: frontier orbitals are mixed to break spin symmetry")
+        mixed = with_turned_frontier(problem.mf.mol, problem.orbitals(point.fock))
+        point = problem.point_of(mixed, levels[0].field)
+    elif good := _good_start(problem, density, point.v):
         return good
-    return coarse_scf(problem, field, v, density, tolerance)
+    return solve(levels, point, max(START_TOL, problem.aim))
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:

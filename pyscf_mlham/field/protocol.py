@@ -1,0 +1,50 @@
+"""What every mean field offers, whatever its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Tally:
+    """Number of potentials built by a field and by all fields made `around` it."""
+
+    def __init__(self) -> None:
+        self.builds = 0
+
+
+class Field(Protocol):
+    """An effective potential as a function of the density D = L L^T.
+
+    Attributes:
+        name: level, such as "coarse" or "response".
+        tally: potentials built so far.
+    """
+
+    name: str
+    tally: Tally
+
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Build the effective potential.
+
+        Args:
+            factors: L, one (n, k) for a closed shell, two for alpha and beta.
+
+        Returns:
+            (n, n), or (2, n, n) for two factors; Hartree.
+        """
+
+    def around(self, factors: Sequence[Array], v: Array) -> Field:
+        """Return a field that is exact at one density: v there, and elsewhere v plus this field's change.
+
+        Args:
+            factors: L of that density.
+            v: its full potential, Hartree.
+        """
+
+    def release(self) -> None:
+        """Free the memory that is cheap to fill again."""

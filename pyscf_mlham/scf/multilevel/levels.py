@@ -1,0 +1,270 @@
+"""The levels of a multilevel SCF: cheap fields, and the full field with its guards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from pyscf.lib import logger
+
+from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
+from pyscf_mlham.field.protocol import Field
+from pyscf_mlham.scf.problem import Array, Point, Problem, now
+
+CYCLES = 50
+FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
+RISE = 10  # times what was to be gained: solutions that are saddle points are reached from a little below them ...
+NOISE = 1e-5  # ... and the grid lets degenerate ones differ by less than this; Hartree
+SLOW = 0.2  # a full gradient must fall to this share of the last one, or the cheaper levels are too coarse
+STALLED = 10  # cycles without a smaller gradient, after which the smallest is taken: single precision allows no less
+
+
+class CheapLevel:
+    """A field that is solved by DIIS or with the help of a cheaper one.
+
+    Attributes:
+        field: potentials of this level.
+        trusting: see `Level`.
+    """
+
+    def __init__(self, problem: Problem, field: Field, cycles: int = CYCLES, trusting: bool = True) -> None:
+        self._problem, self.field, self._cycles, self.trusting = problem, field, cycles, trusting
+        self._diis = diis_of(problem)
+
+    def build(self, orbitals: Orbitals) -> Point:
+        """Build the Fock matrix of orbitals; see `Level`."""
+        return self._problem.point_of(orbitals, self.field)
+
+    def shifted(self, point: Point) -> CheapLevel:
+        """Return the level as exact at a point; see `Level`."""
+        return CheapLevel(self._problem, self.field.around(point.factors, point.v), self._cycles, self.trusting)
+
+    def carried(self, point: Point, to: Point) -> Array:
+        """Carry a potential from one density to another; see `Level`."""
+        return self.field.around(point.factors, point.v).potential(to.factors)
+
+    def step(self, point: Point, cycle: int) -> Orbitals:
+        """Return the orbitals of PySCF's DIIS, damping and level shift; see `Level`."""
+        return self._problem.orbitals(self._problem.fock(point.v, point.density, cycle=cycle, diis=self._diis))
+
+    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
+        """Whether the last point is converged, or the gradient no longer falls; see `Level`."""
+        smallest = int(np.argmin([point.gradient for point in points]))
+        stalled = len(points) - 1 - smallest > STALLED
+        converged = points[-1].gradient < tolerance and points[-1].orbitals is not None
+        return converged or stalled or len(points) > self._cycles
+
+
+def diis_of(problem: Problem) -> Any:
+    """Return a DIIS object with the settings of the mean-field object."""
+    mf = problem.mf
+    diis = mf.DIIS(mf)
+    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
+    diis.Corth, diis.verbose = problem.x, 0
+    return diis
+
+
+@dataclass(frozen=True)
+class Iterate(Point):
+    """A point of the full field.
+
+    Attributes:
+        vhf: what the object's get_veff returned.
+        energy: total energy, Hartree.
+        lowering: second-order estimate of what the energy still lies above the solution, Hartree.
+        clock: processor and wall time when it was made, seconds.
+    """
+
+    vhf: Any
+    energy: float
+    lowering: float
+    clock: tuple[float, float]
+
+    @property
+    def canonical(self) -> Orbitals:
+        """Orbitals, canonical in the full field."""
+        assert self.orbitals is not None
+        return self.orbitals
+
+    def lies_above(self, last: Iterate) -> bool:
+        """Whether the energy has risen by more than a step to the solution near the last one explains."""
+        return self.energy > last.energy + RISE * last.lowering + NOISE
+
+
+class Outcome(NamedTuple):
+    """What a multilevel SCF ended with.
+
+    Attributes:
+        best: point of the full level, None if there is none.
+        failure: why it is not converged, "" if it is.
+        slow: whether that is for cheaper levels that are too coarse.
+    """
+
+    best: Iterate
+    failure: str
+    slow: bool = False
+
+
+class FullLevel:
+    """The mean-field object's own field, its criteria of convergence, and the guards of the solver.
+
+    Attributes:
+        builds: full Fock builds so far.
+        fields: cheaper ones; they free memory for a full build.
+        trusting: see `Level`.
+    """
+
+    trusting = False
+
+    def __init__(self, problem: Problem, start: Array, write: bool) -> None:
+        """Watch an SCF.
+
+        Args:
+            problem: to solve.
+            start: density that the first build starts from.
+            write: whether each full build goes to the checkpoint file.
+        """
+        self._problem, self._start, self._write = problem, start, write
+        self._last: Iterate | None = None
+        self._best: Iterate | None = None
+        self._outcome: Outcome | None = None
+        self.fields: list[Field] = []
+        self.builds = 0
+
+    @property
+    def last(self) -> Iterate:
+        """Latest point; not before the first build."""
+        assert self._last is not None
+        return self._last
+
+    @property
+    def best(self) -> Iterate:
+        """Best point; not before the first build."""
+        return self._best or self.last
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the last solution ended with; not before the first build is judged."""
+        assert self._outcome is not None
+        return self._outcome
+
+    def build(self, orbitals: Orbitals) -> Iterate:
+        """Build the full Fock matrix, incrementally if the object builds incrementally; see `Level`."""
+        for field in self.fields:
+            field.release()
+        problem, mf, last = self._problem, self._problem.mf, self._last
+        self.builds += 1
+        density = density_from_orbitals(mf, orbitals)
+        vhf = mf.get_veff(mf.mol, density, *((last.density, last.vhf) if last else ()))
+        solvent = getattr(vhf, "v_solvent", None)
+        v = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
+        energy, coeff = mf.canonicalize(orbitals.coeff, orbitals.occ, problem.fock(v, density))
+        canonical = Orbitals(energy, coeff, orbitals.occ)
+        point = problem.point(canonical, factors_from_orbitals(mf, canonical), density, v)
+        self._last = Iterate(
+            **vars(point),
+            vhf=vhf,
+            energy=float(mf.energy_tot(density, problem.hcore, vhf)),
+            lowering=_lowering(problem, canonical, v),
+            clock=now(),
+        )
+        return self._last
+
+    def finished(self, points: Sequence[Point], tolerance: float) -> bool:  # noqa: ARG002  (the object's own criteria)
+        """Judge a full build by the object's own criteria, and stop if it leads astray; see `Level`."""
+        here, best = points[-1], self._best
+        assert isinstance(here, Iterate)
+        if here is best:  # judged before, with other levels below
+            return False
+        envs = _state(self._problem, here, best, self._start, self.builds)
+        converged = _is_converged(self._problem, here, best, envs)
+        self._report(here, envs | {"scf_conv": converged})
+        if not converged and best is not None and (here.lies_above(best) or here.gradient > best.gradient):
+            what = "energy" if here.lies_above(best) else "orbital gradient"
+            self._outcome = Outcome(best, f"the {what} rises")
+            return True
+        slow = best is not None and here.gradient > SLOW * best.gradient
+        self._best, self._outcome = here, Outcome(here, "")
+        if converged:
+            return True
+        if self.builds >= self._problem.mf.max_cycle:
+            self._outcome = Outcome(here, "max_cycle is reached")
+        elif slow:
+            self._outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
+        return slow or self.builds >= self._problem.mf.max_cycle
+
+    def _report(self, here: Iterate, envs: dict[str, Any]) -> None:
+        """Log, write the checkpoint file, call back as PySCF's kernel does."""
+        mf = self._problem.mf
+        counts = ", ".join(f"{field.tally.builds} {field.name}" for field in self.fields)
+        logger.info(
+            mf, "full build %d  E= %.15g  |g|= %4.3g  still to gain= %4.3g  cheaper builds= %s",
+            envs["cycle"] + 1, here.energy, here.gradient, here.lowering, counts or "0",
+        )  # fmt: skip
+        if self._write:
+            mf.dump_chk(envs)
+        if callable(mf.callback):
+            mf.callback(envs)
+
+    def shifted(self, point: Point) -> FullLevel:
+        """Nothing is more expensive; see `Level`."""
+        raise NotImplementedError("the full level is not shifted.")
+
+    def carried(self, point: Point, to: Point) -> Array:
+        """Nothing is more expensive; see `Level`."""
+        raise NotImplementedError("the full level does not carry potentials.")
+
+    def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Level`)
+        """Diagonalise the full Fock matrix, if no cheaper level is of use; see `Level`."""
+        return self._problem.orbitals(point.fock)
+
+
+def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
+    """Sum over orbital rotations of gradient^2 / curvature: what the next step would gain, without making it."""
+    mf = problem.mf
+    up, down = problem.hcore + v if v.ndim == 3 else (problem.hcore + v,) * 2
+    if mf.istype("UHF"):
+        rotating = [(c, [(f, o > 0.5)]) for f, c, o in zip((up, down), orbitals.coeff, orbitals.occ, strict=True)]
+    else:  # both spins share their orbitals
+        rotating = [(orbitals.coeff, [(up, orbitals.occ > 0.5), (down, orbitals.occ > 1.5)])]
+    total = 0.0
+    for coeff, spins in rotating:
+        gradient, curvature = np.zeros((2, coeff.shape[1], coeff.shape[1]))
+        for fock, occupied in spins:
+            f = coeff.T @ fock @ coeff
+            free = ~occupied[:, None] & occupied
+            gradient += np.where(free, f, 0.0)
+            curvature += np.where(free, np.subtract.outer(f.diagonal(), f.diagonal()), 0.0)
+        total += float(np.sum(gradient**2 / np.maximum(curvature, FLAT)))
+    return total
+
+
+def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
+    """Return what PySCF's kernel hands to callbacks, criteria and checkpoint files; see `accelerate`."""
+    mf = problem.mf
+    mo_energy, mo_coeff, mo_occ = here.canonical
+    before = last or replace(here, density=start, clock=problem.clock)
+    return {
+        "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "last_hf_e": before.energy,
+        "mo_energy": mo_energy, "mo_coeff": mo_coeff, "mo_occ": mo_occ, "dm": here.density, "dm_last": before.density,
+        "norm_ddm": float(np.linalg.norm(np.asarray(here.density) - np.asarray(before.density))),
+        "vhf": here.vhf, "fock": here.fock, "fock_last": before.fock, "norm_gorb": here.gradient, "mf_diis": None,
+        "h1e": problem.hcore, "s1e": problem.overlap, "x_orth": problem.x,
+        "conv_tol": mf.conv_tol, "conv_tol_grad": problem.tolerance, "cput0": problem.clock, "cput1": before.clock,
+    }  # fmt: skip
+
+
+def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: dict[str, Any]) -> bool:
+    """Judge a full build by the object's own criteria."""
+    if last is not None and here.lies_above(last):
+        return False  # another state took the place of a lower one
+    criterion = problem.mf.check_convergence
+    if callable(criterion):
+        # it may compare with the build before, and the first has none
+        converged = last is not None and bool(criterion(envs))
+    else:
+        converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
+    # else a stationary state above the ground state
+    return converged and problem.filled_from_below(here.canonical)

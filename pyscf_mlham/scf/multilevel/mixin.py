@@ -1,0 +1,217 @@
+"""accelerate(): the same SCF solution from two or three full Fock builds; `solver` has the algorithm.
+
+Every convergence test is made with the full field, so the answer is the full one's whatever the cheaper fields are.
+Non-local correlation (VV10) and dispersion live in the full level only: they respond weakly to the density, and each
+full build brings them up to date. A solvent answers the density linearly and at once, as the Coulomb field does, so
+it is in all levels: left out of the cheaper ones, it costs three more full builds (water in PCM: five instead of two).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+from pyscf.lib import logger
+from pyscf.scf import chkfile
+
+from pyscf_mlham.density import Orbitals, factors_from_density
+from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import COARSE, FINE, RESPONSE
+from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.multilevel.ladder import START, Ladder
+from pyscf_mlham.scf.multilevel.levels import FullLevel, Outcome
+from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.multilevel.start import atomic_factors, breaks_spin_symmetry, first_orbitals, is_atomic, is_close
+from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.scf.worth import not_worth_it
+from pyscf_mlham.threads import all_blas_threads, one_blas_thread
+
+Array = NDArray[Any]
+
+
+def accelerate(mf: Any) -> Any:
+    """Return an object of mf's own kind that needs two or three full Fock builds instead of ten or more.
+
+    The solution is that of mf, by mf's own criteria; where two levels do not pay or do not converge, PySCF's plain
+    SCF does the work, and the log says so.
+
+    After each full build, callbacks and criteria of convergence get what PySCF's kernel gives them: mf, mol, cycle,
+    e_tot, last_hf_e, mo_energy, mo_coeff, mo_occ, dm, dm_last, norm_ddm, vhf, fock, fock_last, norm_gorb, h1e, s1e,
+    x_orth, conv_tol, conv_tol_grad, cput0, cput1; mf_diis is None, for no full build is extrapolated. At the first,
+    dm_last is the density to start from, for which no full field was built: last_hf_e and fock_last are e_tot and
+    fock themselves. Callbacks get scf_conv as well.
+
+    Args:
+        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; left as it is.
+    """
+    if isinstance(mf, _MultilevelSCF):
+        return mf
+    if hasattr(mf, "undo_track"):  # that decoration chooses the start, and must stay the outermost
+        return mf.retrack(accelerate(mf.undo_track()))
+    return lib.set_class(_MultilevelSCF(mf), (_MultilevelSCF, mf.__class__))
+
+
+class _MultilevelSCF:
+    __name_mixin__ = "Multilevel"
+
+    _keys = {"coarse_cycles", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
+
+    def __init__(self, mf: Any) -> None:
+        self.__dict__.update(private_parts(mf))
+        self.coarse_cycles = 0
+        self.full_builds = 0
+        self.response_builds = 0
+        self.plain_reason = ""  # why plain SCF did the work, or went on with it
+        self._builds = 0
+
+    def undo_accelerate(self: Any) -> Any:
+        """Return the plain mean-field object, with whatever it has converged to."""
+        plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
+        del plain.coarse_cycles, plain.full_builds, plain.response_builds, plain.plain_reason, plain._builds
+        return plain
+
+    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build the full potential, and count it; see PySCF's get_veff."""
+        self._builds += 1
+        # the surface charges of a solvent, and PySCF's fitted J, are large products of NumPy's
+        large = hasattr(self, "with_solvent") or getattr(self, "with_df", None)
+        with all_blas_threads() if large else nullcontext():
+            return super().get_veff(*args, **kwargs)  # type: ignore[misc]
+
+    def dump_flags(self: Any, verbose: Any = None) -> Any:
+        """Print PySCF's settings and the solver's."""
+        super().dump_flags(verbose)  # type: ignore[misc]
+        logger.info(self, "multilevel SCF: coarse level %s", COARSE)
+        logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
+        return self
+
+    def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+        """Converge.
+
+        Args:
+            dm0: density matrix to start from; by default from existing orbitals, or init_guess.
+            kwargs: handed to PySCF's SCF where that does the work.
+
+        Returns:
+            total energy, Hartree.
+        """
+        self.coarse_cycles = self.full_builds = self.response_builds = self._builds = 0
+        self.plain_reason = ""
+        reason = not_worth_it(self)
+        if dm0 is not None and np.iscomplexobj(dm0):
+            reason = "the density to start from is complex"
+        if reason:
+            return float(self._plain(reason, dm0, **kwargs))
+        if hasattr(self, "undo_soscf"):
+            logger.note(self, "multilevel SCF: it comes first; the second-order solver only where it fails.")
+        return float(self._multilevel(dm0, **kwargs))
+
+    def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge without a coarse field; see `scf`."""
+        self.plain_reason = reason
+        logger.note(self, "multilevel SCF: %s; plain SCF is used.", reason)
+        return float(self._decorated(dm0, **kwargs))
+
+    def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge as the decorated object does, and count its builds."""
+        if not hasattr(self, "undo_soscf"):
+            energy = super().scf(dm0, **kwargs)  # type: ignore[misc]
+            self.full_builds = self._builds
+            return float(energy)
+        # PySCF's second-order solvers are in `kernel`, and build in the object inside. That is silent here, for PySCF
+        # warns of methods that are replaced, as the counting does.
+        silent, own = {} if kwargs.get("dump_chk", True) else {"chkfile": None}, self._scf
+        with lib.temporary_env(own, verbose=0), lib.temporary_env(self, **silent), counting_fock_builds(own) as counter:
+            energy = super().kernel(dm0=dm0)  # type: ignore[misc]
+        self.full_builds = self._builds + counter.builds
+        return float(energy)
+
+    @one_blas_thread()
+    def _multilevel(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge on several levels; see `scf`."""
+        self.dump_flags()
+        self.build(self.mol)
+        problem = Problem.of(self)
+        if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
+            dm0 = self.make_rdm1()
+        if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
+            dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
+        ladder = Ladder(problem)
+        try:
+            levels = [] if is_close(dm0) else ladder.levels(START)
+        except ResourceError as error:
+            return float(self._plain(str(error), dm0, **kwargs))
+        breaking = dm0 is None and breaks_spin_symmetry(self)
+        atoms = dm0 is None and is_atomic(self.init_guess)
+        if dm0 is None:
+            with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
+                dm0 = self.get_init_guess(self.mol, self.init_guess)
+        write = bool(self.chkfile) and kwargs.get("dump_chk", True)
+        if write:
+            chkfile.save_mol(self.mol, self.chkfile)
+        dm0 = np.asanyarray(dm0)
+        if levels:
+            factors = atomic_factors(self) if atoms else factors_from_density(dm0)
+            orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
+        else:
+            tagged: Any = dm0
+            orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
+        full = FullLevel(problem, dm0, write)
+        outcome = climb(full, ladder, orbitals, problem.aim)
+        self.full_builds = self.cycles = full.builds
+        self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
+        self.response_builds = ladder.builds(RESPONSE.name)
+        if outcome.failure and full.builds < self.max_cycle:
+            return float(self._go_on(problem, outcome, dm0, **kwargs))
+        best = outcome.best
+        self.converged, self.e_tot = not outcome.failure, best.energy
+        self.mo_energy, self.mo_coeff, self.mo_occ = best.canonical
+        logger.note(
+            self, "multilevel SCF: %d full Fock build%s, %d coarse, %d response",
+            full.builds, "s" * (full.builds != 1), self.coarse_cycles, self.response_builds,
+        )  # fmt: skip
+        logger.timer(self, "SCF", *problem.clock)
+        self._finalize()
+        return float(self.e_tot)
+
+    def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, **kwargs: Any) -> float:
+        """Converge where two levels have not: from their best density, or from the start where that is no good one."""
+        self.plain_reason, builds = outcome.failure, self.full_builds
+        best, where = outcome.best, "goes on from its best density"
+        start = best.density
+        if self.istype("ROHF") and problem.would_be_refilled(best.canonical, best.fock):
+            # Plain SCF refills it at once, and where the order of orbitals is ambiguous that is a poor start
+            start, where = dm0, "starts anew, for its best density is not filled from below"
+        logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, where)
+        self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
+        with lib.temporary_env(self, max_cycle=self.max_cycle - builds):
+            energy = self._decorated(start, **kwargs)
+        self.cycles += builds
+        return float(energy)
+
+    def newton(self: Any) -> Any:
+        """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""
+        logger.note(self, "multilevel SCF: a second-order solver takes its place.")
+        return self.undo_accelerate().newton()
+
+    def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
+        """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
+        return float(self.scf(**start_of(self, args, kwargs)))
+
+
+def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
+    """Converge the full level with the first levels of the ladder below it, and with later ones if those are slow."""
+    full.fields = ladder.fields
+    full.build(orbitals)
+    for names in ladder.rungs:
+        try:
+            solve([full, *ladder.levels(names)], full.last, tolerance)
+        except ResourceError as error:
+            return Outcome(full.best, str(error))
+        if not full.outcome.slow:
+            break
+    return full.outcome

@@ -1,0 +1,116 @@
+"""The multilevel SCF: one recursion over fields of falling cost.
+
+A level builds a Fock matrix F from a density D. Near a point (F_r, D_r) of one level the next cheaper one is shifted so
+that it is exact there, F_r + G[D] - G[D_r], and solved in its place: its error is that of its *response*, not that of
+its field. Its solution is the level's next density. The cheapest level has nobody to ask and takes plain DIIS steps.
+
+    full:      F_1     solve the shifted coarse level     F_2     solve ...     converged
+    coarse:       F_1   solve the shifted response  F_2   ...
+    response:        F_1  DIIS  F_2  DIIS  F_3  ...
+
+Each level combines its points so far as DIIS does, min |sum_k c_k e_k| with e = FDS - SDF. Points of other densities
+than the last one are first carried there by the response, F_k + R[D - D_k]. A convergence test is always made by the
+level itself, so that the first level's answer does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pyscf_mlham.density import Orbitals
+from pyscf_mlham.scf.problem import Array, Point
+
+SHARE = 2e-2  # of a level's orbital gradient, to which the next cheaper level is converged
+ROUGH = 1e-3  # Hartree; a guess may have any gradient
+FLOOR = 0.3  # of a level's own criterion: no cheaper level is converged further
+SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are left out
+TRUST = 5e-2  # expected share of the gradient that the solution of the next cheaper level leaves, at most
+SPACE = 5  # points of a level that are combined
+
+
+class Level(Protocol):
+    """A field of one cost, as the recursion sees it.
+
+    Attributes:
+        trusting: whether the level takes a cheaper one's solution for its own if that is expected to be good enough;
+            otherwise it builds its own Fock matrix to see.
+    """
+
+    trusting: bool
+
+    def build(self, orbitals: Orbitals) -> Point:
+        """Build the Fock matrix of the orbitals' density: what a level costs."""
+
+    def shifted(self, point: Point) -> Level:
+        """Return the level as exact at a point of a more expensive one."""
+
+    def carried(self, point: Point, to: Point) -> Array:
+        """Return the effective potential that this level expects at another density, v + G[D] - G[D_r]."""
+
+    def step(self, point: Point, cycle: int) -> Orbitals:
+        """Return the orbitals of the next density by DIIS."""
+
+    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
+        """Whether the last point is converged, or there is no use in going on."""
+
+
+def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Orbitals:
+    """Converge the first of several levels to an orbital gradient; return its best orbitals.
+
+    Args:
+        levels: from the most expensive to the cheapest.
+        point: of the first level, to start from.
+        tolerance: orbital gradient, Hartree.
+    """
+    level, *cheaper = levels
+    points = [point]
+    while not level.finished(points, tolerance):
+        if cheaper and len(points) > 1 and point.gradient > SLOW * points[-2].gradient:
+            cheaper = []  # of no use here
+        if cheaper:
+            last = combined(points[-SPACE:], cheaper[-1])
+            shifted = [cheaper[0].shifted(last), *cheaper[1:]]
+            orbitals = solve(shifted, last, goal(last.gradient, tolerance))
+            if level.trusting and TRUST * point.gradient < tolerance:
+                return orbitals
+        else:
+            orbitals = level.step(point, len(points) - 1)
+        point = level.build(orbitals)
+        points.append(point)
+    best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
+    assert best.orbitals is not None
+    return best.orbitals
+
+
+def goal(gradient: float, tolerance: float) -> float:
+    """Return the orbital gradient to which the next cheaper level is converged."""
+    return max(min(SHARE * gradient, ROUGH), FLOOR * tolerance)
+
+
+def combined(points: Sequence[Point], response: Level) -> Point:
+    """Return the last point with the potential that all points together expect at its density.
+
+    Args:
+        points: of one level, the latest last.
+        response: carries a potential from one density to another.
+    """
+    *earlier, last = points
+    if not earlier:
+        return last
+    *weights, own = diis_weights([point.error for point in points])
+    v = own * last.v + sum(c * response.carried(point, last) for c, point in zip(weights, earlier, strict=True))
+    return last.with_potential(v)
+
+
+def diis_weights(errors: Sequence[Array]) -> Array:
+    """Return the coefficients c, sum 1, that minimise the norm of the combined error: Pulay's equations."""
+    n = len(errors)
+    scale = float(np.linalg.norm(errors[-1])) or 1.0
+    flat = [np.ravel(error) / scale for error in errors]
+    A = np.zeros((n + 1, n + 1))
+    A[:n, n] = A[n, :n] = 1
+    A[:n, :n] = [[a @ b for b in flat] for a in flat]
+    return np.asarray(np.linalg.lstsq(A, np.eye(n + 1)[n], rcond=1e-12)[0][:n])
