@@ -185,8 +185,12 @@ def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.Monke
 
 
 def test_two_levels_that_were_plain_scf_are_marked() -> None:
+    general = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", scf="ghf"))
+    assert general.note.startswith("plain SCF, not two levels: ")
+    assert (general.coarse_builds, general.response_solves) == (0, 0)
     fitted = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", density_fit=True))
-    assert fitted.note == "plain SCF, not two levels: density-fitted Hartree-Fock has no coarser level that pays"
+    assert fitted.note == ""
+    assert fitted.response_solves > 0  # the response level alone is no plain SCF
     assert run_one("minao", "twolevel").note == ""
 
 
@@ -342,16 +346,19 @@ def test_a_limit_that_fails_is_a_problem() -> None:
 
 
 def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_one("minao", "twolevel").response_solves == run_one("minao").response_solves == 0
+    protocol = Protocol(xc="b3lyp", basis="sto-3g", density_fit=True, grid_level=0)
+    made: list[Any] = []
     true = measuring.accelerate
 
     def accelerated(mf: Any) -> Any:
-        mf = true(mf)
-        mf.response_solves = 7
-        return mf
+        made.append(true(mf))
+        return made[-1]
 
     monkeypatch.setattr(measuring, "accelerate", accelerated)
-    assert run_one("minao", "twolevel").response_solves == 7
+    row = run_one("minao", "twolevel", protocol)
+    assert row.error == ""
+    assert row.response_solves == made[-1].response_builds > 0
+    assert run_one("minao", "scf", protocol).response_solves == 0
 
 
 def test_the_self_consistent_baseline_is_a_guess_by_name() -> None:

@@ -70,9 +70,11 @@ def test_counts_are_those_of_pyscf(tmp_path: Path) -> None:
             assert row.gap == pytest.approx(scanner.mo_energy[5] - scanner.mo_energy[4], abs=1e-4)
             assert row.full_builds == (row.cycles if name.endswith("twolevel") else row.cycles + 2)
             assert (row.coarse_builds > 0) == name.endswith("twolevel")
-            assert (row.natm, row.nao, row.electrons, row.scf, row.response_solves) == (3, 7, 10, "RHF", 0)
+            assert (row.response_solves > 0) <= name.endswith("twolevel")
+            assert (row.natm, row.nao, row.electrons, row.scf) == (3, 7, 10, "RHF")
         assert abs(step["scanner"].cycles - scanner.cycles) <= 1
-        assert step["history/twolevel"].full_builds <= 2
+        assert step["history/twolevel"].full_builds <= 3
+    assert sum(step["history/twolevel"].response_solves for step in steps) > 0
     ((title, methods),) = sections(found)
     by_name = {method.name: method for method in methods}
     assert title == "water, 5 geometries"

@@ -78,7 +78,7 @@ class Row:
         cycles: of the SCF (of twolevel: full ones); max_cycle if it did not converge.
         full_builds: full Fock builds of the solver.
         coarse_builds: coarse Fock builds, those of the guess and of the solver.
-        response_solves: solutions of the response model, those of the guess and of the solver.
+        response_solves: evaluations of the response model, those of the guess and of the solver.
         guess_builds: full Fock builds hidden in the guess.
         guess_s, total_s: wall seconds of the guess, and of guess and SCF.
         guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
@@ -321,7 +321,7 @@ def _left_to_plain(mf: Any) -> str:
     """Return why a two-level object left its work to plain SCF; "" if it did not."""
     if not (reason := getattr(mf, "plain_reason", "")):
         return ""
-    return f"two levels, then plain SCF: {reason}" if mf.coarse_cycles else f"{PLAIN}: {reason}"
+    return f"two levels, then plain SCF: {reason}" if any(cheap_work(mf)) else f"{PLAIN}: {reason}"
 
 
 def _clock() -> tuple[float, float]:

@@ -44,7 +44,7 @@ class Start(NamedTuple):
         density: in the shape of the mean-field object; None if no guess was asked for.
         builds: full Fock builds that were hidden in it.
         coarse_builds: coarse ones.
-        response_solves: solutions of the response model.
+        response_solves: evaluations of the response model.
         orbitals: of the predicted Fock matrix, if there is one.
         model: name of the model.
         model_sha256: of its weights.
@@ -63,7 +63,7 @@ class Start(NamedTuple):
 
 def cheap_work(mf: Any) -> tuple[int, int]:
     """Return coarse Fock builds and response solves of an accelerated object; a plain one has neither."""
-    return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_solves", 0))
+    return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_builds", 0))
 
 
 def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:

@@ -33,7 +33,7 @@ class Case(NamedTuple):
         cycles: of the SCF; max_cycle if it did not converge.
         builds: full Fock builds, those hidden in the guess among them.
         coarse_builds: coarse Fock builds.
-        response_solves: solutions of the response model.
+        response_solves: evaluations of the response model.
         seconds: guess and SCF, by the chosen clock.
         limit: seconds of set-up and two full builds; None if not measured.
         e_err: largest difference of energy to the reference, Hartree; None without a reference.

@@ -19,7 +19,7 @@ TOO_FEW = "without intervals, which a single molecule does not give"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
 LIMIT = " Limit: set-up and two full builds of the same object."
 LEGEND = (
-    "Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
+    "Ratios are those to minao with plain SCF: geometric means over the molecules. "
     "dE: largest difference of energy to it."
 )
 PER_MOLECULE = ("molecule", "atoms", "AOs")
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
     Attributes:
         heading: in Markdown and on the page.
-        short: for a terminal of 80 columns.
+        short: for a terminal of 80 columns; "" if there is no room.
         cell: text of a method.
         needed: whether a method has something to show; the column is left out if none has. None: always shown.
     """
@@ -75,7 +75,7 @@ GUESSES = (
     Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
     Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
     Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
-    Column("worst", "worst\nratio", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
+    Column("worst", "", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
     Column("not converged", "not\nconv.", _not_converged),
     ERROR,
 )
@@ -86,7 +86,7 @@ def _share(method: Method) -> str:
     return _number(method.total_of("builds") / reference if reference else np.nan, ".2f")
 
 
-STRATEGIES = (  # of one molecule's path; a heading for the terminal is "" if there is no room
+STRATEGIES = (  # of one molecule's path
     Column("strategy", "strategy", lambda m: _label(m, m.name)),
     Column("mean cycles", "mean\ncycles", lambda m: _number(m.cycles, ".2f")),
     Column("mean Fock builds", "mean\nbuilds", lambda m: _number(m.builds, ".2f")),
