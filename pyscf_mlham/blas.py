@@ -1,6 +1,6 @@
-"""Which linear algebra libraries are at work, and what they take the processor for.
+"""Linear algebra libraries, and the processors that they detect.
 
-PySCF's wheels bring an OpenBLAS of 2018. A processor that it does not know it takes for one from before AVX, and its
+PySCF's wheels bring an OpenBLAS of 2018. It takes a newer processor for one from before AVX, and its
 products take twice as long.
 """
 
@@ -28,7 +28,7 @@ def processor_name() -> str:
     """Name the processor, as the operating system does."""
     try:
         named = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         named = None
     return named[1].strip() if named else platform.processor() or platform.machine()
 
@@ -53,11 +53,7 @@ def _owner(path: Path) -> str | None:
 
 
 def advice(found: dict[str, str]) -> str | None:
-    """Return what to set where PySCF's library does not know the processor and another one knows it; else None.
-
-    Args:
-        found: see `processors`.
-    """
+    """Return what to set if PySCF's library misses a processor that another one recognises; else None."""
     own = found.get("pyscf", "")
     others = [name for owner, name in found.items() if owner != "pyscf" and name.lower() in NEW]
     if not own.lower().startswith(OLD) or not others:

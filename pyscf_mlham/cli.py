@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {pyscf_mlham.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    from pyscf_mlham.bench.commands import add_bench, add_guess
+    from pyscf_mlham.bench.commands import add_bench, add_guess, add_paths
 
     add_bench(commands.add_parser("bench", help="measure what guesses and solvers save"))
     add_guess(commands.add_parser("guess", help="write the learned guess of a molecule to a file"))
@@ -78,17 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
 
-    _add_trajectory_benchmarks(commands)
+    add_paths(commands)
 
     models = commands.add_parser("models", help="list the models that came with the package")
     models.set_defaults(run=_models)
     return parser
-
-
-def _add_trajectory_benchmarks(commands: Any) -> None:
-    from pyscf_mlham.bench.trajectory_commands import add_parsers
-
-    add_parsers(commands)
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""What the geometries of an optimisation or a trajectory have cost, step by step."""
+"""Cost of the geometries of an optimisation or a trajectory, step by step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StepCost(NamedTuple):
         coarse: cycles of the coarse field.
         scf_seconds: processor seconds of the SCF, guess included.
         force_seconds: processor seconds of the forces.
-        fallback: why the model that was asked for had no part in the guess; "" where it had, and where none was asked.
+        fallback: why the requested model was not used; "" if it was, or if none was requested.
     """
 
     cycles: int
@@ -28,7 +28,7 @@ class StepCost(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a calculator has done so far; `str` gives a table.
+    """Cost of all geometries so far; `str` gives a table.
 
     Attributes:
         steps: the cost of each geometry.
@@ -38,12 +38,12 @@ class Report(NamedTuple):
 
     @property
     def mean_cycles(self) -> float:
-        """Cycles per step, the first left out where there are more."""
+        """Cycles per step, without the first if there are more."""
         return self._mean([step.cycles for step in self.steps])
 
     @property
     def mean_builds(self) -> float:
-        """Full Fock builds per step, the first left out where there are more."""
+        """Full Fock builds per step, without the first if there are more."""
         return self._mean([step.builds for step in self.steps])
 
     @staticmethod
@@ -52,11 +52,11 @@ class Report(NamedTuple):
 
     @property
     def builds_saved(self) -> int:
-        """Full Fock builds fewer than if every step had cost what the first one did."""
+        """Full Fock builds saved, compared with the first step's cost at every step."""
         return sum(self.steps[0].builds - step.builds for step in self.steps) if self.steps else 0
 
     def __str__(self) -> str:
-        """Return a table for people."""
+        """Return a table."""
         lines = ["step  cycles  Fock builds  coarse cycles  SCF / s  forces / s"]
         lines += [
             f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.coarse:13d}  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"

@@ -49,9 +49,11 @@ PROMISED = [
     "cycles",
     "full_builds",
     "coarse_builds",
+    "response_solves",
     "guess_builds",
     "guess_s",
     "total_s",
+    "limit_s",
     "e_tot",
     "e_err",
     "s2",
@@ -131,7 +133,7 @@ def test_another_protocol_in_the_same_folder_is_refused(
     assert (tmp_path / RESULTS).read_text() == results.to_json()
 
 
-def test_energies_that_disagree_are_red_and_the_exit_code_says_so(
+def test_energies_that_disagree_are_red_and_change_the_exit_code(
     tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -191,13 +193,13 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path: Path, folder: Path) -> No
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_progress_is_told_in_a_pipe(
+def test_progress_is_printed_in_a_pipe(
     quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
     command = ["bench", "ase:g2/H2", "--guess", "minao,huckel", "--solver", "scf", "--xc", "hf", "--basis", "sto-3g"]
     assert cli.main([*command, "--report", str(tmp_path), *["--quiet"] * quiet]) == 0
-    assert ("1 of 2 runs\n2 of 2 runs\n" in capsys.readouterr().out) != quiet
+    assert ("1 of 3 runs\n2 of 3 runs\n3 of 3 runs\n" in capsys.readouterr().out) != quiet
 
 
 def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +245,7 @@ def test_default_guesses_are_those_that_the_objects_have(tmp_path: Path) -> None
     assert not [row.error for row in found.rows if row.error]
 
 
-def test_the_command_says_its_version_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_has_its_version_and_defaults_in_help(capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)
@@ -345,7 +347,7 @@ def test_runs_of_earlier_commands_are_named(
     (tmp_path / RESULTS).write_text(results.to_json())
     command = ["bench", "ase:g2/H2O", "--guess", "minao,huckel,oracle", "--repeat", "2", *SMALL]
     assert cli.main([*command, "--report", str(tmp_path)]) == 0
-    assert "holds 12 runs that this command does not name" in " ".join(capsys.readouterr().out.split())
+    assert "holds 14 runs that this command does not name" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the linear algebra libraries take the processor for, and the advice where PySCF's is mistaken."""
+"""Processors that linear algebra libraries detect, and the advice if PySCF's is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pyscf_mlham import blas
-from pyscf_mlham.bench.options import advise
+from pyscf_mlham.bench.commands import advise
 
 
 def test_each_library_is_asked_for_itself() -> None:
@@ -37,7 +37,7 @@ def test_whose_library_it_is(path: str, owner: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "given"),
     [
         ({"numpy": "SkylakeX", "pyscf": "Barcelona", "scipy": "SkylakeX"}, True),
         ({"numpy": "Haswell", "pyscf": "Prescott"}, True),
@@ -51,14 +51,14 @@ def test_whose_library_it_is(path: str, owner: str | None) -> None:
         ({}, False),
     ],
 )
-def test_advice_only_where_another_library_knows_better(found: dict[str, str], told: bool) -> None:
+def test_advice_only_where_another_library_knows_better(found: dict[str, str], given: bool) -> None:
     text = blas.advice(found)
-    assert (text is not None) == told
+    assert (text is not None) == given
     if text:
         assert f"for a {found['pyscf']}," in text
 
 
-def test_benchmarks_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmarks_print_the_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"numpy": "SkylakeX", "pyscf": "Haswell"}
     monkeypatch.setattr(blas, "processors", lambda: found)
     console = Console(record=True, width=80)

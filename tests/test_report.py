@@ -1,4 +1,4 @@
-"""What mlham bench writes: statistics, Markdown, plots and the page say what was measured."""
+"""What mlham bench writes: statistics, Markdown, plots and the page show what was measured."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import SOLVERS, Protocol, model_hash
 from pyscf_mlham.bench.report import BEGIN, END, insert_table
 from pyscf_mlham.bench.results import RESULTS, Results, methods_of, molecule_of, read_results
-from pyscf_mlham.bench.summary import geometric_mean, summarise
-from pyscf_mlham.bench.table import SUMMARY, molecule_table, print_summary, summary_cells, summary_table
+from pyscf_mlham.bench.summary import geometric_mean, sections, summarise
+from pyscf_mlham.bench.table import columns, molecule_table, print_summary, summary_table
 from pyscf_mlham.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ def test_intervals_are_students(number: int) -> None:
     found = np.log([spread.value, spread.low, spread.high])
     assert_close(found, np.log(ratios).mean() + np.array([0, -half, half]), 1e-12)
     assert not geometric_mean(ratios[:1]).has_interval
-    assert geometric_mean(np.full(number, 2 / 11)).text() == "0.18"  # equal ones leave nothing to tell
+    assert geometric_mean(np.full(number, 2 / 11)).text() == "0.18"  # equal ones have no interval
     assert geometric_mean(np.array([0.01, 100.0])).text() == "1.00 [0.00, >99]"
 
 
@@ -65,11 +65,11 @@ def test_intervals_cover_what_they_promise() -> None:
     assert 930 <= hits <= 970
 
 
-def test_a_single_molecule_has_no_intervals_and_the_page_says_so(results: Results) -> None:
+def test_a_single_molecule_has_no_intervals_and_the_page_has_a_note(results: Results) -> None:
     name = results.rows[0].molecule
     one = dataclasses.replace(results, rows=[row for row in results.rows if row.molecule == name])
     plots = dict.fromkeys(("builds", "time"), "")
-    for text in (summary_table(one), html(one, summarise(one), plots, "cpu")):
+    for text in (summary_table(one), html(one, plots)):
         assert "a single molecule" in text
         assert not re.search(r"\d \[\d|intervals below|Bars:", text)
     assert "Student's t on their logarithms" in summary_table(results)
@@ -93,16 +93,16 @@ def cells(table: str) -> list[list[str]]:
 def test_markdown_reads_back_as_the_statistics(folder: Path, results: Results) -> None:
     first = (folder / "table.md").read_text().split("\n\n")[0]
     heading, _, *rows = cells(first)
-    assert tuple(heading) == SUMMARY
-    assert rows == [summary_cells(method) for method in summarise(results)]
-    for row, method in zip(rows, summarise(results), strict=True):
-        assert float(row[2]) == pytest.approx(method.cycles, abs=0.051)
+    assert heading == [column.heading for column in columns(results, summarise(results))]
+    for row, method in zip([dict(zip(heading, row, strict=True)) for row in rows], summarise(results), strict=True):
+        assert float(row["cycles"]) == pytest.approx(method.cycles, abs=0.051)
         if not method.is_bound:
-            assert float(row[3]) == pytest.approx(method.builds, abs=0.051)
-            assert float(row[5].split()[0]) == pytest.approx(method.build_ratio.value, abs=0.0051)
+            assert float(row["full builds"]) == pytest.approx(method.builds, abs=0.051)
+            assert float(row["builds / minao's"].split()[0]) == pytest.approx(method.build_ratio.value, abs=0.0051)
+            assert float(row["time / limit"].split()[0]) == pytest.approx(method.limit_ratio.value, abs=0.0051)
 
 
-def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> None:
+def test_tables_mark_minao_in_place_of_a_model(results: Results) -> None:
     name = results.rows[0].molecule
     note = "ml not used, minao instead: element Si"
     rows = [
@@ -117,18 +117,19 @@ def test_tables_say_where_minao_took_the_place_of_a_model(results: Results) -> N
 def test_the_printed_table_fits_a_narrow_terminal(results: Results) -> None:
     names = {"oracle": "ml:my-model#12345678"}
     rows = [dataclasses.replace(row, guess=names.get(row.guess, row.guess)) for row in results.rows]
+    rows = [dataclasses.replace(row, response_solves=12) for row in rows]
     rows[-1] = dataclasses.replace(rows[-1], error="no memory")
     console = Console(file=io.StringIO(), width=80)
     print_summary(dataclasses.replace(results, rows=rows, bad_input=["lost.xyz: unreadable"]), "cpu", console)
     printed = console.file.getvalue()
     begin = next(k for k, line in enumerate(printed.splitlines()) if line.startswith("guess"))
     first, second = printed.splitlines()[begin - 1 : begin + 1]
-    assert " ".join(second.split()) == "guess solver cycles builds builds ratio ratio ratio conv. / Ha"
-    assert " ".join(first.split()) == "full coarse build time worst not dE"
+    assert " ".join(second.split()) == "guess solver cycles builds builds solves ratio ratio limit conv. / Ha"
+    assert " ".join(first.split()) == "full coarse resp. build time time / not dE"
     assert max(map(len, printed.splitlines()[begin:-1])) <= 80
     assert "1 failed" in printed
     assert "…" not in printed
-    assert printed.count("problem: ") == 1  # bad input was told when it was read
+    assert printed.count("problem: ") == 1  # bad input was reported when it was read
     assert "lost.xyz" not in printed
 
 
@@ -138,7 +139,7 @@ def test_failed_runs_come_first_among_the_problems(results: Results) -> None:
     wrong = dataclasses.replace(results, rows=rows, bad_input=unread)
     assert ["no memory" in wrong.problems[0], "1.0e+00 Ha" in wrong.problems[1]] == [True, True]
     assert wrong.problems[2:] == [f"input: {name}" for name in unread]
-    page = html(wrong, summarise(wrong), {}, "cpu")
+    page = html(wrong, {})
     assert "and 12 more; results.json holds everything" in page
     assert "no memory" in page
 
@@ -152,7 +153,7 @@ def test_predictions_of_two_levels_alone_are_not_drawn(results: Results) -> None
             if (row.guess, row.solver) == ("oracle", solver)
         ]
         assert all(row.predicted for row in rows)
-        drawn[solver] = draw(summarise(dataclasses.replace(results, rows=rows)), results.protocol)
+        drawn[solver] = draw(sections(dataclasses.replace(results, rows=rows)), results.protocol)
     assert "orbitals" in drawn["scf"]
     assert "orbitals" not in drawn["twolevel"]
 
@@ -206,16 +207,15 @@ def test_the_page_needs_nothing_else(folder: Path) -> None:
 def test_names_cannot_break_the_page(results: Results) -> None:
     rows = [dataclasses.replace(row, molecule="<script>|{{rows}}", note="a & b") for row in results.rows]
     hostile = dataclasses.replace(results, rows=rows)
-    page = html(hostile, summarise(hostile), {}, "cpu")
+    page = html(hostile, {})
     assert page.count("<script>") == 1
     assert "&lt;script&gt;|{{rows}}" in page
     assert r"| <script>\|{{rows}} |" in molecule_table(hostile)
 
 
 def test_reports_are_the_same_every_time(folder: Path, results: Results) -> None:
-    methods = summarise(results)
-    plots = {name: svg(figure, name) for name, figure in draw(methods, results.protocol).items()}
-    assert html(results, methods, plots, "cpu") == (folder / "report.html").read_text()
+    plots = {name: svg(figure, name) for name, figure in draw(sections(results), results.protocol).items()}
+    assert html(results, plots) == (folder / "report.html").read_text()
 
 
 def test_damaged_results_are_a_clear_error(tmp_path: Path, results: Results) -> None:
@@ -259,6 +259,3 @@ def test_inserting_a_table_wants_its_marks(tmp_path: Path, results: Results) -> 
     paper.write_text("nothing\n")
     with pytest.raises(DataError, match="expected one line"):
         insert_table(paper, results)
-
-
-# mlham guess

@@ -1,4 +1,4 @@
-"""What tables, cards and verdicts say of methods that cannot simply be compared."""
+"""Tables, cards and verdicts of methods that cannot simply be compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pyscf_mlham.bench.measure import PLAIN, Row
 from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import Results, results_from_rows
-from pyscf_mlham.bench.summary import Method, summarise
-from pyscf_mlham.bench.table import print_summary, summary_cells, summary_table
+from pyscf_mlham.bench.summary import Method, sections, summarise
+from pyscf_mlham.bench.table import columns, print_summary, summary_table
 
 
 def run(molecule: str, guess: str = "minao", solver: str = "scf", repeat: int = 0, **others: Any) -> Row:
@@ -37,12 +37,17 @@ def results(*rows: Row) -> Results:
 
 def page_of(found: Results) -> str:
     """Its page, without plots."""
-    return html(found, summarise(found), {}, "cpu")
+    return html(found, {})
 
 
 def method(found: Results, guess: str, solver: str = "scf") -> Method:
     """Its statistics of one method."""
     return next(m for m in summarise(found) if (m.guess, m.solver) == (guess, solver))
+
+
+def summary_cells(of: Method) -> list[str]:
+    """Texts of the table of statistics."""
+    return [column.cell(of) for column in columns(results(), [of])]
 
 
 def test_methods_of_other_molecules_are_named_everywhere() -> None:
@@ -62,7 +67,7 @@ def test_methods_of_other_molecules_are_named_everywhere() -> None:
     assert "Same answers" in page_of(results(*(run(name, "ml") for name in "ABC")))
 
 
-def test_runs_of_several_machines_are_told() -> None:
+def test_runs_of_several_machines_are_reported() -> None:
     """Even where the tables look well: times of one library stand beside those of another."""
     versions = {"pyscf 2.13, BLAS: pyscf Barcelona": "A", "pyscf 2.13, BLAS: pyscf Haswell": "B"}
     found = results(*(run(name, "ml", versions=words) for words, name in versions.items()), run("C", "ml"))
@@ -92,7 +97,7 @@ def test_the_rival_is_described_as_it_was_run(protocol: Protocol, words: str) ->
     assert words in " ".join(page_of(results_from_rows(rows, protocol, [], [], 1e-8)).split())
 
 
-def test_what_failed_is_missing_from_the_means_and_said() -> None:
+def test_what_failed_is_missing_from_the_means_and_reported() -> None:
     failed = [run(name, "ml", repeat=k, error="no memory") for name in "AB" for k in range(2)]
     found = results(*failed, run("B", "ml", repeat=2), run("C", "ml"))
     assert found.notices == []
@@ -107,8 +112,8 @@ def test_what_failed_is_missing_from_the_means_and_said() -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"e_tot": -76.0 + 2e-8}, "2.0e-08 Ha above the reference, which may be incomplete convergence; a tighter"),
-        ({"e_tot": -76.0 - 2e-8}, "2.0e-08 Ha below the reference, which may be incomplete convergence; a tighter"),
+        ({"e_tot": -76.0 + 2e-8}, "2.0e-08 Ha above the reference, which may be incomplete convergence"),
+        ({"e_tot": -76.0 - 2e-8}, "2.0e-08 Ha below the reference, which may be incomplete convergence"),
         ({"e_tot": -76.0 - 2e-5}, "2.0e-05 Ha below the reference: another state"),
         ({"e_tot": -76.0 + 5e-7, "s2": 0.02}, "5.0e-07 Ha above the reference: another state"),
         ({"e_tot": -76.0 + 5e-7, "gap": 0.298}, "5.0e-07 Ha above the reference: another state"),
@@ -160,8 +165,8 @@ def test_classical_guesses_alone_have_their_cards_and_plots() -> None:
     methods = summarise(found)
     assert [m.guess for m in key_methods(methods)] == ["sap"]
     assert '<article class="card"' in page_of(found)
-    assert "size" in draw(methods, found.protocol)
-    assert "size" not in draw(summarise(results()), Protocol())
+    assert "size" in draw(sections(found), found.protocol)
+    assert "size" not in draw(sections(results()), Protocol())
 
 
 def test_the_red_bar_of_a_bad_verdict_is_red() -> None:

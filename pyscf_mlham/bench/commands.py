@@ -1,24 +1,37 @@
-"""mlham bench and mlham guess."""
+"""mlham bench, md-bench, opt-bench and guess."""
 
 from __future__ import annotations
 
 import argparse
-import math
+import functools
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.options import advise, names
-from pyscf_mlham.bench.protocol import GUESSES, SOLVERS, Guess, Protocol, absolute, guess_from_text, model_hash
+from pyscf_mlham.bench.molecules import read_molecules, read_paths
+from pyscf_mlham.bench.options import add_options, from_options, names
+from pyscf_mlham.bench.protocol import (
+    DEFAULT_GUESSES,
+    MD,
+    SOLVERS,
+    Guess,
+    Optimisation,
+    Protocol,
+    absolute,
+    guess_from_text,
+    model_hash,
+)
+from pyscf_mlham.bench.results import Results
+from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
-from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.problem import check_functional
 
+SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"
 BENCH = """examples:
   mlham bench molecules/*.xyz --report out
   mlham bench ase:g2/H2O,CH3CONH2 --guess minao,coarse,ml --solver scf,twolevel --repeat 3 --report out
@@ -27,14 +40,15 @@ BENCH = """examples:
 
 The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
+  scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
   coarse    a density-fitted SCF on a small grid, converged first: the classical rival
-  ml        the shipped model, or --model; ml:NAME another one; where a model does not serve, minao takes its place
+  ml        the shipped model, or --model; ml:NAME another one; minao if a model is not applicable
   oracle    the converged answer: no method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
             stored answer, whose own SCF is not counted; no method either
 
 Charge and multiplicity of a frame are those of its comment line or info (charge=-1 mult=2), of SDF's CHG and RAD lines
-and of Gaussian inputs; --charge and --mult are for frames that say nothing.
+and of Gaussian inputs; --charge and --mult are for frames without them.
 
 The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
 same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
@@ -47,84 +61,64 @@ GUESS = """examples:
 guess.npz holds dm, fock, mo_energy, mo_coeff, mo_occ (PySCF's AO order, Hartree), numbers and positions (Bohr)."""
 
 
-def _add_level(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
-    parser.add_argument("--basis", default="def2-svp", help="default %(default)s")
-    parser.add_argument("--scf", default="auto", choices=KINDS, help="auto: restricted, open shells unrestricted")
-    parser.add_argument("--df", action="store_true", help="density-fitted integrals")
-    parser.add_argument(
-        "--grid", type=int, default=3, choices=GRID_LEVELS, metavar="LEVEL", help="PySCF's, 0 to 9; default %(default)s"
-    )
-    parser.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
-    parser.add_argument("--mult", type=int, help=MULT)
-    parser.add_argument("--model", default="", help="name or folder of a model; default: the best of the shipped ones")
+PATH = """Cycles and Fock builds of each geometry along {path}, for each way of guessing the next density.
+
+example: {example}"""
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
-    """Describe `mlham bench`.
-
-    Args:
-        parser: of the command.
-    """
-    _add_level(parser)
-    parser.description = "Measure what guesses and solvers save, on molecules of your own."
-    parser.epilog = BENCH
-    parser.add_argument("files", nargs="+", help="files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4")
+    """Describe `mlham bench`."""
+    _describe(parser, "Measure what guesses and solvers save, on molecules of your own.", BENCH, run_bench)
+    parser.add_argument("files", nargs="+", help=SOURCE)
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="where everything is written")
-    parser.add_argument("--guess", type=names, default="", help=f"separated by commas; default {','.join(GUESSES)}")
+    parser.add_argument("--guess", type=names, default="", help=f"default {','.join(DEFAULT_GUESSES)}")
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
-    parser.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s, PySCF's")
-    parser.add_argument("--max-cycle", type=int, default=50, help="default %(default)s, PySCF's")
-    parser.add_argument(
-        "--energy-tol", type=float, default=1e-8, help="by how much energies may differ, Hartree; default %(default)s"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of each run; default %(default)s")
-    parser.add_argument("--memory", type=int, default=4000, metavar="MB", help="PySCF's max_memory; default 4000")
-    parser.add_argument("--repeat", type=int, default=1, help="runs of each, medians are shown; default %(default)s")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the network works")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="worker processes; default %(default)s")
-    parser.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
+    add_options(parser, Protocol)
+    _add_state(parser, MULT)
+    add_options(parser, Plan)
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         help="seconds in the report; default cpu (processor), and wall with --threads above 1 and --device cuda",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random order of the runs")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     parser.add_argument("--insert", type=Path, metavar="FILE", help="also put the table into this Markdown file")
-    parser.add_argument("--quiet", action="store_true", help="no progress display")
-    parser.set_defaults(run=run_bench)
+
+
+def add_paths(commands: Any) -> None:
+    """Add `mlham md-bench` and `mlham opt-bench`."""
+    md = "mlham md-bench ethanol.xyz --steps 40 --solver scf,twolevel --out out/ethanol"
+    opt = "mlham opt-bench molecules.xyz --frames 0:3 --out out/opt"
+    for name, kind, text, path, example in (
+        ("md-bench", MD, "cost of each MD step by strategy", "an NVE run", md),
+        ("opt-bench", Optimisation, "cost of an optimisation by strategy", "a BFGS optimisation", opt),
+    ):
+        parser = commands.add_parser(name, help=text)
+        _describe(parser, PATH.format(path=path, example=example), "", functools.partial(run_paths, kind))
+        parser.add_argument("geometries", help="file that ASE reads, SDF, or ase:g2/H2O and the like")
+        parser.add_argument("--frames", default="0", help="which frames, an index or a slice; default %(default)s")
+        parser.add_argument("--out", type=Path, required=True, help="folder; the same command goes on there")
+        add_options(parser, kind)
+        _add_state(parser, "if a frame has no mult= of its own; default the lowest")
+
+
+def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: Any) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = text, more
+    parser.set_defaults(run=command)
+
+
+def _add_state(parser: argparse.ArgumentParser, mult: str) -> None:
+    parser.add_argument("--charge", type=int, default=0, help="if a frame has no charge= of its own")
+    parser.add_argument("--mult", type=int, help=mult)
 
 
 def run_bench(args: argparse.Namespace, console: Console) -> int:
-    """Run a benchmark; the exit code is 1 where there is anything that a reader must know first.
+    """Run a benchmark; the exit code is 1 if there are problems that a reader must know first."""
+    from pyscf_mlham.bench.report import check_marks, insert_table
 
-    Args:
-        args: of the command line.
-        console: to draw on.
-    """
-    from pyscf_mlham.bench.report import check_marks, insert_table, write_report
-    from pyscf_mlham.bench.runner import Plan, run
-    from pyscf_mlham.bench.table import print_summary
-
-    if args.repeat < 1:
-        raise DataError(f"--repeat {args.repeat}: expected 1 or more.")
-    if not (args.energy_tol >= 0 and math.isfinite(args.energy_tol)):
-        raise DataError(f"--energy-tol {args.energy_tol}: expected a number of Hartree, zero or more.")
-    protocol = _protocol(args)
-    plan = Plan(
-        guesses=_guesses(args.guess, protocol),
-        solvers=_solvers(args.solver),
-        repeats=args.repeat,
-        jobs=args.jobs,
-        dask=args.dask,
-        seed=args.seed,
-        retry_failed=args.retry_failed,
-        energy_tolerance=args.energy_tol,
-        quiet=args.quiet,
-    )
+    protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
+    plan = from_options(Plan, args, guesses=_guesses(args.guess, protocol), solvers=_solvers(args.solver))
     if args.insert:
         check_marks(args.insert)
     found = read_molecules(args.files, args.charge, args.mult)
@@ -137,29 +131,44 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     results = run(found, plan, protocol, args.report, console)
     # processor seconds add up over threads, those that only wait included, and leave out what a card does
     clock = args.clock or ("wall" if args.threads > 1 or args.device == "cuda" else "cpu")
-    write_report(results, args.report, clock)
     if args.insert:
         insert_table(args.insert, results, clock)
+    return _report(results, args.report, clock, console)
+
+
+def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: Console) -> int:
+    """Run a benchmark along a path; the exit code is 1 if there are problems that a reader must know first."""
+    settings = from_options(kind, args)
+    settings = from_options(kind, args, model_sha256=model_hash(settings.model))
+    follow = isinstance(settings, MD) and settings.follow
+    paths = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
+
+    from pyscf_mlham.bench.trajectory import run_paths as run_them  # loads ASE
+    from pyscf_mlham.bench.trajectory import why_not
+
+    reasons = [why_not(frames[0], settings) for frames in paths.values()]
+    if all(reasons):
+        raise DataError(f"there is no molecule to run; {reasons[0]}")
+    advise(console)
+    return _report(run_them(paths, settings, args.out, console), args.out, "cpu", console)
+
+
+def _report(results: Results, folder: Path, clock: str, console: Console) -> int:
+    from pyscf_mlham.bench.report import write_report
+    from pyscf_mlham.bench.table import print_summary
+
+    write_report(results, folder, clock)
     print_summary(results, clock, console)
-    console.print(f"{args.report / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 1 if results.problems else 0
 
 
-def _protocol(args: argparse.Namespace) -> Protocol:
-    return Protocol(
-        xc=args.xc,
-        basis=args.basis,
-        scf=args.scf,
-        density_fit=args.df,
-        grid_level=args.grid,
-        conv_tol=args.conv_tol,
-        max_cycle=args.max_cycle,
-        threads=args.threads,
-        device=args.device,
-        memory=args.memory,
-        model=args.model,
-        model_sha256=model_hash(args.model),
-    )
+def advise(console: Console) -> None:
+    """Print what makes PySCF faster on this machine, for a benchmark should show it at its best."""
+    from pyscf_mlham.blas import advice, processors
+
+    if text := advice(processors()):
+        console.print(f"[yellow]advice:[/yellow] {text}", soft_wrap=True, highlight=False)
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
@@ -167,18 +176,18 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     without_coarse = protocol.coarse_grid is None
     if not text:
         missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
-        text = ",".join(guess for guess in GUESSES if guess not in missing)
+        text = ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
     plain = Guess("ml", "ml", absolute(protocol.model))
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
-            "PySCF's vsap guess needs a functional, and has none for GKS objects; leave it out with --xc hf and with "
+            "PySCF's vsap guess needs a functional, and GKS objects do not have it; leave it out with --xc hf and with "
             "--scf gks."
         )
     if without_coarse and any(guess.kind == "coarse" for guess in guesses):
         raise DataError(
             "the coarse guess is a density-fitted SCF on a smaller grid, and nothing is coarser than --df with "
-            "--grid 0 or --xc hf; leave it out there."
+            "--grid 0 or --xc hf; leave it out."
         )
     return tuple(guesses)
 
@@ -191,27 +200,17 @@ def _solvers(text: str) -> tuple[str, ...]:
 
 
 def add_guess(parser: argparse.ArgumentParser) -> None:
-    """Describe `mlham guess`.
-
-    Args:
-        parser: of the command.
-    """
-    _add_level(parser)
-    parser.description = "Write the learned guess of a molecule to a file."
-    parser.epilog = GUESS
+    """Describe `mlham guess`."""
+    _describe(parser, "Write the learned guess of a molecule to a file.", GUESS, run_guess)
+    add_options(parser, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
+    _add_state(parser, MULT)
     parser.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a name that ends in .npz or .chk")
     parser.add_argument("--frame", type=int, default=0, help="which one of the file, from 0; default %(default)s")
-    parser.set_defaults(run=run_guess)
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:
-    """Write a guess; an error where no model serves.
-
-    Args:
-        args: of the command line.
-        console: to draw on.
-    """
+    """Write a guess; an error if no model is applicable."""
     from pyscf_mlham.bench.export import write_guess
 
     if args.output.suffix not in (".npz", ".chk"):
@@ -223,8 +222,10 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
-    words = write_guess(molecule, Level(args.xc, args.basis, args.grid, args.df), args.scf, args.model, args.output)
-    console.print(f"{args.output}: {words}", highlight=False, soft_wrap=True, markup=False)
+    text = write_guess(
+        molecule, Level(args.xc, args.basis, args.grid_level, args.density_fit), args.scf, args.model, args.output
+    )
+    console.print(f"{args.output}: {text}", highlight=False, soft_wrap=True, markup=False)
     if others := len(frames) - 1:
         which = f"It is of {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
         console.print(f"{which}; --frame N takes another.", highlight=False, soft_wrap=True, markup=False)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import REFERENCE, Protocol
-from pyscf_mlham.bench.summary import Method, Ratio
+from pyscf_mlham.bench.protocol import REFERENCE, AnyProtocol, Protocol
+from pyscf_mlham.bench.summary import Method, Ratio, Section
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
 SQUARE = 3.1
@@ -27,6 +27,7 @@ COLOURS = {
     "huckel": "#8c8374",
     "vsap": "#b59f7b",
     "sap": "#c9b27c",
+    "scc": "#0ea5a4",
     "coarse": "#d97706",
     "ml": "#2563eb",
     "oracle": "#059669",
@@ -58,13 +59,13 @@ STYLE: Any = {
 }
 
 
-def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
-    """Draw every plot that the methods have something for.
-
-    Args:
-        methods: of a benchmark.
-        protocol: of their runs.
-    """
+def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
+    """Draw every plot that the methods have something for, by name."""
+    if not isinstance(protocol, Protocol):
+        return {f"steps-{k}": _steps(methods) for k, (_, methods) in enumerate(found) if any(m.cases for m in methods)}
+    (_, methods), *_ = found
+    if not any(m.cases for m in methods):
+        return {}
     shown = [m for m in methods if m.cases]
     plain = [m for m in shown if not m.is_bound]
     beside = max(SQUARE, _height(len(shown)))  # these two stand side by side
@@ -80,22 +81,26 @@ def draw(methods: Sequence[Method], protocol: Protocol) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG.
+def _steps(methods: Sequence[Method]) -> Figure:
+    """Full Fock builds against geometries."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.6, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for method in methods:
+            axes.plot([case.builds for case in method.cases.values()], label=method.name, lw=1.4, marker="o", ms=2.5)
+        axes.set(xlabel="geometry", ylabel="full Fock builds", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return figure
 
-    Args:
-        figure: from `draw`.
-    """
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
     return _saved(figure, "png")
 
 
 def svg(figure: Figure, name: str) -> str:
-    """Return a figure as SVG to stand inside a page: no references outside, identifiers of its own.
-
-    Args:
-        figure: from `draw`.
-        name: unique on the page.
-    """
+    """Return a figure as SVG to stand inside a page: no references outside, identifiers of its own."""
     text = _saved(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -124,11 +129,7 @@ def _axes(height: float) -> tuple[Figure, Any]:
 
 
 def colour(guess: str) -> str:
-    """Return the colour of a guess, the same in every plot.
-
-    Args:
-        guess: label.
-    """
+    """Return the colour of a guess, the same in every plot."""
     return COLOURS.get(guess) or OTHERS[sum(guess.encode()) % len(OTHERS)]
 
 
@@ -195,11 +196,7 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
 
 
 def key_methods(methods: Sequence[Method]) -> list[Method]:
-    """Choose what a reader wants to compare first: the rival, the model, the two levels, or all where there are none.
-
-    Args:
-        methods: of a benchmark.
-    """
+    """Choose what a reader wants to compare first: the rival, the model, the two levels, or all of them."""
 
     def is_key(method: Method) -> bool:
         return method.guess.startswith("ml") or method.guess == ("minao" if _is_two(method) else "coarse")

@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 
 import pyscf_mlham
 from pyscf_mlham import baseline
-from pyscf_mlham.bench.protocol import CLASSICAL, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.starts import NO_MODEL, Start, start_from
+from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
+from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
 
 Array = NDArray[Any]
 
 KNOWN = (*CLASSICAL, "ml")  # to mf.init_guess; the other starts are densities that a user hands to the kernel
-PLAIN = "plain SCF, not two levels"  # in the note of a two-level run that was none
+PLAIN = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
 
@@ -60,7 +61,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What one run came to; None where there is nothing to say.
+    """The result of one run; None: not known or not applicable.
 
     Attributes:
         key: identity of the run under its protocol.
@@ -69,27 +70,32 @@ class Row:
         nao: basis functions.
         electrons: those that the SCF has, without those in core potentials.
         xc, basis, scf: level of theory and class of the mean-field object.
-        guess, solver, repeat: what was run.
+        guess, solver, repeat: what was run; along a path the guess is a strategy.
+        step: number of the geometry along a path, from 0.
+        at_minimum: whether an optimisation ends there.
         charge, mult: of the molecule.
         converged: by PySCF's criteria.
-        cycles: of the SCF (of twolevel: full ones); max_cycle where it did not converge.
+        cycles: of the SCF (of twolevel: full ones); max_cycle if it did not converge.
         full_builds: full Fock builds of the solver.
         coarse_builds: coarse Fock builds, those of the guess and of the solver.
+        response_solves: evaluations of the response model, those of the guess and of the solver.
         guess_builds: full Fock builds hidden in the guess.
         guess_s, total_s: wall seconds of the guess, and of guess and SCF.
         guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
+        limit_s, limit_cpu_s: of set-up and two full builds, which no SCF of the object does without.
         e_tot: Hartree.
-        e_err: e_tot minus that of the minao reference, Hartree.
+        e_err: e_tot minus that of the reference, Hartree.
         s2: expectation value of S^2.
         homo, lumo, gap: Hartree.
         guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
         occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
         initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
         model, model_sha256: the model that made the guess.
-        versions: of what was at work.
-        note: what a reader should know.
-        error: why there is no result, "" where there is one.
+        versions: of packages, processor and linear algebra.
+        note: remarks for a reader.
+        error: why there is no result; "" if there is one.
         gradients: norm of the orbital gradient at every full Fock build.
+        positions, momenta: of the geometry, Angstrom and ASE's unit; in rows of the run that makes the path.
         predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
     """
 
@@ -103,18 +109,23 @@ class Row:
     scf: str
     guess: str
     solver: str
-    repeat: int
+    repeat: int = 0
+    step: int | None = None
+    at_minimum: bool | None = None
     charge: int | None = None
     mult: int | None = None
     converged: bool = False
     cycles: int | None = None
     full_builds: int | None = None
     coarse_builds: int | None = None
+    response_solves: int | None = None
     guess_builds: int | None = None
     guess_s: float | None = None
     total_s: float | None = None
     guess_cpu_s: float | None = None
     total_cpu_s: float | None = None
+    limit_s: float | None = None
+    limit_cpu_s: float | None = None
     e_tot: float | None = None
     e_err: float | None = None
     s2: float | None = None
@@ -133,29 +144,22 @@ class Row:
     gradients: list[float] = field(default_factory=list)
     predicted: list[float] = field(default_factory=list)
     reached: list[float] = field(default_factory=list)
+    positions: list[list[float]] = field(default_factory=list)
+    momenta: list[list[float]] = field(default_factory=list)
 
 
 def measure(task: Task) -> Row:
-    """Run one SCF; a failure is a row with its reason, never an exception.
-
-    Args:
-        task: what to run.
-    """
+    """Run one SCF; a failure is a row with its reason, not an exception."""
     try:
         with _ALONE:
             _warm_up(task.protocol, task.guess)
-            return _measured(task)
+            return _limit(task) if task.guess == LIMIT else _measured(task)
     except Exception as error:  # whatever it is, the other runs go on, and this one is reported
-        return lost(task, f"{type(error).__name__}: {error}".strip())
+        return failed(task, f"{type(error).__name__}: {error}".strip())
 
 
-def lost(task: Task, reason: str) -> Row:
-    """Return the row of a run without a result.
-
-    Args:
-        task: what was to be run.
-        reason: why there is none.
-    """
+def failed(task: Task, reason: str) -> Row:
+    """Return the row of a run without a result."""
     return Row(**_about(task), error=reason)
 
 
@@ -180,7 +184,7 @@ def _about(task: Task) -> dict[str, Any]:
 
 
 def versions() -> str:
-    """Name all that results may depend on: versions, the processor, and what linear algebra takes it for."""
+    """Return versions, the processor, and what linear algebra takes it for."""
     parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
     parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor_name()}
     taken_for = ", ".join(f"{name} {known}" for name, known in processors().items())
@@ -197,7 +201,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
             raise DataError("--device cuda, but torch finds no CUDA device here")
         if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes, not from others'
             raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
-    if guess.kind == "chk":  # its file knows nothing of hydrogen
+    if guess.kind in ("chk", LIMIT.kind):  # a file has no hydrogen
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
@@ -208,7 +212,10 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
     except DataError:  # the basis set is for other elements
         protocol = replace(protocol, basis="sto-3g")
         mf = _fresh(hydrogen, protocol)
-    mf.kernel(dm0=start_from(guess, mf, hydrogen, protocol).density)
+    density = start_from(guess, mf, hydrogen, protocol).density
+    if guess.kind == "scc" and np.array_equal(np.asarray(density), mf.get_init_guess(mf.mol, "minao")):
+        raise DataError("init_guess = 'scc' is not in this version, and PySCF takes unknown names for minao")
+    mf.kernel(dm0=density)
     accelerate(_fresh(hydrogen, protocol)).kernel()
 
 
@@ -233,6 +240,7 @@ def _measured(task: Task) -> Row:
         end = _clock()
     gradients = _gradients(mf, visited)
     converged = bool(mf.converged)
+    coarse, response = cheap_work(mf)
     found = _about(task) | {
         "nao": int(mf.mol.nao),
         "electrons": int(mf.mol.nelectron),
@@ -240,7 +248,8 @@ def _measured(task: Task) -> Row:
         "converged": converged,
         "cycles": int(mf.cycles) if converged else protocol.max_cycle,
         "full_builds": len(visited),
-        "coarse_builds": start.coarse_builds + int(getattr(mf, "coarse_cycles", 0)),
+        "coarse_builds": start.coarse_builds + coarse,
+        "response_solves": start.response_solves + response,
         "guess_builds": start.builds,
         "guess_s": guess_seconds[0],
         "total_s": end[0] - begin[0],
@@ -254,14 +263,37 @@ def _measured(task: Task) -> Row:
         "model_sha256": start.model_sha256,
         "note": "; ".join(filter(None, (start.note, _left_to_plain(mf)))),
     }
-    return Row(**found, **_levels(mf, start))
+    return Row(**found, **levels(mf, start.orbitals))
+
+
+def _limit(task: Task) -> Row:
+    """Time what no SCF of the object does without: its set-up and two full builds.
+
+    The seconds of the guess are those of everything up to the first build, the minao density among it; the total adds
+    one later build, at the density of the first Fock matrix.
+    """
+    mf = _fresh(task.molecule, task.protocol)
+    begin = _clock()
+    mf.build()
+    density, hcore = mf.get_init_guess(mf.mol, "minao"), mf.get_hcore()
+    v = mf.get_veff(mf.mol, density)
+    first = _clock()
+    energy, coeff = mf.eig(mf.get_fock(hcore, mf.get_ovlp(), v, density), mf.get_ovlp())
+    later = mf.make_rdm1(coeff, mf.get_occ(energy, coeff))
+    again = _clock()
+    mf.get_veff(mf.mol, later, density, v)
+    end = _clock()
+    wall, cpu = ((x - a, x - a + b - y) for a, x, y, b in zip(begin, first, again, end, strict=True))
+    found = {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__, "full_builds": 2}
+    found |= {"guess_s": wall[0], "total_s": wall[1], "guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
+    return Row(**_about(task) | found)
 
 
 def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
     """Run what a user runs, and return the start with its wall and processor seconds.
 
-    A guess that mf.init_guess can name is made when the kernel asks for it: what `accelerate` does with it, turning
-    frontier orbitals of unrestricted singlets for one, is part of the method.
+    A guess that mf.init_guess can name is made when the kernel asks for it: what `accelerate` does with it, such
+    as mixing the frontier orbitals of unrestricted singlets, is part of the method.
     """
     made: list[tuple[Start, tuple[float, float]]] = []
 
@@ -273,7 +305,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
         return start.density
 
     def get_init_guess(*_: Any, **__: Any) -> Any:
-        del mf.get_init_guess  # PySCF's own is there again, which `start_from` asks
+        del mf.get_init_guess  # `start_from` asks PySCF's own
         return make()
 
     if task.guess.kind in KNOWN:
@@ -286,10 +318,10 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
 
 
 def _left_to_plain(mf: Any) -> str:
-    """Say why a two-level object left its work to plain SCF; "" where it did not."""
+    """Return why a two-level object left its work to plain SCF; "" if it did not."""
     if not (reason := getattr(mf, "plain_reason", "")):
         return ""
-    return f"two levels, then plain SCF: {reason}" if mf.coarse_cycles else f"{PLAIN}: {reason}"
+    return f"two levels, then plain SCF: {reason}" if any(cheap_work(mf)) else f"{PLAIN}: {reason}"
 
 
 def _clock() -> tuple[float, float]:
@@ -339,13 +371,13 @@ def _gradients(mf: Any, visited: list[tuple[Array, Array]]) -> list[float]:
     return norms
 
 
-def _levels(mf: Any, start: Start) -> dict[str, Any]:
-    """Orbital energies that the SCF reached, and what the predicted Fock matrix said of them."""
+def levels(mf: Any, orbitals: Orbitals | None = None) -> dict[str, Any]:
+    """Return orbital energies of a converged object, and errors of those of the predicted Fock matrix."""
     reached, lumo = _occupied_and_lumo(mf.mo_energy, mf.mo_occ)
     homo = max(reached)
     found: dict[str, Any] = {"homo": homo, "lumo": lumo, "gap": None if lumo is None else lumo - homo}
-    if start.orbitals is not None:
-        predicted, empty = _occupied_and_lumo(start.orbitals.energy, start.orbitals.occ)
+    if orbitals is not None:
+        predicted, empty = _occupied_and_lumo(orbitals.energy, orbitals.occ)
         if len(predicted) == len(reached):
             found["occupied_mae"] = float(np.mean(np.abs(np.subtract(predicted, reached))))
         found["guess_homo_err"] = max(predicted) - homo

@@ -5,21 +5,24 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Container, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pyscf_mlham.data.geometries import Molecule, read_geometries
+from pyscf_mlham.data.frames import frames, why_unreadable
+from pyscf_mlham.data.geometries import Molecule, mult_by_moments, read_geometries
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.state import SPIN_KEYS
 
 NUMBERED = re.compile(r" \(\d+\)$")
 
 
 class Input(NamedTuple):
-    """What was found in the files.
+    """Content of the input files.
 
     Attributes:
         molecules: in order, each geometry once.
-        bad: what cannot be used, in words.
-        duplicates: what was there twice, in words.
+        bad: messages about what cannot be used.
+        duplicates: messages about what occurs twice.
     """
 
     molecules: list[Molecule]
@@ -32,8 +35,8 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
     Args:
         sources: files that ASE reads, ase:g2 and the like, ase:g2/H2O,CH4 for some of a collection.
-        charge: where a frame has none of its own.
-        mult: multiplicity, where a frame has none of its own; None as in `read_geometries`.
+        charge: if a frame has none of its own.
+        mult: multiplicity, if a frame has none of its own; None as in `read_geometries`.
     """
     names: set[str] = set()
     seen: dict[str, str] = {}
@@ -53,12 +56,60 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a name that nothing else has: itself, or itself (2), (3) and so on.
-
-    Args:
-        name: wanted.
-        taken: by others.
-    """
+    """Return a name that nothing else has: itself, or itself (2), (3) and so on."""
     plain = NUMBERED.sub("", name)
     others = (f"{plain} ({count})" for count in itertools.count(2))
     return next(n for n in itertools.chain([name], others) if n not in taken)
+
+
+def read_paths(source: str, which: str, charge: int, mult: int | None, follow: bool) -> dict[str, list[Any]]:
+    """Return ASE's atoms by name of the molecule: a frame to start from, or all frames if they are the trajectory.
+
+    Args:
+        source: a file that ASE reads, SDF, or ase:g2/H2O and the like.
+        which: an index or a slice of the frames.
+        charge: if a frame has none of its own.
+        mult: multiplicity, if a frame has none of its own; None for the lowest, in collections that of the moments.
+        follow: whether the frames are one trajectory.
+    """
+    if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", which):
+        raise DataError(f"--frames {which!r}: expected an index or a slice, such as 0 or 0:3.")
+    chosen, stem = _chosen(source, which), Path(source).stem
+    for _, atoms in chosen:
+        _set_state(source, atoms, charge, mult)
+    if follow:
+        return {stem: [atoms for _, atoms in chosen]}
+    found: dict[str, list[Any]] = {}
+    for index, (label, atoms) in enumerate(chosen):
+        name = re.sub(r"[^\w.+-]+", "_", label.strip()).lstrip(".") or f"{stem}-{index}"
+        found[f"{name}-{index}" if name in found else name] = [atoms]
+    return found
+
+
+def _chosen(source: str, which: str) -> list[tuple[str, Any]]:
+    """Names and atoms of chosen frames; the others need not be readable."""
+    everything = list(enumerate(frames(source)))
+    if len(everything) == 1 and isinstance(error := everything[0][1][1], Exception):  # of the file, most likely
+        raise DataError(f"{source}: cannot be read ({why_unreadable(error)}).")
+    parts = [int(part) if part else None for part in which.split(":")]
+    chosen = everything[slice(*parts)] if len(parts) > 1 else everything[parts[0] :][:1]
+    if not chosen:
+        raise DataError(f"{source} has {len(everything)} frames, and --frames {which} is not among them.")
+    for index, (_, atoms) in chosen:
+        if isinstance(atoms, Exception):
+            raise DataError(
+                f"{source}, frame {index}: cannot be read ({why_unreadable(atoms)}); correct it, or choose others with "
+                "--frames."
+            )
+    return [frame for _, frame in chosen]
+
+
+def _set_state(source: str, atoms: Any, charge: int, mult: int | None) -> None:
+    """Give a frame charge and multiplicity if it has none of its own."""
+    info = atoms.info
+    if charge:
+        info.setdefault("charge", charge)
+    own = mult_by_moments(source, atoms, charge) if mult is None else mult
+    if own is not None and not info.keys() & set(SPIN_KEYS):
+        info["mult"] = own
+    atoms.set_initial_magnetic_moments(None)  # those of files, which are as often another program's results

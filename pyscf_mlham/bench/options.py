@@ -1,33 +1,52 @@
-"""What the commands of the benchmarks share."""
+"""Options of the command line, written once: they are fields of the dataclasses that they fill."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
+from dataclasses import field, fields
+from typing import Any, TypeVar
 
-from rich.console import Console
+T = TypeVar("T")
+
+
+def option(default: T, text: str, *flags: str, **how: Any) -> T:
+    """Declare a field of a dataclass that is an option as well.
+
+    Args:
+        default: its type is that of the option; a bool is a switch of the other value.
+        text: help.
+        flags: as argparse takes them; by default the name of the field.
+        how: further arguments of argparse's add_argument.
+    """
+    made: T = field(default=default, metadata={"help": text, "flags": flags, "how": how})
+    return made
+
+
+def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str] | None = None) -> None:
+    """Add the options of a dataclass to a parser; only: names of fields, None for all."""
+    for each in fields(kind):
+        if "help" not in each.metadata or (only is not None and each.name not in only):
+            continue
+        text, how = each.metadata["help"], dict(each.metadata["how"])
+        if isinstance(each.default, bool):
+            how["action"] = "store_false" if each.default else "store_true"
+        else:
+            how = {"type": type(each.default)} | how
+            text += "; default %(default)s" * (each.default != "")
+        flags = each.metadata["flags"] or (f"--{each.name.replace('_', '-')}",)
+        parser.add_argument(*flags, dest=each.name, default=each.default, help=text, **how)
+
+
+def from_options(kind: type[T], args: argparse.Namespace, **others: Any) -> T:
+    """Return an instance of a dataclass with the options as they were given, and others as they are."""
+    names = [each.name for each in fields(kind) if "help" in each.metadata]  # type: ignore[arg-type]
+    return kind(**{name: getattr(args, name) for name in names} | others)
 
 
 def names(text: str) -> str:
-    """Return names that are separated by commas; argparse tells the error where there is nothing beside a comma.
-
-    Args:
-        text: of the command line.
-    """
+    """Return names that are separated by commas, without spaces; an error if one is missing."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > 1 and not all(parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} has nothing beside a comma; expected names such as minao,ml, and no space after the comma."
-        )
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names such as minao,ml, without a space after the comma.")
     return ",".join(parts)
-
-
-def advise(console: Console) -> None:
-    """Say it where PySCF could be faster than it is, for a benchmark should show it at its best.
-
-    Args:
-        console: to draw on.
-    """
-    from pyscf_mlham.blas import advice, processors
-
-    if text := advice(processors()):
-        console.print(f"[yellow]advice:[/yellow] {text}", soft_wrap=True, highlight=False)

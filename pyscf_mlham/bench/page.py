@@ -1,199 +1,214 @@
-"""The page of a benchmark: one HTML file that needs nothing else."""
+"""The page of a benchmark: one HTML file that needs nothing else, from one template."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from pyscf_mlham.bench.figures import colour, key_methods
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
-from pyscf_mlham.bench.summary import Method, Ratio
-from pyscf_mlham.bench.table import SUMMARY, TOO_FEW, asides, clock_words, describe, enough, how_many, summary_cells
+from pyscf_mlham.bench.summary import Method, Ratio, Section, sections
+from pyscf_mlham.bench.table import TOO_FEW, asides, clock_name, columns, compared, describe, enough, how_many
+from pyscf_mlham.bench.table import reference_name as reference_of
 
-TEMPLATE = Path(__file__).with_name("template.html")
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
-VAGUE = 10.0  # an interval is not told whose bounds differ by this factor
-WRONG = ' class="wrong"'
-ALARM = ' class="alarm"'
-CAPTIONS = {
-    "builds": "What an SCF costs, whatever the machine; builds hidden in a guess are counted.",
-    "time": "Guess and SCF together.",
-    "cycles": "Every molecule counts, also those that do not converge (crosses, at the largest number allowed).",
-    "size": "One mark for each molecule, guess and SCF together; below the line time is saved.",
-    "convergence": "How far from the solution after each full build: the median molecule, from the guess on.",
-    "orbitals": "What the predicted Fock matrix says before any SCF. On the line, it is right.",
+VAGUE = 10.0  # an interval is not shown whose bounds differ by this factor
+BARS = ("builds", "time")  # plots with intervals
+PLOTS = {
+    "builds": ("Full Fock builds", "What an SCF costs, whatever the machine; builds hidden in a guess are counted."),
+    "time": ("Time", "Guess and SCF together."),
+    "cycles": (
+        "Cycles, molecule by molecule",
+        "Every molecule counts, also those that do not converge (crosses, at the largest number allowed).",
+    ),
+    "size": (
+        "Time saved against size",
+        "One mark for each molecule, guess and SCF together; below the line time is saved.",
+    ),
+    "convergence": (
+        "Convergence",
+        "How far from the solution after each full build: the median molecule, from the guess on.",
+    ),
+    "orbitals": (
+        "Orbital energies, predicted and converged",
+        "The predicted Fock matrix before any SCF. On the line, it is right.",
+    ),
 }
-WITH_INTERVALS = ("builds", "time")  # among the plots
-HEADINGS = {
-    "builds": "Full Fock builds",
-    "time": "Time",
-    "cycles": "Cycles, molecule by molecule",
-    "size": "Time saved against size",
-    "convergence": "Convergence",
-    "orbitals": "Orbital energies, predicted and converged",
-}
+# headings of the table of runs, attributes of a row, and formats of numbers
+RUNS = (
+    ("molecule", "molecule", ""), ("geometry", "step", "d"), ("atoms", "natm", "d"), ("charge", "charge", "d"),
+    ("mult.", "mult", "d"), ("AOs", "nao", "d"), ("guess", "guess", ""), ("solver", "solver", ""),
+    ("cycles", "cycles", "d"), ("full builds", "full_builds", "d"), ("hidden builds", "guess_builds", "d"),
+    ("coarse builds", "coarse_builds", "d"), ("response solves", "response_solves", "d"),
+    ("guess, wall s", "guess_s", ".2f"), ("total, wall s", "total_s", ".2f"), ("total, cpu s", "total_cpu_s", ".2f"),
+    ("total / limit", "over_limit", ".2f"), ("energy", "e_tot", ".8f"), ("energy error", "e_err", ".1e"),
+    ("S²", "s2", ".3f"), ("gap", "gap", ".4f"), ("initial gradient", "initial_gradient", ".1e"),
+    ("HOMO error", "guess_homo_err", "+.4f"), ("LUMO error", "guess_lumo_err", "+.4f"),
+    ("occupied MAE", "occupied_mae", ".4f"), ("note", "note", ""),
+)  # fmt: skip
 
 
-def html(results: Results, methods: Sequence[Method], plots: dict[str, str], clock: str) -> str:
-    """Return the page.
+def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
+    """Return the page."""
+    found = sections(results, clock)
+    everything = [method for _, methods in found for method in methods]
+    several = enough(everything)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [column for column in RUNS if _has(results, column[1], clock)]
+    text: str = environment.get_template("template.html").render(
+        kind=results.protocol.kind,
+        subtitle=describe(results),
+        clock=clock_name(results, clock),
+        compared=compared(results),
+        verdict=_verdict(results),
+        cards=[_card(method) for method in key_methods(everything)],
+        intervals="with 95 % intervals below, by Student's t on their logarithms" if several else TOO_FEW,
+        sections=[_section(results, section, plots.get(f"steps-{place}", "")) for place, section in enumerate(found)],
+        plots=[
+            {"heading": PLOTS[name][0], "caption": _caption(name, several), "svg": Markup(svg)}
+            for name, svg in plots.items()
+            if name in PLOTS
+        ],
+        headings=[heading for heading, _, _ in shown],
+        rows=[_run(row, results, shown, clock) for row in [*results.rows, *results.limits]],
+        rival=_rival(results),
+        protocol=_protocol(results),
+        source=RESULTS,
+    )
+    return text
 
-    Args:
-        results: of a benchmark.
-        methods: their statistics.
-        plots: SVG by name.
-        clock: which seconds are shown, cpu or wall.
-    """
-    parts = {
-        "subtitle": escape(describe(results)),
-        "clock": escape(clock_words(results, clock)),
-        "verdict": _verdict(results),
-        "cards": "\n".join(map(_card, key_methods(methods))) or "<p>Only the reference was run.</p>",
-        "summary": _summary_html(methods, results.energy_tolerance),
-        "intervals": "with 95 % intervals below, by Student's t on their logarithms" if enough(methods) else TOO_FEW,
-        "plots": "\n".join(_plot(name, text, enough(methods)) for name, text in plots.items()),
-        "rows": "\n".join(_row_html(row, results) for row in results.rows),
-        "protocol": _protocol_html(results),
-        "rival": escape(_rival(results.protocol)),
-        "source": RESULTS,
-    }
-    page = TEMPLATE.read_text()
-    # one pass, so that nothing inside a value is taken for a place
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
-
-def _verdict(results: Results) -> str:
+def _verdict(results: Results) -> dict[str, Any]:
     problems, notices, runs = results.problems, results.notices, len(results.rows)
+    remarks = "".join(f" {notice}." for notice in notices)
+    allowed = f"{results.energy_tolerance:.1e}"
+    found: dict[str, Any] = {"tone": "good", "problems": problems[:MOST_PROBLEMS], "more": 0}
     if problems:
-        about = f"Read these before anything else. Energies may differ by {results.energy_tolerance:.1e} Ha."
-        told = "".join(f" {notice}." for notice in notices)
-        return verdict(f"{how_many(problems)} in {runs} runs", about + told, problems, "bad")
-    largest = max((abs(row.e_err) for row in results.rows if row.e_err is not None), default=0.0)
-    about = (
-        f"All {runs} runs converged, and all energies agree with the minao reference: the largest difference is "
-        f"{largest:.1e} Ha, {results.energy_tolerance:.1e} are allowed."
+        text = f"Read these before anything else. Energies may differ by {allowed} Ha.{remarks}"
+        more = max(0, len(problems) - MOST_PROBLEMS)
+        return found | {"tone": "bad", "heading": f"{how_many(problems)} in {runs} runs", "text": text, "more": more}
+    errors = [abs(row.e_err) for row in results.rows if row.e_err is not None]
+    if not errors:
+        text = f"One strategy alone: no energy is compared.{remarks}"
+        return found | {"tone": "open", "heading": f"{runs} runs", "text": text}
+    text = (
+        f"All {runs} runs converged, and all energies agree with {reference_of(results)}'s: the largest difference is "
+        f"{max(errors):.1e} Ha, {allowed} are allowed."
     )
     if notices:
-        return verdict("Not everything can be compared", about, notices, "open")
-    return verdict("Same answers", about)
+        heading = "Not everything can be compared"
+        return found | {"tone": "open", "heading": heading, "text": text, "problems": notices}
+    return found | {"heading": "Same answers", "text": text}
 
 
-def verdict(heading: str, text: str, items: Sequence[str] = (), tone: str = "good", source: str = RESULTS) -> str:
-    """Return what a page begins with, as HTML.
-
-    Args:
-        heading: in a word or two.
-        text: a sentence.
-        items: what a reader must know first.
-        tone: "good" is green; "bad" is red, with the problems as items; "open" is neither.
-        source: name of the file that holds all of them.
-    """
-    listed = "".join(f"<li>{escape(item)}</li>" for item in items[:MOST_PROBLEMS])
-    more = len(items) - MOST_PROBLEMS
-    rest = f"<p>and {more} more; {source} holds everything.</p>" if more > 0 else ""
-    return (
-        f'<section class="verdict {tone}"><h2>{escape(heading)}</h2><p>{escape(text)}</p>'
-        f"{f'<ul>{listed}</ul>' * bool(items)}{rest}</section>"
-    )
-
-
-def _card(method: Method) -> str:
-    colours = f'style="--tint: {colour(method.guess)}"'
-    title = {"coarse": "coarse SCF first"}.get(method.guess, f"{method.guess} guess")
+def _card(method: Method) -> dict[str, Any]:
     role = "the classical rival" if method.guess == "coarse" else "PySCF's SCF"
-    if method.solver == "twolevel":
-        role = "accelerate(), two-level SCF"
-    said = f"<p class='aside'>Mind: {escape('; '.join(texts))}</p>" if (texts := asides(method)) else ""
-    return (
-        f'<article class="card" {colours}><h3>{escape(title)}</h3><p class="role">{role}</p>'
-        f"{_figure_of_merit(method.build_ratio, 'full Fock builds', inverse=False)}"
-        f"{_figure_of_merit(method.time_ratio, 'in time', inverse=True)}{said}</article>"
-    )
+    return {
+        "tint": colour(method.guess),
+        "title": {"coarse": "coarse SCF first"}.get(method.guess, f"{method.guess} guess"),
+        "role": "accelerate(), two-level SCF" if method.solver == "twolevel" else role,
+        "merits": [
+            merit
+            for ratio, faster in ((method.build_ratio, False), (method.time_ratio, True))
+            if (merit := _merit(ratio, faster))
+        ],
+        "aside": "; ".join(asides(method)),
+    }
 
 
-def _figure_of_merit(ratio: Ratio, words: str, inverse: bool) -> str:
-    """Show a saving in percent, or a factor, with its interval."""
+def _merit(ratio: Ratio, faster: bool) -> dict[str, str]:
+    """Return builds in percent, or time as a factor, with the interval."""
     if not np.isfinite(ratio.value):
-        return ""
-    values = [ratio.value, ratio.low, ratio.high]
-    if inverse:
+        return {}
+    if faster:
         big, low, high = (f"{1 / v:.2f}" for v in (ratio.value, ratio.high, ratio.low))
-        text, words = f"{big}×", "faster than minao" if ratio.value <= 1 else "the speed of minao"
+        text, label = f"{big}×", "faster than minao" if ratio.value <= 1 else "the speed of minao"
     else:
-        big, low, high = (f"{100 * (v - 1):+.0f}".replace("-", "−") for v in values)
-        text = f"{big} %"
+        big, low, high = (f"{100 * (v - 1):+.0f}".replace("-", "−") for v in ratio)
+        text, label = f"{big} %", "full Fock builds"
     vague = ratio.high > VAGUE * ratio.low
     interval = "too few for an interval" if vague else f"{low} to {high}" if ratio.has_interval else "no interval"
-    return f'<p class="merit"><b>{text}</b> <span>{words}<br><small>{interval}</small></span></p>'
+    return {"text": text, "label": label, "interval": interval}
 
 
-def _summary_html(methods: Sequence[Method], tolerance: float) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in SUMMARY)
-    body = []
-    for method in methods:
-        cells = [escape(cell) for cell in summary_cells(method)]
-        cells[0] = f'<i class="dot" style="--tint: {colour(method.guess)}"></i>{cells[0]}'
-        *others, error = cells
-        alarm = ALARM * (method.largest_error > tolerance)
-        body.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in others) + f"<td{alarm}>{error}</td></tr>")
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+def _section(results: Results, section: Section, svg: str) -> dict[str, Any]:
+    methods = [method for method in section.methods if method.cases or not section.title]
+    shown = columns(results, methods)
+    return {
+        "title": section.title,
+        "headings": [column.heading for column in shown],
+        "plot": Markup(svg),
+        "rows": [
+            {
+                "tint": colour(method.guess),
+                "cells": [column.cell(method) for column in shown],
+                "alarm": method.largest_error > results.energy_tolerance,
+            }
+            for method in methods
+        ],
+    }
 
 
-def _plot(name: str, text: str, intervals: bool) -> str:
-    bars = "Bars: 95 % intervals over the molecules." if intervals else "No bars of error: a single molecule."
-    caption = CAPTIONS[name] + f" {bars}" * (name in WITH_INTERVALS)
-    return (
-        f"<figure><figcaption><h3>{HEADINGS[name]}</h3><p>{caption}</p></figcaption>"
-        f'<div class="plot">{text}</div></figure>'
-    )
+def _caption(name: str, several: bool) -> str:
+    bars = "Bars: 95 % intervals over the molecules." if several else "No bars of error: a single molecule."
+    return PLOTS[name][1] + f" {bars}" * (name in BARS)
 
 
-def _row_html(row: Row, results: Results) -> str:
+def _value(row: Row, name: str, clock: str) -> Any:
+    if name != "over_limit":
+        return getattr(row, name)
+    total, limit = (row.total_cpu_s, row.limit_cpu_s) if clock == "cpu" else (row.total_s, row.limit_s)
+    return total / limit if total and limit else None
+
+
+def _has(results: Results, name: str, clock: str) -> bool:
+    """Whether a column that only some benchmarks have is to be shown."""
+    every = name not in ("step", "over_limit", "response_solves")
+    return every or any(_value(row, name, clock) is not None for row in results.rows)
+
+
+def _run(row: Row, results: Results, shown: list[tuple[str, str, str]], clock: str) -> dict[str, Any]:
     doubt = results.doubt(row)
-    alarm = ALARM * (row.e_err is not None and abs(row.e_err) > results.energy_tolerance)
-    note = row.error or "; ".join(filter(None, (doubt.words if doubt else "", row.note)))
-    cells = [
-        f"<td>{escape(row.molecule)}</td>", _number(row.natm), _number(row.charge), _number(row.mult), _number(row.nao),
-        f"<td>{escape(row.guess)}</td><td>{row.solver}</td>", _number(row.cycles), _number(row.full_builds),
-        _number(row.guess_builds), _number(row.coarse_builds), _number(row.guess_s, ".2f"), _number(row.total_s, ".2f"),
-        _number(row.total_cpu_s, ".2f"), _number(row.e_tot, ".8f"),
-        _number(row.e_err, ".1e").replace("<td", f"<td{alarm}", 1), _number(row.s2, ".3f"),
-        _number(row.gap, ".4f"), _number(row.initial_gradient, ".1e"), _number(row.guess_homo_err, "+.4f"),
-        _number(row.guess_lumo_err, "+.4f"), _number(row.occupied_mae, ".4f"), f'<td class="note">{escape(note)}</td>',
-    ]  # fmt: skip
-    return f"<tr{WRONG * bool(doubt)}>{''.join(cells)}</tr>"
+    note = row.error or "; ".join(filter(None, (doubt.text if doubt else "", row.note)))
+    cells = []
+    for _, name, form in shown:
+        value = note if name == "note" else _value(row, name, clock)
+        text = "" if value is None else format(value, form).replace("-", "−") if form else str(value)
+        alarm = name == "e_err" and row.e_err is not None and abs(row.e_err) > results.energy_tolerance
+        number = None if not form else "" if value is None else repr(value)  # by which it is sorted
+        cells.append({"text": text, "value": number, "class": "alarm" if alarm else "note" if name == "note" else ""})
+    return {"wrong": bool(doubt), "cells": cells}
 
 
-def _number(value: float | None, form: str = "d") -> str:
-    """Show a number; its exact value is what it is sorted by."""
-    if value is None:
-        return '<td data-v=""></td>'
-    return f'<td data-v="{value!r}">{format(value, form)}</td>'.replace(">-", ">−")
-
-
-def _rival(protocol: Protocol) -> str:
-    """Say how the SCF that is the coarse guess is made."""
-    if protocol.coarse_grid is None:
+def _rival(results: Results) -> str:
+    """Return how the SCF of the coarse guess is made."""
+    protocol = results.protocol
+    if not isinstance(protocol, Protocol) or protocol.coarse_grid is None:
         return "on a smaller grid (there is none here, and so no such guess)"
     grid = "" if protocol.xc.lower() == "hf" else f"on grid level {protocol.coarse_grid} "
     return f"{grid}to {protocol.coarse_tol:.0e} Ha"
 
 
-def _protocol_html(results: Results) -> str:
+def _protocol(results: Results) -> list[tuple[str, str]]:
     shown = asdict(results.protocol) | {"fingerprint": results.protocol.fingerprint}
     shown |= {"energy tolerance": f"{results.energy_tolerance:g} Ha"}
     shown |= {"versions": "; ".join(sorted({row.versions for row in results.rows}))}
     models = {f"{row.model} (sha256 {row.model_sha256[:12]})" for row in results.rows if row.model_sha256}
     shown |= {"models used": ", ".join(sorted(models)) or "none"}
-    return "".join(
-        f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(text)}</dd>"
-        for key, value in shown.items()
-        if (text := value if isinstance(value, str) else json.dumps(value))
-    )
+    texts = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in shown.items()]
+    return [(key.replace("_", " "), text) for key, text in texts if text]

@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
+from pyscf_mlham.bench.options import names, option
 from pyscf_mlham.data.journal import differences
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
@@ -19,66 +20,104 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.scf.models import shipped
 from pyscf_mlham.scf.problem import check_functional
 
-CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap")
+CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # names for mf.init_guess; scc is this package's
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")
+DEFAULT_GUESSES = tuple(name for name in GUESSES if name != "scc")
 SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
 COARSE_GRID = 1
 COARSE_TOL = 1e-8  # Hartree
-DIGITS = 8  # of a hash, enough to tell two files apart
+DIGITS = 8  # of a hash, which distinguish two files
+
+
+class Strategy(NamedTuple):
+    """How the SCFs along a path start.
+
+    Attributes:
+        guess: of the first geometry, "minao" or "ml".
+        history: a strategy of `History` for the later ones; None: the first guess at every geometry.
+    """
+
+    guess: str
+    history: str | None
+
+
+STRATEGIES = {
+    "scanner": Strategy("minao", "last"),
+    "loewdin": Strategy("minao", "loewdin"),
+    "aspc": Strategy("minao", "aspc"),
+    "minao": Strategy("minao", None),
+    "ml": Strategy("ml", None),
+    "history": Strategy("minao", "fit"),
+    "ml+history": Strategy("ml", "fit"),
+    "reversible": Strategy("minao", "reversible"),
+    "ml+reversible": Strategy("ml", "reversible"),
+}
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Everything that two runs must share to stand in one table.
+class Theory:
+    """What every benchmark has: a level of theory, a model, and versions; help texts describe the options."""
 
-    Attributes:
-        xc: functional, or hf.
-        basis: PySCF's name of the basis set.
-        scf: kind of mean field, see `KINDS`.
-        density_fit: whether the full level itself is density-fitted.
-        grid_level: PySCF's grid level.
-        conv_tol: energy criterion, Hartree; that of the gradient is PySCF's, its root.
-        max_cycle: cycles at which a run is given up.
-        threads: of each run.
-        device: cpu or cuda, where the model's network works; the SCF is on the CPU.
-        memory: PySCF's max_memory, MB.
-        model: what plain `ml` stands for; "" chooses among the shipped ones.
-        model_sha256: of the weights of that model, or of all shipped ones.
-        pyscf: version.
-        pyscf_mlham: version.
-    """
+    kind: ClassVar[str]
 
-    xc: str = "b3lyp"
-    basis: str = "def2-svp"
-    scf: str = "auto"
-    density_fit: bool = False
-    grid_level: int = 3
-    conv_tol: float = 1e-9
-    max_cycle: int = 50
-    threads: int = 1
-    device: str = "cpu"
-    memory: int = 4000
-    model: str = ""
-    model_sha256: str = ""
+    xc: str = option("b3lyp", "functional, or hf")
+    basis: str = option("def2-svp", "PySCF's name of the basis set")
+    density_fit: bool = option(False, "density-fitted integrals", "--df")
+    conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root")
+    model: str = option("", "name or folder of a model; by default the best of the shipped ones")
+    model_sha256: str = ""  # of the weights of that model, or of all shipped ones
     pyscf: str = pyscf.__version__
     pyscf_mlham: str = pyscf_mlham.__version__
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense, before anything is computed."""
+        """Check the settings before anything is computed."""
+        check_functional(self.xc)
+        self._expect("conv_tol", self.conv_tol > 0, "more than zero")
+
+    def _expect(self, name: str, right: bool, text: str) -> None:
+        if not right:
+            raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {text}.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that all runs of a folder share."""
+        return asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of these settings."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, other: Theory) -> str:
+        """Return how another protocol differs, as text."""
+        return differences({"kind": other.kind} | other.identity, {"kind": self.kind} | self.identity)
+
+
+@dataclass(frozen=True)
+class Protocol(Theory):
+    """Everything that two runs of `mlham bench` must share to stand in one table."""
+
+    kind: ClassVar[str] = "bench"
+    reference: ClassVar[tuple[str, str]] = REFERENCE
+
+    scf: str = option("auto", "kind of mean field; auto: restricted, open shells unrestricted", choices=KINDS)
+    grid_level: int = option(3, "PySCF's, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
+    max_cycle: int = option(50, "cycles at which an SCF is given up")
+    threads: int = option(1, "of each run")
+    device: str = option("cpu", "of the model's network; the SCF is on the CPU", choices=("cpu", "cuda"))
+    memory: int = option(4000, "PySCF's max_memory", metavar="MB")
+
+    def __post_init__(self) -> None:
+        """Check the settings before anything is computed."""
         if self.scf not in KINDS:
             raise DataError(f"--scf {self.scf}: expected one of {', '.join(KINDS)}.")
         if self.scf.endswith("hf") and self.xc.lower() != "hf":
             raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
-        check_functional(self.xc)
-        smallest = {"threads": 1, "max_cycle": 1, "memory": 1, "grid_level": 0}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise DataError(f"{name} is {getattr(self, name)}; expected {least} or more.")
-        if self.grid_level > (most := max(GRID_LEVELS)):
-            raise DataError(f"grid_level is {self.grid_level}; expected {most} or less, which is PySCF's finest.")
-        if not self.conv_tol > 0:
-            raise DataError(f"conv_tol is {self.conv_tol}; expected more than zero.")
+        super().__post_init__()
+        for name in ("threads", "max_cycle", "memory"):
+            self._expect(name, getattr(self, name) >= 1, "1 or more")
+        self._expect("grid_level", self.grid_level in GRID_LEVELS, f"{min(GRID_LEVELS)} to {max(GRID_LEVELS)}")
 
     @property
     def level(self) -> Level:
@@ -86,8 +125,13 @@ class Protocol:
         return Level(self.xc, self.basis, self.grid_level, self.density_fit, self.conv_tol)
 
     @property
+    def details(self) -> str:
+        """What distinguishes the SCF beside functional and basis set."""
+        return f"grid level {self.grid_level}" * (self.xc.lower() != "hf")
+
+    @property
     def coarse_grid(self) -> int | None:
-        """Grid level of the SCF that `coarse` is: a cheaper one than the full level's, and None where there is none."""
+        """Grid level of the SCF that `coarse` is: cheaper than the full level's; None if nothing is cheaper."""
         if not self.density_fit:
             return min(COARSE_GRID, self.grid_level)
         gridless = self.xc.lower() == "hf" or self.grid_level == 0
@@ -95,21 +139,100 @@ class Protocol:
 
     @property
     def coarse_tol(self) -> float:
-        """Energy criterion of that SCF, Hartree: never a tighter one than the full level's."""
+        """Energy criterion of that SCF, Hartree: never tighter than the full level's."""
         return max(COARSE_TOL, self.conv_tol)
 
+
+@dataclass(frozen=True)
+class Trajectory(Theory):
+    """What the benchmarks along a path share: the forces of the first run make the path, the others follow."""
+
+    strategy: str = option(
+        "ml+history,scanner,loewdin,aspc,ml,history",
+        "separated by commas, minao too; reversible and ml+reversible are the time-reversible variants; the forces of "
+        "the first one make the path; NAME/twolevel chooses the solver for one alone",
+        type=names,
+    )
+    solver: str = option("scf", "scf, twolevel, or scf,twolevel for both", type=names)
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings before anything is computed."""
+        super().__post_init__()
+        for name, solver in self.runs:
+            if name not in STRATEGIES:
+                raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
+            if solver not in SOLVERS:
+                raise DataError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}.")
+
     @property
-    def fingerprint(self) -> str:
-        """Hash of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+    def runs(self) -> list[tuple[str, str]]:
+        """Pairs of strategy and solver."""
+        parts = [
+            (solver, *name.split("/", 1)) for solver in self.solver.split(",") for name in self.strategy.split(",")
+        ]
+        return list(dict.fromkeys((name, own[0] if own else solver) for solver, name, *own in parts))
 
-    def differences(self, other: Protocol) -> str:
-        """Say in words how another protocol differs.
+    @property
+    def reference(self) -> tuple[str, str]:
+        """The run that others are compared with: PySCF's own scanner if it ran, else the first one."""
+        scanners = (("scanner", "scf"), ("scanner", "twolevel"))
+        return next((run for run in scanners if run in self.runs), self.runs[0])
 
-        Args:
-            other: protocol.
-        """
-        return differences(asdict(other), asdict(self))
+
+@dataclass(frozen=True)
+class MD(Trajectory):
+    """A run of NVE dynamics, or frames that are followed."""
+
+    kind: ClassVar[str] = "md"
+
+    steps: int = option(40, "a longer run continues a shorter one")
+    timestep: float = option(0.5, "fs")
+    temperature: float = option(300.0, "of the velocities, Kelvin")
+    seed: int = option(0, "of the velocities")
+    follow: bool = option(False, "take --frames as the trajectory, instead of running one")
+
+    def __post_init__(self) -> None:
+        """Check the settings before anything is computed."""
+        super().__post_init__()
+        self._expect("steps", self.steps >= 0, "0 or more")
+        self._expect("timestep", self.timestep > 0, "more than zero")
+        self._expect("temperature", self.temperature >= 0, "zero or more")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that all runs of a folder share; the length of a run may change."""
+        return asdict(self) | {"steps": None}
+
+    @property
+    def details(self) -> str:
+        """Kind of path."""
+        return "frames as given" if self.follow else f"NVE, {self.timestep} fs"
+
+
+@dataclass(frozen=True)
+class Optimisation(Trajectory):
+    """A BFGS optimisation."""
+
+    kind: ClassVar[str] = "opt"
+
+    steps: int = option(100, "at most")
+    fmax: float = option(0.05, "largest force at the end, eV/Angstrom")
+
+    def __post_init__(self) -> None:
+        """Check the settings before anything is computed."""
+        super().__post_init__()
+        self._expect("steps", self.steps >= 1, "1 or more")
+        self._expect("fmax", self.fmax > 0, "more than zero")
+
+    @property
+    def details(self) -> str:
+        """Kind of path."""
+        return f"BFGS to {self.fmax} eV/Angstrom"
+
+
+AnyProtocol = Protocol | MD | Optimisation
+PROTOCOLS: dict[str, type[AnyProtocol]] = {kind.kind: kind for kind in (Protocol, MD, Optimisation)}
 
 
 class Guess(NamedTuple):
@@ -126,12 +249,11 @@ class Guess(NamedTuple):
     path: str = ""
 
 
-def guess_from_text(text: str) -> Guess:
-    """Read one entry of `--guess`.
+LIMIT = Guess("limit", "limit")  # no guess: the time of what no SCF of the object does without
 
-    Args:
-        text: one of `GUESSES`, ml:NAME, ml:FOLDER or chk:FILE.
-    """
+
+def guess_from_text(text: str) -> Guess:
+    """Read one entry of `--guess`."""
     kind, _, path = text.strip().partition(":")
     if not path and kind in GUESSES:
         return Guess(kind, kind)
@@ -166,7 +288,7 @@ def model_hash(name: str) -> str:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     folder = folders.get(name, Path(name).expanduser())
     if not folder.is_dir():
-        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders) or 'none'}) nor a folder.")
+        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder.")
     return checkpoint.read_config(folder).weights_sha256
 
 

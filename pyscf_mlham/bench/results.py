@@ -9,14 +9,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.protocol import REFERENCE, SOLVERS, Protocol
+from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
+from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -24,7 +27,7 @@ FORMAT = "pyscf_mlham-benchmark"
 VERSION = 1
 RESULTS = "results.json"
 JOURNAL = "runs.jsonl"
-LONG = ("gradients", "predicted", "reached")  # lists, in results.json only
+LONG = ("gradients", "predicted", "reached", "positions", "momenta")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
 # What two converged runs of one state never differ by: in energy and gap, Hartree, and in S^2. Softer modes than most
 # leave a few 1e-8 Ha between them, which is no other state.
@@ -37,13 +40,13 @@ class Doubt(NamedTuple):
 
     Attributes:
         kind: the same for what repetitions share.
-        size: of two of a kind, the larger one is told.
-        words: for a reader.
+        size: of two of a kind, the larger one is reported.
+        text: of the report.
     """
 
     kind: str
     size: float
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -53,95 +56,111 @@ class Results:
     Attributes:
         protocol: what all rows share.
         rows: every run, in order of molecule, guess, solver and repetition.
-        bad_input: what could not be read, in words.
+        bad_input: messages about what could not be read.
         energy_tolerance: by how much energies may differ from the reference, Hartree.
+        limits: timings of set-up and two full builds of each molecule.
     """
 
-    protocol: Protocol
+    protocol: AnyProtocol
     rows: list[Row]
     bad_input: list[str]
     energy_tolerance: float = 1e-8
+    limits: list[Row] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
-        """Everything that a reader must know before believing the rest, failed runs first; empty where all is well."""
-        runs: dict[tuple[str, str, str], list[Row]] = {}
-        for row in self.rows:
-            runs.setdefault((molecule_of(row), row.guess, row.solver), []).append(row)
+        """Everything that a reader must know before believing the rest, failed runs first."""
+        runs = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
         found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
-        return list(dict.fromkeys([*(words for _, words in found), *(f"input: {text}" for text in self.bad_input)]))
+        return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
 
     def _problems_of(self, repetitions: Sequence[Row]) -> Iterator[tuple[str, str]]:
-        """Kind and words of each thing that is wrong with the runs of one molecule by one method."""
+        """Kind and text of each thing that is wrong with the runs of one molecule by one method."""
         doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
         for kind in dict.fromkeys(doubt.kind for doubt in doubts):
             alike = [doubt for doubt in doubts if doubt.kind == kind]
-            count = f"{len(alike)} of {len(repetitions)} runs: " * (len(repetitions) > 1)
+            unit = "runs" if repetitions[0].step is None else "geometries"
+            count = f"{len(alike)} of {len(repetitions)} {unit}: " * (len(repetitions) > 1)
             worst = max(alike, key=lambda doubt: doubt.size)
-            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.words}"
+            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.text}"
 
     @property
     def notices(self) -> list[str]:
         """What cannot be compared: methods that lack molecules, runs of other versions or machines; mostly empty."""
         every = {molecule_of(row) for row in self.rows}
-        found = []
-        for method in methods_of(self):
+        found = list(self._without_model()) if self.is_path else []
+        for method in methods_of(self) if not self.is_path else []:
             missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
             if missing:
-                words = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
-                found.append(f"{', '.join(method)}: {words}")
+                text = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
+                found.append(f"{', '.join(method)}: {text}")
         used = list(dict.fromkeys(row.versions or "unknown" for row in self.rows if not row.error))
         if len(used) > 1:
-            words = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
-            found.append(f"{words}: {'; '.join(used)}")
+            text = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
+            found.append(f"{text}: {'; '.join(used)}")
         return found
+
+    @property
+    def is_path(self) -> bool:
+        """Whether rows are geometries along a path."""
+        return self.protocol.kind != "bench"
+
+    def _without_model(self) -> Iterator[str]:
+        """Return for each molecule where along its path a model was not applicable, and why."""
+        for rows in grouped(self.rows, molecule_of).values():
+            total = len({row.step for row in rows})
+            refused = [row for row in rows if row.note.startswith(NO_MODEL)]
+            for note, alike in grouped(refused, lambda row: row.note).items():
+                counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
+                runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
+                reason = note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
+                yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
 
     @cached_property
     def _references(self) -> dict[str, Row]:
-        return references(self.rows)
+        return references(self.rows, self.protocol.reference)
 
     def doubt(self, row: Row) -> Doubt | None:
-        """Say what is wrong with a run; None where nothing is.
-
-        Args:
-            row: one of the rows.
-        """
+        """Return what is wrong with a run, or None."""
         if row.error:
             return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
+        if row.guess == LIMIT.label:
+            return None
         if not row.converged:
             return Doubt("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
         if row.e_err is None:
-            words = f"there is no converged {'/'.join(REFERENCE)} run to compare its energy with"
-            return Doubt("no reference", 0.0, words)
+            if self.is_path:
+                return None  # a single run, or a reference that failed, which is reported
+            text = f"there is no converged {'/'.join(self.protocol.reference)} run to compare its energy with"
+            return Doubt("no reference", 0.0, text)
         if abs(row.e_err) <= self.energy_tolerance:
             return None
         side = "below" if row.e_err < 0 else "above"
-        tells = ", which may be incomplete convergence; a tighter --conv-tol tells"
-        state = ": another state" if self.is_elsewhere(row) else tells
+        incomplete = ", which may be incomplete convergence; a tighter --conv-tol decides"
+        state = ": another state" if self.is_elsewhere(row) else incomplete
         size = abs(row.e_err)
         return Doubt("energy", size, f"its energy is {size:.1e} Ha {side} the reference{state}")
 
     def is_elsewhere(self, row: Row) -> bool:
-        """Whether a run ended in another state than the reference, as far as energy, spin and gap tell.
-
-        Args:
-            row: one of the rows.
-        """
-        there = self._references.get(molecule_of(row))
-        if there is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
+        """Whether a run ended in another state than the reference, by energy, spin and gap."""
+        other = self._references.get(case_of(row))
+        if other is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
             return False
-        pairs = ((row.s2, there.s2, OTHER_S2), (row.gap, there.gap, OTHER_GAP))
+        pairs = ((row.s2, other.s2, OTHER_S2), (row.gap, other.gap, OTHER_GAP))
         visible = any(a is not None and b is not None and abs(a - b) > most for a, b, most in pairs)
         return visible or abs(row.e_err) > OTHER_ENERGY
 
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
         head = {"format": FORMAT, "version": VERSION, "fingerprint": self.protocol.fingerprint}
-        head |= {"protocol": asdict(self.protocol), "energy_tolerance": self.energy_tolerance}
-        head |= {"bad_input": self.bad_input}
-        rows = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in self.rows)
-        return json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + rows + "\n]}\n"
+        head |= {"kind": self.protocol.kind, "protocol": asdict(self.protocol)}
+        head |= {"energy_tolerance": self.energy_tolerance, "bad_input": self.bad_input}
+        text = json.dumps(head, indent=1)[:-2]
+        for name, rows in (("rows", self.rows), ("limits", self.limits)):
+            lines = ",\n".join(json.dumps(_plain(row), allow_nan=False) for row in rows)
+            text += f',\n "{name}": [\n{lines}\n]'
+        return text + "}\n"
 
     def to_csv(self) -> str:
         """Return the content of results.csv."""
@@ -155,18 +174,14 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read results.json.
-
-    Args:
-        path: of the file.
-    """
+    """Read results.json."""
     try:
         content = json.loads(path.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise DataError(f"{path}: {content['format']} {content['version']}, expected {FORMAT} {VERSION}.")
-        rows = [Row(**row) for row in content["rows"]]
-        protocol = Protocol(**content["protocol"])
-        return Results(protocol, rows, content["bad_input"], content["energy_tolerance"])
+        rows, limits = ([Row(**row) for row in content.get(name, [])] for name in ("rows", "limits"))
+        protocol = PROTOCOLS[content.get("kind", "bench")](**content["protocol"])
+        return Results(protocol, rows, content["bad_input"], content["energy_tolerance"], limits)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read as results of a benchmark ({error}).") from error
 
@@ -185,11 +200,7 @@ def _finite(value: Any) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a benchmark where it is missing, or say that it cannot be written.
-
-    Args:
-        path: of the folder.
-    """
+    """Make the folder of a benchmark; an error if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(path, os.W_OK | os.X_OK) else "it may not be written"
@@ -202,15 +213,11 @@ def make_folder(path: Path) -> None:
 class Folder:
     """The folder of a benchmark, open for one process.
 
-    Args:
-        path: made when missing.
-        protocol: that of results which are there already must be the same.
-
     Attributes:
         rows: finished runs by key.
     """
 
-    def __init__(self, path: Path, protocol: Protocol) -> None:
+    def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
         make_folder(path)
         self.rows: dict[str, Row] = {}
@@ -220,7 +227,7 @@ class Folder:
             if (path / RESULTS).exists():  # read under the lock: nobody adds to it any more
                 results = read_results(path / RESULTS)
                 self._check(results.protocol)
-                self.rows = {row.key: row for row in results.rows}
+                self.rows = {row.key: row for row in [*results.rows, *results.limits]}
             self._read_journal()
         except BaseException:
             os.close(self._journal)
@@ -234,10 +241,10 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
 
-    def _check(self, there: Protocol) -> None:
-        if there.fingerprint != self.protocol.fingerprint:
+    def _check(self, other: AnyProtocol) -> None:
+        if other.fingerprint != self.protocol.fingerprint:
             raise DataError(
-                f"{self.path} holds results of another protocol: {self.protocol.differences(there)}. "
+                f"{self.path} holds results of another protocol: {self.protocol.differences(other)}. "
                 "Give another folder, or remove this one."
             )
 
@@ -250,26 +257,22 @@ class Folder:
             except ValueError:
                 break
             size += len(line)
-        if len(found) < 2:  # no run is in it: whose protocol it was does not matter
+        if len(found) < 2:  # no run is in it: its protocol does not matter
             size = 0
         os.ftruncate(self._journal, size)
         os.lseek(self._journal, 0, os.SEEK_END)
         if size == 0:
-            self._write(asdict(self.protocol))
+            self._write({"kind": self.protocol.kind} | asdict(self.protocol))
             return
         try:
-            self._check(Protocol(**found[0]))
+            self._check(PROTOCOLS[found[0].pop("kind", "bench")](**found[0]))
             rows = [Row(**content) for content in found[1:]]
         except TypeError as error:
             raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
         self.rows |= {row.key: row for row in rows}
 
     def add(self, row: Row) -> None:
-        """Keep a row; when this returns, it is on the disk.
-
-        Args:
-            row: of a finished run.
-        """
+        """Keep a row; when this returns, it is on the disk."""
         content = _plain(row)
         self._write(content)
         self.rows[row.key] = Row(**content)  # as it will be read again
@@ -281,11 +284,7 @@ class Folder:
         os.fsync(self._journal)
 
     def finish(self, results: Results) -> None:
-        """Write results.json; the journal is not needed any more.
-
-        Args:
-            results: of all rows.
-        """
+        """Write results.json; the journal is not needed any more."""
         replace_file(self.path / RESULTS, results.to_json().encode())
         (self.path / JOURNAL).unlink(missing_ok=True)
 
@@ -295,38 +294,47 @@ class Folder:
 
 
 def results_from_rows(
-    rows: Iterable[Row], protocol: Protocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
+    rows: Iterable[Row], protocol: AnyProtocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
 ) -> Results:
     """Put rows in order and compare their energies with the reference.
 
     Args:
-        rows: of finished runs, in any order.
+        rows: of finished runs, in any order, timings of limits among them.
         protocol: theirs.
         order: keys of the runs in the order of the input; others follow as they come.
-        bad_input: what could not be read, in words.
+        bad_input: messages about what could not be read.
         tolerance: on energies, Hartree.
     """
     known = {key: place for place, key in enumerate(order)}
-    ordered = sorted(rows, key=lambda row: known.get(row.key, len(known)))
-    reference = {key: row.e_tot for key, row in references(ordered).items()}
+    everything = sorted(rows, key=lambda row: known.get(row.key, len(known)))
+    limits = [row for row in everything if row.guess == LIMIT.label]
+    ordered = [row for row in everything if row.guess != LIMIT.label]
+    reference = {key: row.e_tot for key, row in references(ordered, protocol.reference).items()}
+    if protocol.kind != "bench" and len({(row.guess, row.solver) for row in ordered}) == 1:
+        reference = {}  # a single run agrees with nothing
     compared = []
     for row in ordered:
-        energy = reference.get(molecule_of(row))
+        energy = reference.get(case_of(row))
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
-        compared.append(dataclasses.replace(row, e_err=error))
-    return Results(protocol, compared, list(bad_input), tolerance)
+        wall, cpu = _limit_of(molecule_of(row), limits)
+        compared.append(dataclasses.replace(row, e_err=error, limit_s=wall, limit_cpu_s=cpu))
+    return Results(protocol, compared, list(bad_input), tolerance, limits)
 
 
-def references(rows: Iterable[Row]) -> dict[str, Row]:
-    """Return the first converged run of the reference method, by key of the molecule.
+def _limit_of(key: str, limits: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Medians over the repetitions, of wall and of processor seconds, for one molecule."""
+    own = [row for row in limits if molecule_of(row) == key and not row.error]
+    if not own:
+        return None, None
+    return median(row.total_s or 0.0 for row in own), median(row.total_cpu_s or 0.0 for row in own)
 
-    Args:
-        rows: of any runs.
-    """
+
+def references(rows: Iterable[Row], reference: tuple[str, str]) -> dict[str, Row]:
+    """Return the first converged run of the reference method, by key of the case."""
     found: dict[str, Row] = {}
     for row in rows:
-        if (row.guess, row.solver) == REFERENCE and row.converged and row.e_tot is not None:
-            found.setdefault(molecule_of(row), row)
+        if (row.guess, row.solver) == reference and row.converged and row.e_tot is not None:
+            found.setdefault(case_of(row), row)
     return found
 
 
@@ -335,19 +343,24 @@ def _run_of(row: Row) -> str:
 
 
 def molecule_of(row: Row) -> str:
-    """Return the key of a row's molecule, which tells geometries of the same name apart.
-
-    Args:
-        row: of any run.
-    """
+    """Return the key of a row's molecule, which geometries of the same name do not share."""
     return row.key.split(" ", 1)[0]
 
 
-def methods_of(results: Results) -> list[tuple[str, str]]:
-    """Return the pairs of guess and solver that occur: plain SCF first, guesses in order of appearance.
+def case_of(row: Row) -> str:
+    """Return the key of what a row is compared at: its molecule, or one geometry of its path."""
+    return molecule_of(row) if row.step is None else f"{molecule_of(row)} {row.step}"
 
-    Args:
-        results: of a benchmark.
-    """
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Return rows by a key, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def methods_of(results: Results) -> list[tuple[str, str]]:
+    """Return the pairs of guess and solver that occur: plain SCF first, guesses in order of appearance."""
     pairs = dict.fromkeys((row.guess, row.solver) for row in results.rows)
     return sorted(pairs, key=lambda pair: SOLVERS.index(pair[1]))

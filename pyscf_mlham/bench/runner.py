@@ -1,12 +1,14 @@
-"""Running a benchmark: in random order, on several processes or a cluster, proof against being killed."""
+"""Running a benchmark: in random order, on several processes or a cluster, safe if it is killed."""
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,10 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pyscf_mlham.bench.measure import Row, Task, lost, measure
+from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
-from pyscf_mlham.bench.protocol import REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
+from pyscf_mlham.bench.options import option
+from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.results import Folder, Results, grouped, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
@@ -27,41 +30,29 @@ from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and how.
-
-    Attributes:
-        guesses: where to start.
-        solvers: scf, twolevel.
-        repeats: runs of each.
-        jobs: worker processes.
-        dask: address of a dask scheduler, "" for none.
-        seed: of the order.
-        retry_failed: try again what failed in an earlier run.
-        energy_tolerance: Hartree.
-        quiet: no progress display.
-    """
+    """What to run, and how; help texts describe the options."""
 
     guesses: tuple[Guess, ...]
     solvers: tuple[str, ...]
-    repeats: int = 1
-    jobs: int = 1
-    dask: str = ""
-    seed: int = 0
-    retry_failed: bool = False
-    energy_tolerance: float = 1e-8
-    quiet: bool = False
+    energy_tol: float = option(1e-8, "by how much energies may differ, Hartree")
+    repeat: int = option(1, "runs of each, medians are shown")
+    jobs: int = option(1, "worker processes", "-j", "--jobs")
+    dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
+    seed: int = option(0, "of the random order of the runs")
+    retry_failed: bool = option(False, "try again what failed in an earlier run")
+    limit: bool = option(True, "do not time set-up and two full builds of each molecule", "--no-limit")
+    quiet: bool = option(False, "no progress display")
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed."""
+        if self.repeat < 1:
+            raise DataError(f"--repeat {self.repeat}: expected 1 or more.")
+        if not (self.energy_tol >= 0 and math.isfinite(self.energy_tol)):
+            raise DataError(f"--energy-tol {self.energy_tol}: expected a number of Hartree, zero or more.")
 
 
 def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
-    """Run what is not done yet and write results.json.
-
-    Args:
-        found: molecules, and what could not be read.
-        plan: what to run.
-        protocol: level of theory and everything else that all runs share.
-        path: of the folder.
-        console: to draw on.
-    """
+    """Run what is not done yet and write results.json."""
     _check_molecules(found, protocol)
     folder = Folder(path, protocol)
     try:
@@ -70,39 +61,55 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
         waiting = [task for task in tasks if task.key not in done]
         random.Random(plan.seed).shuffle(waiting)
         if len(waiting) < len(tasks):
-            failed = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
-            words = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
-            retry = f", {failed} of them failed; --retry-failed tries them again" * bool(failed)
-            console.print(f"{words}{retry}.", highlight=False)
-        if others := len(folder.rows.keys() - {task.key for task in tasks}):
-            console.print(
-                f"{path} holds {others} runs that this command does not name (other molecules, geometries or guesses); "
-                "they stay in the tables.",
-                highlight=False,
-                soft_wrap=True,
-            )
+            broken = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
+            text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
+            retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
+            console.print(f"{text}{retry}.", highlight=False)
+        say_others(folder, [task.key for task in tasks], console)
         try:
             _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
         except KeyboardInterrupt:
             console.print(f"Stopped; {len(folder.rows)} runs are safe in {path}. The same command goes on.")
             raise
-        order = [*(task.key for task in tasks), *folder.rows]
-        rows = renamed(list(folder.rows.values()), found.molecules)
-        results = results_from_rows(rows, protocol, list(dict.fromkeys(order)), found.bad, plan.energy_tolerance)
-        folder.finish(results)
+        names = {molecule.key: molecule.name for molecule in found.molecules}
+        return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
     finally:
         folder.close()
+
+
+def say_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
+    """Print how many runs of a folder are not among those of this command."""
+    if others := len(folder.rows.keys() - set(keys)):
+        console.print(
+            f"{folder.path} holds {others} runs that this command does not name (other molecules, geometries or "
+            "guesses); they stay in the tables.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def finished(
+    folder: Folder, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float
+) -> Results:
+    """Write results.json and return its content.
+
+    Args:
+        folder: of the benchmark.
+        order: keys of this command's runs.
+        names: of this command's molecules, by key.
+        bad: messages about input that could not be read.
+        tolerance: on energies, Hartree.
+    """
+    rows = renamed(list(folder.rows.values()), names)
+    order = list(dict.fromkeys([*order, *folder.rows]))
+    results = results_from_rows(rows, folder.protocol, order, bad, tolerance)
+    folder.finish(results)
     return results
 
 
-def renamed(rows: Sequence[Row], molecules: Sequence[Molecule]) -> list[Row]:
-    """Return rows in which no two geometries share a name: those of this command have its names, others give way.
-
-    Args:
-        rows: of this command and of earlier ones.
-        molecules: of this command.
-    """
-    names = {molecule.key: molecule.name for molecule in molecules}
+def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
+    """Return rows in which no two geometries share a name: the given ones have theirs, others get new ones."""
+    names = dict(names)
     taken = set(names.values())
     for row in rows:
         if (key := molecule_of(row)) not in names:
@@ -112,11 +119,10 @@ def renamed(rows: Sequence[Row], molecules: Sequence[Molecule]) -> list[Row]:
 
 
 def _check_molecules(found: Input, protocol: Protocol) -> None:
-    """Refuse what no run can succeed with, such as a misspelt basis set, before anything is written."""
+    """Check that some run can succeed, before anything is written; a misspelt basis set ends here."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
-        reason = _why_not(molecule, protocol.basis)
-        if not reason:
+        if not (reason := _why_not(molecule, protocol.basis)):
             return
     raise DataError(f"there is no molecule to run; {reason}.")
 
@@ -135,17 +141,19 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
     """Every run in the order of the input; the reference is always among them."""
     guess, solver = REFERENCE
     methods = [(Guess(guess, guess), solver), *((g, s) for s in plan.solvers for g in plan.guesses)]
+    if plan.limit:
+        methods.append((LIMIT, "scf"))
     return [
         Task(molecule, guess, solver, repeat, protocol)
         for molecule in found.molecules
         for guess, solver in dict.fromkeys(methods)
-        for repeat in range(plan.repeats)
+        for repeat in range(plan.repeat)
     ]
 
 
 def _engine(plan: Plan, protocol: Protocol) -> Callable[[Sequence[Task]], Iterator[Row]]:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
-    job = Job(measure, lost, protocol.threads, hidden)
+    job = Job(measure, failed, protocol.threads, hidden)
     return dask_engine(job, plan.dask) if plan.dask else process_engine(job, plan.jobs)
 
 
@@ -167,8 +175,8 @@ def _work_through(
         for row in engine(tasks):
             folder.add(row)
             if row.error:
-                words = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
-                console.print(words, soft_wrap=True, highlight=False)
+                text = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
+                console.print(text, soft_wrap=True, highlight=False)
             progress.advance(bar)
             lines.say(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
             live.update(Group(progress, running_means(list(folder.rows.values()))))
@@ -178,24 +186,11 @@ def _work_through(
 
 
 def running_means(rows: Sequence[Row]) -> Table:
-    """Return the means of what is done so far, for the eye: molecules of all sizes, in random order.
-
-    Args:
-        rows: of finished runs.
-    """
+    """Return the means of what is done so far, over molecules of all sizes, in random order."""
     table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
-    methods: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not row.error:
-            methods.setdefault((row.guess, row.solver), []).append(row)
-    for (guess, solver), found in sorted(methods.items(), key=lambda item: (item[0][1], item[0][0])):
-        means = [
-            sum(values) / len(found)
-            for values in (
-                [float(r.cycles or 0) for r in found],
-                [float((r.full_builds or 0) + (r.guess_builds or 0)) for r in found],
-                [float(r.total_s or 0) for r in found],
-            )
-        ]
-        table.add_row(escape(guess), solver, str(len(found)), *(f"{value:.2f}" for value in means))
+    methods = grouped((row for row in rows if not row.error), lambda row: f"{row.solver} {row.guess}")
+    for _, found in sorted(methods.items()):
+        numbers = [(r.cycles or 0, (r.full_builds or 0) + (r.guess_builds or 0), r.total_s or 0.0) for r in found]
+        means = (f"{mean(values):.2f}" for values in zip(*numbers, strict=True))
+        table.add_row(escape(found[0].guess), found[0].solver, str(len(found)), *means)
     return table

@@ -2,7 +2,7 @@
 
 `coarse` is what one would do without this package: converge a density-fitted SCF on a small grid, then start from it.
 Its settings are its best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
-leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer). Where the full level
+leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer). If the full level
 is density-fitted itself, its grid is always a smaller one than the full level's.
 """
 
@@ -41,33 +41,33 @@ class Start(NamedTuple):
     """A density to start from and what it cost beside time.
 
     Attributes:
-        density: in the shape of the mean-field object; None where no guess was asked for.
+        density: in the shape of the mean-field object; None if no guess was asked for.
         builds: full Fock builds that were hidden in it.
         coarse_builds: coarse ones.
-        orbitals: of the predicted Fock matrix, where there is one.
+        response_solves: evaluations of the response model.
+        orbitals: of the predicted Fock matrix, if there is one.
         model: name of the model.
         model_sha256: of its weights.
-        note: what a reader of the row should know.
+        note: remarks for the reader of the row.
     """
 
     density: Array | None
     builds: int = 0
     coarse_builds: int = 0
+    response_solves: int = 0
     orbitals: Orbitals | None = None
     model: str = ""
     model_sha256: str = ""
     note: str = ""
 
 
-def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
-    """Make a guess.
+def cheap_work(mf: Any) -> tuple[int, int]:
+    """Return coarse Fock builds and response solves of an accelerated object; a plain one has neither."""
+    return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_builds", 0))
 
-    Args:
-        guess: which.
-        mf: mean-field object that will start from it.
-        molecule: of mf.
-        protocol: level of theory.
-    """
+
+def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
+    """Make a guess."""
     if guess.kind == "coarse":
         return _coarse(mf, protocol)
     if guess.kind == "oracle":
@@ -96,7 +96,7 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
 
 
 def _oracle(mf: Any, protocol: Protocol) -> Start:
-    """Find the converged answer, whatever it takes."""
+    """Return the converged answer."""
     known = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
     known.conv_tol, known.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
     with counting_fock_builds(known) as counter:
@@ -104,11 +104,11 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
     if not known.converged:
         raise DataError("the oracle's own SCF did not converge")
     orbitals = Orbitals(known.mo_energy, known.mo_coeff, known.mo_occ)
-    return Start(known.make_rdm1(), counter.builds, known.coarse_cycles, orbitals)
+    return Start(known.make_rdm1(), counter.builds, *cheap_work(known), orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:
-    """Ask the model; where it does not serve the molecule, take PySCF's minao, as for any user."""
+    """Predict; if the model is not applicable, take PySCF's minao, as for any user."""
     spent = 0  # on a prediction that is refused
     try:
         chosen = resolve(model, mf, mf.mol)
@@ -116,7 +116,7 @@ def _learned(mf: Any, model: str | None) -> Start:
         prediction = predict(mf, chosen)
         spent = prediction.coarse_builds
         return _predicted(mf, chosen, prediction)
-    except ModelError:  # damaged, or none at all: a benchmark of ml that would measure minao
+    except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
         if isinstance(error, PredictionError) and not spent:  # refused with H0 in hand, before its own field was built
@@ -126,7 +126,7 @@ def _learned(mf: Any, model: str | None) -> Start:
 
 
 def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
-    """Coarse builds of H0: in the model's own basis set, and in the molecule's where that is another."""
+    """Coarse builds of H0: in the model's own basis set, and in the molecule's if that is another."""
     return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline == "minao")
 
 
@@ -160,20 +160,20 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
         raise DataError(f"{path}: {reason}")
     if not np.isfinite(chkfile.load(str(path), "scf/e_tot")):
-        raise DataError(f"{path}: holds a guess, as mlham guess writes it, and no answer; --guess ml makes it anew")
+        raise DataError(f"{path}: holds a guess, as mlham guess writes it, and not an answer; --guess ml repeats it")
     return Start(np.asarray(mf.init_guess_by_chkfile(str(path))))
 
 
-def _why_another(there: gto.Mole, here: gto.Mole) -> str:
-    """Say why the molecule of a file is not the one that is run; empty where it is."""
-    numbers = [[gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)] for mol in (there, here)]
+def _why_another(stored: gto.Mole, mol: gto.Mole) -> str:
+    """Return why the molecule of a file is not the one that is run; "" if it is."""
+    numbers = [[gto.charge(one.atom_symbol(i)) for i in range(one.natm)] for one in (stored, mol)]
     if numbers[0] != numbers[1]:
         same = sorted(numbers[0]) == sorted(numbers[1])
         return "its molecule has its atoms in another order" if same else "its molecule has other atoms"
-    if (apart := np.abs(there.atom_coords() - here.atom_coords()).max()) > NEAR:
+    if (apart := np.abs(stored.atom_coords() - mol.atom_coords()).max()) > NEAR:
         return f"its molecule has another geometry, by up to {apart:.2g} Bohr"
-    if (there.charge, there.spin) != (here.charge, here.spin):
-        return f"its molecule has charge {there.charge} and multiplicity {there.spin + 1}"
+    if (stored.charge, stored.spin) != (mol.charge, mol.spin):
+        return f"its molecule has charge {stored.charge} and multiplicity {stored.spin + 1}"
     return ""
 
 
@@ -189,7 +189,7 @@ def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:
 
 
 def _oracle_from_record(record: Record, level: Level) -> OracleModel:
-    """Make the labelled Fock matrix a model that knows one molecule; it may be lifted into another basis set."""
+    """Return a labelled Fock matrix as a model of one molecule; it may be lifted into another basis set."""
     mol = mol_from_geometry(record, level.basis)
     focks = [record.fock, record.extra["fock_beta"]] if "fock_beta" in record.extra and record.spin else [record.fock]
     h0 = baseline.hamiltonian("sap", mol)

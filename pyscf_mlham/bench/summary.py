@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 from pyscf_mlham.bench.measure import PLAIN, Row
-from pyscf_mlham.bench.protocol import REFERENCE
-from pyscf_mlham.bench.results import Results, methods_of, molecule_of
+from pyscf_mlham.bench.results import Results, case_of, grouped, methods_of, molecule_of
 from pyscf_mlham.bench.starts import NO_MODEL
 
 COVERED = 0.95  # of the intervals
 FEWEST = 2  # molecules with an interval
-WIDE = 99.0  # bounds beyond it say nothing
+WIDE = 99.0  # bounds beyond it are not shown
 CLOCKS = ("cpu", "wall")
+NAN = float("nan")
+NOTHING = np.array([])
 
 
 class Case(NamedTuple):
-    """One molecule by one method: medians over the repetitions, the worst of them where one did not converge.
+    """One molecule by one method: medians over the repetitions, the worst of them if one did not converge.
 
     Attributes:
         name: of the molecule.
         natm: atoms.
         nao: basis functions.
         converged: in every repetition.
-        cycles: of the SCF; max_cycle where it did not converge.
+        cycles: of the SCF; max_cycle if it did not converge.
         builds: full Fock builds, those hidden in the guess among them.
         coarse_builds: coarse Fock builds.
+        response_solves: evaluations of the response model.
         seconds: guess and SCF, by the chosen clock.
-        guess_seconds: the guess alone.
+        limit: seconds of set-up and two full builds; None if not measured.
         e_err: largest difference of energy to the reference, Hartree; None without a reference.
         row: of the first repetition.
     """
@@ -43,8 +47,9 @@ class Case(NamedTuple):
     cycles: float
     builds: float
     coarse_builds: float
+    response_solves: float
     seconds: float
-    guess_seconds: float
+    limit: float | None
     e_err: float | None
     row: Row
 
@@ -63,15 +68,11 @@ class Ratio(NamedTuple):
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were molecules enough, and they differ."""
+        """Whether there are enough molecules, and they differ."""
         return bool(self.high > self.low * (1 + 1e-9))
 
     def text(self, missing: str = "–") -> str:
-        """Return it as 0.71 [0.68, 0.74].
-
-        Args:
-            missing: what to say where there is none.
-        """
+        """Return it as 0.71 [0.68, 0.74]."""
         if not np.isfinite(self.value):
             return missing
         if not self.has_interval:
@@ -80,41 +81,28 @@ class Ratio(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {high}]"
 
 
-class Method(NamedTuple):
-    """One pair of guess and solver over all molecules.
+@dataclass(frozen=True)
+class Method:
+    """One pair of guess and solver over all cases.
 
     Attributes:
         guess, solver: the pair.
-        cases: by key of the molecule; those without a result are missing.
-        total: how many molecules the benchmark has.
-        cycles, builds, coarse_builds: means; hidden full builds are among the builds.
-        cycle_ratio, build_ratio, time_ratio: to the reference; nothing for an oracle's cost, which is the answer's own.
-        worst: largest ratio of builds (of cycles for an oracle) to the reference.
-        unconverged: how many molecules.
-        failed: how many runs.
-        fallback: for how many molecules the model did not serve.
-        plain: for how many the two-level solver left everything to plain SCF.
-        elsewhere: how many ended in another state than the reference.
-        largest_error: largest |e_err|, Hartree.
+        cases: by key; those without a result are missing.
+        reference: the same of the method that all are compared with.
+        total: number of molecules in the benchmark.
+        failed: number of runs.
+        elsewhere: number of molecules that end in another state than the reference.
+        skipped: number of first geometries that the means leave out.
     """
 
     guess: str
     solver: str
     cases: dict[str, Case]
+    reference: dict[str, Case]
     total: int
-    cycles: float
-    builds: float
-    coarse_builds: float
-    cycle_ratio: Ratio
-    build_ratio: Ratio
-    time_ratio: Ratio
-    worst: float
-    unconverged: int
     failed: int
-    fallback: int
-    plain: int
     elsewhere: int
-    largest_error: float
+    skipped: int = 0
 
     @property
     def is_bound(self) -> bool:
@@ -123,46 +111,153 @@ class Method(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether molecules are missing, so that its means are not those of the others' molecules."""
+        """Whether molecules are missing, so that its means are not over the same molecules as others."""
         return len(self.cases) < self.total
 
     @property
     def name(self) -> str:
-        """What to call it in a figure."""
-        return self.guess if self.solver == "scf" else f"{self.guess} + two-level"
+        """Name in figures."""
+        return self.guess if self.solver == "scf" else f"{self.guess}/{self.solver}"
+
+    def mean(self, attribute: str) -> float:
+        """Return the arithmetic mean of a number of the cases."""
+        return float(np.mean(found)) if (found := self.counted(attribute)) else NAN
+
+    def counted(self, attribute: str) -> list[float]:
+        """Return a number of all cases that the means are over."""
+        return [getattr(case, attribute) for case in list(self.cases.values())[self.skipped :]]
+
+    def total_of(self, attribute: str) -> float:
+        """Return the sum of a number over all cases."""
+        return float(sum(getattr(case, attribute) for case in self.cases.values()))
+
+    def _ratios(self, attribute: str) -> np.ndarray:
+        pairs = [
+            (getattr(case, attribute), getattr(self.reference[key], attribute))
+            for key, case in self.cases.items()
+            if key in self.reference
+        ]
+        return np.array([a / b for a, b in pairs if a > 0 and b > 0])
+
+    @property
+    def cycles(self) -> float:
+        """Mean."""
+        return self.mean("cycles")
+
+    @property
+    def builds(self) -> float:
+        """Mean of full builds, those hidden in the guess included."""
+        return self.mean("builds")
+
+    @property
+    def build_ratio(self) -> Ratio:
+        """Builds over those of the reference; not for a bound, whose builds are those that found the answer."""
+        return geometric_mean(NOTHING if self.is_bound else self._ratios("builds"))
+
+    @property
+    def time_ratio(self) -> Ratio:
+        """Seconds over those of the reference; not for a bound."""
+        return geometric_mean(NOTHING if self.is_bound else self._ratios("seconds"))
+
+    @property
+    def limit_ratio(self) -> Ratio:
+        """Seconds over those of set-up and two full builds; not for a bound."""
+        ratios = [case.seconds / case.limit for case in self.cases.values() if case.limit]
+        return geometric_mean(NOTHING if self.is_bound else np.array(ratios))
+
+    @property
+    def worst(self) -> float:
+        """Largest ratio of builds to the reference, of cycles for a bound."""
+        return float(max(self._ratios("cycles" if self.is_bound else "builds"), default=NAN))
+
+    @property
+    def unconverged(self) -> int:
+        """Number of molecules."""
+        return sum(not case.converged for case in self.cases.values())
+
+    @property
+    def fallback(self) -> int:
+        """Number of molecules to which the model was not applicable."""
+        return sum(case.row.note.startswith(NO_MODEL) for case in self.cases.values())
+
+    @property
+    def plain(self) -> int:
+        """Number of molecules that the two-level solver left to plain SCF."""
+        return sum(PLAIN in case.row.note for case in self.cases.values())
+
+    @property
+    def largest_error(self) -> float:
+        """Largest difference of energy to the reference, Hartree."""
+        return max((abs(case.e_err) for case in self.cases.values() if case.e_err is not None), default=NAN)
 
 
 def is_answer(guess: str) -> bool:
-    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's.
-
-    Args:
-        guess: label.
-    """
+    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's."""
     return guess == "oracle" or guess.startswith("chk:")
 
 
-def summarise(results: Results, clock: str = "cpu") -> list[Method]:
-    """Compute the statistics of every method that occurs.
+class Section(NamedTuple):
+    """One table: of a benchmark of guesses, or of the path of one molecule.
 
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, one of `CLOCKS`.
+    Attributes:
+        title: of the molecule; "" for a benchmark of guesses.
+        methods: in order.
     """
-    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in results.rows:
-        groups.setdefault((row.guess, row.solver), {}).setdefault(molecule_of(row), []).append(row)
-    cases = {pair: _cases(molecules, clock) for pair, molecules in groups.items()}
-    reference = cases.get(REFERENCE, {})
-    return [_method(pair, cases[pair], reference, groups[pair], results) for pair in methods_of(results)]
+
+    title: str
+    methods: list[Method]
 
 
-def _cases(molecules: dict[str, list[Row]], clock: str) -> dict[str, Case]:
-    sound = {key: [row for row in rows if not row.error] for key, rows in molecules.items()}
+def sections(results: Results, clock: str = "cpu") -> list[Section]:
+    """Return the tables of a benchmark."""
+    if not results.is_path:
+        return [Section("", summarise(results, clock))]
+    return [
+        Section(heading(rows), summarise(dataclasses.replace(results, rows=rows), clock))
+        for rows in grouped(results.rows, molecule_of).values()
+    ]
+
+
+def heading(rows: Sequence[Row]) -> str:
+    """Return the title of a molecule's path: its name, state, and number of geometries."""
+    first, steps = rows[0], {row.step for row in rows if not row.error}
+    state = f", charge {first.charge:+d}" if first.charge else ""
+    state += f", multiplicity {first.mult}" * ((first.mult or 1) > 2)  # others are the lowest
+    ends = [row.at_minimum for row in rows if row.at_minimum is not None]
+    failed = " (failed)" * any(row.error for row in rows)
+    stopped = " (stopped before the minimum)" * bool(ends and not any(ends))
+    return f"{first.molecule}{state}, {len(steps)} geometries{failed or stopped}"
+
+
+def summarise(results: Results, clock: str = "cpu") -> list[Method]:
+    """Return the statistics of every method that occurs; along a path, each geometry is a case."""
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {
+        pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
+        for pair in methods_of(results)
+    }
+    cases = {pair: _cases(found, clock) for pair, found in groups.items()}
+    total = len({case_of(row) for row in results.rows if not (results.is_path and row.error)})
+    return [
+        Method(
+            *pair,
+            cases=cases[pair],
+            reference=cases.get(results.protocol.reference, {}),
+            total=total,
+            failed=sum(bool(row.error) for rows in groups[pair].values() for row in rows),
+            elsewhere=sum(any(map(results.is_elsewhere, rows)) for rows in groups[pair].values()),
+            skipped=int(results.protocol.kind == "md" and total > 1),
+        )
+        for pair in groups
+    ]
+
+
+def _cases(groups: dict[str, list[Row]], clock: str) -> dict[str, Case]:
+    sound = {key: [row for row in rows if not row.error] for key, rows in groups.items()}
     return {key: _case(rows, clock) for key, rows in sound.items() if rows}
 
 
 def _case(rows: Sequence[Row], clock: str) -> Case:
-    total, guess = ("total_cpu_s", "guess_cpu_s") if clock == "cpu" else ("total_s", "guess_s")
+    unit = "cpu_s" if clock == "cpu" else "s"
     converged = all(row.converged for row in rows)
 
     def of_all(value: Callable[[Row], float | None]) -> float:
@@ -179,60 +274,16 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         cycles=of_all(lambda row: row.cycles),
         builds=of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
         coarse_builds=of_all(lambda row: row.coarse_builds),
-        seconds=of_all(lambda row: getattr(row, total)),
-        guess_seconds=of_all(lambda row: getattr(row, guess)),
+        response_solves=of_all(lambda row: row.response_solves),
+        seconds=of_all(lambda row: getattr(row, f"total_{unit}")),
+        limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,
     )
 
 
-def _method(
-    pair: tuple[str, str],
-    cases: dict[str, Case],
-    reference: dict[str, Case],
-    rows: dict[str, list[Row]],
-    results: Results,
-) -> Method:
-    def ratios(attribute: str) -> np.ndarray:
-        values = [
-            (getattr(case, attribute), getattr(reference[key], attribute))
-            for key, case in cases.items()
-            if key in reference
-        ]
-        return np.array([a / b for a, b in values if a > 0 and b > 0])
-
-    def mean(attribute: str) -> float:
-        return float(np.mean([getattr(case, attribute) for case in cases.values()])) if cases else float("nan")
-
-    bound = is_answer(pair[0])
-    nothing = np.array([])
-    compared = ratios("cycles" if bound else "builds")
-    return Method(
-        *pair,
-        cases=cases,
-        total=len({molecule_of(row) for row in results.rows}),
-        cycles=mean("cycles"),
-        builds=mean("builds"),
-        coarse_builds=mean("coarse_builds"),
-        cycle_ratio=geometric_mean(ratios("cycles")),
-        build_ratio=geometric_mean(nothing if bound else ratios("builds")),
-        time_ratio=geometric_mean(nothing if bound else ratios("seconds")),
-        worst=float(compared.max(initial=-np.inf)) if len(compared) else float("nan"),
-        unconverged=sum(not case.converged for case in cases.values()),
-        failed=sum(bool(row.error) for found in rows.values() for row in found),
-        fallback=sum(case.row.note.startswith(NO_MODEL) for case in cases.values()),
-        plain=sum(PLAIN in case.row.note for case in cases.values()),
-        elsewhere=sum(any(map(results.is_elsewhere, found)) for found in rows.values()),
-        largest_error=max((abs(case.e_err) for case in cases.values() if case.e_err is not None), default=float("nan")),
-    )
-
-
 def geometric_mean(ratios: np.ndarray) -> Ratio:
-    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms.
-
-    Args:
-        ratios: one for each molecule, positive.
-    """
+    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms."""
     if len(ratios) == 0:
         return Ratio(*[float("nan")] * 3)
     logs = np.log(ratios)

@@ -2,146 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results
-from pyscf_mlham.bench.summary import FEWEST, Case, Method, summarise
+from pyscf_mlham.bench.summary import FEWEST, Case, Method, sections, summarise
 
 NOTHING = "–"
 TOO_FEW = "without intervals, which a single molecule does not give"
-SUMMARY = ("guess", "solver", "cycles", "full builds", "coarse builds", "builds / minao's", "time / minao's", "worst",
-           "not converged", "largest energy difference / Ha")  # fmt: skip
-SHORT = ("guess", "solver", "cycles", "full\nbuilds", "coarse\nbuilds", "build\nratio", "time\nratio", "worst\nratio",
-         "not\nconv.", "dE\n/ Ha")  # fmt: skip
-LEGEND = ("Ratios are those to minao with plain SCF: geometric means over the molecules, and the worst of builds. "
-          "dE: largest difference of energy to it.")  # fmt: skip
+INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
+LIMIT = " Limit: set-up and two full builds of the same object."
+LEGEND = (
+    "Ratios are those to minao with plain SCF: geometric means over the molecules. "
+    "dE: largest difference of energy to it."
+)
 PER_MOLECULE = ("molecule", "atoms", "AOs")
 
 
+class Column(NamedTuple):
+    """One column of the table of statistics.
+
+    Attributes:
+        heading: in Markdown and on the page.
+        short: for a terminal of 80 columns; "" if there is no room.
+        cell: text of a method.
+        needed: whether a method has something to show; the column is left out if none has. None: always shown.
+    """
+
+    heading: str
+    short: str
+    cell: Callable[[Method], str]
+    needed: Callable[[Method], bool] | None = None
+
+
+def _number(value: float, form: str = ".1f") -> str:
+    return format(value, form) if np.isfinite(value) else NOTHING
+
+
+def _cost(attribute: str) -> Callable[[Method], str]:
+    """Mean number of builds; not for a bound, whose builds are those that found the answer."""
+    return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
+
+
+def _label(method: Method, name: str = "") -> str:
+    return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
+
+
+def _not_converged(method: Method) -> str:
+    return str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
+
+
+def _energy(method: Method) -> str:
+    error = _number(method.largest_error, ".1e").replace("0.0e+00", "0")
+    return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
+
+
+RESPONSE = Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+ERROR = Column("largest energy difference / Ha", "dE\n/ Ha", _energy)
+GUESSES = (
+    Column("guess", "guess", _label),
+    Column("solver", "solver", lambda m: m.solver),
+    Column("cycles", "cycles", lambda m: _number(m.cycles)),
+    Column("full builds", "full\nbuilds", _cost("builds")),
+    Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
+    RESPONSE,
+    Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
+    Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
+    Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
+    Column("worst", "", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
+    Column("not converged", "not\nconv.", _not_converged),
+    ERROR,
+)
+
+
+def _share(method: Method) -> str:
+    reference = sum(case.builds for case in method.reference.values())
+    return _number(method.total_of("builds") / reference if reference else np.nan, ".2f")
+
+
+STRATEGIES = (  # of one molecule's path
+    Column("strategy", "strategy", lambda m: _label(m, m.name)),
+    Column("mean cycles", "mean\ncycles", lambda m: _number(m.cycles, ".2f")),
+    Column("mean Fock builds", "mean\nbuilds", lambda m: _number(m.builds, ".2f")),
+    Column("builds / {reference}'s", "", _share),
+    Column("most builds", "most\nbuilds", lambda m: f"{max(m.counted('builds'), default=0):.0f}"),
+    Column("all builds", "all\nbuilds", lambda m: f"{m.total_of('builds'):.0f}"),
+    Column("coarse cycles", "coarse\ncycles", _cost("coarse_builds")),
+    RESPONSE,
+    Column("cycles, first geometry", "first\ncycles", lambda m: f"{next(iter(m.cases.values())).cycles:.0f}"),
+    Column("s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"))),
+    ERROR,
+)
+
+
+def columns(results: Results, methods: Sequence[Method]) -> list[Column]:
+    """Return the columns of a table of statistics that have something to show, with the reference in their headings."""
+    name = reference_name(results)
+    every = STRATEGIES if results.is_path else GUESSES
+    shown = [column for column in every if column.needed is None or any(map(column.needed, methods))]
+    return [column._replace(heading=column.heading.format(reference=name)) for column in shown]
+
+
+def reference_name(results: Results) -> str:
+    """Return the name of the method that all are compared with."""
+    guess, solver = results.protocol.reference
+    return guess if solver == "scf" else f"{guess}/{solver}"
+
+
 def describe(results: Results) -> str:
-    """Say in one line what was measured.
-
-    Args:
-        results: of a benchmark.
-    """
-    protocol = results.protocol
-    rows = [row for row in results.rows if not row.error]
-    sizes = [row.natm for row in results.rows] or [0]
-    count = len({row.key.split(" ", 1)[0] for row in results.rows})
-    kinds = "/".join(sorted({row.scf for row in rows}))
-    fitted = ", density fitting" if protocol.density_fit else ""
-    grid = f", grid level {protocol.grid_level}" if protocol.xc.lower() != "hf" else ""
+    """Return in one line what was measured."""
+    protocol, rows = results.protocol, results.rows
+    sizes = [row.natm for row in rows] or [0]
+    count = len({row.key.split(" ", 1)[0] for row in rows})
     size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
-    molecules = f"{count} molecule{'s' * (count != 1)} of {size}"
-    level = f"{protocol.xc}/{protocol.basis}, {kinds or protocol.scf}{fitted}{grid}, conv_tol {protocol.conv_tol:g}"
-    return f"{molecules}, {level}"
+    parts = [
+        f"{count} molecule{'s' * (count != 1)} of {size}",
+        f"{protocol.xc}/{protocol.basis}",
+        "/".join(sorted({row.scf for row in rows if not row.error})) or "no result",
+        "density fitting" * protocol.density_fit,
+        protocol.details,
+        f"conv_tol {protocol.conv_tol:g}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
-def clock_words(results: Results, clock: str) -> str:
-    """Say which seconds are compared.
-
-    Args:
-        results: of a benchmark.
-        clock: cpu or wall.
-    """
-    threads = results.protocol.threads
+def clock_name(results: Results, clock: str) -> str:
+    """Return which seconds are compared, as text."""
     kind = "processor seconds" if clock == "cpu" else "wall time"
-    return f"{kind} of {threads} thread{'s' * (threads != 1)}"
+    threads = getattr(results.protocol, "threads", 0)
+    return f"{kind} of {threads} thread{'s' * (threads != 1)}" if threads else f"{kind} of one process, guess included"
 
 
 def summary_table(results: Results, clock: str = "cpu") -> str:
-    """Return the statistics as a Markdown table with a line on what was measured.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-    """
-    lines = [_line(SUMMARY), "|---|---|" + "--:|" * (len(SUMMARY) - 2)]
-    methods = summarise(results, clock)
-    lines += [_line(summary_cells(method)) for method in methods]
+    """Return the statistics as Markdown tables with a line on what was measured."""
+    lines, found = [], sections(results, clock)
+    for title, methods in found:
+        lines += [f"## {title}", ""] if title else []
+        if not any(method.cases for method in methods):
+            continue
+        shown = columns(results, methods)
+        texts = 1 if results.is_path else 2
+        lines.append(_line([column.heading for column in shown]))
+        lines.append("|" + "---|" * texts + "--:|" * (len(shown) - texts))
+        lines += [_line([column.cell(method) for column in shown]) for method in methods if method.cases or not title]
+        lines.append("")
     problems = results.problems
-    intervals = "with 95 percent intervals (Student's t on their logarithms)" if enough(methods) else TOO_FEW
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
     about = (
-        f"{describe(results)}; {clock_words(results, clock)}. Means over the molecules; ratios are geometric means "
-        f"{intervals}. Builds hidden in a guess are counted.{verdict}{notices}"
+        f"{describe(results)}; {clock_name(results, clock)}. {_explained(results, found[0].methods if found else [])}"
     )
-    return "\n".join([*lines, "", about]) + "\n"
+    return "\n".join([*lines, about + verdict + notices]) + "\n"
+
+
+def _explained(results: Results, methods: Sequence[Method]) -> str:
+    """Return what the numbers of the tables are."""
+    if results.is_path:
+        first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
+        return f"{first}Builds are full Fock builds. {compared(results)}"
+    intervals = INTERVALS if enough(methods) else TOO_FEW
+    limit = LIMIT * bool(results.limits)
+    means = f"Means over the molecules; ratios are geometric means {intervals}."
+    return f"{means} Builds hidden in a guess are counted.{limit}"
+
+
+def compared(results: Results) -> str:
+    """Return what energies are compared with."""
+    if isinstance(results.protocol, Trajectory) and len(results.protocol.runs) == 1:
+        return "Nothing else ran to compare energies with."
+    return f"dE: largest difference of energy to {reference_name(results)}."
 
 
 def enough(methods: Sequence[Method]) -> bool:
-    """Whether there are molecules enough for intervals.
-
-    Args:
-        methods: of a benchmark.
-    """
+    """Whether there are enough molecules for intervals."""
     return max((len(method.cases) for method in methods), default=0) >= FEWEST
 
 
 def how_many(problems: Sequence[str]) -> str:
-    """Say how many problems there are.
-
-    Args:
-        problems: of a benchmark.
-    """
+    """Return the number of problems as text."""
     return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
-def summary_cells(method: Method) -> list[str]:
-    """Return the cells of a method in the table of statistics.
-
-    Args:
-        method: statistics of a guess and a solver.
-    """
-    numbers = (method.cycles, method.builds, method.coarse_builds)
-    shown = [f"{value:.1f}" if np.isfinite(value) else NOTHING for value in numbers]
-    if method.is_bound:  # its builds are those that found the answer
-        shown[1:] = [NOTHING, NOTHING]
-    worst = f"{method.worst:.2f}" if np.isfinite(method.worst) and not method.is_bound else NOTHING
-    lost = str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
-    error = f"{method.largest_error:.1e}".replace("0.0e+00", "0") if np.isfinite(method.largest_error) else NOTHING
-    if method.elsewhere:
-        error += f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}"
-    return [
-        method.guess + (f" ({'; '.join(said)})" if (said := asides(method)) else ""),
-        method.solver,
-        *shown,
-        method.build_ratio.text(),
-        method.time_ratio.text(),
-        worst,
-        lost,
-        error,
-    ]
-
-
 def asides(method: Method) -> list[str]:
-    """Say where a method was not what its name says, and where it lacks molecules.
-
-    Args:
-        method: statistics of a guess and a solver.
-    """
+    """Return where a method was not what its name says, and where it lacks molecules."""
     done = len(method.cases)
-    said = [
-        f"minao for {method.fallback} of {done}" * bool(method.fallback),
+    instead = "no model" if "+" in method.guess else "minao"  # a history goes on without the model
+    texts = [
+        f"{instead} for {method.fallback} of {done}" * bool(method.fallback),
         f"plain SCF for {method.plain} of {done}" * bool(method.plain),
         f"{done} of {method.total} molecules" * method.is_partial,
     ]
-    return [text for text in said if text]
+    return [text for text in texts if text]
 
 
 def molecule_table(results: Results, clock: str = "cpu") -> str:
-    """Return cycles and full builds of every molecule as a Markdown table.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-    """
+    """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
     lines = [_line([*PER_MOLECULE, *(m.name for m in methods)]), "|---|--:|--:|" + "--:|" * len(methods)]
     for key, name, natm, nao in _molecules(methods):
@@ -167,33 +228,30 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
-    """Print the statistics, notices, and every problem but bad input, which was told when it was read.
-
-    Args:
-        results: of a benchmark.
-        clock: which seconds to compare, cpu or wall.
-        console: to draw on.
-    """
-    console.print(f"{describe(results)}; {clock_words(results, clock)}", soft_wrap=True, highlight=False)
-    table = narrow_table(SHORT, texts=2)
-    for method in summarise(results, clock):  # without the intervals, to fit a narrow terminal
-        table.add_row(*(escape(cell.split(" [")[0].replace(", ", ",\n")) for cell in summary_cells(method)))
-    console.print(table)
-    console.print(LEGEND, highlight=False)
-    said = {f"input: {text}" for text in results.bad_input}  # before the runs, by whoever read the input
+    """Print statistics, notices, and every problem but bad input, which is reported when it is read."""
+    console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
+    found = sections(results, clock)
+    for title, methods in found:
+        if title:
+            console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False, soft_wrap=True)
+        shown = [column for column in columns(results, methods) if column.short]
+        table = narrow_table([column.short for column in shown], texts=1 if results.is_path else 2)
+        for method in methods:  # without the intervals, to fit a narrow terminal
+            if method.cases or not title:
+                cells = (column.cell(method).split(" [")[0].replace(", ", ",\n") for column in shown)
+                table.add_row(*map(escape, cells))
+        if table.rows:
+            console.print(table)
+    console.print(_explained(results, []) if results.is_path else LEGEND, highlight=False)
+    reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
         console.print(f"[yellow]notice:[/yellow] {escape(text)}", soft_wrap=True, highlight=False)
-    for text in (problem for problem in results.problems if problem not in said):
+    for text in (problem for problem in results.problems if problem not in reported):
         console.print(f"[red]problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def narrow_table(headings: Sequence[str], texts: int) -> Table:
-    """Return an empty table for 80 columns, in which the first one gives way to the numbers.
-
-    Args:
-        headings: of the columns.
-        texts: how many of them hold no numbers.
-    """
+    """Return an empty table for 80 columns, in which the first one gives way to the numbers."""
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for place, heading in enumerate(headings):
         side: JustifyMethod = "left" if place < texts else "right"

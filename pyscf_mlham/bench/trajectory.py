@@ -1,25 +1,21 @@
-"""What each way of starting an SCF costs at every step of a trajectory or an optimisation.
+"""What each way of starting an SCF costs at every geometry of a trajectory or an optimisation.
 
 One run makes the geometries; at each of them every strategy converges from its own guess, with its own history, so
-all see the same path. Every finished step is a line of steps.jsonl: a killed run goes on where it was.
+all see the same path. Every finished geometry is kept as rows of the journal: a killed run continues there.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
 import hashlib
 import json
-import os
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyscf
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, CalculatorError, all_changes
 from ase.md.verlet import VelocityVerlet
@@ -28,182 +24,119 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-import pyscf_mlham
-from pyscf_mlham.ase import HARTREE, SOLVERS, MLHam
-from pyscf_mlham.bench.protocol import model_hash
-from pyscf_mlham.bench.results import make_folder
+from pyscf_mlham.ase import HARTREE, MLHam
+from pyscf_mlham.bench.measure import Row, levels, versions
+from pyscf_mlham.bench.protocol import MD, STRATEGIES, Optimisation
+from pyscf_mlham.bench.results import Folder, Results
+from pyscf_mlham.bench.runner import finished, say_others
+from pyscf_mlham.bench.starts import NO_MODEL, cheap_work
+from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.progress import Lines
 from pyscf_mlham.scf.history import DEPTH
-from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.state import charge_and_spin
 
-Row = dict[str, Any]
-STEPS = "steps.jsonl"
-KINDS = ("md", "opt", "follow")
+Run = tuple[str, str]
+Settings = MD | Optimisation
+ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each geometry's energy that is far below
 
 
-class Strategy(NamedTuple):
-    """A guess for the first step, and what is made of the steps before for the later ones.
-
-    Attributes:
-        guess: "minao" or "ml".
-        history: a strategy of `History`, or None for the first guess at every step.
-    """
-
-    guess: str
-    history: str | None
-
-
-STRATEGIES = {
-    "scanner": Strategy("minao", "last"),
-    "loewdin": Strategy("minao", "loewdin"),
-    "aspc": Strategy("minao", "aspc"),
-    "minao": Strategy("minao", None),
-    "ml": Strategy("ml", None),
-    "history": Strategy("minao", "fit"),
-    "ml+history": Strategy("ml", "fit"),
-    "reversible": Strategy("minao", "reversible"),
-    "ml+reversible": Strategy("ml", "reversible"),
-}
-DEFAULT = ("ml+history", "scanner", "loewdin", "aspc", "ml", "history")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a benchmark compares, and how it makes its geometries.
-
-    Attributes:
-        kind: "md" (NVE), "opt" (BFGS) or "follow" (the frames as they are).
-        runs: strategy and solver of each competitor, as "ml+history" or "ml+history/twolevel"; the first one's forces
-            make the path.
-        xc: functional, or "hf".
-        basis: PySCF's name.
-        density_fit: whether integrals are fitted.
-        conv_tol: Hartree.
-        model: name or path, "" for the shipped one that suits.
-        steps: of MD, or at most of an optimisation.
-        timestep: fs.
-        temperature: of the first velocities, Kelvin.
-        seed: of the velocities.
-        fmax: force at which an optimisation ends, eV/Angstrom.
-    """
-
-    kind: str = "md"
-    runs: tuple[str, ...] = DEFAULT
-    xc: str = "b3lyp"
-    basis: str = "def2-svp"
-    density_fit: bool = False
-    conv_tol: float = 1e-9
-    model: str = ""
-    steps: int = 40
-    timestep: float = 0.5
-    temperature: float = 300.0
-    seed: int = 0
-    fmax: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense, before anything is computed."""
-        if self.kind not in KINDS:
-            raise DataError(f"unknown kind of benchmark {self.kind!r}; expected one of {', '.join(KINDS)}.")
-        for run in self.runs:
-            name, _, solver = run.partition("/")
-            if name not in STRATEGIES:
-                raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
-            if solver and solver not in SOLVERS:
-                raise DataError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}.")
-        check_functional(self.xc)
-        if self.steps < (least := 1 if self.kind == "opt" else 0):
-            raise DataError(f"--steps {self.steps}: expected {least} or more.")
-        for option in ("conv_tol", "timestep", "fmax"):
-            if not getattr(self, option) > 0:
-                name = option.replace("_", "-")
-                raise DataError(f"--{name} {getattr(self, option)}: expected more than zero.")
-        if not self.temperature >= 0:
-            raise DataError(f"--temperature {self.temperature}: expected zero or more.")
-
-    def calculator(self, run: str) -> MLHam:
-        """Return the calculator of one competitor.
-
-        Args:
-            run: one of `runs`.
-        """
-        name, _, solver = run.partition("/")
-        strategy = STRATEGIES[name]
-        return MLHam(
-            xc=self.xc,
-            basis=self.basis,
-            density_fit=self.density_fit,
-            conv_tol=self.conv_tol,
-            model=self.model or None,
-            solver=solver or "scf",
-            guess=strategy.guess,
-            history=strategy.history,
-        )
+def calculator(settings: Settings, run: Run) -> MLHam:
+    """Return the calculator of one pair of strategy and solver."""
+    strategy = STRATEGIES[run[0]]
+    return MLHam(
+        xc=settings.xc,
+        basis=settings.basis,
+        density_fit=settings.density_fit,
+        conv_tol=settings.conv_tol,
+        model=settings.model or None,
+        solver=run[1],
+        guess=strategy.guess,
+        history=strategy.history,
+    )
 
 
 class Panel(Calculator):
-    """All competitors at once; energy and forces are the first one's.
+    """All runs at once; energy and forces are the first one's.
 
     Attributes:
-        rows: of the present geometry, one for each competitor.
+        costs: of the present geometry, columns of a row for each run.
+        current: the run at work.
     """
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's idiom)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.calculators = {run: settings.calculator(run) for run in settings.runs}
-        self.rows: dict[str, Row] = {}
+        self.calculators = {run: calculator(settings, run) for run in settings.runs}
+        self.costs: dict[Run, dict[str, Any]] = {}
+        self.current = settings.runs[0]
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
-        """Converge with every competitor; ASE calls this.
-
-        Args:
-            atoms: geometry.
-            properties: as in ASE.
-            system_changes: as in ASE.
-        """
+        """Converge with every run; ASE calls this."""
         super().calculate(atoms, list(properties), list(system_changes))
-        self.rows = {}
-        for place, (run, calculator) in enumerate(self.calculators.items()):
-            energy = calculator.get_potential_energy(self.atoms)
-            if place == 0:
-                self.results = {"energy": energy, "forces": calculator.get_forces(self.atoms)}
-            cost = calculator.report().steps[-1]
-            self.rows[run] = {
+        self.costs, self.results = {}, {}
+        for run, own in self.calculators.items():
+            self.current = run
+            energy = own.get_potential_energy(self.atoms)
+            forces = own.get_forces(self.atoms) if not self.costs else None
+            if forces is not None:
+                self.results = {"energy": energy, "forces": forces}
+            cost, (coarse, response) = own.report().steps[-1], cheap_work(own.mf)
+            self.costs[run] = {
+                "converged": True,
                 "cycles": cost.cycles,
-                "builds": cost.builds,
-                "coarse": cost.coarse,
-                "seconds": cost.scf_seconds,
-                "energy": energy / HARTREE,
-                "fallback": cost.fallback,
+                "full_builds": cost.builds,
+                "coarse_builds": coarse,
+                "response_solves": response,
+                "guess_builds": 0,
+                "total_cpu_s": cost.scf_seconds,
+                "e_tot": energy / HARTREE,
+                "s2": float(own.mf.spin_square()[0]),
+                "note": f"{NO_MODEL}: {cost.fallback}" * bool(cost.fallback),
+                **levels(own.mf),
             }
 
 
-def run_trajectory(name: str, frames: list[Atoms], settings: Settings, out: Path, console: Console) -> list[Row]:
-    """Run one benchmark, or what is left of it, and return a row for each step.
+def run_paths(paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console) -> Results:
+    """Run what is not done yet, and write results.json.
 
     Args:
-        name: of the molecule, shown and used as a folder.
-        frames: geometries; MD and optimisations start from the first one.
+        paths: geometries by name of the molecule; the first one is where MD and optimisations start.
         settings: what to compare.
-        out: folder; the molecule's own lies in it.
-        console: to draw on.
+        out: folder of the benchmark.
+        console: for progress.
     """
-    if settings.kind == "follow":
-        _check_same_molecule(name, frames)
-    folder = out / name
-    make_folder(out)
-    folder.mkdir(exist_ok=True)
-    with _alone_in(folder):
-        return _run(name, frames, settings, folder / STEPS, console)
+    for name, frames in paths.items():
+        if _follows(settings):
+            _check_same_molecule(name, frames)
+    names = {_key(name, frames): name for name, frames in paths.items()}
+    folder = Folder(out, settings)
+    try:
+        for (key, name), frames in zip(names.items(), paths.values(), strict=True):
+            _run(key, name, frames, settings, folder, console)
+        say_others(folder, [row.key for row in folder.rows.values() if row.key.split(" ")[0] in names], console)
+        places = {key: place for place, key in enumerate(names)}
+        order = sorted(folder.rows.values(), key=lambda r: (places.get(r.key.split(" ")[0], len(places)), r.step or 0))
+        return finished(folder, [row.key for row in order], names, [], ENERGY_TOLERANCE)
+    finally:
+        folder.close()
+
+
+def _follows(settings: Settings) -> bool:
+    return isinstance(settings, MD) and settings.follow
+
+
+def _key(name: str, frames: list[Atoms]) -> str:
+    """Return the identity of a path; the same geometry under two names is run twice."""
+    given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
+    return hashlib.sha256(json.dumps([name, *given]).encode()).hexdigest()[:32]
 
 
 def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
-    """Refuse frames that are no trajectory of one molecule in one state: all run as the first one."""
+    """Check that frames to follow are of one molecule in one state: all run as the first one."""
     if any(atoms.numbers.tolist() != frames[0].numbers.tolist() for atoms in frames):
         raise DataError(f"{name}: --follow needs frames of the same atoms in the same order.")
     try:
@@ -218,142 +151,116 @@ def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
             )
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise DataError(f"{folder}: another benchmark is writing there; wait for it, or stop it.") from error
-    finally:
-        os.close(descriptor)
-
-
-def _run(name: str, frames: list[Atoms], settings: Settings, path: Path, console: Console) -> list[Row]:
-    """Make the steps that are still to be made, and write each down."""
-    steps = _read(path, settings, frames if settings.kind == "follow" else frames[:1])
-    if settings.kind == "md" and len(steps) > settings.steps:
-        return steps[: settings.steps + 1]
-    if settings.kind != "md" and steps and steps[-1]["last"]:
-        return steps
-    panel = Panel(settings)
+def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: Folder, console: Console) -> None:
+    """Run one molecule; if it fails, what was done before is kept, and the others go on."""
+    done = _done(key, settings, folder)
+    total = len(frames) if _follows(settings) else settings.steps + isinstance(settings, MD)
+    if len(done) >= total or (done and done[-1].at_minimum):
+        return
+    begin, panel, about, step = time.monotonic(), Panel(settings), _about(name, frames[0], settings), len(done)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = len(frames) if settings.kind == "follow" else settings.steps + (settings.kind == "md")
-        task, lines = progress.add_task(name, total=total, completed=len(steps)), Lines(console)
-        for row in _path(frames, settings, panel, steps):
-            steps.append(row)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            progress.update(task, completed=len(steps))
-            lines.say(f"{name}: {len(steps)} of {total} geometries")
-    return steps
+        task, lines = progress.add_task(name, total=total, completed=step), Lines(console)
+        try:
+            for columns in _path(frames, settings, panel, done):
+                for place, ((guess, solver), costs) in enumerate(panel.costs.items()):
+                    own = columns if place == 0 else {}
+                    row = Row(key=f"{key} {guess} {solver} {step}", guess=guess, solver=solver, step=step, **about)
+                    folder.add(replace(row, **costs, **own))
+                step += 1
+                progress.update(task, completed=step)
+                lines.say(f"{name}: {step} of {total} geometries")
+        except (DataError, OSError):  # of the folder, not of the molecule
+            raise
+        except Exception as error:  # whatever it is, it is reported
+            guess, solver = panel.current
+            reason = f"{type(error).__name__}: {error}"
+            identity = f"{key} {guess} {solver} {step}"
+            folder.add(Row(key=identity, guess=guess, solver=solver, step=step, error=reason, **about))
+    if not console.is_terminal:  # no progress bar
+        title = heading([row for row in folder.rows.values() if row.key.startswith(key)])
+        text = f"{title}: done in {time.monotonic() - begin:.0f} s"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _read(path: Path, settings: Settings, frames: list[Atoms]) -> list[Row]:
-    """Return the steps done already; an optimisation that is not finished, and a torn last line, count for nothing."""
-    given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
-    digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()
-    same_path = settings if settings.kind == "opt" else dataclasses.replace(settings, steps=0)  # MD may be made longer
-    about = {"settings": asdict(same_path), "model_sha256": model_hash(settings.model), "geometries": digest}
-    about |= {"pyscf": pyscf.__version__, "pyscf_mlham": pyscf_mlham.__version__}
-    header = json.dumps(about)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and lines[0].strip() != header:
-        raise DataError(
-            f"{path} holds a benchmark of other settings, another model, another geometry, or other versions of PySCF "
-            "or pyscf_mlham; name another --out."
-        )
-    steps = _steps(lines)
-    if settings.kind == "opt" and not (steps and steps[-1]["last"]):
-        steps = []
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(line + "\n" for line in [header, *map(json.dumps, steps)]))
-    fresh.replace(path)
-    return steps
+def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
+    """Return the rows of the first run at finished geometries, and forget those of others.
 
-
-def _steps(lines: list[str]) -> list[Row]:
-    """Rows of a file of steps, below its header; a torn last line is none."""
-    return [json.loads(line) for line in lines[1:] if line.endswith("\n")]
-
-
-def steps_done(name: str, out: Path) -> list[Row]:
-    """Return the steps that a run finished before it failed.
-
-    Args:
-        name: of the molecule.
-        out: folder of the benchmark.
+    An optimisation that is not finished starts again: the memory of its optimiser is not kept.
     """
-    path = out / name / STEPS
-    return _steps(path.read_text().splitlines(keepends=True)) if path.exists() else []
+    rows = {(r.step, r.guess, r.solver): r for r in folder.rows.values() if r.key.split(" ")[0] == key}
+    count = 0
+    while all((row := rows.get((count, *run))) and not row.error for run in settings.runs):
+        count += 1
+    done = [rows[(step, *settings.runs[0])] for step in range(count)]
+    if isinstance(settings, Optimisation) and not (done and (done[-1].at_minimum or count >= settings.steps)):
+        done = []
+    for (step, *_), row in rows.items():
+        if step is None or step >= len(done):
+            del folder.rows[row.key]
+    return done
+
+
+def _about(name: str, atoms: Atoms, settings: Settings) -> dict[str, Any]:
+    """Columns that all rows of a molecule share."""
+    found = {"molecule": name, "natm": len(atoms), "nao": None, "electrons": None, "xc": settings.xc}
+    found |= {"basis": settings.basis, "scf": "auto", "repeat": 0, "versions": versions()}
+    own = calculator(settings, settings.runs[0])
+    try:
+        charge, spin = own.charge_and_spin(atoms)
+        found |= {"charge": charge, "mult": spin + 1}
+        mf = own.mean_field(atoms, charge, spin)
+    except CalculatorError:  # its run has the reason
+        return found
+    return found | {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
 
 
 def why_not(atoms: Atoms, settings: Settings) -> str:
-    """Say why no SCF of a molecule can be started; "" where it can.
-
-    Args:
-        atoms: geometry.
-        settings: level of theory.
-    """
-    calculator = settings.calculator(settings.runs[0])
+    """Return why no SCF of a molecule can be started; "" if it can."""
+    own = calculator(settings, settings.runs[0])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
-            calculator.mean_field(atoms, *calculator.charge_and_spin(atoms))
+            own.mean_field(atoms, *own.charge_and_spin(atoms))
     except CalculatorError as error:
         return str(error)
     return ""
 
 
-def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[Row]:
-    """Geometries and what each competitor paid for them, from where the run was left."""
+def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[dict[str, Any]]:
+    """Geometries from where the run was left, as columns of the first run's row; the costs are in the panel."""
     atoms = frames[0].copy()
     atoms.pbc = False
     atoms.calc = panel
 
-    def row(last: bool) -> Row:
+    def geometry() -> dict[str, Any]:
         atoms.get_forces()
-        momenta = atoms.get_momenta().tolist()
-        return {"last": last, "positions": atoms.positions.tolist(), "momenta": momenta, "runs": dict(panel.rows)}
+        return {"positions": atoms.positions.tolist(), "momenta": atoms.get_momenta().tolist()}
 
-    count = len(done)
-    for old in done[-DEPTH:]:  # the histories live in memory only: they are learnt again
-        atoms.positions = old["positions"]
+    for old in done[-DEPTH:]:  # histories live in memory only
+        atoms.positions = old.positions
         atoms.get_forces()
-    if settings.kind == "follow":
-        for place, frame in list(enumerate(frames))[count:]:
+    if isinstance(settings, Optimisation):
+        optimiser = BFGS(atoms, logfile=None)
+        for converged in optimiser.irun(fmax=settings.fmax, steps=settings.steps - 1):
+            yield geometry() | {"at_minimum": bool(converged)}
+    elif settings.follow:
+        for frame in frames[len(done) :]:
             atoms.positions = frame.positions
-            yield row(place == len(frames) - 1)
-    elif settings.kind == "md":
+            yield geometry()
+    else:
         if done:
-            atoms.set_momenta(done[-1]["momenta"])
+            atoms.set_momenta(done[-1].momenta)
         else:
             atoms.set_momenta(thermal_momenta(atoms, settings.temperature, settings.seed))
-            yield row(settings.steps == 0)
-            count = 1
+            yield geometry()
         dynamics = VelocityVerlet(atoms, timestep=settings.timestep * units.fs)
-        for step in range(count, settings.steps + 1):
+        for _ in range(max(1, len(done)), settings.steps + 1):
             dynamics.run(1)
-            yield row(step == settings.steps)
-    else:
-        optimiser = BFGS(atoms, logfile=None)
-        for step, converged in enumerate(optimiser.irun(fmax=settings.fmax, steps=settings.steps - 1)):
-            found = row(bool(converged) or step == settings.steps - 1)
-            yield found | {"at_minimum": bool(converged)}
+            yield geometry()
 
 
 def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.float64]:
-    """Draw momenta from Maxwell and Boltzmann's distribution, none in total; ASE's units.
-
-    Args:
-        atoms: molecule.
-        temperature: Kelvin.
-        seed: of the random numbers.
-    """
+    """Draw momenta from Maxwell and Boltzmann's distribution at a temperature in Kelvin, zero in total; ASE's units."""
     masses = atoms.get_masses()[:, None]
     momenta = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
     return np.asarray(momenta - masses / masses.sum() * momenta.sum(axis=0))
