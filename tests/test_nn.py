@@ -21,9 +21,11 @@ from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig, read, write
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import LEVELS, Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
-from pyscf_mlham.nn import harmose, so2
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.architectures import harmose
 from pyscf_mlham.nn.batch import batch_from_samples
-from pyscf_mlham.nn.model import BACKBONES, HamiltonianModel, build, network_from_config
+from pyscf_mlham.nn.model import HamiltonianModel, build, network_from_config
+from pyscf_mlham.nn.registry import ARCHITECTURES
 
 Array = np.ndarray
 
@@ -45,7 +47,8 @@ MOLECULE = [
 WRAPPER = {"name": "tracegrad", "quadratic": 4, "hidden": 16, "invariants": 8}
 REFINER = {"name": "harmose", "channels": 16, "heads": 2, "layers": 2, "shown": 3, "frames": 2, "limit": 0.01}
 VARIANTS = [
-    "+".join(filter(None, parts)) for parts in itertools.product(sorted(BACKBONES), ("", "tracegrad"), ("", "harmose"))
+    "+".join(filter(None, parts))
+    for parts in itertools.product(sorted(ARCHITECTURES), ("", "tracegrad"), ("", "harmose"))
 ]
 
 

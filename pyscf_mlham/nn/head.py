@@ -37,6 +37,18 @@ class Output(NamedTuple):
     pair: Tensor
 
 
+class Traces(NamedTuple):
+    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2.
+
+    Attributes:
+        onsite: (N, S, S).
+        pair: (P, S, S), atoms i < j.
+    """
+
+    onsite: Tensor
+    pair: Tensor
+
+
 class Coupling(nn.Module):
     """Onsite blocks <-> irreps: an orthogonal change of basis.
 

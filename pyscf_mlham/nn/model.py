@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,15 @@ from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch, presence
-from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
-from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, pair_size
-from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
-from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, Traces, pair_size
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
+from pyscf_mlham.nn.registry import ARCHITECTURES, REFINERS, WRAPPERS, Entry
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
-from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
 
-Kind = tuple[Callable[..., Any], type[Any]]  # a network, and the dataclass of its sizes
-BACKBONES: dict[str, Kind] = {"qhnet": (QHNet, QHNetOptions), "qhnetv2": (QHNetV2, QHNetV2Options)}
-WRAPPERS: dict[str, Kind] = {"tracegrad": (TraceGrad, TraceGradOptions)}
-REFINERS: dict[str, Kind] = {"harmose": (HarmoSE, HarmoSEOptions)}
+if TYPE_CHECKING:
+    from pyscf_mlham.nn.architectures.harmose import HarmoSE
+    from pyscf_mlham.nn.architectures.tracegrad import TraceGrad
+
 RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
     "layers": FROM_0,
     "pair_layers": FROM_0,
@@ -245,7 +242,7 @@ def build(
     """Make a network with fresh weights.
 
     Args:
-        architecture: one of `BACKBONES`.
+        architecture: one of `ARCHITECTURES`.
         options: sizes; an unknown key is an error.
         template: shape of a block.
         elements: atomic numbers.
@@ -254,7 +251,7 @@ def build(
         refiner: its name, one of `REFINERS`, and its sizes; None for none.
     """
     chosen = options_of(architecture, options)
-    network, _ = BACKBONES[architecture]
+    network, _ = ARCHITECTURES[architecture].load()
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
     backbone = network(chosen, template, len(elements), N_INPUTS)
@@ -269,13 +266,13 @@ def build(
     return made.to(dtype)
 
 
-def _part(known: Mapping[str, Kind], wanted: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
+def _part(known: Mapping[str, Entry], wanted: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
     """Make a wrapper or a refiner for a backbone, or None."""
     if wanted is None:
         return None
     sizes = {k: v for k, v in wanted.items() if k != "name"}
     options = _read_options(known, wanted.get("name", ""), sizes)
-    make, _ = known[wanted["name"]]
+    make, _ = known[wanted["name"]].load()
     try:
         return make(options, backbone.options, backbone.order, backbone.template, n_elements)
     except ValueError as error:
@@ -286,10 +283,10 @@ def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions
     """Read the sizes of a backbone; an unknown key is an error.
 
     Args:
-        architecture: one of `BACKBONES`.
+        architecture: one of `ARCHITECTURES`.
         options: sizes by name.
     """
-    read: BackboneOptions = _read_options(BACKBONES, architecture, options, "architecture")
+    read: BackboneOptions = _read_options(ARCHITECTURES, architecture, options, "architecture")
     return read
 
 
@@ -309,10 +306,10 @@ def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] 
     return {"name": name, **asdict(_read_options(known, name, options, kind))}
 
 
-def _read_options(known: Mapping[str, Kind], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
+def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
     if name not in known:
         raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}.")
-    _, settings = known[name]
+    _, settings = known[name].load()
     names = {f.name for f in fields(settings)}
     if unknown := sorted(set(options) - names):
         raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")

@@ -12,9 +12,8 @@ from torch import Tensor
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
-from pyscf_mlham.nn.head import ONSITE_SCALE, Output, pair_size
+from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
-from pyscf_mlham.nn.tracegrad import Traces
 from pyscf_mlham.train.config import LossConfig
 
 TINY = 1e-12  # the root's slope is finite at zero

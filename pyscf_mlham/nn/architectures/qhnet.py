@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
 from pyscf_mlham.ao.layout import ShellTemplate
-from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch
@@ -39,10 +39,6 @@ class QHNetOptions(BackboneOptions):
 
 def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:
     """Orthogonal coupling coefficients of e3nn, (2 l1 + 1, 2 l2 + 1, 2 l + 1)."""
-    try:
-        from e3nn import o3
-    except ModuleNotFoundError as error:
-        raise ModelError("qhnet needs e3nn; install it with: pip install 'pyscf-mlham[qhnet]'") from error
     coupling: Tensor = o3.wigner_3j(l1, l2, l, dtype=torch.float64)
     return coupling * (2 * l + 1) ** 0.5
 

@@ -17,7 +17,6 @@ function of the weights, in training and under no_grad alike, and training needs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch.nn.functional import linear, silu
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn.backbone import BackboneOptions, Features
-from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
+from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, squares
 
 FLAT = 1e-2  # gradients below this share of the normalised features are not blown up to their size
@@ -45,18 +44,6 @@ class TraceGradOptions:
     quadratic: int = 16
     hidden: int = 64
     invariants: int = 32
-
-
-class Traces(NamedTuple):
-    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2.
-
-    Attributes:
-        onsite: (N, S, S).
-        pair: (P, S, S), atoms i < j.
-    """
-
-    onsite: Tensor
-    pair: Tensor
 
 
 class InvariantNetwork(nn.Module):
