@@ -71,6 +71,7 @@ class Sample(NamedTuple):
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
         charge: total charge.
+        padding_mask: (N, B) True for an orbital, False where the template has a shell that the atom lacks.
         pairs: (P, 2) atoms i < j.
         distances: (P,) Bohr.
         turns: (P, (L+1)^2, (L+1)^2) irreps at the atoms -> grades in the pairs' frames.
@@ -81,6 +82,7 @@ class Sample(NamedTuple):
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     charge: int
+    padding_mask: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     distances: NDArray[np.floating]
     turns: NDArray[np.floating]
@@ -109,6 +111,7 @@ def sample_from_matrices(
         numbers=graph.numbers,
         positions=graph.positions,
         charge=charge,
+        padding_mask=layout.slots(template) >= 0,
         pairs=pairs,
         distances=np.linalg.norm(vectors, axis=-1),
         turns=turns_from_frames(frames, degree),

@@ -23,7 +23,7 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import LEVELS, Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.architectures import harmose
-from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.batch import batch_from_samples, block_masks
 from pyscf_mlham.nn.model import HamiltonianModel, build, network_from_config
 from pyscf_mlham.nn.registry import ARCHITECTURES
 
@@ -379,3 +379,16 @@ def test_circle_product_is_the_product_of_complex_numbers() -> None:
     torch.testing.assert_close(squared[0, 0], torch.ones(4, dtype=torch.float64))
     assert squared[0, 4].abs().min() > 0.5
     assert squared[0, 2].abs().max() < 1e-12
+
+
+def test_padding_mask_does_not_depend_on_the_inputs() -> None:
+    sample = sample_of(svp(MOLECULE))
+    mask = sample.padding_mask
+    elements = [symbol for symbol, _ in MOLECULE]
+    orbitals = {"H": 5, "C": 14, "N": 14, "O": 14}  # def2-SVP
+    assert mask.sum(axis=1).tolist() == [orbitals[symbol] for symbol in elements]
+    batch = batch_from_samples([sample._replace(onsite=sample.onsite[:, ::-1].copy())] * 2)
+    onsite, pair = block_masks(batch)
+    assert torch.equal(onsite[0], torch.from_numpy(np.outer(mask[0], mask[0])).to(onsite))
+    i, j = sample.pairs[-1]
+    assert torch.equal(pair[-1], torch.from_numpy(np.outer(mask[i], mask[j])).to(pair))

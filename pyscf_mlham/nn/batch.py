@@ -20,6 +20,7 @@ class Batch(NamedTuple):
         positions: (N, 3) Bohr.
         molecule: (N,) which molecule each atom belongs to.
         charges: (molecules,) total charges.
+        padding_mask: (N, B) True for an orbital, False where a block is padded.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
         turns: (P, (L+1)^2, (L+1)^2).
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     positions: Tensor
     molecule: Tensor
     charges: Tensor
+    padding_mask: Tensor
     first: Tensor
     second: Tensor
     distances: Tensor
@@ -48,14 +50,14 @@ class Batch(NamedTuple):
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
 
-def presence(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return 1 for elements of blocks that are of two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
+def block_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return 1 for elements of blocks between two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
 
     Args:
-        batch: molecules; the first of their matrices is the overlap, whose diagonal is 1.
+        batch: molecules.
     """
-    there = (batch.onsite[:, 0].diagonal(dim1=1, dim2=2) > 0.5).to(batch.onsite)
-    return there[:, :, None] * there[:, None, :], there[batch.first, :, None] * there[batch.second, None, :]
+    mask = batch.padding_mask.to(batch.onsite)
+    return mask[:, :, None] * mask[:, None, :], mask[batch.first, :, None] * mask[batch.second, None, :]
 
 
 def batch_from_samples(samples: Sequence[Sample]) -> Batch:
@@ -76,6 +78,7 @@ def batch_from_samples(samples: Sequence[Sample]) -> Batch:
         positions=joined("positions"),
         molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), sizes)),
         charges=torch.tensor([float(s.charge) for s in samples], dtype=torch.float64),
+        padding_mask=joined("padding_mask"),
         first=torch.from_numpy(pairs[:, 0].copy()),
         second=torch.from_numpy(pairs[:, 1].copy()),
         distances=joined("distances"),

@@ -17,7 +17,7 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch, presence
+from pyscf_mlham.nn.batch import Batch, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, Traces, pair_size
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 from pyscf_mlham.nn.registry import ARCHITECTURES, REFINERS, WRAPPERS, Entry
@@ -133,8 +133,8 @@ class HamiltonianModel(nn.Module):
         potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
         there, back = self.pair(pairs, directed).chunk(2)
         pair = 0.5 * (there + self.block_signs * back.transpose(1, 2))
-        onsite_there, pair_there = presence(batch)
-        return Output(onsite_there * (onsite + potential[:, None, None] * self.unit), pair_there * pair)
+        onsite_mask, pair_mask = block_masks(batch)
+        return Output(onsite_mask * (onsite + potential[:, None, None] * self.unit), pair_mask * pair)
 
 
 def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch, presence
+from pyscf_mlham.nn.batch import Batch, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
@@ -121,8 +121,8 @@ class HarmoSE(nn.Module):
             rotation: the one orientation to look from, as training does; None averages over the fixed ones.
         """
         seen = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
-        there = Output(*presence(batch))
-        found = [self._from(r.to(output.onsite), output, there, features, species) for r in seen]
+        masks = Output(*block_masks(batch))
+        found = [self._from(r.to(output.onsite), output, masks, features, species) for r in seen]
         onsite = torch.stack([f.onsite for f in found]).mean(0)
         pair = torch.stack([f.pair for f in found]).mean(0)
         return Output(output.onsite + onsite, output.pair + pair)
@@ -131,7 +131,7 @@ class HarmoSE(nn.Module):
         """Return one of the fixed orientations."""
         return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
 
-    def _from(self, rotation: Rotation, output: Output, there: Output, features: Features, species: Tensor) -> Output:
+    def _from(self, rotation: Rotation, output: Output, masks: Output, features: Features, species: Tensor) -> Output:
         """Return the correction that one orientation gives, turned back; nothing where there are no orbitals."""
         _, D, B = rotation
         directed = features.directed._replace(turns=features.directed.turns @ D.T)
@@ -147,8 +147,8 @@ class HarmoSE(nn.Module):
         link = self.pair(self.link_norm(pairs)).unflatten(-1, shape)
         forth, back = link.chunk(2)
         site, link = 0.5 * (site + site.transpose(1, 2)), 0.5 * (forth + back.transpose(1, 2))
-        site = B.T @ limited(there.onsite * site, self.options.limit) @ B
-        link = R @ limited(there.pair * link, self.options.limit) @ R.transpose(1, 2)
+        site = B.T @ limited(masks.onsite * site, self.options.limit) @ B
+        link = R @ limited(masks.pair * link, self.options.limit) @ R.transpose(1, 2)
         size = pair_size(directed.distances) / PAIR_SCALE * directed.envelope
         return Output(site, size[: len(link)] * link)
 
