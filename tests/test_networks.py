@@ -21,6 +21,7 @@ from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sampl
 import pyscf_mlham
 from pyscf_mlham.ao.layout import wigner
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.nn import registry
 from pyscf_mlham.nn.architectures.qhnet import TensorProduct
 from pyscf_mlham.nn.architectures.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.nn.batch import batch_from_samples
@@ -393,5 +394,30 @@ def test_networks_are_imported_without_pyscf() -> None:
         "from pyscf_mlham.ao.layout import ShellTemplate\n"
         "from pyscf_mlham.nn.model import build\n"
         "build('qhnetv2', {}, ShellTemplate((2, 1)), (1, 8))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "e3nn", None)  # any import of it fails
+    monkeypatch.delitem(sys.modules, "pyscf_mlham.nn.architectures.qhnet")
+    with pytest.raises(ModelError, match=r"qhnet needs e3nn; .*pip install 'pyscf-mlham\[qhnet\]'"):
+        build("qhnet", SMALL, TEMPLATE, ELEMENTS)
+    build("qhnetv2", SMALL, TEMPLATE, ELEMENTS)
+
+
+def test_extras_of_networks_are_declared() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    entries = registry.ARCHITECTURES | registry.WRAPPERS | registry.REFINERS
+    for extra in {entry.extra for entry in entries.values() if entry.extra}:
+        assert f"\n{extra} = [" in project
+
+
+def test_registry_is_read_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from pyscf_mlham.nn.registry import ARCHITECTURES\n"
+        "assert 'qhnetv2' in ARCHITECTURES\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
