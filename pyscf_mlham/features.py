@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
-from pyscf_mlham.ao.frames import frames_from_vectors, turns_from_frames
+from pyscf_mlham.ao.frames import frames_from_vectors, wigner_from_frames
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.ao.structure import Graph
@@ -65,7 +65,7 @@ def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) ->
 class Sample(NamedTuple):
     """One molecule as a network sees it; arrays of any floating type.
 
-    Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) after half a turn about its x axis.
+    Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) rotated by pi about its x axis.
 
     Attributes:
         numbers: (N,) atomic numbers.
@@ -74,7 +74,7 @@ class Sample(NamedTuple):
         padding_mask: (N, B) True for an orbital, False where the template has a shell that the atom lacks.
         pairs: (P, 2) atoms i < j.
         distances: (P,) Bohr.
-        turns: (P, (L+1)^2, (L+1)^2) irreps at the atoms -> grades in the pairs' frames.
+        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> grades in the pairs' frames.
         onsite: (N, K, B, B) input matrices, in the global frame.
         pair: (P, K, B, B) input matrices, in the pairs' frames.
     """
@@ -85,7 +85,7 @@ class Sample(NamedTuple):
     padding_mask: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     distances: NDArray[np.floating]
-    turns: NDArray[np.floating]
+    wigner_d: NDArray[np.floating]
     onsite: NDArray[np.floating]
     pair: NDArray[np.floating]
 
@@ -114,7 +114,7 @@ def sample_from_matrices(
         padding_mask=layout.slots(template) >= 0,
         pairs=pairs,
         distances=np.linalg.norm(vectors, axis=-1),
-        turns=turns_from_frames(frames, degree),
+        wigner_d=wigner_from_frames(frames, degree),
         onsite=np.stack([blocks.onsite for blocks in cut], axis=1),
         pair=np.stack([blocks.pair for blocks in cut], axis=1),
     )
@@ -140,7 +140,7 @@ def local_blocks(
         layout: of the molecule.
         pairs: (P, 2) atoms.
         template: shape of a block.
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     blocks = blocks_from_matrix(matrix, layout, pairs, template)
     return Blocks(blocks.onsite, local_from_global(blocks.pair, template, frames))

@@ -50,7 +50,7 @@ def test_other_frames_are_those_of_the_turned_molecule() -> None:
     rotation = rotation_from_matrix(Q, 4, TEMPLATE)
     made, _ = twisted_batch(rotated_batch(molecule(), rotation), angles, TEMPLATE)
     expected = batch_from_samples([there]).to("cpu", torch.float64)
-    for name in ("positions", "turns", "pair", "onsite"):
+    for name in ("positions", "wigner_d", "pair", "onsite"):
         assert_close(getattr(made, name), getattr(expected, name), 1e-9)
 
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from pyscf_mlham import baseline
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.frames import frames_from_vectors, polar_basis, polar_order, turns_from_frames
+from pyscf_mlham.ao.frames import frames_from_vectors, polar_basis, polar_order, wigner_from_frames
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_mol
@@ -289,7 +289,7 @@ MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def broken(network: HamiltonianModel, mistake: str) -> HamiltonianModel:
-    """Make a mistake in the pairs' frames, which turns along if the frames do."""
+    """Make a mistake in the pairs' frames, which rotates along if the frames do."""
     layer = network.backbone.layers[0].enter
     layer.forward = lambda grades: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, grades)]
     return network
@@ -350,10 +350,10 @@ def test_polar_basis_is_orthogonal_and_turns_by_phases() -> None:
         start += 2 * n
 
 
-def test_turns_are_orthogonal_and_sorted() -> None:
+def test_wigner_matrices_are_orthogonal_and_sorted() -> None:
     frames = frames_from_vectors(np.random.default_rng(0).normal(size=(5, 3)))
-    turns = turns_from_frames(frames, 3)
-    assert_close(turns @ np.swapaxes(turns, 1, 2), np.broadcast_to(np.eye(16), (5, 16, 16)), atol=1e-12)
+    wigner_d = wigner_from_frames(frames, 3)
+    assert_close(wigner_d @ np.swapaxes(wigner_d, 1, 2), np.broadcast_to(np.eye(16), (5, 16, 16)), atol=1e-12)
     assert sorted(polar_order(3)) == list(range(16))
 
 

@@ -93,8 +93,8 @@ def _rotate_rows(blocks: Array, template: ShellTemplate, rotations: Array) -> Ar
     for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
         rows = blocks[..., part, :]
         shells = rows.reshape(*rows.shape[:-2], count, 2 * l + 1, rows.shape[-1])  # (..., n, 2l+1, B)
-        turned = wigner(l, rotations)[..., None, :, :] @ shells
-        rotated[..., part, :] = turned.reshape(*turned.shape[:-3], *rows.shape[-2:])
+        product = wigner(l, rotations)[..., None, :, :] @ shells
+        rotated[..., part, :] = product.reshape(*product.shape[:-3], *rows.shape[-2:])
     return rotated
 
 
@@ -104,7 +104,7 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
     Args:
         blocks: (P, B, B) in the global frame.
         template: shape of a block.
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     return rotate_blocks(blocks, template, frames)
 

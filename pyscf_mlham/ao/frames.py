@@ -1,7 +1,8 @@
-"""Components in a pair's own frame, ordered by m, the number of turns of their phase about the pair's axis.
+"""Pair frames, and components in them ordered by m, the quantum number of rotations about the pair's axis.
 
-A feature of order m is a complex number z that a turn by phi multiplies by exp(i m phi) and that a mirror plane
-through the axis conjugates. Grades, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all Re z_m, all Im z_m.
+A feature of order m is a complex number z that a rotation by phi about the axis multiplies by exp(i m phi) and that
+a mirror plane through the axis conjugates. Grades, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all Re z_m,
+all Im z_m.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ IntArray = NDArray[np.int64]
 
 
 def frames_from_vectors(vectors: Array) -> Array:
-    """Proper rotations R that turn each vector onto +z: ``R v = |v| z``.
+    """Proper rotations R that bring each vector onto +z: ``R v = |v| z``.
 
-    The turn about the vector itself is a free choice, made without branches except for the sign of v_z;
-    nothing that is equivariant under turns about z depends on it.
+    The rotation about the vector itself is a free choice, made without branches except for the sign of v_z;
+    nothing that is equivariant under rotations about z depends on it.
 
     Args:
         vectors: (..., 3), none of them zero.
@@ -54,29 +55,29 @@ def polar_order(degree: int) -> IntArray:
     return np.array(order, dtype=np.int64)
 
 
-def turns_from_frames(frames: Array, degree: int) -> Array:
-    """Matrices that bring irreps of l = 0 .. degree at an atom into the pairs' frames, sorted into grades.
+def wigner_from_frames(frames: Array, degree: int) -> Array:
+    """Wigner D matrices that rotate irreps of l = 0 .. degree at an atom into the pairs' frames, sorted into grades.
 
     Args:
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
         degree: largest l.
 
     Returns:
         (P, (degree+1)^2, (degree+1)^2) orthogonal matrices.
     """
     size = (degree + 1) ** 2
-    turns = np.zeros((len(frames), size, size))
+    wigner_d = np.zeros((len(frames), size, size))
     for l in range(degree + 1):
-        turns[:, l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner(l, frames)
-    return turns[:, polar_order(degree)]
+        wigner_d[:, l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner(l, frames)
+    return wigner_d[:, polar_order(degree)]
 
 
-FLIP = np.diag([1.0, -1.0, -1.0])  # half a turn about x: from a pair's frame into the opposite pair's
+FLIP = np.diag([1.0, -1.0, -1.0])  # rotation by pi about x: from a pair's frame into the opposite pair's
 
 
 @cache
-def flipped_turn(degree: int) -> Array:
-    """Signs that turn a row of a pair's `turns_from_frames` into the opposite pair's.
+def flipped_wigner(degree: int) -> Array:
+    """Signs that, times the rows of a pair's `wigner_from_frames`, give the opposite pair's.
 
     Args:
         degree: largest l.

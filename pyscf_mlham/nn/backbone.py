@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.ao.frames import flipped_block, flipped_turn
+from pyscf_mlham.ao.frames import flipped_block, flipped_wigner
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
@@ -46,7 +46,7 @@ class Directed(NamedTuple):
 
     Attributes:
         first, second: (2P,) atoms.
-        turns: (2P, (degree+1)^2, (degree+1)^2).
+        wigner_d: (2P, (degree+1)^2, (degree+1)^2).
         distances: (2P,) Bohr.
         edges: (2P, hidden) invariant description of distance and elements.
         envelope: (2P, 1, 1) smooth cutoff.
@@ -54,7 +54,7 @@ class Directed(NamedTuple):
 
     first: Tensor
     second: Tensor
-    turns: Tensor
+    wigner_d: Tensor
     distances: Tensor
     edges: Tensor
     envelope: Tensor
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         self.order = len(widths) - 2  # largest m of pairs
         self.pair_input = so2.Linear(widths, [o.pair_channels] * len(widths))
         self.pair_radial = nn.Linear(o.hidden, o.pair_channels)
-        self.register_buffer("signs", torch.from_numpy(flipped_turn(o.degree)), persistent=False)
+        self.register_buffer("signs", torch.from_numpy(flipped_wigner(o.degree)), persistent=False)
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
     def inputs(self, batch: Batch, species: Tensor) -> Features:
@@ -118,11 +118,11 @@ class Backbone(nn.Module):
 
     def _directed(self, batch: Batch, embedded: Tensor) -> Directed:
         first, second = torch.cat([batch.first, batch.second]), torch.cat([batch.second, batch.first])
-        turns = torch.cat([batch.turns, batch.turns * self.signs[:, None]])
+        wigner_d = torch.cat([batch.wigner_d, batch.wigner_d * self.signs[:, None]])
         distances = torch.cat([batch.distances, batch.distances])
         known = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
         envelope = self.radial.envelope(distances)[:, None, None]
-        return Directed(first, second, turns, distances, self.edge(known), envelope)
+        return Directed(first, second, wigner_d, distances, self.edge(known), envelope)
 
     def _atoms(self, batch: Batch, embedded: Tensor) -> Tensor:
         shown = self.coupling.irreps_from_blocks(batch.onsite)  # (N, K, 2l+1, channels)

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
         padding_mask: (N, B) True for an orbital, False where a block is padded.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
-        turns: (P, (L+1)^2, (L+1)^2).
+        wigner_d: (P, (L+1)^2, (L+1)^2).
         onsite: (N, K, B, B).
         pair: (P, K, B, B).
     """
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     first: Tensor
     second: Tensor
     distances: Tensor
-    turns: Tensor
+    wigner_d: Tensor
     onsite: Tensor
     pair: Tensor
 
@@ -82,7 +82,7 @@ def batch_from_samples(samples: Sequence[Sample]) -> Batch:
         first=torch.from_numpy(pairs[:, 0].copy()),
         second=torch.from_numpy(pairs[:, 1].copy()),
         distances=joined("distances"),
-        turns=joined("turns"),
+        wigner_d=joined("wigner_d"),
         onsite=joined("onsite"),
         pair=joined("pair"),
     )

@@ -39,7 +39,7 @@ class GroupNorm(nn.Module):
     """Divide by the root mean square over rows and channels; scale each channel of each group of rows.
 
     Args:
-        sizes: numbers of rows that turn into each other.
+        sizes: numbers of rows that rotations mix.
         channels: C.
         floor: added to the mean square; features much smaller than its root stay small.
     """

@@ -196,7 +196,7 @@ class OnsiteHead(nn.Module):
         """Make (N, B, B) symmetric blocks."""
         o = self.options
         grades = self.pseudo(so2.grades_from_feature(pairs * directed.envelope))
-        sent = so2.atoms_from_grades(grades, directed.turns, o.degree, self.order, pseudo=True)
+        sent = so2.atoms_from_grades(grades, directed.wigner_d, o.degree, self.order, pseudo=True)
         pseudo = torch.zeros_like(atoms).index_add(0, directed.first, sent)
         scale = ONSITE_SCALE * self.scales(species)[:, None]
         irreps = {}

@@ -1,6 +1,6 @@
 """SO(2) operations in a pair's own frame; no Clebsch-Gordan coefficients.
 
-A feature is, for each order m and each channel, a complex number z_m: a turn by phi about the pair's axis
+A feature is, for each order m and each channel, a complex number z_m: a rotation by phi about the pair's axis
 multiplies it by exp(i m phi), and a mirror plane through the axis conjugates it. What respects both, and so O(3)
 through the frames, is: real linear maps among features of one m, and products z_a z_b and z_a conj(z_b).
 
@@ -33,12 +33,12 @@ def grades_from_feature(feature: Tensor) -> Grades:
     return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))
 
 
-def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Grades:
+def grades_from_atoms(atoms: Tensor, wigner_d: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Grades:
     """Rotate features at atoms, irreps l = 0 .. degree, into the pairs' frames.
 
     Args:
         atoms: (P, (degree+1)^2, C), of one atom of each pair.
-        turns: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
+        wigner_d: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
         degree: largest l.
         largest_m: grades beyond are left out.
         pseudo: the irreps' parity is -(-1)^l: they are Im z_0 and z_m / i.
@@ -47,7 +47,7 @@ def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int,
         widths (degree + 1 - m) C; none for Im z_0, or, of the other parity, none for Re z_0.
     """
     kept = kept_rows(degree, largest_m)
-    rotated = turns[:, :kept] @ atoms  # (P, kept, C)
+    rotated = wigner_d[:, :kept] @ atoms  # (P, kept, C)
     n_pairs = len(atoms)
     sizes = [degree + 1] + [2 * (degree + 1 - m) for m in range(1, largest_m + 1)]
     first, *others = rotated.split(sizes, dim=1)
@@ -59,12 +59,12 @@ def grades_from_atoms(atoms: Tensor, turns: Tensor, degree: int, largest_m: int,
     return [*(ends[::-1] if pseudo else ends), *grades]
 
 
-def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Tensor:
+def atoms_from_grades(grades: Grades, wigner_d: Tensor, degree: int, largest_m: int, *, pseudo: bool = False) -> Tensor:
     """Rotate grades back into irreps at an atom: the transpose of `grades_from_atoms`.
 
     Args:
         grades: widths (degree + 1 - m) C.
-        turns: (P, (degree+1)^2, (degree+1)^2).
+        wigner_d: (P, (degree+1)^2, (degree+1)^2).
         degree: largest l.
         largest_m: of the grades.
         pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
@@ -72,14 +72,14 @@ def atoms_from_grades(grades: Grades, turns: Tensor, degree: int, largest_m: int
     Returns:
         (P, (degree+1)^2, C).
     """
-    n_pairs = len(turns)
+    n_pairs = len(wigner_d)
     first, others = grades[1 if pseudo else 0], grades[2:]
     if pseudo:
         others = [torch.stack([-g[:, 1], g[:, 0]], dim=1) for g in others]
     channels = first.shape[-1] // (degree + 1)
     parts = [g.reshape(n_pairs, g.shape[1] * g.shape[2] // channels, channels) for g in (first, *others)]
     kept = kept_rows(degree, largest_m)
-    return turns[:, :kept].transpose(1, 2) @ torch.cat(parts, dim=1)
+    return wigner_d[:, :kept].transpose(1, 2) @ torch.cat(parts, dim=1)
 
 
 def kept_rows(degree: int, largest_m: int) -> int:
@@ -160,7 +160,7 @@ class CircleProduct(nn.Module):
         product = self.coefficients @ ((self.values @ a) * (self.values @ b))  # (P, rows, C)
         (a_re, a_im), (b_re, b_im) = (z.unflatten(1, (-1, 2)).unbind(2) for z in (a, b))  # (P, M + 1, C)
         twist = a_im[:, :1]
-        turned = torch.stack([-b_im, b_re], dim=2).flatten(1, 2) * twist  # i z_b
+        rotated = torch.stack([-b_im, b_re], dim=2).flatten(1, 2) * twist  # i z_b
         pseudo = (a_re * b_im - a_im * b_re).sum(1, keepdim=True) + twist * b_re[:, :1]
-        rest = product[:, 2:] + turned[:, 2:]
+        rest = product[:, 2:] + rotated[:, 2:]
         return torch.cat([product[:, :1], pseudo, rest], dim=1)

@@ -142,7 +142,7 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
         template: shape of a block.
     """
     size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
-    R = block_rotations(batch.turns, template)
+    R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
     rows, columns = targets.slots[batch.first], targets.slots[batch.second]
     matrix = onsite.new_zeros(n_mol, size, size)

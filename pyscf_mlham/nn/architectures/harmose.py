@@ -4,7 +4,7 @@ It reads the first stage's blocks and features, all as plain numbers in the glob
 to symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things keep that
 in bounds. Training shows it the molecules of each step in one random orientation. At inference its answers are averaged
 over a group of fixed orientations, under which the result is exactly equivariant. Each block's correction is limited in
-norm, so that turning a molecule can change a block by no more than twice that limit. And it starts at zero.
+norm, so that rotating a molecule can change a block by no more than twice that limit. And it starts at zero.
 Hermiticity, permutation, translation, smoothness at the cutoff and the independence of far fragments hold exactly.
 """
 
@@ -132,10 +132,10 @@ class HarmoSE(nn.Module):
         return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
 
     def _from(self, rotation: Rotation, output: Output, masks: Output, features: Features, species: Tensor) -> Output:
-        """Return the correction that one orientation gives, turned back; nothing where there are no orbitals."""
+        """Return the correction of one orientation, rotated back; zero where blocks are padded."""
         _, D, B = rotation
-        directed = features.directed._replace(turns=features.directed.turns @ D.T)
-        R, _ = block_rotations(directed.turns, self.template).chunk(2)
+        directed = features.directed._replace(wigner_d=features.directed.wigner_d @ D.T)
+        R, _ = block_rotations(directed.wigner_d, self.template).chunk(2)
         onsite = B @ output.onsite @ B.T
         pair = R.transpose(1, 2) @ output.pair @ R  # in the global frame
         atoms = self._atom_tokens(onsite, D @ features.atoms, species)
@@ -161,8 +161,8 @@ class HarmoSE(nn.Module):
         degree = self.sizes.degree
         both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
         grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
-        shown = so2.atoms_from_grades(grades, directed.turns, degree, self.order)
-        harmonics = directed.turns[:, : degree + 1].sum(1)  # rows m = 0, one for each l
+        shown = so2.atoms_from_grades(grades, directed.wigner_d, degree, self.order)
+        harmonics = directed.wigner_d[:, : degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 
 

@@ -3,11 +3,12 @@
 Messages couple a neighbour's irreps with those of the edge, which here are not spherical harmonics alone but also the
 input matrices' blocks between the two atoms. The last layers square the irreps at each atom and multiply those at the
 two ends of each pair. The published expansion of a pair's irreps to its block is a Clebsch-Gordan contraction; here the
-irreps are turned into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
+irreps are rotated into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
 linear map for each order m. The published weights of the expansion depend on the two elements path by path; here the
 elements scale the channels that go into the map.
 
-Parity is kept: products of the other parity feed what a mirror plane through the pair's axis turns round.
+Parity is kept: products of the other parity feed what changes sign under a mirror plane through the
+pair's axis.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class QHNet(Backbone):
         o = self.options
         first, *others = self.edge_irreps(so2.grades_from_feature(pairs))
         first = first + self.harmonics(directed.edges)[:, None]  # in the pair's frame Y_l has m = 0 alone
-        return so2.atoms_from_grades([first, *others], directed.turns, o.degree, self.order)
+        return so2.atoms_from_grades([first, *others], directed.wigner_d, o.degree, self.order)
 
 
 class Message(nn.Module):
@@ -251,9 +252,12 @@ class Ends(nn.Module):
         weights = self.weights(x[directed.first], x[directed.second], pairs, directed.edges)
         left, right = self.left(x)[directed.first], self.right(x)[directed.second]
         natural, pseudo = weights.split([self.natural.paths, self.pseudo.paths], dim=1)
+        products = self.natural(left, right, natural), self.pseudo(left, right, pseudo)
         made = so2.joined(
-            so2.grades_from_atoms(self.natural(left, right, natural), directed.turns, o.degree, self.order),
-            so2.grades_from_atoms(self.pseudo(left, right, pseudo), directed.turns, o.degree, self.order, pseudo=True),
+            *(
+                so2.grades_from_atoms(product, directed.wigner_d, o.degree, self.order, pseudo=parity)
+                for product, parity in zip(products, (False, True), strict=True)
+            )
         )
         told = torch.cat(self.leave(made), dim=1) * directed.envelope
         return pairs * (1 + self.rescale(directed.edges)[:, None]) + told

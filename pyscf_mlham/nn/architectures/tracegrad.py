@@ -1,16 +1,16 @@
 """TraceGrad: non-linear invariants, taught by the norms of the blocks, whose gradients enrich the features.
 
-The answer's own invariants, T = tr(Q Q^T) for each pair of shells of each block Q, teach invariant features z of the
-network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df turns as f does, whatever
-the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This is done
-once, between the backbone's last layer and the head, so that any backbone can be wrapped as it is.
+The traces T = tr(Q Q^T) of the target, for each pair of shells of each block Q, supervise invariant features z of the
+network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does,
+whatever the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
+is done once, between the backbone's last layer and the head, so that any backbone can be wrapped.
 
 At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
-frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of turns about the axis and of mirrors. That
-is the larger set: the frame turns with the molecule, so each of them is an invariant of the molecule, and a scalar
-product within one l, seen in that frame, is a sum over m of such products.
+frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of rotations about the axis and of mirrors.
+That is the larger set: the frame rotates with the molecule, so each of them is an invariant of the molecule, and a
+scalar product within one l is, in that frame, a sum over m of such products.
 
-The MLP's gradient is written out, two layers back, instead of asked from autograd: the features are then an ordinary
+The gradient of the MLP is written out, two layers back, instead of taken by autograd: the features are then an ordinary
 function of the weights, in training and under no_grad alike, and training needs no second derivatives of a graph.
 """
 
@@ -80,7 +80,7 @@ class InvariantGradient(nn.Module):
     """Invariants of features, and the features that their gradient makes.
 
     Args:
-        sizes: numbers of rows that turn into each other; the first row is invariant.
+        sizes: numbers of rows that rotations mix; the first row is invariant.
         channels: C.
         floor: of the norm; see `GroupNorm`.
         options: sizes.
