@@ -74,7 +74,7 @@ class Sample(NamedTuple):
         padding_mask: (N, B) True for an orbital, False where the template has a shell that the atom lacks.
         pairs: (P, 2) atoms i < j.
         distances: (P,) Bohr.
-        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> grades in the pairs' frames.
+        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames.
         onsite: (N, K, B, B) input matrices, in the global frame.
         pair: (P, K, B, B) input matrices, in the pairs' frames.
     """

@@ -291,7 +291,7 @@ MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def broken(network: HamiltonianModel, mistake: str) -> HamiltonianModel:
     """Make a mistake in the pairs' frames, which rotates along if the frames do."""
     layer = network.backbone.layers[0].enter
-    layer.forward = lambda grades: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, grades)]
+    layer.forward = lambda components: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, components)]
     return network
 
 

@@ -1,8 +1,8 @@
 """Pair frames, and components in them ordered by m, the quantum number of rotations about the pair's axis.
 
 A feature of order m is a complex number z that a rotation by phi about the axis multiplies by exp(i m phi) and that
-a mirror plane through the axis conjugates. Grades, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all Re z_m,
-all Im z_m.
+a mirror plane through the axis conjugates. Components, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all
+Re z_m, all Im z_m.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def frames_from_vectors(vectors: Array) -> Array:
 
 @cache
 def polar_order(degree: int) -> IntArray:
-    """Rows of the vector of all (l, m), l = 0 .. degree, sorted into grades; it has no Im z_0.
+    """Rows of the vector of all (l, m), l = 0 .. degree, sorted by m; it has no Im z_0.
 
     Args:
         degree: largest l.
@@ -56,7 +56,7 @@ def polar_order(degree: int) -> IntArray:
 
 
 def wigner_from_frames(frames: Array, degree: int) -> Array:
-    """Wigner D matrices that rotate irreps of l = 0 .. degree at an atom into the pairs' frames, sorted into grades.
+    """Wigner D matrices that rotate irreps of l = 0 .. degree at an atom into the pairs' frames, sorted by m.
 
     Args:
         frames: (P, 3, 3) rotations that bring each pair onto +z.
@@ -105,7 +105,7 @@ def flipped_block(template: ShellTemplate) -> Array:
 
 
 class PolarBasis(NamedTuple):
-    """Orthogonal change from the elements of a local block to its graded components.
+    """Orthogonal change from the elements of a local block to its m-components.
 
     Attributes:
         sizes: number of components of Re z_0, Im z_0, z_1, z_2, ...; from z_1 on each has two real parts.
@@ -125,13 +125,13 @@ def polar_basis(template: ShellTemplate) -> PolarBasis:
     """
     functions = _phases(template)
     largest = max(m for m, _, _ in functions)
-    grades: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m
+    components: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m
     for a in functions:
         for b in functions:
             for m, real, imaginary in _products(a, b, template.size):
-                grades[2 * m].append(real)
-                grades[2 * m + 1].append(imaginary)
-    kept = [[row for row in rows if row.any()] for rows in grades]
+                components[2 * m].append(real)
+                components[2 * m + 1].append(imaginary)
+    kept = [[row for row in rows if row.any()] for rows in components]
     sizes = (len(kept[0]), len(kept[1]), *(len(rows) for rows in kept[2::2]))
     return PolarBasis(sizes, np.concatenate([np.stack(rows) for rows in kept if rows]))
 

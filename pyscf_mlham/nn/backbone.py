@@ -137,6 +137,6 @@ class Backbone(nn.Module):
 
     def _pairs(self, batch: Batch, directed: Directed) -> Tensor:
         both = torch.cat([batch.pair, self.block_signs * batch.pair.transpose(-1, -2)])
-        grades = self.pair_input(self.polar.grades_from_blocks(both))
-        feature = torch.cat(grades, dim=1) * directed.envelope
+        components = self.pair_input(self.polar.components_from_blocks(both))
+        feature = torch.cat(components, dim=1) * directed.envelope
         return feature * self.pair_radial(directed.edges)[:, None]

@@ -195,8 +195,8 @@ class OnsiteHead(nn.Module):
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed, species: Tensor) -> Tensor:
         """Make (N, B, B) symmetric blocks."""
         o = self.options
-        grades = self.pseudo(so2.grades_from_feature(pairs * directed.envelope))
-        sent = so2.atoms_from_grades(grades, directed.wigner_d, o.degree, self.order, pseudo=True)
+        components = self.pseudo(so2.components_from_feature(pairs * directed.envelope))
+        sent = so2.atoms_from_components(components, directed.wigner_d, o.degree, self.order, pseudo=True)
         pseudo = torch.zeros_like(atoms).index_add(0, directed.first, sent)
         scale = ONSITE_SCALE * self.scales(species)[:, None]
         irreps = {}
@@ -225,8 +225,8 @@ class PairHead(nn.Module):
 
     def forward(self, pairs: Tensor, directed: Directed) -> Tensor:
         """Make (2P, B, B) blocks."""
-        grades = self.leave(so2.grades_from_feature(pairs * self.radial(directed.edges)[:, None]))
-        return pair_size(directed.distances) * directed.envelope * self.polar.blocks_from_grades(grades)
+        components = self.leave(so2.components_from_feature(pairs * self.radial(directed.edges)[:, None]))
+        return pair_size(directed.distances) * directed.envelope * self.polar.blocks_from_components(components)
 
 
 def build(

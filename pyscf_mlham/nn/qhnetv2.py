@@ -92,21 +92,21 @@ class Layer(nn.Module):
         o = self.options
         x = self.atom_norm(atoms)
         ends = torch.cat([x[directed.first], x[directed.second]], dim=-1)
-        seen = so2.grades_from_atoms(ends, directed.wigner_d, o.degree, o.largest_m)
+        seen = so2.components_from_atoms(ends, directed.wigner_d, o.degree, o.largest_m)
         n_low = so2.rows(o.largest_m)
         low, high = pairs.split([n_low, pairs.shape[1] - n_low], dim=1)
-        h = self._inside(so2.joined(seen, so2.grades_from_feature(self.pair_norm(low))), directed.edges)
-        told = self.leave(so2.grades_from_feature(h))
+        h = self._inside(so2.joined(seen, so2.components_from_feature(self.pair_norm(low))), directed.edges)
+        told = self.leave(so2.components_from_feature(h))
         widths = so2.atom_widths(o.degree, o.largest_m, o.channels)
         parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(told, widths, strict=True)]
         sent, kept = [g for g, _ in parted], torch.cat([g for _, g in parted], dim=1)
-        messages = so2.atoms_from_grades(sent, directed.wigner_d, o.degree, o.largest_m) * directed.envelope
+        messages = so2.atoms_from_components(sent, directed.wigner_d, o.degree, o.largest_m) * directed.envelope
         received = torch.zeros_like(atoms).index_add(0, directed.first, messages)
         atoms = atoms + self.mix(received) * NEIGHBOURS**-0.5
         pairs = torch.cat([low + kept * directed.envelope, high * (1 + self.rescale(h[:, :1]))], dim=1)
         return atoms + self.feed(self.out_norm(atoms)), pairs
 
-    def _inside(self, seen: so2.Grades, edges: Tensor) -> Tensor:
+    def _inside(self, seen: so2.Components, edges: Tensor) -> Tensor:
         """Gate and tensor product: (2P, rows, hidden + product)."""
         o = self.options
         first, *rest = self.enter(seen)

@@ -160,8 +160,8 @@ class HarmoSE(nn.Module):
     def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
         degree = self.sizes.degree
         both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
-        grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
-        shown = so2.atoms_from_grades(grades, directed.wigner_d, degree, self.order)
+        components = self.pair_shown(so2.components_from_feature(self.pair_norm(pairs)))
+        shown = so2.atoms_from_components(components, directed.wigner_d, degree, self.order)
         harmonics = directed.wigner_d[:, : degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 

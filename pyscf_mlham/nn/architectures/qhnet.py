@@ -172,9 +172,9 @@ class QHNet(Backbone):
     def _links(self, pairs: Tensor, directed: Directed) -> Tensor:
         """Irreps of edges, (2P, (degree+1)^2, C): harmonics with radial functions, and the input blocks."""
         o = self.options
-        first, *others = self.edge_irreps(so2.grades_from_feature(pairs))
+        first, *others = self.edge_irreps(so2.components_from_feature(pairs))
         first = first + self.harmonics(directed.edges)[:, None]  # in the pair's frame Y_l has m = 0 alone
-        return so2.atoms_from_grades([first, *others], directed.wigner_d, o.degree, self.order)
+        return so2.atoms_from_components([first, *others], directed.wigner_d, o.degree, self.order)
 
 
 class Message(nn.Module):
@@ -255,7 +255,7 @@ class Ends(nn.Module):
         products = self.natural(left, right, natural), self.pseudo(left, right, pseudo)
         made = so2.joined(
             *(
-                so2.grades_from_atoms(product, directed.wigner_d, o.degree, self.order, pseudo=parity)
+                so2.components_from_atoms(product, directed.wigner_d, o.degree, self.order, pseudo=parity)
                 for product, parity in zip(products, (False, True), strict=True)
             )
         )
