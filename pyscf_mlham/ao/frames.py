@@ -26,7 +26,7 @@ def frames_from_vectors(vectors: Array) -> Array:
     nothing that is equivariant under rotations about z depends on it.
 
     Args:
-        vectors: (..., 3), none of them zero.
+        vectors: (..., 3), all non-zero.
 
     Returns:
         (..., 3, 3) rotation matrices.
@@ -108,8 +108,8 @@ class PolarBasis(NamedTuple):
     """Orthogonal change from the elements of a local block to its m-components.
 
     Attributes:
-        sizes: number of components of Re z_0, Im z_0, z_1, z_2, ...; from z_1 on each has two real parts.
-        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two entries in a row and in a column.
+        sizes: numbers of Re z_0, Im z_0, z_1, z_2, ...; each z_m from m = 1 on has two real parts.
+        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two non-zero elements in each row and column.
     """
 
     sizes: tuple[int, ...]
@@ -118,7 +118,7 @@ class PolarBasis(NamedTuple):
 
 @cache
 def polar_basis(template: ShellTemplate) -> PolarBasis:
-    """Couple the phases of row and column orbitals: m = |m_row +- m_column|.
+    """Return the m-components of a block: m = |m_row +- m_column| for each two orbitals.
 
     Args:
         template: shape of a block.
@@ -137,13 +137,13 @@ def polar_basis(template: ShellTemplate) -> PolarBasis:
 
 
 def _phases(template: ShellTemplate) -> list[tuple[int, int, int]]:
-    """(m, place of the cosine, place of the sine) of every complex orbital; for m = 0 there is no sine."""
-    found = []
+    """(m, index of the cosine, index of the sine) of every complex orbital; for m = 0 only the cosine counts."""
+    phases = []
     for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
         for shell in range(count):
             centre = part.start + shell * (2 * l + 1) + l
-            found += [(m, centre + m, centre - m) for m in range(l + 1)]
-    return found
+            phases += [(m, centre + m, centre - m) for m in range(l + 1)]
+    return phases
 
 
 def _products(a: tuple[int, int, int], b: tuple[int, int, int], size: int) -> list[tuple[int, Array, Array]]:

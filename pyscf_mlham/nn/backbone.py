@@ -1,4 +1,4 @@
-"""What every backbone reads and answers: molecules in, features of atoms and pairs out."""
+"""Interface of the backbones: from a batch of molecules to features of atoms and pairs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
 from pyscf_mlham.nn.layers import Radial
 
-NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
+NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; messages are divided by its square root
 
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """Sizes that every backbone has.
+    """Sizes common to all backbones.
 
     Attributes:
         layers: message-passing layers.
-        channels: of irreps at atoms.
+        channels: channels of irreps at atoms.
         degree: largest l at atoms, at least twice that of the orbitals.
-        pair_channels: of features of pairs.
+        pair_channels: channels of pair features.
         hidden: channels inside a layer.
         radial: number of radial functions.
         cutoff: Bohr.
@@ -46,7 +46,7 @@ class Directed(NamedTuple):
 
     Attributes:
         first, second: (2P,) atoms.
-        wigner_d: (2P, (degree+1)^2, (degree+1)^2).
+        wigner_d: (2P, (degree+1)^2, (degree+1)^2) Wigner D matrices into the pairs' frames, rows sorted by m.
         distances: (2P,) Bohr.
         edges: (2P, hidden) invariant description of distance and elements.
         envelope: (2P, 1, 1) smooth cutoff.
@@ -61,12 +61,12 @@ class Directed(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Answer of a backbone.
+    """Output of a backbone.
 
     Attributes:
         atoms: (N, (degree+1)^2, channels) irreps of natural parity, in the global frame.
         pairs: (2P, rows, pair_channels) orders m in the directed pairs' frames; they vanish at the cutoff.
-        directed: pairs.
+        directed: both directions of every pair.
     """
 
     atoms: Tensor
@@ -75,7 +75,7 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The first step of every backbone: elements, distances and input matrices become features.
+    """First step of every backbone: elements, distances and input matrices to features.
 
     Args:
         options: sizes.
@@ -106,7 +106,7 @@ class Backbone(nn.Module):
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
     def inputs(self, batch: Batch, species: Tensor) -> Features:
-        """Describe atoms and directed pairs, each on its own.
+        """Embed atoms and directed pairs, each on its own.
 
         Args:
             batch: molecules.
@@ -120,9 +120,9 @@ class Backbone(nn.Module):
         first, second = torch.cat([batch.first, batch.second]), torch.cat([batch.second, batch.first])
         wigner_d = torch.cat([batch.wigner_d, batch.wigner_d * self.signs[:, None]])
         distances = torch.cat([batch.distances, batch.distances])
-        known = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
+        description = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
         envelope = self.radial.envelope(distances)[:, None, None]
-        return Directed(first, second, wigner_d, distances, self.edge(known), envelope)
+        return Directed(first, second, wigner_d, distances, self.edge(description), envelope)
 
     def _atoms(self, batch: Batch, embedded: Tensor) -> Tensor:
         shown = self.coupling.irreps_from_blocks(batch.onsite)  # (N, K, 2l+1, channels)

@@ -1,4 +1,4 @@
-"""Several molecules as one graph: what every network reads."""
+"""Several molecules as one graph, the input of every network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Batch(NamedTuple):
     Attributes:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
-        molecule: (N,) which molecule each atom belongs to.
+        molecule: (N,) index of each atom's molecule.
         charges: (molecules,) total charges.
         padding_mask: (N, B) True for an orbital, False where a block is padded.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
-        wigner_d: (P, (L+1)^2, (L+1)^2).
-        onsite: (N, K, B, B).
-        pair: (P, K, B, B).
+        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices into the pairs' frames.
+        onsite: (N, K, B, B) input matrices, in the global frame.
+        pair: (P, K, B, B) input matrices, in the pairs' frames.
     """
 
     numbers: Tensor
@@ -41,11 +41,11 @@ class Batch(NamedTuple):
     pair: Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """Move to a device; numbers with a point get the type.
+        """Move to a device and cast floating-point tensors.
 
         Args:
-            device: where to.
-            dtype: of floating tensors.
+            device: target device.
+            dtype: type of floating-point tensors.
         """
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
@@ -61,7 +61,7 @@ def block_masks(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def batch_from_samples(samples: Sequence[Sample]) -> Batch:
-    """Put molecules side by side.
+    """Concatenate molecules.
 
     Args:
         samples: one or more.

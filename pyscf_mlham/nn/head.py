@@ -113,10 +113,10 @@ class PolarCoupling(nn.Module):
         self.widths = list(basis.sizes)
         self.size = template.size
         for name, matrix in (("", basis.matrix), ("back_", basis.matrix.T)):
-            terms = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :2]  # the two that count
+            terms = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :2]  # the non-zero ones
             factors = np.take_along_axis(matrix, terms, axis=1)
-            lacking = ((0, 0), (0, 2 - terms.shape[1]))  # a block of one s orbital has one element
-            terms, factors = np.pad(terms, lacking), np.pad(factors, lacking)
+            padding = ((0, 0), (0, 2 - terms.shape[1]))  # a block of one s orbital has one element
+            terms, factors = np.pad(terms, padding), np.pad(factors, padding)
             self.register_buffer(f"{name}terms", torch.from_numpy(terms.copy()), persistent=False)
             self.register_buffer(f"{name}factors", torch.from_numpy(factors), persistent=False)
 

@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 
 class Rotation(NamedTuple):
-    """One orthogonal transformation of space, as it acts on everything that a network handles.
+    """Representations of one orthogonal transformation of space.
 
     Attributes:
-        positions: (3, 3).
-        irreps: ((degree+1)^2, (degree+1)^2).
-        block: (B, B), of a block's orbitals.
+        positions: (3, 3) matrix.
+        irreps: ((degree+1)^2, (degree+1)^2) Wigner D matrix of l = 0 .. degree.
+        block: (B, B) Wigner D matrix of a block's orbitals.
     """
 
     positions: Tensor
@@ -37,7 +37,7 @@ class Rotation(NamedTuple):
 
 
 def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate) -> Rotation:
-    """Describe one transformation.
+    """Return the representations of one transformation.
 
     Args:
         orthogonal: (3, 3) matrix, proper or improper.
@@ -51,10 +51,10 @@ def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate
 
 
 def random_orthogonal(seed: Sequence[int]) -> Array:
-    """Draw one of all rotations, with or without an inversion, evenly.
+    """Draw an orthogonal matrix, proper or improper, uniformly (Haar measure).
 
     Args:
-        seed: of the generator.
+        seed: seed of the random number generator.
     """
     Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return np.asarray(Q * np.sign(np.diag(R)))
@@ -65,7 +65,7 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
 
     Args:
         batch: molecules.
-        rotation: of space, a proper one: frames are right-handed.
+        rotation: proper rotation; frames are right-handed.
     """
     Q, D, B = rotation.to(batch.wigner_d)
     return batch._replace(
@@ -74,7 +74,7 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
 
 
 def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple[Batch, Tensor]:
-    """Rotate the frame of each pair about the pair's axis, as another choice of frames would.
+    """Rotate the frame of each pair about the pair's axis: another choice of frames.
 
     Args:
         batch: molecules.
@@ -82,7 +82,7 @@ def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple
         template: shape of a block.
 
     Returns:
-        molecules, and the matrices T (P, B, B) that bring blocks from the old frames into the new: T block T^T.
+        molecules, and the matrices T (P, B, B) from the old frames to the new: T block T^T.
     """
     degree = round(batch.wigner_d.shape[1] ** 0.5) - 1
     about_z = np.zeros((len(angles), 3, 3))
@@ -113,7 +113,7 @@ def block_rotations(wigner_d: Tensor, template: ShellTemplate) -> Tensor:
 
 
 def shells_of_components(template: ShellTemplate) -> NDArray[np.int64]:
-    """Return the number of each component's shell, (B,).
+    """Return the index of each component's shell, (B,).
 
     Args:
         template: shape of a block.

@@ -1,8 +1,8 @@
 """SO(2) operations in a pair's own frame; no Clebsch-Gordan coefficients.
 
 A feature is, for each order m and each channel, a complex number z_m: a rotation by phi about the pair's axis
-multiplies it by exp(i m phi), and a mirror plane through the axis conjugates it. What respects both, and so O(3)
-through the frames, is: real linear maps among features of one m, and products z_a z_b and z_a conj(z_b).
+multiplies it by exp(i m phi), and a mirror plane through the axis conjugates it. Equivariant under both, and through
+the frames under O(3), are: real linear maps among features of one m, and products z_a z_b and z_a conj(z_b).
 
 A feature with equally many channels for each m is a real tensor (P, 2 (M + 1), channels) with rows Re z_0, Im z_0,
 Re z_1, Im z_1, ... A mirror changes the sign of Im z_0: it is a pseudoscalar. `Components` holds the same with a width

@@ -1,7 +1,7 @@
 """Clebsch-Gordan network after QHNet: tensor products of irreps in the global frame.
 
-Messages couple a neighbour's irreps with those of the edge, which here are not spherical harmonics alone but also the
-input matrices' blocks between the two atoms. The last layers square the irreps at each atom and multiply those at the
+Messages couple a neighbour's irreps with those of the edge: spherical harmonics and the input matrices' blocks between
+the two atoms. The last layers square the irreps at each atom and multiply those at the
 two ends of each pair. The published expansion of a pair's irreps to its block is a Clebsch-Gordan contraction; here the
 irreps are rotated into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
 linear map for each order m. The published weights of the expansion depend on the two elements path by path; here the
@@ -29,10 +29,10 @@ from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, squares
 
 @dataclass(frozen=True)
 class QHNetOptions(BackboneOptions):
-    """Sizes of the network: those of every backbone, and its own.
+    """Sizes of the network, beside those of every backbone.
 
     Attributes:
-        pair_layers: how many of the last layers make products at atoms and at pairs.
+        pair_layers: number of final layers with products at atoms and at pairs.
     """
 
     pair_layers: int = 2
@@ -47,12 +47,12 @@ def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:
 class TensorProduct(nn.Module):
     """Clebsch-Gordan product of irreps l = 0 .. degree, channel by channel, with a weight for each path and channel.
 
-    The same numbers as e3nn's "uuu" product with component normalisation. The coefficients of all l that two degrees
-    couple to are one matrix, and channels are the fastest index: one multiplication for each two degrees.
+    Equal to e3nn's "uuu" product with component normalisation. The coefficients of all l that two degrees couple to are
+    one matrix, and channels are the fastest index: one matrix product for each two degrees.
 
     Args:
         degree: largest l, of the factors and of the product.
-        pseudo: make the irreps of parity -(-1)^l, l1 + l2 + l odd; there are none of l = 0.
+        pseudo: product of parity -(-1)^l, l1 + l2 + l odd, instead of (-1)^l; zero for l = 0.
 
     Attributes:
         paths: number of (l1, l2, l).
@@ -94,7 +94,7 @@ class TensorProduct(nn.Module):
                 path += 1
         if not parts[0]:
             parts[0] = [torch.zeros_like(xs[0])]
-        return torch.cat([torch.stack(found).sum(0) for found in parts], dim=1)
+        return torch.cat([torch.stack(terms).sum(0) for terms in parts], dim=1)
 
 
 class PathWeights(nn.Module):
@@ -118,21 +118,21 @@ class PathWeights(nn.Module):
         self.shape = (paths, o.channels)
 
     def forward(self, x: Tensor, y: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-        """Make (2P, paths, C).
+        """Return (2P, paths, C).
 
         Args:
             x: (2P, (degree+1)^2, C) irreps at the first atoms.
             y: the same at the second.
-            pairs: (2P, rows, pair_channels), of which the scalars are read.
+            pairs: (2P, rows, pair_channels) features of pairs; only the scalars are used.
             edges: (2P, hidden).
         """
         products = [part.mean(1) for part in (x * y).split(self.sizes, dim=1)]
-        seen = self.edge(torch.cat([edges, pairs[:, 0]], dim=-1))
-        return self.leave(seen * (1 + self.ends(torch.cat(products, dim=-1)))).unflatten(-1, self.shape)
+        hidden = self.edge(torch.cat([edges, pairs[:, 0]], dim=-1))
+        return self.leave(hidden * (1 + self.ends(torch.cat(products, dim=-1)))).unflatten(-1, self.shape)
 
 
 class QHNet(Backbone):
-    """Backbone.
+    """Backbone with Clebsch-Gordan products.
 
     Args:
         options: sizes.
@@ -148,9 +148,9 @@ class QHNet(Backbone):
         widths = so2.atom_widths(o.degree, self.order, o.channels)
         self.edge_irreps = so2.Linear([o.pair_channels] * len(widths), widths)
         self.layers = nn.ModuleList(Message(o) for _ in range(o.layers))
-        later = range(min(o.pair_layers, o.layers))
-        self.squares = nn.ModuleList(Square(o) for _ in later)
-        self.ends = nn.ModuleList(Ends(o, self.order) for _ in later)
+        last = range(min(o.pair_layers, o.layers))
+        self.squares = nn.ModuleList(Square(o) for _ in last)
+        self.ends = nn.ModuleList(Ends(o, self.order) for _ in last)
 
     def forward(self, batch: Batch, species: Tensor) -> Features:
         """Return features of atoms and of directed pairs.
@@ -253,11 +253,11 @@ class Ends(nn.Module):
         left, right = self.left(x)[directed.first], self.right(x)[directed.second]
         natural, pseudo = weights.split([self.natural.paths, self.pseudo.paths], dim=1)
         products = self.natural(left, right, natural), self.pseudo(left, right, pseudo)
-        made = so2.joined(
+        joined = so2.joined(
             *(
                 so2.components_from_atoms(product, directed.wigner_d, o.degree, self.order, pseudo=parity)
                 for product, parity in zip(products, (False, True), strict=True)
             )
         )
-        told = torch.cat(self.leave(made), dim=1) * directed.envelope
-        return pairs * (1 + self.rescale(directed.edges)[:, None]) + told
+        update = torch.cat(self.leave(joined), dim=1) * directed.envelope
+        return pairs * (1 + self.rescale(directed.edges)[:, None]) + update

@@ -1,4 +1,4 @@
-"""TraceGrad: non-linear invariants, taught by the norms of the blocks, whose gradients enrich the features.
+"""TraceGrad: non-linear invariants, supervised by the norms of the blocks; their gradients enrich the features.
 
 The traces T = tr(Q Q^T) of the target, for each pair of shells of each block Q, supervise invariant features z of the
 network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does,
@@ -27,7 +27,7 @@ from pyscf_mlham.nn.backbone import BackboneOptions, Features
 from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, squares
 
-FLAT = 1e-2  # gradients below this share of the normalised features are not blown up to their size
+FLAT = 1e-2  # gradients below this share of the normalised features are not rescaled to their size
 TINY = 1e-12
 
 
@@ -108,13 +108,13 @@ class InvariantGradient(nn.Module):
         """
         x = self.norm(features)
         z, v = self.gradient(x)
-        with torch.no_grad():  # a scale, not a function to be learnt through
+        with torch.no_grad():  # a scale, without a gradient of its own
             floor = FLAT**2 * self._squares(x) + TINY
             ratio = (self._squares(features) / (self._squares(v) + floor)).sqrt()
         return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0, output_size=x.shape[1]), z
 
     def _squares(self, x: Tensor) -> Tensor:
-        """Mean square of the group of each row, (N, rows, 1): no group is drowned by another."""
+        """Mean square of the group of each row, (N, rows, 1)."""
         means = [part.square().mean((1, 2), keepdim=True) for part in x.split(self.sizes, dim=1)]
         return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1, output_size=x.shape[1])
 
@@ -145,7 +145,7 @@ class InvariantGradient(nn.Module):
 
 
 class TraceGrad(nn.Module):
-    """Wrapper of any backbone: reads its features and gives richer ones.
+    """Wrapper that enriches the features of any backbone.
 
     Args:
         options: sizes.
@@ -184,7 +184,7 @@ class TraceGrad(nn.Module):
         return Features(atoms, pairs, features.directed), (z_atoms, z_pairs)
 
     def traces(self, invariants: tuple[Tensor, Tensor], features: Features, species: Tensor) -> Traces:
-        """Predict the traces from the invariants; only training asks.
+        """Predict the traces from the invariants, for the loss.
 
         Args:
             invariants: of atoms and directed pairs.
@@ -196,6 +196,6 @@ class TraceGrad(nn.Module):
         onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)
         directed = features.directed
         size = pair_size(directed.distances) * directed.envelope
-        there, back = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
+        direct, opposite = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
         onsite = ONSITE_SCALE**2 * 0.5 * (onsite + onsite.transpose(1, 2))
-        return Traces(onsite, 0.5 * (there + back.transpose(1, 2)))
+        return Traces(onsite, 0.5 * (direct + opposite.transpose(1, 2)))
