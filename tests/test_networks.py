@@ -97,7 +97,7 @@ def hidden_of(made: InvariantGradient, x: torch.Tensor) -> torch.Tensor:
     return silu(net.second(silu(net.first(made.quadratic(x)))))
 
 
-def test_gradient_features_turn_and_invariants_do_not() -> None:
+def test_gradient_features_rotate_and_invariants_do_not() -> None:
     torch.manual_seed(0)
     made = InvariantGradient(squares(3), 5, 1e-6, TraceGradOptions(3, 7, 4)).double()
     D = torch.from_numpy(block_diag(*(wigner(l, random_orthogonal((1,))) for l in range(4))))
