@@ -33,14 +33,15 @@ test: $(STAMP)  ## the default tests (minutes)
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(SINGLE) $(BIN)/python -m pytest -q -n auto
 
-check: $(STAMP)  ## ruff and mypy
+check: $(STAMP)  ## ruff, mypy and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

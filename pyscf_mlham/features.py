@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
-from pyscf_mlham.ao.frames import frames_from_vectors, turns_from_frames
+from pyscf_mlham.ao.frames import frames_from_vectors, wigner_from_frames
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.ao.structure import Graph
@@ -17,21 +17,21 @@ Array = NDArray[np.float64]
 
 
 class Levels(NamedTuple):
-    """Where the Fermi functions of H0 sit.
+    """Chemical potentials and temperature of the Fermi functions of H0.
 
-    Fixed numbers, not the molecule's own, so that molecules far from each other do not see each other.
+    Fixed, not the molecule's own, so that distant molecules do not affect each other.
 
     Attributes:
         potentials: chemical potentials, Hartree.
-        temperature: Hartree; level crossings of H0 stay smooth.
+        temperature: Hartree; makes level crossings of H0 smooth.
     """
 
     potentials: tuple[float, ...]
     temperature: float
 
 
-# They span the frontier orbitals of each H0. Those of the minao Fock matrix leave a gap between -0.21 and -0.18 Ha in
-# nearly all organic molecules, so that one of the functions is its density matrix.
+# The potentials span the frontier orbitals of each H0. In nearly all organic molecules the minao Fock matrix has a gap
+# between -0.21 and -0.18 Ha, so that one of the functions is its density matrix.
 LEVELS = {
     "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
@@ -41,7 +41,7 @@ N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
 
 def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) -> Array:
-    """Bounded, smooth matrix functions that tell a network what H0 knows.
+    """Input matrices of a network: bounded, smooth functions of H0.
 
     The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials.
     Fragments without overlap do not mix in any of them.
@@ -49,8 +49,8 @@ def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) ->
     Args:
         h0: (n, n) in AOs, Hartree.
         overlap: (n, n).
-        metric: of the overlap.
-        levels: of the Fermi functions, see `LEVELS`.
+        metric: roots of the overlap.
+        levels: levels of the Fermi functions, see `LEVELS`.
 
     Returns:
         (N_INPUTS, n, n).
@@ -63,17 +63,18 @@ def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) ->
 
 
 class Sample(NamedTuple):
-    """One molecule as a network sees it; arrays of any floating type.
+    """Input of a network for one molecule; arrays of any floating-point type.
 
-    Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) after half a turn about its x axis.
+    Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) rotated by pi about its x axis.
 
     Attributes:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
         charge: total charge.
+        padding_mask: (N, B) True for an orbital, False where the template has a shell that the atom lacks.
         pairs: (P, 2) atoms i < j.
         distances: (P,) Bohr.
-        turns: (P, (L+1)^2, (L+1)^2) irreps at the atoms -> grades in the pairs' frames.
+        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames.
         onsite: (N, K, B, B) input matrices, in the global frame.
         pair: (P, K, B, B) input matrices, in the pairs' frames.
     """
@@ -81,9 +82,10 @@ class Sample(NamedTuple):
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     charge: int
+    padding_mask: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     distances: NDArray[np.floating]
-    turns: NDArray[np.floating]
+    wigner_d: NDArray[np.floating]
     onsite: NDArray[np.floating]
     pair: NDArray[np.floating]
 
@@ -91,10 +93,10 @@ class Sample(NamedTuple):
 def sample_from_matrices(
     graph: Graph, charge: int, matrices: Array, layout: OrbitalLayout, template: ShellTemplate, degree: int
 ) -> Sample:
-    """Cut matrices into what a network reads.
+    """Cut matrices into the input of a network.
 
     Args:
-        graph: within the network's cutoff.
+        graph: graph within the network's cutoff.
         charge: total charge.
         matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
         layout: of the molecule.
@@ -109,9 +111,10 @@ def sample_from_matrices(
         numbers=graph.numbers,
         positions=graph.positions,
         charge=charge,
+        padding_mask=layout.slots(template) >= 0,
         pairs=pairs,
         distances=np.linalg.norm(vectors, axis=-1),
-        turns=turns_from_frames(frames, degree),
+        wigner_d=wigner_from_frames(frames, degree),
         onsite=np.stack([blocks.onsite for blocks in cut], axis=1),
         pair=np.stack([blocks.pair for blocks in cut], axis=1),
     )
@@ -137,7 +140,7 @@ def local_blocks(
         layout: of the molecule.
         pairs: (P, 2) atoms.
         template: shape of a block.
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     blocks = blocks_from_matrix(matrix, layout, pairs, template)
     return Blocks(blocks.onsite, local_from_global(blocks.pair, template, frames))

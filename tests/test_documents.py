@@ -39,32 +39,3 @@ def test_demo_prints_every_row() -> None:
     assert int(quick[4]) == int(both[4]) == 2 < int(minao[4])
     for row in rows:
         assert float(row[6]) == pytest.approx(float(minao[6]), abs=1e-8)
-
-
-def test_imports_point_downward() -> None:
-    """ao -> coarse -> scf: no module imports one of a higher layer."""
-    package = ROOT / "pyscf_mlham"
-    below = [
-        "errors",
-        "state",
-        "stepcost",
-        "workers",
-        "threads",
-        "blas",
-        "progress",
-        "ao",
-        "checkpoint",
-        "field",
-        "baseline",
-        "features",
-        "nn",
-        "density",
-        "scf",
-    ]
-    layers = [*below, "ase", "data", "train", "bench", "cli"]
-    for path in package.rglob("*.py"):
-        name = path.relative_to(package).parts[0].removesuffix(".py")
-        if name == "__init__":
-            continue
-        for imported in re.findall(r"^\s*from pyscf_mlham[. ](?:import )?(\w+)", path.read_text(), flags=re.MULTILINE):
-            assert layers.index(imported) <= layers.index(name), f"{path.name} imports {imported}"

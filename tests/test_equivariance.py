@@ -1,4 +1,4 @@
-"""The measure of how much turned molecules differ, and the turned molecules that it is made of."""
+"""The measure of equivariance errors, and the rotated molecules that it compares."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def molecule() -> Batch:
     return batch_from_samples([sample_of(svp(MOLECULE), 100.0)]).to("cpu", torch.float64)
 
 
-def test_other_frames_are_those_of_the_turned_molecule() -> None:
+def test_other_frames_are_those_of_the_rotated_molecule() -> None:
     here, there = sample_of(svp(MOLECULE), 100.0), sample_of(moved(lambda r: Q @ r), 100.0)
     twists = frames_from_sample(there) @ Q @ frames_from_sample(here).swapaxes(1, 2)
     angles = np.arctan2(twists[:, 1, 0], twists[:, 0, 0])
@@ -50,25 +50,25 @@ def test_other_frames_are_those_of_the_turned_molecule() -> None:
     rotation = rotation_from_matrix(Q, 4, TEMPLATE)
     made, _ = twisted_batch(rotated_batch(molecule(), rotation), angles, TEMPLATE)
     expected = batch_from_samples([there]).to("cpu", torch.float64)
-    for name in ("positions", "turns", "pair", "onsite"):
+    for name in ("positions", "wigner_d", "pair", "onsite"):
         assert_close(getattr(made, name), getattr(expected, name), 1e-9)
 
 
 def frame_error(network: HamiltonianModel) -> float:
-    """Turn a molecule and its frames, and return the largest change of a block."""
+    """Rotate a molecule and its frames, and return the largest change of a block."""
     batch = molecule()
     P = random_orthogonal((3,))
     rotation = rotation_from_matrix(P * np.linalg.det(P), 4, TEMPLATE)
-    turned, T = twisted_batch(rotated_batch(batch, rotation), ANGLES, TEMPLATE)
+    rotated, T = twisted_batch(rotated_batch(batch, rotation), ANGLES, TEMPLATE)
     with torch.no_grad():
-        here, there = network(batch), network(turned)
+        here, there = network(batch), network(rotated)
     B = rotation.block
     onsite, pair = there.onsite - B @ here.onsite @ B.T, T.transpose(1, 2) @ there.pair @ T - here.pair
     return max(float(onsite.abs().max()), float(pair.abs().max()))
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "harmose" not in v])
-def test_first_stages_see_turned_molecules_turned(variant: str) -> None:
+def test_first_stages_are_equivariant(variant: str) -> None:
     assert frame_error(random_network(variant)) < 1e-11
 
 

@@ -21,13 +21,14 @@ from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sampl
 import pyscf_mlham
 from pyscf_mlham.ao.layout import wigner
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.nn import registry
+from pyscf_mlham.nn.architectures.qhnet import TensorProduct
+from pyscf_mlham.nn.architectures.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import Radial, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
-from pyscf_mlham.nn.qhnet import TensorProduct
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
-from pyscf_mlham.nn.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.scf.models import load
 from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import LossConfig, read_config
@@ -96,7 +97,7 @@ def hidden_of(made: InvariantGradient, x: torch.Tensor) -> torch.Tensor:
     return silu(net.second(silu(net.first(made.quadratic(x)))))
 
 
-def test_gradient_features_turn_and_invariants_do_not() -> None:
+def test_gradient_features_rotate_and_invariants_do_not() -> None:
     torch.manual_seed(0)
     made = InvariantGradient(squares(3), 5, 1e-6, TraceGradOptions(3, 7, 4)).double()
     D = torch.from_numpy(block_diag(*(wigner(l, random_orthogonal((1,))) for l in range(4))))
@@ -393,5 +394,30 @@ def test_networks_are_imported_without_pyscf() -> None:
         "from pyscf_mlham.ao.layout import ShellTemplate\n"
         "from pyscf_mlham.nn.model import build\n"
         "build('qhnetv2', {}, ShellTemplate((2, 1)), (1, 8))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "e3nn", None)  # any import of it fails
+    monkeypatch.delitem(sys.modules, "pyscf_mlham.nn.architectures.qhnet")
+    with pytest.raises(ModelError, match=r"qhnet needs e3nn; .*pip install 'pyscf-mlham\[qhnet\]'"):
+        build("qhnet", SMALL, TEMPLATE, ELEMENTS)
+    build("qhnetv2", SMALL, TEMPLATE, ELEMENTS)
+
+
+def test_extras_of_networks_are_declared() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    entries = registry.ARCHITECTURES | registry.WRAPPERS | registry.REFINERS
+    for extra in {entry.extra for entry in entries.values() if entry.extra}:
+        assert f"\n{extra} = [" in project
+
+
+def test_registry_is_read_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from pyscf_mlham.nn.registry import ARCHITECTURES\n"
+        "assert 'qhnetv2' in ARCHITECTURES\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

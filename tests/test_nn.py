@@ -14,16 +14,18 @@ from scipy.spatial.transform import Rotation
 
 from pyscf_mlham import baseline
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.frames import frames_from_vectors, polar_basis, polar_order, turns_from_frames
+from pyscf_mlham.ao.frames import flipped_wigner, frames_from_vectors, polar_basis, polar_order, wigner_from_frames
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig, read, write
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import LEVELS, Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
-from pyscf_mlham.nn import harmose, so2
-from pyscf_mlham.nn.batch import batch_from_samples
-from pyscf_mlham.nn.model import BACKBONES, HamiltonianModel, build, network_from_config
+from pyscf_mlham.nn import so2
+from pyscf_mlham.nn.architectures import harmose
+from pyscf_mlham.nn.batch import batch_from_samples, block_masks
+from pyscf_mlham.nn.model import HamiltonianModel, build, network_from_config
+from pyscf_mlham.nn.registry import ARCHITECTURES
 
 Array = np.ndarray
 
@@ -45,7 +47,8 @@ MOLECULE = [
 WRAPPER = {"name": "tracegrad", "quadratic": 4, "hidden": 16, "invariants": 8}
 REFINER = {"name": "harmose", "channels": 16, "heads": 2, "layers": 2, "shown": 3, "frames": 2, "limit": 0.01}
 VARIANTS = [
-    "+".join(filter(None, parts)) for parts in itertools.product(sorted(BACKBONES), ("", "tracegrad"), ("", "harmose"))
+    "+".join(filter(None, parts))
+    for parts in itertools.product(sorted(ARCHITECTURES), ("", "tracegrad"), ("", "harmose"))
 ]
 
 
@@ -286,9 +289,9 @@ MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def broken(network: HamiltonianModel, mistake: str) -> HamiltonianModel:
-    """Make a mistake in the pairs' frames, which turns along if the frames do."""
+    """Make a mistake in the pairs' frames, which rotates along if the frames do."""
     layer = network.backbone.layers[0].enter
-    layer.forward = lambda grades: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, grades)]
+    layer.forward = lambda components: [MISTAKES[mistake](g) for g in so2.Linear.forward(layer, components)]
     return network
 
 
@@ -329,44 +332,54 @@ def test_one_s_orbital_is_enough(variant: str) -> None:
     assert pair.all()
 
 
-def test_polar_basis_is_orthogonal_and_turns_by_phases() -> None:
+def test_polar_basis_is_orthogonal_and_rotates_by_phases() -> None:
     basis = polar_basis(TEMPLATE)
     assert_close(basis.matrix @ basis.matrix.T, np.eye(TEMPLATE.size**2), atol=1e-14)
     angle = 0.7
     about_z = Rotation.from_euler("z", angle).as_matrix()
     layout = OrbitalLayout.from_mol(svp("C 0 0 0"))
     D = layout.rotation(about_z)
-    turned = basis.matrix @ np.kron(D, D) @ basis.matrix.T
+    rotated = basis.matrix @ np.kron(D, D) @ basis.matrix.T
     even, odd, *others = basis.sizes
-    assert_close(turned[: even + odd, : even + odd], np.eye(even + odd), atol=1e-12)
+    assert_close(rotated[: even + odd, : even + odd], np.eye(even + odd), atol=1e-12)
     start = even + odd
     for m, n in enumerate(others, start=1):
-        part = turned[start : start + 2 * n, start : start + 2 * n]
+        part = rotated[start : start + 2 * n, start : start + 2 * n]
         c, s = np.cos(m * angle), np.sin(m * angle)
         assert_close(part, np.kron([[c, -s], [s, c]], np.eye(n)), atol=1e-12)
         start += 2 * n
 
 
-def test_turns_are_orthogonal_and_sorted() -> None:
+def test_wigner_matrices_are_orthogonal_and_sorted() -> None:
     frames = frames_from_vectors(np.random.default_rng(0).normal(size=(5, 3)))
-    turns = turns_from_frames(frames, 3)
-    assert_close(turns @ np.swapaxes(turns, 1, 2), np.broadcast_to(np.eye(16), (5, 16, 16)), atol=1e-12)
+    wigner_d = wigner_from_frames(frames, 3)
+    assert_close(wigner_d @ np.swapaxes(wigner_d, 1, 2), np.broadcast_to(np.eye(16), (5, 16, 16)), atol=1e-12)
+    m = np.concatenate([np.abs(np.arange(-l, l + 1)) for l in range(4)])[polar_order(3)]
+    assert m.tolist() == [0] * 4 + [1] * 6 + [2] * 4 + [3] * 2
     assert sorted(polar_order(3)) == list(range(16))
+
+
+def test_flipped_wigner_gives_the_opposite_pair() -> None:
+    frames = frames_from_vectors(np.random.default_rng(0).normal(size=(5, 3)))
+    opposite = np.diag([1.0, -1.0, -1.0]) @ frames
+    assert_close(opposite[:, 2], -frames[:, 2], atol=1e-14)  # its z axis points the other way
+    expected = wigner_from_frames(opposite, 3)
+    assert_close(flipped_wigner(3)[:, None] * wigner_from_frames(frames, 3), expected, atol=1e-12)
 
 
 def test_circle_product_is_the_product_of_complex_numbers() -> None:
     product = so2.CircleProduct(3)
     a, b = (torch.randn(2, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
 
-    def turned(feature: torch.Tensor, angle: float) -> torch.Tensor:
+    def rotated(feature: torch.Tensor, angle: float) -> torch.Tensor:
         z = torch.view_as_complex(feature.unflatten(1, (4, 2)).transpose(2, 3).contiguous())
         phases = torch.exp(1j * angle * torch.arange(4, dtype=torch.float64))
         phases[0] = 1
         out = torch.view_as_real(z * phases[None, :, None])
         return out.transpose(2, 3).flatten(1, 2)
 
-    rotated_after = turned(product(a, b), 0.4)
-    rotated_before = product(turned(a, 0.4), turned(b, 0.4))
+    rotated_after = rotated(product(a, b), 0.4)
+    rotated_before = product(rotated(a, 0.4), rotated(b, 0.4))
     torch.testing.assert_close(rotated_before, rotated_after, rtol=0, atol=1e-12)
     mirror = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
     torch.testing.assert_close(product(a * mirror, b * mirror), product(a, b) * mirror, rtol=0, atol=1e-12)
@@ -376,3 +389,16 @@ def test_circle_product_is_the_product_of_complex_numbers() -> None:
     torch.testing.assert_close(squared[0, 0], torch.ones(4, dtype=torch.float64))
     assert squared[0, 4].abs().min() > 0.5
     assert squared[0, 2].abs().max() < 1e-12
+
+
+def test_padding_mask_does_not_depend_on_the_inputs() -> None:
+    sample = sample_of(svp(MOLECULE))
+    mask = sample.padding_mask
+    elements = [symbol for symbol, _ in MOLECULE]
+    orbitals = {"H": 5, "C": 14, "N": 14, "O": 14}  # def2-SVP
+    assert mask.sum(axis=1).tolist() == [orbitals[symbol] for symbol in elements]
+    batch = batch_from_samples([sample._replace(onsite=sample.onsite[:, ::-1].copy())] * 2)
+    onsite, pair = block_masks(batch)
+    assert torch.equal(onsite[0], torch.from_numpy(np.outer(mask[0], mask[0])).to(onsite))
+    i, j = sample.pairs[-1]
+    assert torch.equal(pair[-1], torch.from_numpy(np.outer(mask[i], mask[j])).to(pair))

@@ -1,7 +1,7 @@
 """AO matrix <-> onsite and pair blocks <-> irreps coefficients: exact inverse pairs.
 
 A block is the sub-matrix between the orbitals of two atoms, in irreps order, padded to the (B, B) shape of a
-`ShellTemplate`; places where an atom has no shell are zero. Nothing here loops over pairs.
+`ShellTemplate`; elements of shells that an atom lacks are zero. No function loops over pairs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def blocks_from_matrix(
 def matrix_from_blocks(
     blocks: Blocks, layout: OrbitalLayout, pairs: IntArray, template: ShellTemplate | None = None
 ) -> Array:
-    """Assemble a matrix in PySCF's AO order; pairs that are not listed give zero.
+    """Assemble a matrix in PySCF's AO order; blocks of pairs that are not listed are zero.
 
     Args:
         blocks: onsite and pair blocks in irreps order.
@@ -71,7 +71,7 @@ def matrix_from_blocks(
     slots = layout.slots(template or layout.template())
     rows, columns = slots[pairs[:, 0]], slots[pairs[:, 1]]
     padded = np.zeros((layout.n_ao + 1, layout.n_ao + 1), dtype=blocks.onsite.dtype)
-    padded[slots[:, :, None], slots[:, None, :]] = blocks.onsite  # empty places land on the border
+    padded[slots[:, :, None], slots[:, None, :]] = blocks.onsite  # padding goes to the border
     padded[rows[:, :, None], columns[:, None, :]] = blocks.pair
     return layout.ao_from_irreps(padded[:-1, :-1])
 
@@ -93,8 +93,8 @@ def _rotate_rows(blocks: Array, template: ShellTemplate, rotations: Array) -> Ar
     for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
         rows = blocks[..., part, :]
         shells = rows.reshape(*rows.shape[:-2], count, 2 * l + 1, rows.shape[-1])  # (..., n, 2l+1, B)
-        turned = wigner(l, rotations)[..., None, :, :] @ shells
-        rotated[..., part, :] = turned.reshape(*turned.shape[:-3], *rows.shape[-2:])
+        product = wigner(l, rotations)[..., None, :, :] @ shells
+        rotated[..., part, :] = product.reshape(*product.shape[:-3], *rows.shape[-2:])
     return rotated
 
 
@@ -104,7 +104,7 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
     Args:
         blocks: (P, B, B) in the global frame.
         template: shape of a block.
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     return rotate_blocks(blocks, template, frames)
 
@@ -136,7 +136,7 @@ def _complex_from_real(l: int) -> NDArray[np.complex128]:
 
 def _complex_coupling(l1: int, l2: int, l: int) -> Array:
     """<l1 m1 l2 m2 | l m> by Racah's formula, phases of Condon and Shortley."""
-    found = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l + 1))
+    coupling = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l + 1))
     triangle = _ratio([l + l1 - l2, l - l1 + l2, l1 + l2 - l], [l1 + l2 + l + 1])
     for m1, m2 in product(range(-l1, l1 + 1), range(-l2, l2 + 1)):
         m = m1 + m2
@@ -147,8 +147,8 @@ def _complex_coupling(l1: int, l2: int, l: int) -> Array:
             below = [k, l1 + l2 - l - k, l1 - m1 - k, l2 + m2 - k, l - l2 + m1 + k, l - l1 - m2 + k]
             terms += (-1) ** k * _ratio([], below)
         inside = _ratio([l + m, l - m, l1 + m1, l1 - m1, l2 + m2, l2 - m2], [])
-        found[l1 + m1, l2 + m2, l + m] = np.sqrt((2 * l + 1) * triangle * inside) * terms
-    return found
+        coupling[l1 + m1, l2 + m2, l + m] = np.sqrt((2 * l + 1) * triangle * inside) * terms
+    return coupling
 
 
 def _ratio(above: Sequence[int], below: Sequence[int]) -> float:

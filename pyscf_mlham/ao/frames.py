@@ -1,7 +1,8 @@
-"""Components in a pair's own frame, ordered by m, the number of turns of their phase about the pair's axis.
+"""Pair frames, and components in them ordered by m, the quantum number of rotations about the pair's axis.
 
-A feature of order m is a complex number z that a turn by phi multiplies by exp(i m phi) and that a mirror plane
-through the axis conjugates. Grades, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all Re z_m, all Im z_m.
+A feature of order m is a complex number z that a rotation by phi about the axis multiplies by exp(i m phi) and that
+a mirror plane through the axis conjugates. Components, in this order: Re z_0, Im z_0, then for m = 1, 2 ...: all
+Re z_m, all Im z_m.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ IntArray = NDArray[np.int64]
 
 
 def frames_from_vectors(vectors: Array) -> Array:
-    """Proper rotations R that turn each vector onto +z: ``R v = |v| z``.
+    """Proper rotations R that bring each vector onto +z: ``R v = |v| z``.
 
-    The turn about the vector itself is a free choice, made without branches except for the sign of v_z;
-    nothing that is equivariant under turns about z depends on it.
+    The rotation about the vector itself is a free choice, made without branches except for the sign of v_z;
+    nothing that is equivariant under rotations about z depends on it.
 
     Args:
-        vectors: (..., 3), none of them zero.
+        vectors: (..., 3), all non-zero.
 
     Returns:
         (..., 3, 3) rotation matrices.
@@ -42,7 +43,7 @@ def frames_from_vectors(vectors: Array) -> Array:
 
 @cache
 def polar_order(degree: int) -> IntArray:
-    """Rows of the vector of all (l, m), l = 0 .. degree, sorted into grades; it has no Im z_0.
+    """Rows of the vector of all (l, m), l = 0 .. degree, sorted by m; it has no Im z_0.
 
     Args:
         degree: largest l.
@@ -54,29 +55,29 @@ def polar_order(degree: int) -> IntArray:
     return np.array(order, dtype=np.int64)
 
 
-def turns_from_frames(frames: Array, degree: int) -> Array:
-    """Matrices that bring irreps of l = 0 .. degree at an atom into the pairs' frames, sorted into grades.
+def wigner_from_frames(frames: Array, degree: int) -> Array:
+    """Wigner D matrices that rotate irreps of l = 0 .. degree at an atom into the pairs' frames, sorted by m.
 
     Args:
-        frames: (P, 3, 3) rotations that turn each pair onto +z.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
         degree: largest l.
 
     Returns:
         (P, (degree+1)^2, (degree+1)^2) orthogonal matrices.
     """
     size = (degree + 1) ** 2
-    turns = np.zeros((len(frames), size, size))
+    wigner_d = np.zeros((len(frames), size, size))
     for l in range(degree + 1):
-        turns[:, l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner(l, frames)
-    return turns[:, polar_order(degree)]
+        wigner_d[:, l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner(l, frames)
+    return wigner_d[:, polar_order(degree)]
 
 
-FLIP = np.diag([1.0, -1.0, -1.0])  # half a turn about x: from a pair's frame into the opposite pair's
+FLIP = np.diag([1.0, -1.0, -1.0])  # rotation by pi about x: from a pair's frame into the opposite pair's
 
 
 @cache
-def flipped_turn(degree: int) -> Array:
-    """Signs that turn a row of a pair's `turns_from_frames` into the opposite pair's.
+def flipped_wigner(degree: int) -> Array:
+    """Signs that, times the rows of a pair's `wigner_from_frames`, give the opposite pair's.
 
     Args:
         degree: largest l.
@@ -104,11 +105,11 @@ def flipped_block(template: ShellTemplate) -> Array:
 
 
 class PolarBasis(NamedTuple):
-    """Orthogonal change from the elements of a local block to its graded components.
+    """Orthogonal change from the elements of a local block to its m-components.
 
     Attributes:
-        sizes: number of components of Re z_0, Im z_0, z_1, z_2, ...; from z_1 on each has two real parts.
-        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two entries in a row and in a column.
+        sizes: numbers of Re z_0, Im z_0, z_1, z_2, ...; each z_m from m = 1 on has two real parts.
+        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two non-zero elements in each row and column.
     """
 
     sizes: tuple[int, ...]
@@ -117,32 +118,32 @@ class PolarBasis(NamedTuple):
 
 @cache
 def polar_basis(template: ShellTemplate) -> PolarBasis:
-    """Couple the phases of row and column orbitals: m = |m_row +- m_column|.
+    """Return the m-components of a block: m = |m_row +- m_column| for each two orbitals.
 
     Args:
         template: shape of a block.
     """
     functions = _phases(template)
     largest = max(m for m, _, _ in functions)
-    grades: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m
+    components: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m
     for a in functions:
         for b in functions:
             for m, real, imaginary in _products(a, b, template.size):
-                grades[2 * m].append(real)
-                grades[2 * m + 1].append(imaginary)
-    kept = [[row for row in rows if row.any()] for rows in grades]
+                components[2 * m].append(real)
+                components[2 * m + 1].append(imaginary)
+    kept = [[row for row in rows if row.any()] for rows in components]
     sizes = (len(kept[0]), len(kept[1]), *(len(rows) for rows in kept[2::2]))
     return PolarBasis(sizes, np.concatenate([np.stack(rows) for rows in kept if rows]))
 
 
 def _phases(template: ShellTemplate) -> list[tuple[int, int, int]]:
-    """(m, place of the cosine, place of the sine) of every complex orbital; for m = 0 there is no sine."""
-    found = []
+    """(m, index of the cosine, index of the sine) of every complex orbital; for m = 0 only the cosine counts."""
+    phases = []
     for l, (count, part) in enumerate(zip(template.counts, template.slices, strict=True)):
         for shell in range(count):
             centre = part.start + shell * (2 * l + 1) + l
-            found += [(m, centre + m, centre - m) for m in range(l + 1)]
-    return found
+            phases += [(m, centre + m, centre - m) for m in range(l + 1)]
+    return phases
 
 
 def _products(a: tuple[int, int, int], b: tuple[int, int, int], size: int) -> list[tuple[int, Array, Array]]:

@@ -1,6 +1,6 @@
 """Atomic-orbital conventions: shells, AO offsets, PySCF order <-> irreps order, rotations.
 
-The only file that knows how PySCF orders and normalises its atomic orbitals.
+No other module depends on how PySCF orders and normalises its atomic orbitals.
 
 *Irreps order* is what e3nn uses when it is fed vectors as (y, z, x): within a shell of degree l the
 components run m = -l..l, so that p functions are (y, z, x) instead of PySCF's (x, y, z), and every other
@@ -59,10 +59,11 @@ def solid_harmonics(l: int, points: Array) -> Array:
 
 def _reduced_legendre(l: int, m: int, z: Array, r_squared: Array) -> Array:
     """r^(l-m) P_lm(z/r) / sin^m(theta) without the Condon-Shortley phase, by upward recursion in l."""
-    below, here = np.zeros_like(z), np.full_like(z, float(prod(range(1, 2 * m, 2))))
+    previous, current = np.zeros_like(z), np.full_like(z, float(prod(range(1, 2 * m, 2))))
     for k in range(m, l):
-        below, here = here, ((2 * k + 1) * z * here - (k + m) * r_squared * below) / (k - m + 1)
-    return here
+        following = ((2 * k + 1) * z * current - (k + m) * r_squared * previous) / (k - m + 1)
+        previous, current = current, following
+    return current
 
 
 def _harmonic_norm(l: int, m: int) -> float:
@@ -117,7 +118,7 @@ def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
 
 @dataclass(frozen=True)
 class ShellTemplate:
-    """A padded set of shells into which every atom of a family fits: the shape of one block.
+    """Padded set of shells that holds every atom of a set of elements: the shape of one block.
 
     Attributes:
         counts: number of shells of each degree l = 0, 1, 2 ...
@@ -137,7 +138,7 @@ class ShellTemplate:
         return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
 
     def union(self, other: ShellTemplate) -> ShellTemplate:
-        """Return the smallest template into which everything fits that fits into either."""
+        """Return the smallest template that holds both."""
         width = max(len(self.counts), len(other.counts))
         mine, theirs = (t.counts + (0,) * (width - len(t.counts)) for t in (self, other))
         return ShellTemplate(tuple(max(a, b) for a, b in zip(mine, theirs, strict=True)))
@@ -145,7 +146,7 @@ class ShellTemplate:
 
 @dataclass(frozen=True)
 class OrbitalLayout:
-    """Where the shells of a molecule stand in PySCF's AO vector.
+    """Positions of a molecule's shells in PySCF's AO vector.
 
     Attributes:
         n_atoms: number of atoms N, ghosts included.
@@ -153,7 +154,7 @@ class OrbitalLayout:
         shell_degree: (n_shells,) degree l of each shell.
         shell_offset: (n_shells,) first component of each shell in the irreps-order vector.
         transform: (n_ao, n_ao) matrix T for cartesian AOs, ``functions_irreps = T^T functions_pyscf``;
-            None where a permutation does.
+            None for spherical AOs, which are only permuted.
     """
 
     n_atoms: int
@@ -241,7 +242,7 @@ class OrbitalLayout:
         return np.asarray(scipy.linalg.block_diag(*[blocks[int(l)] for l in self.shell_degree]))
 
     def template(self) -> ShellTemplate:
-        """Return the smallest template into which every atom of this molecule fits."""
+        """Return the smallest template that holds every atom of this molecule."""
         if len(self.shell_degree) == 0:
             return ShellTemplate(())
         counts = np.zeros((self.n_atoms, int(self.shell_degree.max()) + 1), dtype=np.int64)

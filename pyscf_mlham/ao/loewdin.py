@@ -45,7 +45,7 @@ def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
 
     Args:
         matrix: (..., n, n).
-        metric: of the overlap.
+        metric: roots of the overlap.
     """
     return metric.inverse @ matrix @ metric.inverse
 

@@ -1,4 +1,4 @@
-"""What is read from a PySCF molecule: its graph, ghosts, basis sets and core potentials."""
+"""Properties of PySCF molecules: graph, ghost atoms, basis sets and core potentials."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def is_ghost(mol: gto.Mole, atom: int) -> bool:
 
 @cache
 def has_core_potential(name: str, symbol: str) -> bool:
-    """Whether a basis set describes only an element's outer electrons, so that all of them in it make no sense.
+    """Whether a basis set was made with an effective core potential for an element.
 
     Args:
         name: PySCF's name of the basis set.
-        symbol: of the element.
+        symbol: symbol of the element.
     """
     try:
         return bool(gto.basis.load_ecp(name, symbol))
@@ -43,27 +43,27 @@ def has_core_potential(name: str, symbol: str) -> bool:
 
 
 def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
-    """Return the core potentials that basis sets were made with, by element; those without any are left out.
+    """Return the effective core potentials that belong to basis sets, by element, for elements that have one.
 
     Args:
-        basis: as PySCF takes it; only sets that are given by name are known.
-        symbols: of the elements.
+        basis: PySCF's basis argument; sets that are not given by name are skipped.
+        symbols: symbols of the elements.
     """
-    wanted = set(symbols)
-    names = basis if isinstance(basis, dict) else dict.fromkeys(wanted, basis)
-    named = {symbol: names.get(symbol, names.get("default")) for symbol in wanted}
+    elements = set(symbols)
+    names = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
+    named = {symbol: names.get(symbol, names.get("default")) for symbol in elements}
     return {s: name for s, name in named.items() if isinstance(name, str) and has_core_potential(name, s)}
 
 
 @cache
 def element_shells(name: str, symbol: str) -> Any:
-    """Read a basis set once: from its text file, which takes as long as the integrals of a small molecule.
+    """Read a basis set, once: parsing its text file takes as long as the integrals of a small molecule.
 
     Args:
-        name: that PySCF knows.
-        symbol: of the element.
+        name: PySCF's name of the basis set.
+        symbol: symbol of the element.
 
     Returns:
-        What `gto.M` takes as the basis of that element.
+        shells in the format of `gto.M`.
     """
     return gto.format_basis({symbol: name})[symbol]

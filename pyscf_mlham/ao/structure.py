@@ -19,7 +19,7 @@ class Graph(NamedTuple):
     Attributes:
         numbers: (N,) atomic numbers, 0 for a ghost.
         positions: (N, 3) Bohr.
-        pairs: (P, 2) ordered pairs (i, j), i != j, sorted; (i, j) and (j, i) are both there.
+        pairs: (P, 2) ordered pairs (i, j), i != j, sorted; both (i, j) and (j, i) are listed.
         vectors: (P, 3) r_j - r_i, Bohr.
     """
 

@@ -149,7 +149,7 @@ def _example(record: Record, level: Level, recipe: Recipe) -> Example:
         beyond = layout.irreps_from_ao(dh - matrix_from_local_blocks(target, layout, sample.pairs, template, frames))
     e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))
     single = np.float32
-    fields = ("positions", "distances", "turns", "onsite", "pair")
+    fields = ("positions", "distances", "wigner_d", "onsite", "pair")
     return Example(
         sample=sample._replace(**{name: getattr(sample, name).astype(single) for name in fields}),
         onsite=target.onsite.astype(single),

@@ -1,4 +1,4 @@
-"""What every backbone reads and answers: molecules in, features of atoms and pairs out."""
+"""Interface of the backbones: from a batch of molecules to features of atoms and pairs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.ao.frames import flipped_block, flipped_turn
+from pyscf_mlham.ao.frames import flipped_block, flipped_wigner
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
 from pyscf_mlham.nn.layers import Radial
 
-NEIGHBOURS = 10.0  # a typical sum of the envelope over an atom's neighbours; messages are divided by its root
+NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; messages are divided by its square root
 
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """Sizes that every backbone has.
+    """Sizes common to all backbones.
 
     Attributes:
         layers: message-passing layers.
-        channels: of irreps at atoms.
+        channels: channels of irreps at atoms.
         degree: largest l at atoms, at least twice that of the orbitals.
-        pair_channels: of features of pairs.
+        pair_channels: channels of pair features.
         hidden: channels inside a layer.
         radial: number of radial functions.
         cutoff: Bohr.
@@ -46,7 +46,7 @@ class Directed(NamedTuple):
 
     Attributes:
         first, second: (2P,) atoms.
-        turns: (2P, (degree+1)^2, (degree+1)^2).
+        wigner_d: (2P, (degree+1)^2, (degree+1)^2) Wigner D matrices into the pairs' frames, rows sorted by m.
         distances: (2P,) Bohr.
         edges: (2P, hidden) invariant description of distance and elements.
         envelope: (2P, 1, 1) smooth cutoff.
@@ -54,19 +54,19 @@ class Directed(NamedTuple):
 
     first: Tensor
     second: Tensor
-    turns: Tensor
+    wigner_d: Tensor
     distances: Tensor
     edges: Tensor
     envelope: Tensor
 
 
 class Features(NamedTuple):
-    """Answer of a backbone.
+    """Output of a backbone.
 
     Attributes:
         atoms: (N, (degree+1)^2, channels) irreps of natural parity, in the global frame.
         pairs: (2P, rows, pair_channels) orders m in the directed pairs' frames; they vanish at the cutoff.
-        directed: pairs.
+        directed: both directions of every pair.
     """
 
     atoms: Tensor
@@ -75,7 +75,7 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The first step of every backbone: elements, distances and input matrices become features.
+    """First step of every backbone: elements, distances and input matrices to features.
 
     Args:
         options: sizes.
@@ -102,11 +102,11 @@ class Backbone(nn.Module):
         self.order = len(widths) - 2  # largest m of pairs
         self.pair_input = so2.Linear(widths, [o.pair_channels] * len(widths))
         self.pair_radial = nn.Linear(o.hidden, o.pair_channels)
-        self.register_buffer("signs", torch.from_numpy(flipped_turn(o.degree)), persistent=False)
+        self.register_buffer("signs", torch.from_numpy(flipped_wigner(o.degree)), persistent=False)
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
     def inputs(self, batch: Batch, species: Tensor) -> Features:
-        """Describe atoms and directed pairs, each on its own.
+        """Embed atoms and directed pairs, each on its own.
 
         Args:
             batch: molecules.
@@ -118,11 +118,11 @@ class Backbone(nn.Module):
 
     def _directed(self, batch: Batch, embedded: Tensor) -> Directed:
         first, second = torch.cat([batch.first, batch.second]), torch.cat([batch.second, batch.first])
-        turns = torch.cat([batch.turns, batch.turns * self.signs[:, None]])
+        wigner_d = torch.cat([batch.wigner_d, batch.wigner_d * self.signs[:, None]])
         distances = torch.cat([batch.distances, batch.distances])
-        known = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
+        description = torch.cat([self.radial(distances), embedded[first], embedded[second]], dim=-1)
         envelope = self.radial.envelope(distances)[:, None, None]
-        return Directed(first, second, turns, distances, self.edge(known), envelope)
+        return Directed(first, second, wigner_d, distances, self.edge(description), envelope)
 
     def _atoms(self, batch: Batch, embedded: Tensor) -> Tensor:
         shown = self.coupling.irreps_from_blocks(batch.onsite)  # (N, K, 2l+1, channels)
@@ -137,6 +137,6 @@ class Backbone(nn.Module):
 
     def _pairs(self, batch: Batch, directed: Directed) -> Tensor:
         both = torch.cat([batch.pair, self.block_signs * batch.pair.transpose(-1, -2)])
-        grades = self.pair_input(self.polar.grades_from_blocks(both))
-        feature = torch.cat(grades, dim=1) * directed.envelope
+        components = self.pair_input(self.polar.components_from_blocks(both))
+        feature = torch.cat(components, dim=1) * directed.envelope
         return feature * self.pair_radial(directed.edges)[:, None]

@@ -1,4 +1,4 @@
-"""Several molecules as one graph: what every network reads."""
+"""Several molecules as one graph, the input of every network."""
 
 from __future__ import annotations
 
@@ -18,48 +18,50 @@ class Batch(NamedTuple):
     Attributes:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
-        molecule: (N,) which molecule each atom belongs to.
+        molecule: (N,) index of each atom's molecule.
         charges: (molecules,) total charges.
+        padding_mask: (N, B) True for an orbital, False where a block is padded.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
-        turns: (P, (L+1)^2, (L+1)^2).
-        onsite: (N, K, B, B).
-        pair: (P, K, B, B).
+        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices into the pairs' frames.
+        onsite: (N, K, B, B) input matrices, in the global frame.
+        pair: (P, K, B, B) input matrices, in the pairs' frames.
     """
 
     numbers: Tensor
     positions: Tensor
     molecule: Tensor
     charges: Tensor
+    padding_mask: Tensor
     first: Tensor
     second: Tensor
     distances: Tensor
-    turns: Tensor
+    wigner_d: Tensor
     onsite: Tensor
     pair: Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """Move to a device; numbers with a point get the type.
+        """Move to a device and cast floating-point tensors.
 
         Args:
-            device: where to.
-            dtype: of floating tensors.
+            device: target device.
+            dtype: type of floating-point tensors.
         """
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
 
-def presence(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return 1 for elements of blocks that are of two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
+def block_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return 1 for elements of blocks between two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
 
     Args:
-        batch: molecules; the first of their matrices is the overlap, whose diagonal is 1.
+        batch: molecules.
     """
-    there = (batch.onsite[:, 0].diagonal(dim1=1, dim2=2) > 0.5).to(batch.onsite)
-    return there[:, :, None] * there[:, None, :], there[batch.first, :, None] * there[batch.second, None, :]
+    mask = batch.padding_mask.to(batch.onsite)
+    return mask[:, :, None] * mask[:, None, :], mask[batch.first, :, None] * mask[batch.second, None, :]
 
 
 def batch_from_samples(samples: Sequence[Sample]) -> Batch:
-    """Put molecules side by side.
+    """Concatenate molecules.
 
     Args:
         samples: one or more.
@@ -76,10 +78,11 @@ def batch_from_samples(samples: Sequence[Sample]) -> Batch:
         positions=joined("positions"),
         molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), sizes)),
         charges=torch.tensor([float(s.charge) for s in samples], dtype=torch.float64),
+        padding_mask=joined("padding_mask"),
         first=torch.from_numpy(pairs[:, 0].copy()),
         second=torch.from_numpy(pairs[:, 1].copy()),
         distances=joined("distances"),
-        turns=joined("turns"),
+        wigner_d=joined("wigner_d"),
         onsite=joined("onsite"),
         pair=joined("pair"),
     )

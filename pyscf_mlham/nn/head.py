@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyscf_mlham.ao.blocks import irreps_from_blocks
 from pyscf_mlham.ao.frames import polar_basis
 from pyscf_mlham.ao.layout import ShellTemplate
-from pyscf_mlham.nn.so2 import Grades
+from pyscf_mlham.nn.so2 import Components
 
 ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typical sizes of dH
 
@@ -31,6 +31,18 @@ class Output(NamedTuple):
     Attributes:
         onsite: (N, B, B) symmetric, in the global frame.
         pair: (P, B, B) for atoms i < j, in the pairs' frames.
+    """
+
+    onsite: Tensor
+    pair: Tensor
+
+
+class Traces(NamedTuple):
+    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2.
+
+    Attributes:
+        onsite: (N, S, S).
+        pair: (P, S, S), atoms i < j.
     """
 
     onsite: Tensor
@@ -81,13 +93,13 @@ class Coupling(nn.Module):
 
 
 class PolarCoupling(nn.Module):
-    """Pair blocks in the pairs' frames <-> grades: an orthogonal change of basis with two terms at most.
+    """Pair blocks in the pairs' frames <-> m-components: an orthogonal change of basis with two terms at most.
 
     Args:
         template: shape of a block.
 
     Attributes:
-        widths: of the grades.
+        widths: of the m-components.
     """
 
     terms: Tensor
@@ -101,24 +113,24 @@ class PolarCoupling(nn.Module):
         self.widths = list(basis.sizes)
         self.size = template.size
         for name, matrix in (("", basis.matrix), ("back_", basis.matrix.T)):
-            terms = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :2]  # the two that count
+            terms = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :2]  # the non-zero ones
             factors = np.take_along_axis(matrix, terms, axis=1)
-            lacking = ((0, 0), (0, 2 - terms.shape[1]))  # a block of one s orbital has one element
-            terms, factors = np.pad(terms, lacking), np.pad(factors, lacking)
+            padding = ((0, 0), (0, 2 - terms.shape[1]))  # a block of one s orbital has one element
+            terms, factors = np.pad(terms, padding), np.pad(factors, padding)
             self.register_buffer(f"{name}terms", torch.from_numpy(terms.copy()), persistent=False)
             self.register_buffer(f"{name}factors", torch.from_numpy(factors), persistent=False)
 
-    def grades_from_blocks(self, blocks: Tensor) -> Grades:
-        """Sort (P, K, B, B) into grades (P, 1 or 2, K * width)."""
+    def components_from_blocks(self, blocks: Tensor) -> Components:
+        """Sort (P, K, B, B) into m-components (P, 1 or 2, K * width)."""
         flat = blocks.flatten(-2)
         packed = flat[..., self.terms[:, 0]] * self.factors[:, 0] + flat[..., self.terms[:, 1]] * self.factors[:, 1]
         even, odd, *others = packed.split([self.widths[0], self.widths[1], *(2 * n for n in self.widths[2:])], dim=-1)
-        grades = [g.unflatten(-1, (2, -1)).transpose(1, 2).flatten(2) for g in others]
-        return [even.flatten(1).unsqueeze(1), odd.flatten(1).unsqueeze(1), *grades]
+        components = [g.unflatten(-1, (2, -1)).transpose(1, 2).flatten(2) for g in others]
+        return [even.flatten(1).unsqueeze(1), odd.flatten(1).unsqueeze(1), *components]
 
-    def blocks_from_grades(self, grades: Grades) -> Tensor:
-        """Expand grades to (P, B, B): for K = 1 the inverse of `grades_from_blocks`."""
-        packed = torch.cat([g.flatten(1) for g in grades], dim=-1)
+    def blocks_from_components(self, components: Components) -> Tensor:
+        """Expand m-components to (P, B, B): for K = 1 the inverse of `components_from_blocks`."""
+        packed = torch.cat([g.flatten(1) for g in components], dim=-1)
         terms, factors = self.back_terms, self.back_factors
         flat = packed[:, terms[:, 0]] * factors[:, 0] + packed[:, terms[:, 1]] * factors[:, 1]
         return flat.unflatten(-1, (self.size, self.size))

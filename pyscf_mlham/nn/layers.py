@@ -39,7 +39,7 @@ class GroupNorm(nn.Module):
     """Divide by the root mean square over rows and channels; scale each channel of each group of rows.
 
     Args:
-        sizes: numbers of rows that turn into each other.
+        sizes: numbers of rows that rotations mix.
         channels: C.
         floor: added to the mean square; features much smaller than its root stay small.
     """
@@ -55,7 +55,7 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, rows, C)."""
         size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.floor)
-        # its size is given, or a GPU would be waited for
+        # output_size avoids a synchronisation with the GPU
         return x * size * self.scale.repeat_interleave(self.copies, dim=0, output_size=x.shape[1])
 
 
@@ -104,4 +104,4 @@ class Radial(nn.Module):
     def envelope(self, distances: Tensor) -> Tensor:
         """One at 0, zero from the cutoff on, twice continuously differentiable: (P,)."""
         x = (distances / self.cutoff).clamp(max=1.0)
-        return (1 - x) ** 3 * (1 + 3 * x + 6 * x * x)  # of 1 - 10 x^3 ... only rounding would be left near the cutoff
+        return (1 - x) ** 3 * (1 + 3 * x + 6 * x * x)  # 1 - 10 x^3 ... would lose its digits near the cutoff

@@ -1,11 +1,11 @@
-"""HamiltonianModel = backbone (+ wrapper) + head (+ refiner): molecules to the blocks of dH in Loewdin orbitals."""
+"""HamiltonianModel = backbone (+ wrapper) + head (+ refiner): from molecules to blocks of dH in Loewdin orbitals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,40 +17,37 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch, presence
-from pyscf_mlham.nn.harmose import HarmoSE, HarmoSEOptions
-from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, pair_size
-from pyscf_mlham.nn.qhnet import QHNet, QHNetOptions
-from pyscf_mlham.nn.qhnetv2 import QHNetV2, QHNetV2Options
+from pyscf_mlham.nn.batch import Batch, block_masks
+from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, Traces, pair_size
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
+from pyscf_mlham.nn.registry import ARCHITECTURES, REFINERS, WRAPPERS, Entry
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
-from pyscf_mlham.nn.tracegrad import TraceGrad, TraceGradOptions, Traces
 
-Kind = tuple[Callable[..., Any], type[Any]]  # a network, and the dataclass of its sizes
-BACKBONES: dict[str, Kind] = {"qhnet": (QHNet, QHNetOptions), "qhnetv2": (QHNetV2, QHNetV2Options)}
-WRAPPERS: dict[str, Kind] = {"tracegrad": (TraceGrad, TraceGradOptions)}
-REFINERS: dict[str, Kind] = {"harmose": (HarmoSE, HarmoSEOptions)}
+if TYPE_CHECKING:
+    from pyscf_mlham.nn.architectures.harmose import HarmoSE
+    from pyscf_mlham.nn.architectures.tracegrad import TraceGrad
+
 RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
     "layers": FROM_0,
     "pair_layers": FROM_0,
     "degree": FROM_0,
     "product": FROM_0,
     "quadratic": FROM_0,
-    "largest_m": (math.isfinite, "finite"),  # the network knows both ends of its range
+    "largest_m": (math.isfinite, "finite"),  # the network checks both bounds
     "cutoff": POSITIVE,
     "limit": POSITIVE,
 }
-SOFTENING = 2.0  # Bohr; charges are clouds
+SOFTENING = 2.0  # Bohr; extent of an atom's charge density
 
 
 class HamiltonianModel(nn.Module):
-    """A backbone, perhaps wrapped, a head that makes blocks, and perhaps a refiner that corrects them.
+    """Backbone, optional wrapper, block head and optional refiner.
 
-    The head adds the potential of the charge that neighbours exchange.
+    The head adds the electrostatic potential of the charges that neighbouring atoms exchange.
 
     Args:
         backbone: network from molecules to features.
-        options: of the backbone.
+        options: sizes of the backbone.
         template: shape of a block.
         elements: atomic numbers, sorted.
         wrapper: enriches the backbone's features.
@@ -84,21 +81,21 @@ class HamiltonianModel(nn.Module):
         self.register_buffer("unit", torch.eye(template.size), persistent=False)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict."""
+        """Predict the blocks of dH."""
         species = self.index[batch.numbers]
         features, _ = self._features(batch, species)
         output = self._decoded(features, batch, species)
         return output if self.refiner is None else self.refiner(output, features, batch, species, None)
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
-        """Predict blocks, and what only the loss wants.
+        """Predict blocks and the traces that only the loss needs.
 
         Args:
             batch: molecules.
-            rotation: orientation in which the refiner, if there is one, sees the molecules.
+            rotation: orientation of the molecules in the refiner, if there is one.
 
         Returns:
-            blocks, and the traces of a wrapped backbone.
+            blocks, and the traces of a wrapped backbone, else None.
         """
         species = self.index[batch.numbers]
         features, invariants = self._features(batch, species)
@@ -110,17 +107,17 @@ class HamiltonianModel(nn.Module):
         return output, self.wrapper.traces(invariants, features, species)
 
     def orientation(self, seed: Sequence[int]) -> Rotation | None:
-        """Draw the orientation in which the refiner sees molecules in one step of training; None without a refiner.
+        """Draw the orientation of the molecules in the refiner for one training step; None without a refiner.
 
         Args:
-            seed: of the generator.
+            seed: seed of the random number generator.
         """
         if self.refiner is None:
             return None
         return rotation_from_matrix(random_orthogonal(seed), self.options.degree, self.template)
 
     def freeze_first_stage(self) -> None:
-        """Leave nothing but the refiner to be trained."""
+        """Freeze all parameters but the refiner's."""
         self.requires_grad_(False)
         if self.refiner is not None:
             self.refiner.requires_grad_(True)
@@ -134,14 +131,14 @@ class HamiltonianModel(nn.Module):
         onsite = self.onsite(atoms, pairs, directed, species)
         moved = self.transfer(pairs[:, 0])[:, 0] * directed.envelope.flatten()
         potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
-        there, back = self.pair(pairs, directed).chunk(2)
-        pair = 0.5 * (there + self.block_signs * back.transpose(1, 2))
-        onsite_there, pair_there = presence(batch)
-        return Output(onsite_there * (onsite + potential[:, None, None] * self.unit), pair_there * pair)
+        direct, opposite = self.pair(pairs, directed).chunk(2)
+        pair = 0.5 * (direct + self.block_signs * opposite.transpose(1, 2))
+        onsite_mask, pair_mask = block_masks(batch)
+        return Output(onsite_mask * (onsite + potential[:, None, None] * self.unit), pair_mask * pair)
 
 
 def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:
-    """Sum what each atom takes from its neighbours: every fragment stays neutral, however large the molecule.
+    """Sum the charge that each atom takes from its neighbours; every fragment keeps its total charge.
 
     Args:
         moved: (2P,) charge that the first atom of each directed pair takes from the second, e.
@@ -155,7 +152,7 @@ def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> T
 
 
 def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
-    """Potential energy of an electron at each atom in the field of the others' charges; it knows no cutoff.
+    """Potential energy of an electron at each atom in the field of the others' charges, without a cutoff.
 
     Args:
         charges: (N,) e.
@@ -171,10 +168,10 @@ def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
 
 
 class OnsiteHead(nn.Module):
-    """Irreps at atoms -> onsite blocks. Irreps of the other parity come from the pairs around.
+    """Irreps at atoms -> onsite blocks. Irreps of parity -(-1)^l come from the pair features around the atom.
 
     Args:
-        options: of the backbone.
+        options: sizes of the backbone.
         template: shape of a block.
         n_elements: number of elements.
     """
@@ -196,10 +193,10 @@ class OnsiteHead(nn.Module):
         self.pseudo = so2.Linear([o.pair_channels] * len(widths), widths)
 
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed, species: Tensor) -> Tensor:
-        """Make (N, B, B) symmetric blocks."""
+        """Return (N, B, B) symmetric blocks."""
         o = self.options
-        grades = self.pseudo(so2.grades_from_feature(pairs * directed.envelope))
-        sent = so2.atoms_from_grades(grades, directed.turns, o.degree, self.order, pseudo=True)
+        components = self.pseudo(so2.components_from_feature(pairs * directed.envelope))
+        sent = so2.atoms_from_components(components, directed.wigner_d, o.degree, self.order, pseudo=True)
         pseudo = torch.zeros_like(atoms).index_add(0, directed.first, sent)
         scale = ONSITE_SCALE * self.scales(species)[:, None]
         irreps = {}
@@ -215,7 +212,7 @@ class PairHead(nn.Module):
     """Features of pairs -> blocks in the pairs' frames.
 
     Args:
-        options: of the backbone.
+        options: sizes of the backbone.
         template: shape of a block.
     """
 
@@ -227,9 +224,9 @@ class PairHead(nn.Module):
         self.leave = so2.Linear([o.pair_channels] * len(self.polar.widths), self.polar.widths)
 
     def forward(self, pairs: Tensor, directed: Directed) -> Tensor:
-        """Make (2P, B, B) blocks."""
-        grades = self.leave(so2.grades_from_feature(pairs * self.radial(directed.edges)[:, None]))
-        return pair_size(directed.distances) * directed.envelope * self.polar.blocks_from_grades(grades)
+        """Return (2P, B, B) blocks."""
+        components = self.leave(so2.components_from_feature(pairs * self.radial(directed.edges)[:, None]))
+        return pair_size(directed.distances) * directed.envelope * self.polar.blocks_from_components(components)
 
 
 def build(
@@ -242,23 +239,23 @@ def build(
     wrapper: Mapping[str, Any] | None = None,
     refiner: Mapping[str, Any] | None = None,
 ) -> HamiltonianModel:
-    """Make a network with fresh weights.
+    """Build a network with random weights.
 
     Args:
-        architecture: one of `BACKBONES`.
+        architecture: one of `ARCHITECTURES`.
         options: sizes; an unknown key is an error.
         template: shape of a block.
         elements: atomic numbers.
-        dtype: of weights and constants.
-        wrapper: its name, one of `WRAPPERS`, and its sizes; None for none.
-        refiner: its name, one of `REFINERS`, and its sizes; None for none.
+        dtype: floating-point type of weights and constants.
+        wrapper: its name, one of `WRAPPERS`, and its sizes, or None.
+        refiner: its name, one of `REFINERS`, and its sizes, or None.
     """
     chosen = options_of(architecture, options)
-    network, _ = BACKBONES[architecture]
+    network, _ = ARCHITECTURES[architecture].load()
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
     backbone = network(chosen, template, len(elements), N_INPUTS)
-    made = HamiltonianModel(
+    model = HamiltonianModel(
         backbone,
         chosen,
         template,
@@ -266,39 +263,39 @@ def build(
         _part(WRAPPERS, wrapper, backbone, len(elements)),
         _part(REFINERS, refiner, backbone, len(elements)),
     )
-    return made.to(dtype)
+    return model.to(dtype)
 
 
-def _part(known: Mapping[str, Kind], wanted: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
-    """Make a wrapper or a refiner for a backbone, or None."""
-    if wanted is None:
+def _part(known: Mapping[str, Entry], part: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
+    """Build a wrapper or a refiner for a backbone, or None."""
+    if part is None:
         return None
-    sizes = {k: v for k, v in wanted.items() if k != "name"}
-    options = _read_options(known, wanted.get("name", ""), sizes)
-    make, _ = known[wanted["name"]]
+    sizes = {k: v for k, v in part.items() if k != "name"}
+    options = _read_options(known, part.get("name", ""), sizes)
+    make, _ = known[part["name"]].load()
     try:
         return make(options, backbone.options, backbone.order, backbone.template, n_elements)
     except ValueError as error:
-        raise ModelError(f"{wanted['name']}: {error}") from error
+        raise ModelError(f"{part['name']}: {error}") from error
 
 
 def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions:
     """Read the sizes of a backbone; an unknown key is an error.
 
     Args:
-        architecture: one of `BACKBONES`.
+        architecture: one of `ARCHITECTURES`.
         options: sizes by name.
     """
-    read: BackboneOptions = _read_options(BACKBONES, architecture, options, "architecture")
+    read: BackboneOptions = _read_options(ARCHITECTURES, architecture, options, "architecture")
     return read
 
 
 def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Describe a wrapper or a refiner in full, as `build` wants it; an unknown key is an error.
+    """Describe a wrapper or a refiner with all its sizes, for `build`; an unknown key is an error.
 
     Args:
         kind: wrapper or refiner.
-        name: one of `WRAPPERS` or `REFINERS`, or none.
+        name: one of `WRAPPERS` or `REFINERS`, or "none".
         options: sizes by name.
     """
     if name == "none":
@@ -309,10 +306,10 @@ def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] 
     return {"name": name, **asdict(_read_options(known, name, options, kind))}
 
 
-def _read_options(known: Mapping[str, Kind], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
+def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
     if name not in known:
         raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}.")
-    _, settings = known[name]
+    _, settings = known[name].load()
     names = {f.name for f in fields(settings)}
     if unknown := sorted(set(options) - names):
         raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")
@@ -324,12 +321,12 @@ def _read_options(known: Mapping[str, Kind], name: str, options: Mapping[str, An
 
 
 def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
-    """Make the network that a model's config describes, with fresh weights.
+    """Build the network that a model's config describes, with random weights.
 
     Args:
-        config: of the model; its options are the template of a block, those of the network, and where there are any,
-            those of its wrapper and its refiner.
-        dtype: of weights and constants.
+        config: config of the model; its options are the template of a block, the sizes of the network and, if any,
+            of its wrapper and its refiner.
+        dtype: floating-point type of weights and constants.
     """
     options, parts = config.options, ("wrapper", "refiner")
     if missing := {"template", "network"} - set(options):

@@ -1,8 +1,8 @@
-"""SO(2) local-frame network after QHNetV2: no Clebsch-Gordan product anywhere.
+"""SO(2) local-frame network after QHNetV2, without Clebsch-Gordan products.
 
-Atoms carry irreps l = 0 .. degree; pairs carry features in their own frames from the first layer to the last. Where
-the published network takes one frame for each atom, that of its nearest neighbour, the tensor product is made here in
-the frame of every pair and summed with smooth weights: a frame average, without a jump when neighbours trade places.
+Atoms carry irreps l = 0 .. degree; pairs carry features in their own frames from the first layer to the last. The
+published network has one frame for each atom, that of its nearest neighbour; here the tensor product is computed in the
+frame of every pair and summed with smooth weights: a frame average, continuous when the nearest neighbour changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class QHNetV2Options(BackboneOptions):
 
 
 class QHNetV2(Backbone):
-    """Backbone.
+    """Backbone with SO(2) convolutions and SO(2) tensor products.
 
     Args:
         options: sizes.
@@ -81,8 +81,8 @@ class Layer(nn.Module):
         self.enter = so2.Linear(seen, [inside + o.hidden, *[inside] * (o.largest_m + 1)])
         self.radial = nn.Sequential(nn.Linear(o.hidden, o.hidden), nn.SiLU(), nn.Linear(o.hidden, inside))
         self.product = so2.CircleProduct(o.largest_m)
-        told = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, o.channels), pair_widths)
-        self.leave = so2.Linear([o.hidden + o.product] * (o.largest_m + 2), told)
+        widths = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, o.channels), pair_widths)
+        self.leave = so2.Linear([o.hidden + o.product] * (o.largest_m + 2), widths)
         self.rescale = nn.Linear(o.hidden + o.product, o.pair_channels)
         self.mix = IrrepsLinear(o.degree, o.channels, o.channels)
         self.feed = FeedForward(o.degree, o.channels, 2 * o.channels)
@@ -92,21 +92,21 @@ class Layer(nn.Module):
         o = self.options
         x = self.atom_norm(atoms)
         ends = torch.cat([x[directed.first], x[directed.second]], dim=-1)
-        seen = so2.grades_from_atoms(ends, directed.turns, o.degree, o.largest_m)
+        seen = so2.components_from_atoms(ends, directed.wigner_d, o.degree, o.largest_m)
         n_low = so2.rows(o.largest_m)
         low, high = pairs.split([n_low, pairs.shape[1] - n_low], dim=1)
-        h = self._inside(so2.joined(seen, so2.grades_from_feature(self.pair_norm(low))), directed.edges)
-        told = self.leave(so2.grades_from_feature(h))
+        h = self._inside(so2.joined(seen, so2.components_from_feature(self.pair_norm(low))), directed.edges)
+        update = self.leave(so2.components_from_feature(h))
         widths = so2.atom_widths(o.degree, o.largest_m, o.channels)
-        parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(told, widths, strict=True)]
+        parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(update, widths, strict=True)]
         sent, kept = [g for g, _ in parted], torch.cat([g for _, g in parted], dim=1)
-        messages = so2.atoms_from_grades(sent, directed.turns, o.degree, o.largest_m) * directed.envelope
+        messages = so2.atoms_from_components(sent, directed.wigner_d, o.degree, o.largest_m) * directed.envelope
         received = torch.zeros_like(atoms).index_add(0, directed.first, messages)
         atoms = atoms + self.mix(received) * NEIGHBOURS**-0.5
         pairs = torch.cat([low + kept * directed.envelope, high * (1 + self.rescale(h[:, :1]))], dim=1)
         return atoms + self.feed(self.out_norm(atoms)), pairs
 
-    def _inside(self, seen: so2.Grades, edges: Tensor) -> Tensor:
+    def _inside(self, seen: so2.Components, edges: Tensor) -> Tensor:
         """Gate and tensor product: (2P, rows, hidden + product)."""
         o = self.options
         first, *rest = self.enter(seen)

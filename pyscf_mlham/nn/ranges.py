@@ -1,4 +1,4 @@
-"""Ranges of numbers that somebody sets: the settings of a run, the sizes of a network."""
+"""Allowed ranges of numeric options: settings of a run, sizes of a network."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import Field
 from typing import Any
 
-Range = tuple[Callable[[float], bool], str]  # which numbers, and the same in words
+Range = tuple[Callable[[float], bool], str]  # a predicate, and its description
 FROM_0: Range = (lambda x: x >= 0, "0 or more")
 FROM_1: Range = (lambda x: x >= 1, "1 or more")
 POSITIVE: Range = (lambda x: 0 < x < math.inf, "more than 0 and finite")
 
 
 def fault(field: Field[Any], value: object, allowed: Range) -> str:
-    """Say what is wrong with a number, in words that follow its name; nothing where it is right.
+    """Describe what is wrong with a number, as a sentence without its subject; "" if it is valid.
 
     Args:
-        field: of a dataclass, annotated int or float.
-        value: to check; an integer will do for a float, true and false are no numbers.
-        allowed: its range.
+        field: field of a dataclass, annotated int or float.
+        value: value to check; an integer is a valid float, a bool is not a number.
+        allowed: range of the field.
     """
     if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else int | float):
         hint = " (YAML wants 3.0e-3)" if isinstance(value, str) else ""
         return f"must be a number ({field.type}), found {value!r}{hint}."
-    fits, words = allowed
-    return "" if fits(value) else f"must be {words}, found {value!r}."
+    fits, description = allowed
+    return "" if fits(value) else f"must be {description}, found {value!r}."

@@ -1,4 +1,4 @@
-"""Molecules, irreps and blocks turned as a whole, on tensors."""
+"""Rotations of whole molecules: positions, irreps and blocks, as tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from pyscf_mlham.ao.frames import polar_order, turns_from_frames
+from pyscf_mlham.ao.frames import polar_order, wigner_from_frames
 from pyscf_mlham.ao.layout import ShellTemplate, wigner
 from pyscf_mlham.nn.batch import Batch
 
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 
 class Rotation(NamedTuple):
-    """One orthogonal transformation of space, as it acts on everything that a network handles.
+    """Representations of one orthogonal transformation of space.
 
     Attributes:
-        positions: (3, 3).
-        irreps: ((degree+1)^2, (degree+1)^2).
-        block: (B, B), of a block's orbitals.
+        positions: (3, 3) matrix.
+        irreps: ((degree+1)^2, (degree+1)^2) Wigner D matrix of l = 0 .. degree.
+        block: (B, B) Wigner D matrix of a block's orbitals.
     """
 
     positions: Tensor
@@ -37,44 +37,44 @@ class Rotation(NamedTuple):
 
 
 def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate) -> Rotation:
-    """Describe one transformation.
+    """Return the representations of one transformation.
 
     Args:
         orthogonal: (3, 3) matrix, proper or improper.
         degree: largest l of irreps at atoms.
         template: shape of a block.
     """
-    turned = [wigner(l, orthogonal) for l in range(max(degree + 1, len(template.counts)))]
-    shells = [turned[l] for l, count in enumerate(template.counts) for _ in range(count)]
-    arrays = (orthogonal, block_diag(*turned[: degree + 1]), block_diag(*shells))
+    D = [wigner(l, orthogonal) for l in range(max(degree + 1, len(template.counts)))]
+    shells = [D[l] for l, count in enumerate(template.counts) for _ in range(count)]
+    arrays = (orthogonal, block_diag(*D[: degree + 1]), block_diag(*shells))
     return Rotation(*(torch.from_numpy(np.array(a, dtype=np.float64)) for a in arrays))
 
 
 def random_orthogonal(seed: Sequence[int]) -> Array:
-    """Draw one of all rotations, with or without an inversion, evenly.
+    """Draw an orthogonal matrix, proper or improper, uniformly (Haar measure).
 
     Args:
-        seed: of the generator.
+        seed: seed of the random number generator.
     """
     Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return np.asarray(Q * np.sign(np.diag(R)))
 
 
 def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
-    """Turn molecules and what is known about them; the pairs' frames turn along.
+    """Rotate molecules and their inputs; the pairs' frames rotate with them.
 
     Args:
         batch: molecules.
-        rotation: of space, a proper one: frames are right-handed.
+        rotation: proper rotation; frames are right-handed.
     """
-    Q, D, B = rotation.to(batch.turns)
+    Q, D, B = rotation.to(batch.wigner_d)
     return batch._replace(
-        positions=batch.positions @ Q.T, turns=batch.turns @ D.T, onsite=B @ batch.onsite @ B.transpose(0, 1)
+        positions=batch.positions @ Q.T, wigner_d=batch.wigner_d @ D.T, onsite=B @ batch.onsite @ B.transpose(0, 1)
     )
 
 
 def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple[Batch, Tensor]:
-    """Turn the frame of each pair about the pair's axis, as another choice of frames would.
+    """Rotate the frame of each pair about the pair's axis: another choice of frames.
 
     Args:
         batch: molecules.
@@ -82,38 +82,38 @@ def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple
         template: shape of a block.
 
     Returns:
-        molecules, and the matrices T (P, B, B) that bring blocks from the old frames into the new: T block T^T.
+        molecules, and the matrices T (P, B, B) from the old frames to the new: T block T^T.
     """
-    degree = round(batch.turns.shape[1] ** 0.5) - 1
+    degree = round(batch.wigner_d.shape[1] ** 0.5) - 1
     about_z = np.zeros((len(angles), 3, 3))
     about_z[:, 0, 0] = about_z[:, 1, 1] = np.cos(angles)
     about_z[:, 1, 0], about_z[:, 0, 1] = np.sin(angles), -np.sin(angles)
     about_z[:, 2, 2] = 1
-    twists = torch.from_numpy(turns_from_frames(about_z, degree)).to(batch.turns)
+    twists = torch.from_numpy(wigner_from_frames(about_z, degree)).to(batch.wigner_d)
     T = block_rotations(twists, template)
-    turns = twists @ batch.turns[:, np.argsort(polar_order(degree))]
-    return batch._replace(turns=turns, pair=T[:, None] @ batch.pair @ T[:, None].transpose(-1, -2)), T
+    wigner_d = twists @ batch.wigner_d[:, np.argsort(polar_order(degree))]
+    return batch._replace(wigner_d=wigner_d, pair=T[:, None] @ batch.pair @ T[:, None].transpose(-1, -2)), T
 
 
-def block_rotations(turns: Tensor, template: ShellTemplate) -> Tensor:
-    """Rotate a block's orbitals into the pairs' frames: (P, B, B), made of the turns' parts.
+def block_rotations(wigner_d: Tensor, template: ShellTemplate) -> Tensor:
+    """Return the Wigner D matrices of a block's orbitals, (P, B, B): global frame -> pairs' frames.
 
     Args:
-        turns: (P, (L+1)^2, (L+1)^2), rows in polar order.
+        wigner_d: (P, (L+1)^2, (L+1)^2), rows in polar order.
         template: shape of a block.
     """
-    degree = round(turns.shape[1] ** 0.5) - 1
+    degree = round(wigner_d.shape[1] ** 0.5) - 1
     sorted_rows = np.argsort(polar_order(degree))
     component = np.concatenate([np.tile(np.arange(l * l, (l + 1) ** 2), n) for l, n in enumerate(template.counts)])
     shell = shells_of_components(template)
-    same = torch.from_numpy(shell[:, None] == shell[None]).to(turns.device)
-    rows = torch.from_numpy(sorted_rows[component]).to(turns.device)
-    columns = torch.from_numpy(component).to(turns.device)
-    return turns[:, rows[:, None], columns[None, :]] * same
+    same = torch.from_numpy(shell[:, None] == shell[None]).to(wigner_d.device)
+    rows = torch.from_numpy(sorted_rows[component]).to(wigner_d.device)
+    columns = torch.from_numpy(component).to(wigner_d.device)
+    return wigner_d[:, rows[:, None], columns[None, :]] * same
 
 
 def shells_of_components(template: ShellTemplate) -> NDArray[np.int64]:
-    """Return the number of each component's shell, (B,).
+    """Return the index of each component's shell, (B,).
 
     Args:
         template: shape of a block.

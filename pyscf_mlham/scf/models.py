@@ -12,13 +12,13 @@ import numpy as np
 from pyscf_mlham import baseline, checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError
+from pyscf_mlham.nn import registry
 from pyscf_mlham.scf import network, oracle
 from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
-    "qhnet": network.NetworkModel.from_weights,
-    "qhnetv2": network.NetworkModel.from_weights,
+    **dict.fromkeys(registry.ARCHITECTURES, network.NetworkModel.from_weights),
 }
 
 

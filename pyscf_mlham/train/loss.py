@@ -12,9 +12,8 @@ from torch import Tensor
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
-from pyscf_mlham.nn.head import ONSITE_SCALE, Output, pair_size
+from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
-from pyscf_mlham.nn.tracegrad import Traces
 from pyscf_mlham.train.config import LossConfig
 
 TINY = 1e-12  # the root's slope is finite at zero
@@ -143,7 +142,7 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
         template: shape of a block.
     """
     size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
-    R = block_rotations(batch.turns, template)
+    R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
     rows, columns = targets.slots[batch.first], targets.slots[batch.second]
     matrix = onsite.new_zeros(n_mol, size, size)

@@ -1,23 +1,22 @@
-"""TraceGrad: non-linear invariants, taught by the norms of the blocks, whose gradients enrich the features.
+"""TraceGrad: non-linear invariants, supervised by the norms of the blocks; their gradients enrich the features.
 
-The answer's own invariants, T = tr(Q Q^T) for each pair of shells of each block Q, teach invariant features z of the
-network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df turns as f does, whatever
-the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This is done
-once, between the backbone's last layer and the head, so that any backbone can be wrapped as it is.
+The traces T = tr(Q Q^T) of the target, for each pair of shells of each block Q, supervise invariant features z of the
+network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does,
+whatever the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
+is done once, between the backbone's last layer and the head, so that any backbone can be wrapped.
 
 At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
-frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of turns about the axis and of mirrors. That
-is the larger set: the frame turns with the molecule, so each of them is an invariant of the molecule, and a scalar
-product within one l, seen in that frame, is a sum over m of such products.
+frame and no l; there q are the |z_m|^2 and the scalars Re z_0, invariants of rotations about the axis and of mirrors.
+That is the larger set: the frame rotates with the molecule, so each of them is an invariant of the molecule, and a
+scalar product within one l is, in that frame, a sum over m of such products.
 
-The MLP's gradient is written out, two layers back, instead of asked from autograd: the features are then an ordinary
+The gradient of the MLP is written out, two layers back, instead of taken by autograd: the features are then an ordinary
 function of the weights, in training and under no_grad alike, and training needs no second derivatives of a graph.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +24,10 @@ from torch.nn.functional import linear, silu
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn.backbone import BackboneOptions, Features
-from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
+from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, squares
 
-FLAT = 1e-2  # gradients below this share of the normalised features are not blown up to their size
+FLAT = 1e-2  # gradients below this share of the normalised features are not rescaled to their size
 TINY = 1e-12
 
 
@@ -45,18 +44,6 @@ class TraceGradOptions:
     quadratic: int = 16
     hidden: int = 64
     invariants: int = 32
-
-
-class Traces(NamedTuple):
-    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2.
-
-    Attributes:
-        onsite: (N, S, S).
-        pair: (P, S, S), atoms i < j.
-    """
-
-    onsite: Tensor
-    pair: Tensor
 
 
 class InvariantNetwork(nn.Module):
@@ -93,7 +80,7 @@ class InvariantGradient(nn.Module):
     """Invariants of features, and the features that their gradient makes.
 
     Args:
-        sizes: numbers of rows that turn into each other; the first row is invariant.
+        sizes: numbers of rows that rotations mix; the first row is invariant.
         channels: C.
         floor: of the norm; see `GroupNorm`.
         options: sizes.
@@ -121,13 +108,13 @@ class InvariantGradient(nn.Module):
         """
         x = self.norm(features)
         z, v = self.gradient(x)
-        with torch.no_grad():  # a scale, not a function to be learnt through
+        with torch.no_grad():  # a scale, without a gradient of its own
             floor = FLAT**2 * self._squares(x) + TINY
             ratio = (self._squares(features) / (self._squares(v) + floor)).sqrt()
         return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0, output_size=x.shape[1]), z
 
     def _squares(self, x: Tensor) -> Tensor:
-        """Mean square of the group of each row, (N, rows, 1): no group is drowned by another."""
+        """Mean square of the group of each row, (N, rows, 1)."""
         means = [part.square().mean((1, 2), keepdim=True) for part in x.split(self.sizes, dim=1)]
         return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1, output_size=x.shape[1])
 
@@ -158,7 +145,7 @@ class InvariantGradient(nn.Module):
 
 
 class TraceGrad(nn.Module):
-    """Wrapper of any backbone: reads its features and gives richer ones.
+    """Wrapper that enriches the features of any backbone.
 
     Args:
         options: sizes.
@@ -197,7 +184,7 @@ class TraceGrad(nn.Module):
         return Features(atoms, pairs, features.directed), (z_atoms, z_pairs)
 
     def traces(self, invariants: tuple[Tensor, Tensor], features: Features, species: Tensor) -> Traces:
-        """Predict the traces from the invariants; only training asks.
+        """Predict the traces from the invariants, for the loss.
 
         Args:
             invariants: of atoms and directed pairs.
@@ -209,6 +196,6 @@ class TraceGrad(nn.Module):
         onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)
         directed = features.directed
         size = pair_size(directed.distances) * directed.envelope
-        there, back = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
+        direct, opposite = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
         onsite = ONSITE_SCALE**2 * 0.5 * (onsite + onsite.transpose(1, 2))
-        return Traces(onsite, 0.5 * (there + back.transpose(1, 2)))
+        return Traces(onsite, 0.5 * (direct + opposite.transpose(1, 2)))

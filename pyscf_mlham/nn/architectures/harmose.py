@@ -1,11 +1,11 @@
 """HarmoSE's second stage: a graph transformer that corrects the blocks of any first stage.
 
-It reads the first stage's blocks and features, all as plain numbers in the global frame, and mixes them without regard
-to symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things keep that
-in bounds. Training shows it the molecules of each step in one random orientation. At inference its answers are averaged
-over a group of fixed orientations, under which the result is exactly equivariant. Each block's correction is limited in
-norm, so that turning a molecule can change a block by no more than twice that limit. And it starts at zero.
-Hermiticity, permutation, translation, smoothness at the cutoff and the independence of far fragments hold exactly.
+Its inputs are the first stage's blocks and features as plain numbers in the global frame, mixed without regard to
+symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things limit the
+error. Training rotates the molecules of each step into one random orientation. Inference averages over a group of fixed
+orientations, under which the result is exactly equivariant. Each block's correction is limited in norm, so that a
+rotation can change a block by no more than twice that limit. And the correction starts at zero. Hermiticity,
+permutation, translation, smoothness at the cutoff and the independence of distant fragments hold exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch, presence
+from pyscf_mlham.nn.batch import Batch, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size
 from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
@@ -35,10 +35,10 @@ class HarmoSEOptions:
     """Sizes of the refiner.
 
     Attributes:
-        channels: of a token, one for each atom and each directed pair.
-        heads: of attention.
-        layers: of the transformer.
-        shown: channels of the first stage's features that are read.
+        channels: channels of a token; atoms and directed pairs have one each.
+        heads: attention heads.
+        layers: layers of the transformer.
+        shown: channels of the first stage's features that enter.
         frames: orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh).
         limit: largest Frobenius norm of an onsite block's correction, Hartree; less for pairs, as they are smaller.
     """
@@ -53,10 +53,10 @@ class HarmoSEOptions:
 
 @cache
 def group(order: int) -> tuple[NDArray[np.float64], ...]:
-    """Orthogonal matrices with one entry in each row: the group of that order.
+    """Group of orthogonal matrices with one non-zero element in each row.
 
     Args:
-        order: 1, 2, 8 or 48.
+        order: number of elements, 1, 2, 8 or 48.
     """
     if order == 1:
         return (np.eye(3),)
@@ -68,7 +68,7 @@ def group(order: int) -> tuple[NDArray[np.float64], ...]:
 
 
 class HarmoSE(nn.Module):
-    """Refiner.
+    """Refiner of the blocks of any backbone.
 
     Args:
         options: sizes.
@@ -114,28 +114,28 @@ class HarmoSE(nn.Module):
         """Correct blocks.
 
         Args:
-            output: blocks of the first stage.
-            features: of the first stage.
+            output: blocks of the first stage, Hartree.
+            features: features of the first stage.
             batch: molecules.
             species: (N,) index of each atom's element.
-            rotation: the one orientation to look from, as training does; None averages over the fixed ones.
+            rotation: orientation of the molecules, for training; None averages over the fixed ones.
         """
-        seen = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
-        there = Output(*presence(batch))
-        found = [self._from(r.to(output.onsite), output, there, features, species) for r in seen]
-        onsite = torch.stack([f.onsite for f in found]).mean(0)
-        pair = torch.stack([f.pair for f in found]).mean(0)
+        rotations = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
+        masks = Output(*block_masks(batch))
+        corrections = [self._from(r.to(output.onsite), output, masks, features, species) for r in rotations]
+        onsite = torch.stack([c.onsite for c in corrections]).mean(0)
+        pair = torch.stack([c.pair for c in corrections]).mean(0)
         return Output(output.onsite + onsite, output.pair + pair)
 
     def frame(self, index: int) -> Rotation:
         """Return one of the fixed orientations."""
         return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
 
-    def _from(self, rotation: Rotation, output: Output, there: Output, features: Features, species: Tensor) -> Output:
-        """Return the correction that one orientation gives, turned back; nothing where there are no orbitals."""
+    def _from(self, rotation: Rotation, output: Output, masks: Output, features: Features, species: Tensor) -> Output:
+        """Return the correction of one orientation, rotated back; zero where blocks are padded."""
         _, D, B = rotation
-        directed = features.directed._replace(turns=features.directed.turns @ D.T)
-        R, _ = block_rotations(directed.turns, self.template).chunk(2)
+        directed = features.directed._replace(wigner_d=features.directed.wigner_d @ D.T)
+        R, _ = block_rotations(directed.wigner_d, self.template).chunk(2)
         onsite = B @ output.onsite @ B.T
         pair = R.transpose(1, 2) @ output.pair @ R  # in the global frame
         atoms = self._atom_tokens(onsite, D @ features.atoms, species)
@@ -145,24 +145,24 @@ class HarmoSE(nn.Module):
         shape = (self.template.size, self.template.size)
         site = self.onsite(self.site_norm(atoms)).unflatten(-1, shape)
         link = self.pair(self.link_norm(pairs)).unflatten(-1, shape)
-        forth, back = link.chunk(2)
-        site, link = 0.5 * (site + site.transpose(1, 2)), 0.5 * (forth + back.transpose(1, 2))
-        site = B.T @ limited(there.onsite * site, self.options.limit) @ B
-        link = R @ limited(there.pair * link, self.options.limit) @ R.transpose(1, 2)
+        direct, opposite = link.chunk(2)
+        site, link = 0.5 * (site + site.transpose(1, 2)), 0.5 * (direct + opposite.transpose(1, 2))
+        site = B.T @ limited(masks.onsite * site, self.options.limit) @ B
+        link = R @ limited(masks.pair * link, self.options.limit) @ R.transpose(1, 2)
         size = pair_size(directed.distances) / PAIR_SCALE * directed.envelope
         return Output(site, size[: len(link)] * link)
 
     def _atom_tokens(self, onsite: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
         shown = self.atom_shown(self.atom_norm(atoms))
-        seen = torch.cat([onsite.flatten(1) / ONSITE_SCALE, shown.flatten(1)], dim=-1)
-        return self.atom_token(seen) + self.species(species)
+        numbers = torch.cat([onsite.flatten(1) / ONSITE_SCALE, shown.flatten(1)], dim=-1)
+        return self.atom_token(numbers) + self.species(species)
 
     def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
         degree = self.sizes.degree
         both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
-        grades = self.pair_shown(so2.grades_from_feature(self.pair_norm(pairs)))
-        shown = so2.atoms_from_grades(grades, directed.turns, degree, self.order)
-        harmonics = directed.turns[:, : degree + 1].sum(1)  # rows m = 0, one for each l
+        components = self.pair_shown(so2.components_from_feature(self.pair_norm(pairs)))
+        shown = so2.atoms_from_components(components, directed.wigner_d, degree, self.order)
+        harmonics = directed.wigner_d[:, : degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 
 
@@ -202,8 +202,8 @@ class Attention(nn.Module):
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed) -> tuple[Tensor, Tensor]:
         """Update tokens of atoms (N, channels) and directed pairs (2P, channels)."""
         x, e = self.atom_norm(atoms), self.pair_norm(pairs)
-        told = self.atom_told(x)
-        atoms = atoms + self.mix(self._attended(self.query(x), told, self.pair_told(e), directed))
+        keys_values = self.atom_told(x)
+        atoms = atoms + self.mix(self._attended(self.query(x), keys_values, self.pair_told(e), directed))
         x = self.out_norm(atoms)
         atoms = atoms + self.atom_feed(x)
         ends = torch.cat([e, x[directed.first], x[directed.second]], dim=-1)
@@ -215,7 +215,7 @@ class Attention(nn.Module):
         Args:
             query: (N, channels).
             own: (N, 2 channels) keys and values of atoms.
-            added: (2P, 2 channels) what pairs add to their second atom's.
+            added: (2P, 2 channels) contributions of pairs to their second atom's.
             directed: pairs.
         """
 

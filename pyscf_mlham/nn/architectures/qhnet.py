@@ -1,13 +1,14 @@
 """Clebsch-Gordan network after QHNet: tensor products of irreps in the global frame.
 
-Messages couple a neighbour's irreps with those of the edge, which here are not spherical harmonics alone but also the
-input matrices' blocks between the two atoms. The last layers square the irreps at each atom and multiply those at the
+Messages couple a neighbour's irreps with those of the edge: spherical harmonics and the input matrices' blocks between
+the two atoms. The last layers square the irreps at each atom and multiply those at the
 two ends of each pair. The published expansion of a pair's irreps to its block is a Clebsch-Gordan contraction; here the
-irreps are turned into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
+irreps are rotated into the pair's frame, exactly, and expanded there by the head that all backbones share: one real
 linear map for each order m. The published weights of the expansion depend on the two elements path by path; here the
 elements scale the channels that go into the map.
 
-Parity is kept: products of the other parity feed what a mirror plane through the pair's axis turns round.
+Parity is kept: products of the other parity feed what changes sign under a mirror plane through the
+pair's axis.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
 from pyscf_mlham.ao.layout import ShellTemplate
-from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch
@@ -28,10 +29,10 @@ from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, squares
 
 @dataclass(frozen=True)
 class QHNetOptions(BackboneOptions):
-    """Sizes of the network: those of every backbone, and its own.
+    """Sizes of the network, beside those of every backbone.
 
     Attributes:
-        pair_layers: how many of the last layers make products at atoms and at pairs.
+        pair_layers: number of final layers with products at atoms and at pairs.
     """
 
     pair_layers: int = 2
@@ -39,10 +40,6 @@ class QHNetOptions(BackboneOptions):
 
 def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:
     """Orthogonal coupling coefficients of e3nn, (2 l1 + 1, 2 l2 + 1, 2 l + 1)."""
-    try:
-        from e3nn import o3
-    except ModuleNotFoundError as error:
-        raise ModelError("qhnet needs e3nn; install it with: pip install 'pyscf-mlham[qhnet]'") from error
     coupling: Tensor = o3.wigner_3j(l1, l2, l, dtype=torch.float64)
     return coupling * (2 * l + 1) ** 0.5
 
@@ -50,12 +47,12 @@ def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:
 class TensorProduct(nn.Module):
     """Clebsch-Gordan product of irreps l = 0 .. degree, channel by channel, with a weight for each path and channel.
 
-    The same numbers as e3nn's "uuu" product with component normalisation. The coefficients of all l that two degrees
-    couple to are one matrix, and channels are the fastest index: one multiplication for each two degrees.
+    Equal to e3nn's "uuu" product with component normalisation. The coefficients of all l that two degrees couple to are
+    one matrix, and channels are the fastest index: one matrix product for each two degrees.
 
     Args:
         degree: largest l, of the factors and of the product.
-        pseudo: make the irreps of parity -(-1)^l, l1 + l2 + l odd; there are none of l = 0.
+        pseudo: product of parity -(-1)^l, l1 + l2 + l odd, instead of (-1)^l; zero for l = 0.
 
     Attributes:
         paths: number of (l1, l2, l).
@@ -97,7 +94,7 @@ class TensorProduct(nn.Module):
                 path += 1
         if not parts[0]:
             parts[0] = [torch.zeros_like(xs[0])]
-        return torch.cat([torch.stack(found).sum(0) for found in parts], dim=1)
+        return torch.cat([torch.stack(terms).sum(0) for terms in parts], dim=1)
 
 
 class PathWeights(nn.Module):
@@ -121,21 +118,21 @@ class PathWeights(nn.Module):
         self.shape = (paths, o.channels)
 
     def forward(self, x: Tensor, y: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-        """Make (2P, paths, C).
+        """Return (2P, paths, C).
 
         Args:
             x: (2P, (degree+1)^2, C) irreps at the first atoms.
             y: the same at the second.
-            pairs: (2P, rows, pair_channels), of which the scalars are read.
+            pairs: (2P, rows, pair_channels) features of pairs; only the scalars are used.
             edges: (2P, hidden).
         """
         products = [part.mean(1) for part in (x * y).split(self.sizes, dim=1)]
-        seen = self.edge(torch.cat([edges, pairs[:, 0]], dim=-1))
-        return self.leave(seen * (1 + self.ends(torch.cat(products, dim=-1)))).unflatten(-1, self.shape)
+        hidden = self.edge(torch.cat([edges, pairs[:, 0]], dim=-1))
+        return self.leave(hidden * (1 + self.ends(torch.cat(products, dim=-1)))).unflatten(-1, self.shape)
 
 
 class QHNet(Backbone):
-    """Backbone.
+    """Backbone with Clebsch-Gordan products.
 
     Args:
         options: sizes.
@@ -151,9 +148,9 @@ class QHNet(Backbone):
         widths = so2.atom_widths(o.degree, self.order, o.channels)
         self.edge_irreps = so2.Linear([o.pair_channels] * len(widths), widths)
         self.layers = nn.ModuleList(Message(o) for _ in range(o.layers))
-        later = range(min(o.pair_layers, o.layers))
-        self.squares = nn.ModuleList(Square(o) for _ in later)
-        self.ends = nn.ModuleList(Ends(o, self.order) for _ in later)
+        last = range(min(o.pair_layers, o.layers))
+        self.squares = nn.ModuleList(Square(o) for _ in last)
+        self.ends = nn.ModuleList(Ends(o, self.order) for _ in last)
 
     def forward(self, batch: Batch, species: Tensor) -> Features:
         """Return features of atoms and of directed pairs.
@@ -175,9 +172,9 @@ class QHNet(Backbone):
     def _links(self, pairs: Tensor, directed: Directed) -> Tensor:
         """Irreps of edges, (2P, (degree+1)^2, C): harmonics with radial functions, and the input blocks."""
         o = self.options
-        first, *others = self.edge_irreps(so2.grades_from_feature(pairs))
+        first, *others = self.edge_irreps(so2.components_from_feature(pairs))
         first = first + self.harmonics(directed.edges)[:, None]  # in the pair's frame Y_l has m = 0 alone
-        return so2.atoms_from_grades([first, *others], directed.turns, o.degree, self.order)
+        return so2.atoms_from_components([first, *others], directed.wigner_d, o.degree, self.order)
 
 
 class Message(nn.Module):
@@ -255,9 +252,12 @@ class Ends(nn.Module):
         weights = self.weights(x[directed.first], x[directed.second], pairs, directed.edges)
         left, right = self.left(x)[directed.first], self.right(x)[directed.second]
         natural, pseudo = weights.split([self.natural.paths, self.pseudo.paths], dim=1)
-        made = so2.joined(
-            so2.grades_from_atoms(self.natural(left, right, natural), directed.turns, o.degree, self.order),
-            so2.grades_from_atoms(self.pseudo(left, right, pseudo), directed.turns, o.degree, self.order, pseudo=True),
+        products = self.natural(left, right, natural), self.pseudo(left, right, pseudo)
+        joined = so2.joined(
+            *(
+                so2.components_from_atoms(product, directed.wigner_d, o.degree, self.order, pseudo=parity)
+                for product, parity in zip(products, (False, True), strict=True)
+            )
         )
-        told = torch.cat(self.leave(made), dim=1) * directed.envelope
-        return pairs * (1 + self.rescale(directed.edges)[:, None]) + told
+        update = torch.cat(self.leave(joined), dim=1) * directed.envelope
+        return pairs * (1 + self.rescale(directed.edges)[:, None]) + update
