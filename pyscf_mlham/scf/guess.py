@@ -17,15 +17,19 @@ from pyscf.scf import hf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.scf import models
+from pyscf_mlham.scf import models, scc
 from pyscf_mlham.scf.decorator import expect_mean_field
 from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
-FALLBACKS = ("minao", "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
-GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")  # PySCF's; it takes other words for minao
+SCC = "scc"
+FALLBACKS = ("minao", SCC, "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
+GUESSES = (
+    *(name for name in FALLBACKS if name not in ("raise", SCC)),
+    "vsap",
+)  # of PySCF
 LOADING = 0.1  # seconds; what takes longer is worth a word
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
@@ -83,6 +87,8 @@ def _hooked() -> Callable[..., Any] | None:
 def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
+        if isinstance(key, str) and key.strip().lower() == SCC:
+            return _scc(self, self.mol if mol is None else mol, lambda other: original(self, mol, other, **kwargs))
         if not is_ml(key):
             return original(self, mol, key, **kwargs)
         return _guess(
@@ -90,11 +96,21 @@ def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
             self.mol if mol is None else mol,
             named_model(key),
             _settings.fallback,
-            lambda fallback: original(self, mol, fallback, **kwargs),
+            lambda fallback: get_init_guess(self, mol, fallback, **kwargs),
         )
 
     get_init_guess._mlham_original = original  # type: ignore[attr-defined]
     return get_init_guess
+
+
+def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> Array:
+    """Return the density of the self-consistent baseline, or PySCF's default guess and a line in the log."""
+    try:
+        return scc.guess(mf, mol)
+    except Exception as error:  # a guess must never crash the user's SCF
+        reason = str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}"
+    logger.warn(mf, "scc guess not used: %s. PySCF's own minao guess is used instead.", reason.rstrip("."))
+    return np.asanyarray(pyscf_guess("minao"))
 
 
 def is_ml(key: Any) -> bool:

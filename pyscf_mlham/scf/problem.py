@@ -105,6 +105,10 @@ class Problem(NamedTuple):
         moved = float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
         return moved >= MOVED
 
+    def factors(self, orbitals: Orbitals) -> list[Array]:
+        """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise."""
+        return factors_from_orbitals(self.mf, orbitals)
+
     def point(self, orbitals: Orbitals | None, factors: list[Array], density: Array, v: Array) -> Point:
         """Judge a density by its effective potential."""
         fock = self.fock(v, density)
@@ -115,7 +119,7 @@ class Problem(NamedTuple):
 
     def point_of(self, orbitals: Orbitals, field: Field) -> Point:
         """Build the potential of orbitals in a field."""
-        factors = factors_from_orbitals(self.mf, orbitals)
+        factors = self.factors(orbitals)
         return self.point(orbitals, factors, density_from_orbitals(self.mf, orbitals), field.potential(factors))
 
     def error(self, v: Array, density: Array) -> Array:

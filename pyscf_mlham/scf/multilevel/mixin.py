@@ -149,7 +149,7 @@ class _MultilevelSCF:
         atoms = dm0 is None and is_atomic(self.init_guess)
         if dm0 is None:
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
-                dm0 = self.get_init_guess(self.mol, self.init_guess)
+                dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
         write = bool(self.chkfile) and kwargs.get("dump_chk", True)
         if write:
             chkfile.save_mol(self.mol, self.chkfile)

@@ -1,0 +1,75 @@
+"""'scc': superposed atoms, relaxed self-consistently by the response model; a guess for every element, charge and spin.
+
+    F_0 = F[D_atoms] + R[D_0 - D_atoms],   F_0 C = S C e,   D_0 = C n C^T
+
+F[D_atoms] is one coarse build, R the response of `pyscf_mlham.field.response` in the object's own functional and basis
+set; the rest is a dozen small diagonalisations. The semilocal kernel is first that of the atoms, in the local density
+approximation, and then that of the mean of both densities, which is nearly exact for the step between them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.lib import logger
+
+from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_turned_frontier
+from pyscf_mlham.errors import OutOfDomainError
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import ROUGH, solve
+from pyscf_mlham.scf.problem import Point, Problem
+from pyscf_mlham.scf.worth import is_periodic, unknown_field
+from pyscf_mlham.threads import one_blas_thread
+
+Array = NDArray[Any]
+
+TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the geometry
+
+
+def applicable(mf: Any, mol: gto.Mole) -> str:
+    """Return why an object has no scc baseline, "" if it has one."""
+    if is_periodic(mol):
+        return "periodic systems have no scc guess"
+    if not any(mf.istype(kind) for kind in ("RHF", "UHF")):
+        return f"{type(mf).__name__} has no scc guess"
+    if mol is not mf.mol:
+        return "the molecule is not the object's own"
+    if mol.natm < 2 or mol.nelectron < 2:
+        return "one atom or one electron needs no scc guess"
+    return unknown_field(mf)
+
+
+@one_blas_thread()
+def self_consistent_atoms(mf: Any) -> Point:
+    """Return the self-consistent baseline of a mean-field object; `point.fock` is F_0.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+    """
+    problem, factors = Problem.of(mf), atomic_factors(mf)
+    coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
+    density = np.stack([l @ l.T for l in factors]) if len(factors) == 2 else factors[0] @ factors[0].T
+    atoms = problem.point(None, factors, density, coarse.potential(factors))
+    rough = solve([CheapLevel(problem, response.with_kernel(factors, rough=True)).shifted(atoms)], atoms, ROUGH)
+    relaxed = problem.factors(rough)
+    mean = [np.hstack([a, b]) / np.sqrt(2) for a, b in zip(factors, relaxed, strict=True)]
+    level = CheapLevel(problem, response.with_kernel(mean)).shifted(atoms)
+    return level.build(solve([level], level.build(rough), TIGHT))
+
+
+def guess(mf: Any, mol: gto.Mole) -> Array:
+    """Return the density matrix of the scc baseline; OutOfDomainError with the reason if the object has none."""
+    start = time.perf_counter()
+    if reason := applicable(mf, mol):
+        raise OutOfDomainError(reason)
+    point = self_consistent_atoms(mf)
+    orbitals = point.problem.orbitals(point.fock)
+    if spin_breaking(mf, mol):
+        orbitals = with_turned_frontier(mol, orbitals)
+    logger.note(mf, "scc guess: %.2f s, 1 coarse Fock build", time.perf_counter() - start)
+    return density_from_orbitals(mf, orbitals)
