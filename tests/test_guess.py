@@ -120,10 +120,11 @@ def test_explicit_functions_do_the_same_without_a_patch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("basis", "cart"), [("sto-3g", False), ("6-31g*", False), ("6-31g*", True), ("def2-tzvp", False)]
+    ("basis", "cart", "saved"),
+    [("sto-3g", False, 1), ("6-31g*", False, 2), ("6-31g*", True, 2), ("def2-tzvp", False, 1)],
 )
 @pytest.mark.parametrize("kind", ["RKS", "UKS", "GKS"])
-def test_lifted_to_another_basis(kind: str, basis: str, cart: bool) -> None:
+def test_lift_to_another_basis_saves_cycles(kind: str, basis: str, cart: bool, saved: int) -> None:
     spin = {"RKS": {}, "UKS": {"charge": 1, "spin": 1}, "GKS": {}}[kind]
 
     def method(**options: Any) -> Any:
@@ -134,19 +135,19 @@ def test_lifted_to_another_basis(kind: str, basis: str, cart: bool) -> None:
     lifted = method(basis=basis, cart=cart)
     lifted.kernel(dm0=pyscf_mlham.guess(lifted, oracle, fallback="raise"))
     assert lifted.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
-    assert lifted.cycles <= plain.cycles
+    assert lifted.cycles <= plain.cycles - saved
 
 
 @pytest.mark.parametrize(
-    ("name", "basis"),
-    [("CH3CH2OH", "6-31g*"), ("CH3COCl", "sto-3g")]
+    ("name", "basis", "saved"),
+    [("CH3CH2OH", "6-31g*", 2), ("CH3COCl", "sto-3g", 2)]
     + [
-        pytest.param(name, basis, marks=pytest.mark.slow)
+        pytest.param(name, basis, 1, marks=pytest.mark.slow)
         for name in ("CH3CH2OH", "CH3CONH2", "CH3COCl", "C4H4S")
         for basis in ("sto-3g", "6-31g*", "def2-tzvp", "cc-pvtz", "aug-cc-pvdz")
     ],
 )
-def test_lifted_real_molecules(name: str, basis: str) -> None:
+def test_lift_of_real_molecules_saves_cycles(name: str, basis: str, saved: int) -> None:
     from ase.collections import g2
 
     atoms = [(s, r) for s, r in zip(g2[name].get_chemical_symbols(), g2[name].positions, strict=True)]
@@ -155,7 +156,7 @@ def test_lifted_real_molecules(name: str, basis: str) -> None:
     lifted = mole(atoms, basis).RKS(xc="b3lyp")
     lifted.kernel(dm0=pyscf_mlham.guess(lifted, oracle, fallback="raise"))
     assert lifted.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
-    assert lifted.cycles <= plain.cycles
+    assert lifted.cycles <= plain.cycles - saved
 
 
 def test_breaksym_zero_keeps_the_spins_equal() -> None:
