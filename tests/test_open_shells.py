@@ -10,6 +10,7 @@ from conftest import mole
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.density import Orbitals
+from pyscf_mlham.scf.multilevel.levels import FullLevel
 from pyscf_mlham.scf.problem import Problem
 
 
@@ -21,11 +22,25 @@ def accelerated(mf: Any) -> tuple[Any, list[float]]:
     return accelerate(mf).run(), energies
 
 
-def test_a_stationary_state_above_a_density_already_seen_is_no_solution() -> None:
-    quick, energies = accelerated(mole("Ti 0 0 0; O 0 0 1.62", "def2-svp", spin=2).ROKS(xc="pbe").set(max_cycle=4))
-    assert energies[1] > energies[0] + 0.1
+def test_a_solution_that_plain_scf_does_not_find_either_is_not_claimed() -> None:
+    quick, _ = accelerated(mole("Ti 0 0 0; O 0 0 1.62", "def2-svp", spin=2).ROKS(xc="pbe").set(max_cycle=4))
     assert not quick.converged  # nor does plain SCF, in fifty cycles
-    assert "the energy rises; plain SCF starts anew" in quick.stdout.getvalue()
+    assert "plain SCF starts anew" in quick.stdout.getvalue()
+
+
+def test_a_state_above_a_density_already_seen_is_no_solution() -> None:
+    mf = mole(charge=1, spin=1).ROHF().run()
+    full = FullLevel(Problem.of(mf), mf.make_rdm1(), write=False)
+    occ, lumo = mf.mo_occ.copy(), int((mf.mo_occ > 0).sum())
+    occ[[lumo - 1, lumo + 3]] = occ[[lumo + 3, lumo - 1]]
+    lower, higher = (full.build(Orbitals(mf.mo_energy, mf.mo_coeff, each)) for each in (mf.mo_occ, occ))
+    assert higher.energy > lower.energy + 0.1
+    mf.conv_tol_grad = 1e-12  # so that the lower one is not the end
+    full = FullLevel(Problem.of(mf), mf.make_rdm1(), write=False)
+    assert not full.finished([lower], 1e-12)
+    assert full.finished([lower, higher], 1e-12)
+    assert full.outcome.failure == "the energy rises"
+    assert full.outcome.best is lower
 
 
 def test_plain_scf_starts_anew_from_a_density_that_is_not_filled_from_below() -> None:

@@ -125,7 +125,7 @@ def _coarse_solution(mf: Any, level: Level) -> _Solution:
         point = problem.point(None, factors, density, field.potential(factors))
     response = ResponseField(mf).with_kernel(atomic_factors(mf))
     levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, response)]
-    point = problem.point_of(solve(levels, point, problem.tolerance), field)
+    point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
     fock = point.fock

@@ -80,6 +80,18 @@ class Problem(NamedTuple):
         """
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
 
+    def filled_like(self, reference: Orbitals, orbitals: Orbitals) -> Orbitals:
+        """Fill orbitals by their overlap with the occupied ones of a reference, both of ROHF."""
+        occupied = reference.coeff[:, reference.occ > 0]
+        overlap = (occupied.T @ self.overlap @ orbitals.coeff) ** 2
+        closed = reference.occ[reference.occ > 0] > 1.5
+        occ = np.zeros_like(orbitals.occ)
+        order = np.argsort(-overlap[closed].sum(axis=0), kind="stable")
+        occ[order[: closed.sum()]] = 2
+        free = np.where(occ == 0, overlap.sum(axis=0), -1.0)
+        occ[np.argsort(-free, kind="stable")[: (~closed).sum()]] = 1
+        return orbitals._replace(occ=occ)
+
     def filled_from_below(self, orbitals: Orbitals) -> bool:
         """Whether orbitals hold the object's electrons, and the lowest ones of them, as PySCF's SCF leaves them.
 

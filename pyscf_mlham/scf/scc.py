@@ -55,11 +55,13 @@ def self_consistent_atoms(mf: Any) -> Point:
     coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
     density = np.stack([l @ l.T for l in factors]) if len(factors) == 2 else factors[0] @ factors[0].T
     atoms = problem.point(None, factors, density, coarse.potential(factors))
-    rough = solve([CheapLevel(problem, response.with_kernel(factors, rough=True)).shifted(atoms)], atoms, ROUGH)
+    rough = solve(
+        [CheapLevel(problem, response.with_kernel(factors, rough=True)).shifted(atoms)], atoms, ROUGH
+    ).orbitals
     relaxed = problem.factors(rough)
     mean = [np.hstack([a, b]) / np.sqrt(2) for a, b in zip(factors, relaxed, strict=True)]
     level = CheapLevel(problem, response.with_kernel(mean)).shifted(atoms)
-    return level.build(solve([level], level.build(rough), TIGHT))
+    return level.build(solve([level], level.build(rough), TIGHT).orbitals)
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:

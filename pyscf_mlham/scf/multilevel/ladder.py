@@ -17,7 +17,6 @@ from pyscf_mlham.scf.problem import Point, Problem
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
 START = (COARSE.name, RESPONSE.name)  # what the first full build's density comes from
-RESPONSE_CYCLES = 25
 
 
 class Ladder:
@@ -35,11 +34,7 @@ class Ladder:
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
         """Return levels by name; a response that cannot be had is left out."""
         fields = [self._field(name) for name in names]
-        return [
-            CheapLevel(self._problem, field, *((RESPONSE_CYCLES,) if field.name == RESPONSE.name else ()))
-            for field in fields
-            if field is not None
-        ]
+        return [CheapLevel(self._problem, field) for field in fields if field is not None]
 
     def builds(self, name: str) -> int:
         """Count the potentials that fields of a name have built."""

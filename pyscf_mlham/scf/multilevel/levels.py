@@ -10,15 +10,19 @@ import numpy as np
 from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
-from pyscf_mlham.field.protocol import Field
+from pyscf_mlham.field import RESPONSE, Field
 from pyscf_mlham.scf.problem import Array, Point, Problem, now
 
+RESPONSE_SHARE = 2e-2  # see `Level.share`
+COARSE_SHARE = 3e-4
+RESPONSE_CYCLES = 25
 CYCLES = 50
 FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
 RISE = 10  # times what was to be gained: solutions that are saddle points are reached from a little below them ...
 NOISE = 1e-5  # ... and the grid lets degenerate ones differ by less than this; Hartree
 SLOW = 0.2  # a full gradient must fall to this share of the last one, or the cheaper levels are too coarse
 STALLED = 10  # cycles without a smaller gradient, after which the smallest is taken: single precision allows no less
+NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies have no order of their own
 
 
 class CheapLevel:
@@ -26,11 +30,13 @@ class CheapLevel:
 
     Attributes:
         field: potentials of this level.
-        trusting: see `Level`.
+        share, trusting: see `Level`.
     """
 
-    def __init__(self, problem: Problem, field: Field, cycles: int = CYCLES, trusting: bool = True) -> None:
-        self._problem, self.field, self._cycles, self.trusting = problem, field, cycles, trusting
+    def __init__(self, problem: Problem, field: Field, trusting: bool = True) -> None:
+        self._problem, self.field, self.trusting = problem, field, trusting
+        response = field.name == RESPONSE.name
+        self.share, self._cycles = (RESPONSE_SHARE, RESPONSE_CYCLES) if response else (COARSE_SHARE, CYCLES)
         self._diis = diis_of(problem)
 
     def build(self, orbitals: Orbitals) -> Point:
@@ -39,7 +45,7 @@ class CheapLevel:
 
     def shifted(self, point: Point) -> CheapLevel:
         """Return the level as exact at a point; see `Level`."""
-        return CheapLevel(self._problem, self.field.around(point.factors, point.v), self._cycles, self.trusting)
+        return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trusting)
 
     def carried(self, point: Point, to: Point) -> Array:
         """Carry a potential from one density to another; see `Level`."""
@@ -47,12 +53,15 @@ class CheapLevel:
 
     def step(self, point: Point, cycle: int) -> Orbitals:
         """Return the orbitals of PySCF's DIIS, damping and level shift; see `Level`."""
-        return self._problem.orbitals(self._problem.fock(point.v, point.density, cycle=cycle, diis=self._diis))
+        orbitals = self._problem.orbitals(self._problem.fock(point.v, point.density, cycle=cycle, diis=self._diis))
+        if self._problem.mf.istype("ROHF") and point.orbitals is not None and point.gradient < NEAR:
+            return self._problem.filled_like(point.orbitals, orbitals)
+        return orbitals
 
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:
         """Whether the last point is converged, or the gradient no longer falls; see `Level`."""
         smallest = int(np.argmin([point.gradient for point in points]))
-        stalled = len(points) - 1 - smallest > STALLED
+        stalled = len(points) - 1 - smallest > min(STALLED, self._cycles // 4)
         converged = points[-1].gradient < tolerance and points[-1].orbitals is not None
         return converged or stalled or len(points) > self._cycles
 
@@ -93,6 +102,10 @@ class Iterate(Point):
         return self.energy > last.energy + RISE * last.lowering + NOISE
 
 
+class NoProgressError(Exception):
+    """The cheaper levels do not improve a point of the full one."""
+
+
 class Outcome(NamedTuple):
     """What a multilevel SCF ended with.
 
@@ -113,10 +126,10 @@ class FullLevel:
     Attributes:
         builds: full Fock builds so far.
         fields: cheaper ones; they free memory for a full build.
-        trusting: see `Level`.
+        share, trusting: see `Level`.
     """
 
-    trusting = False
+    share, trusting = 1.0, False
 
     def __init__(self, problem: Problem, start: Array, write: bool) -> None:
         """Watch an SCF.
@@ -181,9 +194,11 @@ class FullLevel:
         envs = _state(self._problem, here, best, self._start, self.builds)
         converged = _is_converged(self._problem, here, best, envs)
         self._report(here, envs | {"scf_conv": converged})
-        if not converged and best is not None and (here.lies_above(best) or here.gradient > best.gradient):
-            what = "energy" if here.lies_above(best) else "orbital gradient"
-            self._outcome = Outcome(best, f"the {what} rises")
+        if not converged and best is not None and here.lies_above(best):
+            self._outcome = Outcome(best, "the energy rises")
+            return True
+        if not converged and best is not None and here.gradient > best.gradient:
+            self._outcome = Outcome(best, "the orbital gradient rises", slow=True)
             return True
         slow = best is not None and here.gradient > SLOW * best.gradient
         self._best, self._outcome = here, Outcome(here, "")
@@ -217,8 +232,8 @@ class FullLevel:
         raise NotImplementedError("the full level does not carry potentials.")
 
     def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Level`)
-        """Diagonalise the full Fock matrix, if no cheaper level is of use; see `Level`."""
-        return self._problem.orbitals(point.fock)
+        """Give up, for the cheaper levels have made no progress; see `Level`."""
+        raise NoProgressError
 
 
 def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:

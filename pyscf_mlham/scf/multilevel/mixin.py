@@ -23,7 +23,7 @@ from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
-from pyscf_mlham.scf.multilevel.levels import FullLevel, Outcome
+from pyscf_mlham.scf.multilevel.levels import FullLevel, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
 from pyscf_mlham.scf.problem import Problem
@@ -210,9 +210,11 @@ def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float)
         ladder.sharpen(full.last)
     for names in ladder.rungs:
         try:
-            solve([full, *ladder.levels(names)], full.last, tolerance)
+            solve([full, *ladder.levels(names)], full.best, tolerance)
         except ResourceError as error:
             return Outcome(full.best, str(error))
+        except NoProgressError:
+            continue
         if not full.outcome.slow:
-            break
-    return full.outcome
+            return full.outcome
+    return Outcome(full.best, full.outcome.failure or "the cheaper levels make no progress")

@@ -16,16 +16,15 @@ level itself, so that the first level's answer does not depend on the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.scf.problem import Array, Point
 
-SHARE = 2e-2  # of a level's orbital gradient, to which the next cheaper level is converged
 ROUGH = 1e-3  # Hartree; a guess may have any gradient
-FLOOR = 0.3  # of a level's own criterion: no cheaper level is converged further
+FLOOR = 0.4  # of a level's own criterion: no cheaper level is converged further
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are left out
 TRUST = 5e-2  # expected share of the gradient that the solution of the next cheaper level leaves, at most
 SPACE = 5  # points of a level that are combined
@@ -35,10 +34,12 @@ class Level(Protocol):
     """A field of one cost, as the recursion sees it.
 
     Attributes:
+        share: of the next more expensive level's gradient, to which this level is converged: what its solution leaves.
         trusting: whether the level takes a cheaper one's solution for its own if that is expected to be good enough;
             otherwise it builds its own Fock matrix to see.
     """
 
+    share: float
     trusting: bool
 
     def build(self, orbitals: Orbitals) -> Point:
@@ -57,8 +58,20 @@ class Level(Protocol):
         """Whether the last point is converged, or there is no use in going on."""
 
 
-def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Orbitals:
-    """Converge the first of several levels to an orbital gradient; return its best orbitals.
+class Solution(NamedTuple):
+    """What a level's SCF ended with.
+
+    Attributes:
+        orbitals: the best ones.
+        converged: whether they meet, or are expected to meet, the tolerance.
+    """
+
+    orbitals: Orbitals
+    converged: bool
+
+
+def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
+    """Converge the first of several levels to an orbital gradient.
 
     Args:
         levels: from the most expensive to the cheapest.
@@ -68,26 +81,27 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Orbitals:
     level, *cheaper = levels
     points = [point]
     while not level.finished(points, tolerance):
-        if cheaper and len(points) > 1 and point.gradient > SLOW * points[-2].gradient:
+        if len(points) > 1 and point.gradient > SLOW * points[-2].gradient:
             cheaper = []  # of no use here
         if cheaper:
             last = combined(points[-SPACE:], cheaper[-1])
-            shifted = [cheaper[0].shifted(last), *cheaper[1:]]
-            orbitals = solve(shifted, last, goal(last.gradient, tolerance))
-            if level.trusting and TRUST * point.gradient < tolerance:
-                return orbitals
+            floor = min(FLOOR * tolerance, last.gradient / 2)
+            goal = max(min(cheaper[0].share * last.gradient, ROUGH), floor)
+            orbitals, converged = solve([cheaper[0].shifted(last), *cheaper[1:]], last, goal)
+            stuck = orbitals is last.orbitals
+            if stuck or not converged:
+                cheaper = []
+            if stuck:
+                continue
+            if converged and level.trusting and TRUST * point.gradient < tolerance:
+                return Solution(orbitals, True)
         else:
             orbitals = level.step(point, len(points) - 1)
         point = level.build(orbitals)
         points.append(point)
     best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
     assert best.orbitals is not None
-    return best.orbitals
-
-
-def goal(gradient: float, tolerance: float) -> float:
-    """Return the orbital gradient to which the next cheaper level is converged."""
-    return max(min(SHARE * gradient, ROUGH), FLOOR * tolerance)
+    return Solution(best.orbitals, best.gradient < tolerance)
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:

@@ -75,7 +75,7 @@ def first_orbitals(
         point = problem.point_of(mixed, levels[0].field)
     elif good := _good_start(problem, density, point.v):
         return good
-    return solve(levels, point, max(START_TOL, problem.aim))
+    return solve(levels, point, max(START_TOL, problem.aim)).orbitals
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
