@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -27,7 +27,7 @@ class Level:
             to J at most, with 100 atoms.
     """
 
-    name: str
+    name: str = field(compare=False)  # levels of equal integrals share them
     light: str
     heavy: str
     grid: int

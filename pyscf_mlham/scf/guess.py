@@ -186,7 +186,7 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
         (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
     """
     expect_mean_field(mf)
-    return predict(mf, resolve(model, mf, mf.mol)).fock
+    return predict(mf, resolve(model, mf, mf.mol), refine=False).fock
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:

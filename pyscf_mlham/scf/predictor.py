@@ -16,7 +16,6 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
     damp_small_overlaps,
-    factors_from_orbitals,
     fock_for,
     foreign_share,
     gap,
@@ -25,7 +24,10 @@ from pyscf_mlham.density import (
     same_basis,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.field import COARSE, CoarseField
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField
+from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 
@@ -36,13 +38,9 @@ STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # of the overlap filter, tried in th
 # not belong there; for converged Fock matrices of organic molecules the share is below 0.025.
 INTRUDER = 0.15
 HIGH = 1.0  # Hartree
-# Share of the field of its own density in the Fock matrix that is believed. Electrons screen what moves them, so the
-# errors of a predicted matrix and of that field mostly have opposite signs: the mean of the two leaves half of the
-# error in the density, measured on organic molecules. (A response eigenvalue of l makes it (1 + l)/2 of the error: a
-# gain between -3 and 1, which stretched bonds and ozone can leave.)
-RESPONSE = 0.5
 # Measured on twisted ethylene and O2: collinear guesses end in higher generalised states than minao.
 COLLINEAR = "a generalised method mixes spins, and the model was made for one that does not"
+REFINED = 1e-5  # orbital gradient to which the response to a prediction is solved, Hartree
 COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
 
 
@@ -113,17 +111,18 @@ class Prediction(NamedTuple):
 
 
 @one_blas_thread()
-def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Prediction:
+def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True) -> Prediction:
     """Predict the Fock matrix that a mean-field object would converge to, and its orbitals.
 
     ``F = hcore + V0 + dH`` with the object's own core Hamiltonian, so that scalar relativity, external charges
-    and fields are in it; then half of the way to the field of its own density, ``F += (hcore + V[D] - F) / 2``, where a
-    coarse field of the object's own functional is to be had.
+    and fields are in it.
 
     Args:
         mf: PySCF mean-field object; left as it is.
         model: of the correction dH.
         mol: molecule, the object's own by default.
+        refine: build the coarse field of the predicted density and solve its response, if the object has one: the
+            error of the density falls tenfold and more. Without it the matrix is the model's own.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
@@ -132,7 +131,8 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     _check_kind(mf, model)  # before anything is computed
     native = model.native(mol)
     h = np.asarray(mf.get_hcore(mol))
-    field = None if np.iscomplexobj(h) else _own_field(mf, mol, model)  # before H0, which wants the same integrals
+    # before H0, whose integrals are the same and are shared while both are in use
+    field = _coarse_field(mf, mol, model) if refine and not np.iscomplexobj(h) else None
     correction = lift(_checked(model.correction(native), native, mf.istype("GHF")), native, mol)
     v0 = baseline.potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, h, mol.nao) + fock_for(mf, v0, mol.nao)
@@ -141,7 +141,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     lifted = not same_basis(native, mol)
     coarse_builds = (2 if lifted else 1) * (config.baseline == "minao")
     if field is not None:
-        fock, orbitals = _answered(mf, h, fock, orbitals, field)
+        fock, orbitals = _refined(mf, fock, orbitals, field)
         coarse_builds += field.tally.builds
     return Prediction(
         fock=fock,
@@ -156,8 +156,8 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None) -> Predictio
     )
 
 
-def _own_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
-    """Return a coarse field of the object, None where it is not wanted, not known or not cheap."""
+def _coarse_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
+    """Return a coarse field of the object, None if it is not needed, not known or not cheap."""
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
     if model.exact or mol is not mf.mol or two_spins or unknown_field(mf):
         return None
@@ -170,19 +170,20 @@ def _own_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
         return None
 
 
-def _answered(mf: Any, h: Array, fock: Array, orbitals: Orbitals, field: CoarseField) -> tuple[Array, Orbitals]:
-    """Half of the way to the Fock matrix of the density that a predicted one gives."""
+def _refined(mf: Any, fock: Array, orbitals: Orbitals, field: CoarseField) -> tuple[Array, Orbitals]:
+    """One coarse build at the predicted density, and the solution of its response."""
     try:
-        s = mf.get_ovlp(mf.mol)
-        own = h + field.potential(factors_from_orbitals(mf, orbitals))
-        answered = fock + RESPONSE * (own - fock)
-        found = orbitals_from_fock(mf, answered, s)
-        if _believable(found, orbitals, s):
-            return answered, found
+        problem = Problem.of(mf)
+        point = problem.point_of(orbitals, field)
+        level = CheapLevel(problem, ResponseField(mf).with_kernel(point.factors)).shifted(point)
+        result = level.build(solve([level], point, max(level.share * point.gradient, REFINED)).orbitals)
+        refined = problem.orbitals(result.fock)
+        if _believable(refined, orbitals, problem.overlap):
+            return np.asarray(result.fock), refined
         reason = "its gap collapses"
     except Exception as error:  # a prediction is of use without it
         reason = f"{type(error).__name__}: {error}"
-    logger.info(mf, "the prediction is used as it is, without its own field (%s)", reason)
+    logger.info(mf, "the prediction is used as it is, without a response step (%s)", reason)
     return fock, orbitals
 
 
