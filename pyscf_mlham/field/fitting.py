@@ -42,6 +42,7 @@ class FittedIntegrals:
         self._columns = np.nonzero(overlap)[1]  # ... which has these n
         self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # and these beginnings of each m
         self._shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
+        self._unpacked: list[Array] | None = None
         with all_blas_threads():
             self._whiten, rank = _whitening(auxmol, omega)
             self._b = self._allocated((rank, len(self._pairs[0])), level, budget)
@@ -109,12 +110,12 @@ class FittedIntegrals:
         dtype = self._b.dtype
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
         of_pairs = self._of_pairs(density) if with_j else None
-        changes = [(a.astype(dtype), b.astype(dtype)) for a, b in _change(factors, reference)] if with_k else []
+        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in changes(factors, reference)] if with_k else []
         j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
-        of_parts = shared_out(partial(self._part, of_pairs, changes), len(self._b))
+        of_parts = shared_out(partial(self._part, of_pairs, pairs), len(self._b))
         j[self._pairs] = j.T[self._pairs] = sum(part for part, _ in of_parts)
         for _, part in of_parts:
-            ks[: len(changes)] += part
+            ks[: len(pairs)] += part
         return j, [(k + k.T) / 2 for k in ks]
 
     def _part(self, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
@@ -133,6 +134,30 @@ class FittedIntegrals:
                 left = self._half_transformed(b, one)
                 k += left @ (left if other is one else self._half_transformed(b, other)).T
         return j, ks
+
+    def half_transformed(self, factor: Array) -> Array:
+        """Return (P|mi) of factor columns i, (n, rank * columns), from integrals that are kept both ways round."""
+        if self._unpacked is None:
+            self._unpacked = self._unpack()
+        factor = np.asarray(factor, dtype=self._b.dtype)
+        half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=factor.dtype)
+        for shell, block in zip(self._shells, self._unpacked, strict=True):
+            near = factor[self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]]
+            np.matmul(block, near, out=half[shell])
+        return half.reshape(len(factor), -1)
+
+    def half_bytes(self, columns: int) -> float:
+        """Return the size of half-transformed integrals and of those that are kept for them."""
+        return float(len(self._b) * self._b.itemsize * (len(self._both_ways) + (len(self._starts) - 1) * columns))
+
+    def _unpack(self) -> list[Array]:
+        """(orbitals of a shell, rank, orbitals that overlap with it), for each shell."""
+        blocks = []
+        for shell in self._shells:
+            pairs = self._both_ways[self._starts[shell.start] : self._starts[shell.stop]]
+            block = np.take(self._b, pairs, axis=1).reshape(len(self._b), shell.stop - shell.start, -1)
+            blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
+        return blocks
 
     def _half_transformed(self, b: Array, factor: Array) -> Array:
         """One index onto the columns of the factor: (n, P * columns)."""
@@ -197,7 +222,7 @@ def _runs(starts: Array, most: float) -> Iterator[slice]:
             first = shell
 
 
-def _change(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
+def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
     """Pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change is."""
     if not reference:
         return [(factor, factor) for factor in factors]

@@ -23,7 +23,7 @@ from pyscf import dft, gto, scf
 
 from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.field.coarse import free_bytes
-from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
+from pyscf_mlham.field.fitting import FittedIntegrals, changes, density_of, fitted, fitted_in
 from pyscf_mlham.field.grid import Functional, neighbours_first
 from pyscf_mlham.field.levels import COARSE, RESPONSE
 from pyscf_mlham.field.protocol import Tally
@@ -58,6 +58,7 @@ class ResponseField:
         """
         self.tally = Tally()
         xc, budget = Functional(mf), free_bytes(mf) / 2
+        self._budget = budget / 2
         self._shares = [(omega, share) for omega, share in ((0.0, xc.hyb), (xc.omega, xc.long_range)) if share]
         self._coulomb = fitted(mf.mol, COARSE, bool(self._shares), 0.0, budget)
         self._exchange = [
@@ -67,6 +68,7 @@ class ResponseField:
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self._reference: list[Array] = []
+        self._halves: dict[tuple[int, int, int], Array] = {}
         self._constant: Array | float = 0.0
 
     def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
@@ -89,7 +91,7 @@ class ResponseField:
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
         """Return the field v + R[D - L L^T]; see `Field`."""
         anchored = copy.copy(self)
-        anchored._reference, anchored._constant = list(factors), v
+        anchored._reference, anchored._constant, anchored._halves = list(factors), v, {}
         return anchored
 
     def release(self) -> None:
@@ -101,13 +103,35 @@ class ResponseField:
         changes = [a @ a.T - b @ b.T for a, b in zip(factors, self._reference, strict=True)]
         v = self._coulomb_and_kernel(changes)
         per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
-        for integrals, (_, share) in zip(self._exchange, self._shares, strict=True):
-            ks = integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
+        for i, (_, share) in enumerate(self._shares):
+            ks = self._exchange_of_change(i, factors)
             v = [a - per_electron * share * k for a, k in zip(v, ks, strict=True)]
         field = np.stack(v) if len(factors) == 2 else v[0]
         if self._solvent is not None:
             field = field + self._solvent.response(density_of(factors) - density_of(self._reference))
         return np.asarray(field + self._constant)
+
+    def _exchange_of_change(self, i: int, factors: Sequence[Array]) -> list[Array]:
+        """K[L L^T] - K[L_r L_r^T] of each spin; the half-transformed reference L_r is kept if there is room for it."""
+        integrals, columns = self._exchange[i], max(factor.shape[1] for factor in self._reference)
+        if integrals.half_bytes(len(factors) * columns) > self._budget:
+            return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
+        ks = []
+        for spin, (change, _) in enumerate(changes(factors, self._reference)):
+            half = integrals.half_transformed(change)
+            origin = self._half_reference(i, spin, change.shape[1])
+            k = half @ (2 * origin + half).T  # L L^T - L_r L_r^T = (a (2 L_r + a)^T + transpose) / 2 with a = L - L_r
+            ks.append((k + k.T) / 2)
+        return ks
+
+    def _half_reference(self, i: int, spin: int, columns: int) -> Array:
+        """Half-transformed reference, padded with zero columns."""
+        reference = self._reference[spin]
+        padded = np.pad(reference, ((0, 0), (0, columns - reference.shape[1])))
+        key = (i, spin, columns)
+        if key not in self._halves:
+            self._halves[key] = self._exchange[i].half_transformed(padded)
+        return self._halves[key]
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
         """Coulomb and semilocal response of each spin."""
@@ -242,5 +266,5 @@ def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
 def _values(mol: gto.Mole, coords: Array, kind: str) -> Array:
     """Values, and gradients unless the kind is LDA, of a molecule's functions: (1 or 4, points, functions)."""
     deriv = 0 if kind == "LDA" else 1
-    values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords)
+    values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords, cutoff=TAIL)
     return np.asarray(values.reshape(-1, *values.shape[-2:]))
