@@ -24,7 +24,7 @@ from pyscf_mlham.density import Orbitals
 from pyscf_mlham.scf.problem import Array, Point
 
 ROUGH = 1e-3  # Hartree; a guess may have any gradient
-FLOOR = 0.4  # of a level's own criterion: no cheaper level is converged further
+FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are left out
 TRUST = 5e-2  # expected share of the gradient that the solution of the next cheaper level leaves, at most
 SPACE = 5  # points of a level that are combined
