@@ -26,12 +26,17 @@ def radical(**kwargs: Any) -> Any:
     return mole(NO2, spin=1, **kwargs)
 
 
+def small_nonlocal_grid(mf: Any) -> Any:
+    mf.nlcgrids.level = 0
+    return mf
+
+
 METHODS: dict[str, tuple[Callable[[], Any], int]] = {
     "RHF": (lambda: mole(ETHYLENE).RHF(), 2),
     "RKS PBE": (lambda: mole(ETHYLENE).RKS(xc="pbe"), 2),
     "RKS B3LYP": (lambda: mole(ETHYLENE).RKS(xc="b3lyp"), 2),
     "RKS M06-2X": (lambda: mole(ETHYLENE).RKS(xc="m062x"), 2),
-    "RKS wB97X-V": (lambda: mole().RKS(xc="wb97x-v"), 2),
+    "RKS wB97X-V": (lambda: small_nonlocal_grid(mole().RKS(xc="wb97x-v")), 2),
     "RKS HSE06": (lambda: mole().RKS(xc="hse06"), 2),
     "RKS tight": (lambda: mole().RKS(xc="b3lyp").set(conv_tol=1e-12), 3),
     "RKS loose gradient": (lambda: mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol_grad=0.1), 2),
@@ -118,8 +123,8 @@ def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.Mon
     monkeypatch.setattr(ladder, "EXACT", (("useless",),))
     monkeypatch.setattr(levels, "SLOW", 0.0)  # no progress is ever enough
     quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))
-    quick.conv_tol = 1e-12  # so that two builds cannot do it
-    plain = mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol=1e-12)
+    quick.conv_tol = 1e-13  # so that two builds cannot do it
+    plain = mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol=1e-13)
     with counting_fock_builds(plain) as expected:
         plain.run()
     with counting_fock_builds(quick) as counter:
@@ -151,6 +156,25 @@ def test_max_cycle_is_a_limit_on_full_builds() -> None:
     assert quick.full_builds == 1
     assert not quick.converged
     assert np.isfinite(quick.e_tot)
+
+
+@pytest.mark.parametrize("name", ["RKS B3LYP", "RHF", "UKS", "ROKS", "density_fit", "PCM"])
+def test_energy_after_one_build(name: str) -> None:
+    exact = METHODS[name][0]().run()
+    quick = accelerate(METHODS[name][0](), builds=1).run()
+    assert quick.full_builds == 1
+    assert not quick.converged
+    assert abs(quick.e_tot - exact.e_tot) < max(quick.energy_error, 1e-9)
+    assert quick.energy_error < 1e-5
+    np.testing.assert_allclose(quick.mo_energy, exact.mo_energy, atol=2e-3)
+    converged = accelerate(quick).run()
+    assert converged.converged
+    assert converged.e_tot == pytest.approx(exact.e_tot, abs=1e-8)
+
+
+def test_builds_are_a_number_or_none() -> None:
+    with pytest.raises(ValueError, match="builds"):
+        accelerate(mole().RHF(), builds=0)
 
 
 def test_the_original_is_left_alone() -> None:

@@ -131,15 +131,17 @@ class FullLevel:
 
     share, trusting = 1.0, False
 
-    def __init__(self, problem: Problem, start: Array, write: bool) -> None:
+    def __init__(self, problem: Problem, start: Array, write: bool, limit: int | None = None) -> None:
         """Watch an SCF.
 
         Args:
             problem: to solve.
             start: density that the first build starts from.
             write: whether each full build goes to the checkpoint file.
+            limit: full builds at most, max_cycle if not given.
         """
         self._problem, self._start, self._write = problem, start, write
+        self._limit = min(limit or problem.mf.max_cycle, problem.mf.max_cycle)
         self._last: Iterate | None = None
         self._best: Iterate | None = None
         self._outcome: Outcome | None = None
@@ -204,11 +206,11 @@ class FullLevel:
         self._best, self._outcome = here, Outcome(here, "")
         if converged:
             return True
-        if self.builds >= self._problem.mf.max_cycle:
-            self._outcome = Outcome(here, "max_cycle is reached")
+        if self.builds >= self._limit:
+            self._outcome = Outcome(here, "the limit of full builds is reached")
         elif slow:
             self._outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
-        return slow or self.builds >= self._problem.mf.max_cycle
+        return slow or self.builds >= self._limit
 
     def _report(self, here: Iterate, envs: dict[str, Any]) -> None:
         """Log, write the checkpoint file, call back as PySCF's kernel does."""

@@ -23,7 +23,7 @@ from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
-from pyscf_mlham.scf.multilevel.levels import FullLevel, NoProgressError, Outcome
+from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
 from pyscf_mlham.scf.problem import Problem
@@ -32,8 +32,10 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
+RESPONSE_ERROR = 0.05  # share of the energy still to gain by which a response misses it, at most
 
-def accelerate(mf: Any) -> Any:
+
+def accelerate(mf: Any, builds: int | None = None) -> Any:
     """Return an object of mf's own kind that needs two or three full Fock builds instead of ten or more.
 
     The solution is that of mf, by mf's own criteria; where two levels do not pay or do not converge, PySCF's plain
@@ -47,21 +49,30 @@ def accelerate(mf: Any) -> Any:
 
     Args:
         mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; left as it is.
+        builds: full Fock builds after which the energy is estimated instead of converged, for screening: `e_tot` is
+            then that of the response to the last one, `energy_error` an estimate of its error, and `converged` stays
+            False unless the criteria are met. None converges.
     """
+    if builds is not None and builds < 1:
+        raise ValueError(f"builds must be 1 or more, or None to converge; got {builds}.")
     if isinstance(mf, _MultilevelSCF):
-        return mf
+        if builds == mf.builds:
+            return mf
+        mf = mf.undo_accelerate()
     if hasattr(mf, "undo_track"):  # that decoration chooses the start, and must stay the outermost
-        return mf.retrack(accelerate(mf.undo_track()))
-    return lib.set_class(_MultilevelSCF(mf), (_MultilevelSCF, mf.__class__))
+        return mf.retrack(accelerate(mf.undo_track(), builds))
+    return lib.set_class(_MultilevelSCF(mf, builds), (_MultilevelSCF, mf.__class__))
 
 
 class _MultilevelSCF:
     __name_mixin__ = "Multilevel"
 
-    _keys = {"coarse_cycles", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {"builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
 
-    def __init__(self, mf: Any) -> None:
+    def __init__(self, mf: Any, builds: int | None) -> None:
         self.__dict__.update(private_parts(mf))
+        self.builds = builds
+        self.energy_error = float("nan")  # Hartree, of an energy that is not converged
         self.coarse_cycles = 0
         self.full_builds = 0
         self.response_builds = 0
@@ -71,7 +82,8 @@ class _MultilevelSCF:
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with whatever it has converged to."""
         plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
-        del plain.coarse_cycles, plain.full_builds, plain.response_builds, plain.plain_reason, plain._builds
+        for name in (*_MultilevelSCF._keys, "_builds"):
+            delattr(plain, name)
         return plain
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -160,11 +172,14 @@ class _MultilevelSCF:
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
-        full = FullLevel(problem, dm0, write)
+        full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
         self.full_builds = self.cycles = full.builds
         self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
         self.response_builds = ladder.builds(RESPONSE.name)
+        self.energy_error = float("nan")
+        if outcome.failure and self.builds:
+            return float(self._estimate(problem, ladder, outcome.best))
         if outcome.failure and full.builds < self.max_cycle:
             return float(self._go_on(problem, outcome, dm0, **kwargs))
         best = outcome.best
@@ -175,6 +190,21 @@ class _MultilevelSCF:
             full.builds, "s" * (full.builds != 1), self.coarse_cycles, self.response_builds,
         )  # fmt: skip
         logger.timer(self, "SCF", *problem.clock)
+        self._finalize()
+        return float(self.e_tot)
+
+    def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
+        """Take the solution of the response to the last full build, to second order in the energy."""
+        (response,) = ladder.levels((RESPONSE.name,))
+        level = response.shifted(last)
+        point = level.build(solve([level], last, level.share * last.gradient).orbitals)
+        change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
+        self.e_tot = last.energy + float(np.sum(mean * change))
+        self.energy_error = RESPONSE_ERROR * last.lowering
+        self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
+        self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
+        logger.note(self, "multilevel SCF: energy estimated after %d full Fock builds, error about %.1g Hartree",
+                    self.full_builds, self.energy_error)  # fmt: skip
         self._finalize()
         return float(self.e_tot)
 
