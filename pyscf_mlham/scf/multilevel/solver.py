@@ -2,15 +2,15 @@
 
 A level builds a Fock matrix F from a density D. Near a point (F_r, D_r) of one level the next cheaper one is shifted so
 that it is exact there, F_r + G[D] - G[D_r], and solved in its place: its error is that of its *response*, not that of
-its field. Its solution is the level's next density. The cheapest level has nobody to ask and takes plain DIIS steps.
+its field. Its solution is the level's next density. The cheapest level takes plain DIIS steps.
 
     full:      F_1     solve the shifted coarse level     F_2     solve ...     converged
     coarse:       F_1   solve the shifted response  F_2   ...
     response:        F_1  DIIS  F_2  DIIS  F_3  ...
 
 Each level combines its points so far as DIIS does, min |sum_k c_k e_k| with e = FDS - SDF. Points of other densities
-than the last one are first carried there by the response, F_k + R[D - D_k]. A convergence test is always made by the
-level itself, so that the first level's answer does not depend on the others.
+than the last one are first carried there by the response, F_k + R[D - D_k]. The first level makes its own convergence
+test, so that its answer does not depend on the others; those below it may accept a cheaper level's solution unseen.
 """
 
 from __future__ import annotations
