@@ -25,10 +25,10 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField
+from pyscf_mlham.scf.applicability import is_periodic, unknown_field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem
-from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[np.float64]

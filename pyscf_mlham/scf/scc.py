@@ -20,10 +20,10 @@ from pyscf.lib import logger
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_turned_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.scf.applicability import is_periodic, unknown_field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import ROUGH, solve
 from pyscf_mlham.scf.problem import Point, Problem
-from pyscf_mlham.scf.worth import is_periodic, unknown_field
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[Any]
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the geometry
 
 
-def applicable(mf: Any, mol: gto.Mole) -> str:
+def inapplicable(mf: Any, mol: gto.Mole) -> str:
     """Return why an object has no scc baseline, "" if it has one."""
     if is_periodic(mol):
         return "periodic systems have no scc guess"
@@ -67,7 +67,7 @@ def self_consistent_atoms(mf: Any) -> Point:
 def guess(mf: Any, mol: gto.Mole) -> Array:
     """Return the density matrix of the scc baseline; OutOfDomainError with the reason if the object has none."""
     start = time.perf_counter()
-    if reason := applicable(mf, mol):
+    if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
     point = self_consistent_atoms(mf)
     orbitals = point.problem.orbitals(point.fock)

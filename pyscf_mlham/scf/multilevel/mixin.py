@@ -20,6 +20,7 @@ from pyscf.scf import chkfile
 from pyscf_mlham.density import Orbitals, factors_from_density
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
+from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
@@ -27,7 +28,6 @@ from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressErro
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
 from pyscf_mlham.scf.problem import Problem
-from pyscf_mlham.scf.worth import not_worth_it
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
@@ -113,7 +113,7 @@ class _MultilevelSCF:
         """
         self.coarse_cycles = self.full_builds = self.response_builds = self._builds = 0
         self.plain_reason = ""
-        reason = not_worth_it(self)
+        reason = inapplicable(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
         if reason:

@@ -1,4 +1,4 @@
-"""Where a multilevel SCF pays, and where PySCF's own kernel is the one to call."""
+"""Objects to which the multilevel SCF is applicable; the others are left to PySCF's own kernel."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from pyscf import gto, lib
 
-# What the coarse SCF shares with PySCF's; where one of these is somebody else's, PySCF's kernel is the one to call it.
+# Methods that the cheap levels share with PySCF; if one of these is a user's own, PySCF's kernel has to call it.
 HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
-# What PySCF's decorations and users set of a field; after newton() it reaches the outer object only.
+# Attributes of a field that PySCF's decorations and users set; after newton() they reach the outer object only.
 FIELD = ("xc", "nlc", "disp", "grids", "nlcgrids", "with_df", "with_solvent", "with_x2c", "mm_mol", "get_hcore")
 KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
 
 
-def not_worth_it(mf: Any) -> str:
-    """Return why plain SCF is used for a mean-field object; empty where two levels serve.
+def inapplicable(mf: Any) -> str:
+    """Return why plain SCF is used for a mean-field object, "" if the multilevel SCF is applicable.
 
     Args:
         mf: PySCF mean-field object.
@@ -36,8 +36,8 @@ def not_worth_it(mf: Any) -> str:
         return "DIIS is switched off, and the coarse SCF relies on it"
     if mf.istype("ROHF") and mf.mol.spin < 0:
         return "ROHF with more beta than alpha electrons is left to PySCF"
-    if foreign := [name for name in HOOKS if _is_replaced(mf, name)]:
-        return f"{', '.join(foreign)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
+    if replaced := [name for name in HOOKS if _is_replaced(mf, name)]:
+        return f"{', '.join(replaced)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
     return unknown_field(mf)
 
 
@@ -51,15 +51,15 @@ def is_periodic(mol: gto.Mole) -> bool:
 
 
 def unknown_field(mf: Any) -> str:
-    """Return why the field of a restricted or unrestricted object has no coarse form that serves; empty where it has.
+    """Return why the field of a restricted or unrestricted object has no coarse form, "" if it has one.
 
     Args:
         mf: PySCF mean-field object.
     """
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
-    if foreign := [name for name in STEPS if _is_replaced(mf, name)]:
-        return f"{', '.join(foreign)} of this object is not the one that the coarse SCF knows"
+    if replaced := [name for name in STEPS if _is_replaced(mf, name)]:
+        return f"{', '.join(replaced)} of this object is not the one that the coarse SCF knows"
     if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
