@@ -58,7 +58,6 @@ class ResponseField:
         """
         self.tally = Tally()
         xc, budget = Functional(mf), free_bytes(mf) / 2
-        self._budget = budget / 2
         self._shares = [(omega, share) for omega, share in ((0.0, xc.hyb), (xc.omega, xc.long_range)) if share]
         self._coulomb = fitted(mf.mol, COARSE, bool(self._shares), 0.0, budget)
         self._exchange = [
@@ -68,6 +67,7 @@ class ResponseField:
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self._reference: list[Array] = []
+        self._budget = budget / 2
         self._halves: dict[tuple[int, int, int], Array] = {}
         self._constant: Array | float = 0.0
 
@@ -114,7 +114,8 @@ class ResponseField:
     def _exchange_of_change(self, i: int, factors: Sequence[Array]) -> list[Array]:
         """K[L L^T] - K[L_r L_r^T] of each spin; the half-transformed reference L_r is kept if there is room for it."""
         integrals, columns = self._exchange[i], max(factor.shape[1] for factor in self._reference)
-        if integrals.half_bytes(len(factors) * columns) > self._budget:
+        # of each spin the reference, and beside them the change and the sum of both
+        if integrals.half_bytes((len(factors) + 2) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
         ks = []
         for spin, (change, _) in enumerate(changes(factors, self._reference)):
