@@ -159,8 +159,10 @@ def atomic_factor(mol: gto.Mole) -> Array:
     Returns:
         (n_ao, n_atomic_orbitals).
     """
+    real = {mol.atom_symbol(i): i for i in range(mol.natm) if not is_ghost(mol, i)}
+    atoms = {symbol: _atom(mol, i) for symbol, i in real.items()}  # equal symbols have equal basis sets
     blocks = [
-        np.zeros((end - begin, 0)) if is_ghost(mol, i) else _atom(mol, i)
+        atoms.get(mol.atom_symbol(i), np.zeros((end - begin, 0)))
         for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom())
     ]
     factor = np.zeros((mol.nao, sum(block.shape[1] for block in blocks)))

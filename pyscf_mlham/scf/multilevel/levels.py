@@ -110,7 +110,7 @@ class Outcome(NamedTuple):
     """What a multilevel SCF ended with.
 
     Attributes:
-        best: point of the full level, None if there is none.
+        best: point of the full level.
         failure: why it is not converged, "" if it is.
         slow: whether that is for cheaper levels that are too coarse.
     """
