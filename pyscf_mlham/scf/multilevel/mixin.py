@@ -27,7 +27,7 @@ from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
-from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
@@ -112,7 +112,7 @@ class _MultilevelSCF:
             total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = self.response_builds = self._builds = 0
-        self.plain_reason = ""
+        self.plain_reason, self.energy_error = "", float("nan")
         reason = inapplicable(self)
         if dm0 is not None and np.iscomplexobj(dm0):
             reason = "the density to start from is complex"
@@ -177,7 +177,6 @@ class _MultilevelSCF:
         self.full_builds = self.cycles = full.builds
         self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
         self.response_builds = ladder.builds(RESPONSE.name)
-        self.energy_error = float("nan")
         if outcome.failure and self.builds:
             return float(self._estimate(problem, ladder, outcome.best))
         if outcome.failure and full.builds < self.max_cycle:
@@ -195,9 +194,10 @@ class _MultilevelSCF:
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Take the solution of the response to the last full build, to second order in the energy."""
-        (response,) = ladder.levels((RESPONSE.name,))
-        level = response.shifted(last)
-        point = level.build(solve([level], last, level.share * last.gradient).orbitals)
+        point: Point = last
+        for response in ladder.levels((RESPONSE.name,)):  # none for functionals without second derivatives
+            level = response.shifted(last)
+            point = level.build(solve([level], last, level.share * last.gradient).orbitals)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
         self.e_tot = last.energy + float(np.sum(mean * change))
         self.energy_error = RESPONSE_ERROR * last.lowering
