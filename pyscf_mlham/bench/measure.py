@@ -220,7 +220,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mol = build(molecule, protocol.basis, cores=True)
+    mol = build(molecule, protocol.basis)
     mol.max_memory = protocol.memory
     mf = mean_field(mol, protocol.level, protocol.scf)
     mf.max_cycle = protocol.max_cycle

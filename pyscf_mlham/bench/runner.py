@@ -131,7 +131,7 @@ def _why_not(molecule: Molecule, basis: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
-            build(molecule, basis, cores=True)
+            build(molecule, basis)
     except DataError as error:
         return str(error)
     return ""

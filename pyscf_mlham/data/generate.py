@@ -223,4 +223,8 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
 
 
 def _with_spins(record: Record) -> Record:
-    return record if "fock_beta" in record.extra else record._replace(extra={**record.extra, "fock_beta": record.fock})
+    """Repeat the matrices of a closed shell for the beta electrons, under the names that those have."""
+    if "fock_beta" in record.extra:
+        return record
+    matrices = {"fock": record.fock, **record.extra}
+    return record._replace(extra={**record.extra, **{f"{name}_beta": matrix for name, matrix in matrices.items()}})

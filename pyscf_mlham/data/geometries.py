@@ -52,16 +52,15 @@ class Molecule(NamedTuple):
         return identity(self.numbers, self.positions, self.charge, self.spin)
 
 
-def mol_from_geometry(geometry: Molecule | Record, basis: str, cores: bool = False) -> gto.Mole:
-    """Build the PySCF molecule of a geometry, labelled or not.
+def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
+    """Build the PySCF molecule of a geometry, labelled or not, with the core potentials that belong to the basis set.
 
     Args:
         geometry: numbers, positions, charge and spin.
         basis: PySCF's name of the basis set.
-        cores: whether the core potentials that the basis set was made with come with it.
     """
     atoms = list(zip(geometry.numbers.tolist(), geometry.positions.tolist(), strict=True))
-    ecp = core_potentials(basis, (gto.elements.ELEMENTS[number] for number, _ in atoms)) if cores else {}
+    ecp = core_potentials(basis, (gto.elements.ELEMENTS[number] for number, _ in atoms))
     return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=ecp, charge=geometry.charge, spin=geometry.spin, verbose=0)
 
 

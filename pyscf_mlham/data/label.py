@@ -8,24 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
-from pyscf_mlham.ao.mole import core_potentials, graph_from_mol, is_ghost
+from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record
-from pyscf_mlham.density import Orbitals, factors_from_density, gap
+from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.field import CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.scf.scc import inapplicable, self_consistent_atoms
 
 Array = NDArray[np.float64]
 
 SOLVERS = ("twolevel", "scf", "coarse")
-FITTED = "def2-universal-jkfit"
-COARSE_TOL = 1e-6  # conv_tol of coarse labels: an orbital gradient of 1e-3, which single precision always reaches
+COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
+LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=1)
 
 
 class Task(NamedTuple):
@@ -64,7 +64,7 @@ def _record(task: Task) -> Record:
     molecule, level = task.molecule, task.level
     mf = mean_field(build(molecule, level.basis), level)
     mf.init_guess = task.guess
-    solution = _coarse_solution(mf, level) if task.solver == "coarse" else _full_solution(mf, task.solver)
+    solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
     record = Record(
         name=molecule.name,
         group=molecule.group,
@@ -106,50 +106,40 @@ def _full_solution(mf: Any, solver: str) -> _Solution:
     return _Solution(fock, orbitals, float(mf.e_tot), {})
 
 
-def _coarse_solution(mf: Any, level: Level) -> _Solution:
-    """Converge in a coarse field, whose Fock matrix is within 1e-5 Ha of the full one on average.
+def _coarse_solution(mf: Any) -> _Solution:
+    """Converge in a fitted field, whose Fock matrix is within 5e-6 Ha of the full one on average.
 
-    No energy comes with it; H0 comes from the same field.
+    No energy comes with it.
     """
-    mol = mf.mol
-    if mol.spin:
-        raise DataError("the coarse solver is for closed shells; choose another --solver")
-    field, problem = CoarseField(mf, CoarseLevel("labels", FITTED, FITTED, level.grid_level)), Problem.of(mf)
-    density = mf.init_guess_by_minao(mol)
-    factors = factors_from_density(density)
-    point = problem.point(None, factors, density, field.potential(factors))
-    h0 = point.fock
-    if mf.init_guess != "minao":
-        density = mf.get_init_guess(mol, mf.init_guess)
-        factors = factors_from_density(density)
-        point = problem.point(None, factors, density, field.potential(factors))
-    response = ResponseField(mf).with_kernel(atomic_factors(mf))
+    if reason := inapplicable(mf, mf.mol):
+        raise DataError(reason)
+    start = self_consistent_atoms(mf)
+    problem, field = start.problem, CoarseField(mf, LABELS)
+    point = problem.point_of(problem.orbitals(start.fock), field)
+    response = ResponseField(mf).with_kernel(point.factors)
     levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, response)]
     point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
-    fock = point.fock
-    return _Solution(fock, problem.orbitals(fock), 0.0, {"fock_minao": h0})
+    fock, h0 = point.fock, start.fock
+    extra = {"fock_scc": h0} if fock.ndim == 2 else {"fock_beta": fock[1], "fock_scc": h0[0], "fock_scc_beta": h0[1]}
+    return _Solution(fock if fock.ndim == 2 else fock[0], problem.orbitals(fock), 0.0, extra)
 
 
-def build(molecule: Molecule, basis: str, cores: bool = False) -> gto.Mole:
+def build(molecule: Molecule, basis: str) -> gto.Mole:
     """Build a PySCF molecule, or say why it cannot be.
 
     Args:
         molecule: geometry.
         basis: PySCF's name of the basis set.
-        cores: whether it may have core potentials; elements that want them in this basis set are refused otherwise.
     """
     try:
-        mol = mol_from_geometry(molecule, basis, cores)
+        mol = mol_from_geometry(molecule, basis)
     except (KeyError, RuntimeError, AssertionError) as error:  # whatever PySCF's parsers meet
         raise DataError(f"basis set {basis} does not serve its elements ({str(error) or 'no such name'})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
-    elements = {mol.atom_pure_symbol(i) for i in range(mol.natm)}
-    if not cores and (cored := sorted(core_potentials(basis, elements))):
-        raise DataError(f"basis set {basis} wants effective core potentials for {', '.join(cored)}; not supported")
     try:
         graph_from_mol(mol)
     except ValueError as error:
