@@ -110,7 +110,10 @@ class FittedIntegrals:
         dtype = self._b.dtype
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
         of_pairs = self._of_pairs(density) if with_j else None
-        pairs = [(a.astype(dtype), b.astype(dtype)) for a, b in changes(factors, reference)] if with_k else []
+        pairs = []
+        for one, other in changes(factors, reference) if with_k else ():
+            single = one.astype(dtype)
+            pairs.append((single, single if other is one else other.astype(dtype)))
         j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
         of_parts = shared_out(partial(self._part, of_pairs, pairs), len(self._b))
         j[self._pairs] = j.T[self._pairs] = sum(part for part, _ in of_parts)
