@@ -32,10 +32,10 @@ from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.model.guess import guess_or_reason
+from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.batch import batch_from_samples
-from pyscf_mlham.scf.guess import guess_or_reason
-from pyscf_mlham.scf.models import load
-from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.evaluation import served
 from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean

@@ -8,12 +8,12 @@ import importlib
 from typing import Any
 
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.scf.guess import fock, guess, register, unregister
-from pyscf_mlham.scf.history import History
+from pyscf_mlham.model.guess import fock, guess, register, unregister
+from pyscf_mlham.model.oneshot import OneShot
+from pyscf_mlham.model.oracle import OracleModel
 from pyscf_mlham.scf.multilevel import accelerate
-from pyscf_mlham.scf.oneshot import OneShot
-from pyscf_mlham.scf.oracle import OracleModel
-from pyscf_mlham.scf.track import track
+from pyscf_mlham.track import track
+from pyscf_mlham.track.history import History
 
 __version__ = "0.1.0"
 

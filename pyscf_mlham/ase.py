@@ -24,16 +24,16 @@ from pyscf.data import nist
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
+from pyscf_mlham.model.oneshot import OneShot
+from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
-from pyscf_mlham.scf.history import LEARNED, STRATEGIES, History
-from pyscf_mlham.scf.models import find
 from pyscf_mlham.scf.multilevel import accelerate
-from pyscf_mlham.scf.oneshot import OneShot
 from pyscf_mlham.scf.problem import check_functional
-from pyscf_mlham.scf.track import track
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 from pyscf_mlham.stepcost import Report, StepCost
+from pyscf_mlham.track import track
+from pyscf_mlham.track.history import LEARNED, STRATEGIES, History
 
 Array = NDArray[np.float64]
 

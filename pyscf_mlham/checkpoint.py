@@ -36,7 +36,7 @@ class ModelConfig:
         xc: functional of its training data, "hf" for Hartree-Fock.
         baseline: the H0 that it corrects.
         grid_level: PySCF grid level of the labels.
-        baseline_fingerprint: `baseline.fingerprint` where it was trained, Hartree.
+        baseline_fingerprint: `fingerprint` where it was trained, Hartree.
         weights_sha256: of weights.safetensors.
         options: the architecture's own settings.
         format_version: of this file.

@@ -103,7 +103,7 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
     from pyscf import gto
 
     from pyscf_mlham import checkpoint
-    from pyscf_mlham.scf.models import shipped
+    from pyscf_mlham.model.store import shipped
 
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "elements", "charges", "level of theory", "H0", "network"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,30 +37,42 @@ LEVELS = {
     "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "minao": Levels((-0.55, -0.33, -0.19, -0.05), 0.03),
+    "scc": Levels((-0.65, -0.4), 0.05),  # its own density takes the place of the others
 }
 N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
 
-def inputs_from_h0(h0: Array, overlap: Array, metric: Metric, levels: Levels) -> Array:
-    """Input matrices of a network: bounded, smooth functions of H0.
+def inputs_from_h0(
+    h0: Array, overlap: Array, metric: Metric, baseline: str, occupied: Sequence[int] = ()
+) -> list[Array]:
+    """Input matrices of a network: bounded functions of H0, one set for each spin that H0 has.
 
-    The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials.
-    Fragments without overlap do not mix in any of them.
+    The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials; of the
+    self-consistent baseline also its own density matrices, of the spin itself and of the other one. Fragments without
+    overlap do not mix in any of them.
 
     Args:
-        h0: (n, n) in AOs, Hartree.
+        h0: (n, n), or (2, n, n) of alpha and beta electrons, in AOs; Hartree.
         overlap: (n, n).
         metric: roots of the overlap.
-        levels: levels of the Fermi functions, see `LEVELS`.
+        baseline: that H0 is of, see `LEVELS`.
+        occupied: numbers of alpha and beta electrons, of the self-consistent baseline.
 
     Returns:
-        (N_INPUTS, n, n).
+        (N_INPUTS, n, n) for each spin.
     """
-    e, V = np.linalg.eigh(metric.inverse @ h0 @ metric.inverse)
-    squashed = e / np.sqrt(1 + e * e)
-    fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
-    functions = [(V * f) @ V.T for f in (squashed, *fermi)]
-    return np.stack([overlap, *functions])
+    levels = LEVELS[baseline]
+    spins = [np.linalg.eigh(metric.inverse @ matrix @ metric.inverse) for matrix in (h0 if h0.ndim == 3 else [h0])]
+    functions = []
+    for e, V in spins:
+        squashed = e / np.sqrt(1 + e * e)
+        fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
+        functions.append([overlap, *((V * f) @ V.T for f in (squashed, *fermi))])
+    if baseline == "scc":
+        densities = [V[:, :n] @ V[:, :n].T for (_, V), n in zip(spins, occupied, strict=False)]
+        for own, density, other in zip(functions, densities, densities[::-1], strict=True):
+            own += [density, other]
+    return [np.stack(matrices) for matrices in functions]
 
 
 class Sample(NamedTuple):

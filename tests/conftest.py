@@ -15,9 +15,9 @@ from labelled import labelled_file
 from pyscf import gto
 
 import pyscf_mlham
-from pyscf_mlham import baseline
 from pyscf_mlham.bench.results import RESULTS, Results, read_results
 from pyscf_mlham.field import coarse
+from pyscf_mlham.h0 import fingerprint
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
 ETHYLENE = "C 0 0 0.66; C 0 0 -0.66; H 0 0.92 1.23; H 0 -0.92 1.23; H 0 0.92 -1.23; H 0 -0.92 -1.23"
@@ -45,7 +45,7 @@ def _fresh_registration() -> Iterator[None]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither memory nor disk for fitted integrals."""
-    baseline.fingerprint("minao", "b3lyp")  # remembered; without room it would be another
+    fingerprint("minao", "b3lyp")  # remembered; without room it would be another
     monkeypatch.setattr(coarse, "free_bytes", lambda mf: 0.0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
 

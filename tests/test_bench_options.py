@@ -11,7 +11,7 @@ from benchmarked import SMALL
 from pyscf_mlham import checkpoint, cli
 from pyscf_mlham.bench.protocol import absolute, guess_from_text
 from pyscf_mlham.bench.results import RESULTS, read_results
-from pyscf_mlham.scf.models import shipped
+from pyscf_mlham.model.store import shipped
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from labelled import Prepared, settings, silent
 from numpy.typing import NDArray
 
 from pyscf_mlham.data.dataset import Example
-from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer
 

@@ -10,7 +10,6 @@ import scipy.linalg
 from conftest import WATER, mole
 from pyscf import gto, scf
 
-from pyscf_mlham import baseline
 from pyscf_mlham.density import (
     Orbitals,
     damp_small_overlaps,
@@ -23,12 +22,13 @@ from pyscf_mlham.density import (
     orbitals_from_fock,
     same_basis,
 )
+from pyscf_mlham.h0 import hamiltonian
 
 
 def test_orbitals_leave_the_object_as_it_was() -> None:
     mf = mole().RHF()
     before = dict(mf.__dict__)
-    f = baseline.hamiltonian("sap", mf.mol)
+    f = hamiltonian("sap", mf.mol)
     orbitals = orbitals_from_fock(mf, f)
     assert mf.__dict__ == before
     s = mf.get_ovlp()
@@ -47,7 +47,7 @@ def test_gap_is_the_same_with_a_little_smearing() -> None:
 
 def test_smearing_keeps_its_entropy() -> None:
     mf = scf.addons.smearing_(mole().RHF(), sigma=0.1)
-    orbitals = orbitals_from_fock(mf, baseline.hamiltonian("sap", mf.mol))
+    orbitals = orbitals_from_fock(mf, hamiltonian("sap", mf.mol))
     assert mf.entropy is None
     assert np.any((orbitals.occ > 1e-3) & (orbitals.occ < 1.9))
 
@@ -58,7 +58,7 @@ def test_near_linear_dependence_is_removed() -> None:
     mf = mol.RHF()
     s = mf.get_ovlp()
     assert np.linalg.eigvalsh(s)[0] < 1e-10
-    orbitals = orbitals_from_fock(mf, baseline.hamiltonian("sap", mol))
+    orbitals = orbitals_from_fock(mf, hamiltonian("sap", mol))
     assert orbitals.coeff.shape[1] < mol.nao
     assert np.abs(orbitals.energy).max() < 100
     assert np.sum(density_from_orbitals(mf, orbitals) * s) == pytest.approx(2)

@@ -14,7 +14,7 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham import MLHamError, ModelError, OracleModel, OutOfDomainError, checkpoint
-from pyscf_mlham.scf import models
+from pyscf_mlham.model import store
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_bug_in_a_model_does_not_stop_the_scf(oracle: OracleModel, capfd: pyte
         config, exact = oracle.config, False
         native = oracle.native
 
-        def correction(self, native: gto.Mole) -> np.ndarray:
+        def correction(self, native: gto.Mole, h0: np.ndarray) -> np.ndarray:
             raise RuntimeError("CUDA out of memory")
 
     pyscf_mlham.register(model=Broken())
@@ -109,7 +109,7 @@ def test_a_bug_in_a_model_does_not_stop_the_scf(oracle: OracleModel, capfd: pyte
 
 
 def test_no_model_at_hand(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(models, "shipped", dict)
+    monkeypatch.setattr(store, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, "ml"), mf.get_init_guess(mf.mol, "minao"))
     assert "no trained model ships with this version; name one with 'ml:<path>'" in "".join(capfd.readouterr())
@@ -128,7 +128,7 @@ def test_a_model_from_its_path(folder: Path) -> None:
     mf = mole(basis="def2-svp").RHF().set(init_guess=f"ml:{folder}").run()
     assert mf.cycles == 1
     assert mf.e_tot == pytest.approx(reference.e_tot, abs=1e-8)
-    assert models.load(folder) is models.load(str(folder))
+    assert store.load(folder) is store.load(str(folder))
 
 
 DAMAGES = ["missing", "truncated", "corrupted", "other H0", "no number", "unknown basis", "unknown H0", "newer"]
@@ -176,15 +176,15 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     for name, xc, basis in (("a", "pbe", "def2-svp"), ("b", "b3lyp", "def2-svp"), ("c", "b3lyp", "6-31g*")):
         OracleModel.of(mole(basis=basis).RKS(xc=xc).run(), name=name).save(tmp_path / name)
     folders = {p.name: p for p in sorted(tmp_path.iterdir())}
-    monkeypatch.setattr(models, "shipped", lambda: folders)
+    monkeypatch.setattr(store, "shipped", lambda: folders)
     for expected, xc, basis in (("b", "B3LYP", "def2svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
         mf = mole(basis=basis).RKS(xc=xc)
-        assert models.best_for(mf, mf.mol).config.name == expected
+        assert store.best_for(mf, mf.mol).config.name == expected
     with pytest.raises(OutOfDomainError, match="no installed model serves this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     (tmp_path / "c" / checkpoint.CONFIG).write_text("damaged: [")  # the others still serve
     mf = mole(basis="6-31g*").RKS(xc="b3lyp")
-    assert models.best_for(mf, mf.mol).config.name == "b"
+    assert store.best_for(mf, mf.mol).config.name == "b"
     with pytest.raises(ModelError, match="no installed model serves this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     del folders["a"], folders["c"]

@@ -5,24 +5,23 @@ import pytest
 from conftest import ETHYLENE, WATER, assert_close, mole
 from pyscf import gto
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.frames import frames_from_vectors
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.features import (
-    LEVELS,
     N_INPUTS,
     inputs_from_h0,
     local_blocks,
     matrix_from_local_blocks,
     sample_from_matrices,
 )
+from pyscf_mlham.h0 import hamiltonian
 
 
 def inputs_of(mol: gto.Mole) -> np.ndarray:
     overlap = mol.intor("int1e_ovlp")
-    return inputs_from_h0(baseline.hamiltonian("sap", mol), overlap, metric_from_overlap(overlap), LEVELS["sap"])
+    return inputs_from_h0(hamiltonian("sap", mol), overlap, metric_from_overlap(overlap), "sap")[0]
 
 
 def test_loewdin_orbitals_keep_orbital_energies_and_come_back() -> None:

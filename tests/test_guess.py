@@ -18,9 +18,9 @@ from pyscf.scf import hf
 
 import pyscf_mlham
 from pyscf_mlham import ModelError, OracleModel
-from pyscf_mlham.scf import guess, models
+from pyscf_mlham.model import guess, store
+from pyscf_mlham.model.guess import is_ml
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import is_ml
 
 Factory = Callable[[], Any]
 
@@ -176,9 +176,9 @@ def test_breaksym_one_is_pyscfs_own_guess_with_the_reason(capsys: pytest.Capture
 
         config, exact, native = oracle.config, True, oracle.native
 
-        def correction(self, native: Any) -> Any:
+        def correction(self, native: Any, h0: Any) -> Any:
             asked.append("correction")
-            return oracle.correction(native)
+            return oracle.correction(native, h0)
 
     minao = mf.get_init_guess(mf.mol, "minao")
     for model, times in ((Model(), 1), (type("Closed", (Model,), {"restricted": True})(), 1)):
@@ -276,7 +276,7 @@ def test_register_and_unregister() -> None:
 
 
 def test_registering_again_keeps_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "shipped", dict)
+    monkeypatch.setattr(store, "shipped", dict)
     oracle = OracleModel.of(mole().RHF().run())
     pyscf_mlham.register(model=oracle)
     pyscf_mlham.register(fallback="raise")

@@ -14,12 +14,13 @@ from pyscf import gto
 from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
-from pyscf_mlham import History, accelerate, baseline, track
+from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.scf.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
-from pyscf_mlham.scf.history import JUMP, STRATEGIES
-from pyscf_mlham.scf.recycle import RecyclingDIIS, Response
+from pyscf_mlham.h0 import potential
+from pyscf_mlham.track.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
+from pyscf_mlham.track.history import JUMP, STRATEGIES
+from pyscf_mlham.track.recycle import RecyclingDIIS, Response
 
 VELOCITY = np.random.default_rng(1).normal(size=(3, 3)) * 0.02  # Bohr per step
 
@@ -165,8 +166,8 @@ class Rough:
     def native(self, mol: gto.Mole) -> gto.Mole:
         return mol
 
-    def correction(self, native: gto.Mole) -> Any:
-        return baseline.potential("minao", native) - baseline.potential("sap", native)
+    def correction(self, native: gto.Mole, h0: Any) -> Any:
+        return potential("minao", native) - potential("sap", native)
 
 
 def test_a_model_helps_from_the_second_step_on() -> None:
@@ -184,7 +185,7 @@ def test_a_model_helps_from_the_second_step_on() -> None:
 
 def test_a_model_that_fails_is_done_without() -> None:
     class Failing(Rough):
-        def correction(self, native: gto.Mole) -> Any:
+        def correction(self, native: gto.Mole, h0: Any) -> Any:
             raise MemoryError("the GPU is full")
 
     pyscf_mlham.register(model=Failing())

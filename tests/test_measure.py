@@ -28,7 +28,7 @@ from pyscf_mlham.bench.summary import summarise
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.field import CoarseField
-from pyscf_mlham.scf import predictor
+from pyscf_mlham.model import predictor
 
 
 def counting_everything(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

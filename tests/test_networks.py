@@ -21,6 +21,8 @@ from test_nn import ELEMENTS, MOLECULE, TEMPLATE, WRAPPER, random_network, sampl
 import pyscf_mlham
 from pyscf_mlham.ao.layout import wigner
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.model.store import load
 from pyscf_mlham.nn import registry
 from pyscf_mlham.nn.architectures.qhnet import TensorProduct
 from pyscf_mlham.nn.architectures.tracegrad import InvariantGradient, TraceGradOptions
@@ -29,8 +31,6 @@ from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
 from pyscf_mlham.nn.layers import Radial, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
-from pyscf_mlham.scf.models import load
-from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.identity import identity_of
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of

@@ -12,7 +12,6 @@ from conftest import WATER, assert_close
 from pyscf import gto
 from scipy.spatial.transform import Rotation
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.frames import flipped_wigner, frames_from_vectors, polar_basis, polar_order, wigner_from_frames
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
@@ -20,7 +19,8 @@ from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig, read, write
 from pyscf_mlham.errors import ModelError
-from pyscf_mlham.features import LEVELS, Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
+from pyscf_mlham.features import Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
+from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.architectures import harmose
 from pyscf_mlham.nn.batch import batch_from_samples, block_masks
@@ -91,9 +91,9 @@ def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
 
 
 def new_sample(mol: gto.Mole, cutoff: float) -> Sample:
-    h0 = baseline.hamiltonian("sap", mol)
+    h0 = hamiltonian("sap", mol)
     overlap = mol.intor("int1e_ovlp")
-    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), LEVELS["sap"])
+    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), "sap")[0]
     return sample_from_matrices(
         graph_from_mol(mol, cutoff), mol.charge, inputs, OrbitalLayout.from_mol(mol), TEMPLATE, 4
     )
@@ -324,7 +324,7 @@ def test_one_s_orbital_is_enough(variant: str) -> None:
     made = build(architecture, SIZES[architecture] | sizes, template, (1,), wrapper=wrapper, refiner=refiner)
     mol = gto.M(atom="H 0 0 0; H 0 0.5 0.6; H 0.3 -0.9 0.4", basis="sto-3g", spin=1, verbose=0)
     overlap = mol.intor("int1e_ovlp")
-    inputs = inputs_from_h0(mol.intor("int1e_kin"), overlap, metric_from_overlap(overlap), LEVELS["sap"])
+    inputs = inputs_from_h0(mol.intor("int1e_kin"), overlap, metric_from_overlap(overlap), "sap")[0]
     sample = sample_from_matrices(graph_from_mol(mol), 0, inputs, OrbitalLayout.from_mol(mol), template, 4)
     onsite, pair = made(batch_from_samples([sample]).to("cpu", torch.float32))
     assert onsite.shape == pair.shape == (3, 1, 1)

@@ -13,7 +13,7 @@ from pyscf import scf
 from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
-from pyscf_mlham.scf.scc import self_consistent_atoms
+from pyscf_mlham.h0.scc import self_consistent_atoms
 
 KINDS: dict[str, tuple[Callable[[], Any], int]] = {  # and the cycles that it saves at least
     "RKS": (lambda: mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp"), 2),

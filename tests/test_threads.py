@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
 from pyscf_mlham.field import CoarseField, Level, fitting
-from pyscf_mlham.scf.network import NetworkModel
+from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)

@@ -20,10 +20,11 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.h0 import fingerprint
+from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
-from pyscf_mlham.scf.models import load
-from pyscf_mlham.scf.network import NetworkModel
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.evaluation import MEANINGS
@@ -206,7 +207,7 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("name: a\ndata: b\noutput: c\nsteps: 0", "steps must be 1 or more"),
         ("name: a\ndata: b\noutput: c\ncharges: 0", "charges must be a list of integers"),
         ("name: a\ndata: []\noutput: c", "data must be the name of a file"),
-        ("name: a\ndata: b\noutput: c\nbaseline: mindo", "unknown baseline 'mindo'; expected sap, minao or hcore"),
+        ("name: a\ndata: b\noutput: c\nbaseline: mindo", "unknown baseline 'mindo'; expected sap, minao, hcore or scc"),
         ("name: a\ndata: b\noutput: c\n3: 4\nx: y", r"unknown keys \['3', 'x'\]"),
     ):
         path.write_text(text)
@@ -268,10 +269,10 @@ def test_eval_refuses_another_level_of_theory(data: Path, tmp_path: Path, prepar
     other = config.__class__(**{**config.__dict__, "xc": "b3lyp"})
     Trainer(settings(data, tmp_path), examples, val, config, silent()).run()
     weights = load(tmp_path / "model").network.state_dict()
-    from pyscf_mlham import baseline, checkpoint
+    from pyscf_mlham import checkpoint
 
-    fingerprint = baseline.fingerprint(other.baseline, "b3lyp")
-    other = other.__class__(**{**other.__dict__, "baseline_fingerprint": fingerprint})
+    here = fingerprint(other.baseline, "b3lyp")
+    other = other.__class__(**{**other.__dict__, "baseline_fingerprint": here})
     checkpoint.write(tmp_path / "other", other, {k: v.numpy() for k, v in weights.items()})
     with pytest.raises(DataError, match="hf/sto-3g"):
         evaluate_model(str(tmp_path / "other"), data, "test", 0, ["minao"], silent())

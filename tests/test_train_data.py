@@ -12,15 +12,15 @@ import torch
 from labelled import LEVEL
 from pyscf import gto, scf
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
-from pyscf_mlham.data.dataset import Example, Recipe, example_from_record, examples, template_of
+from pyscf_mlham.data.dataset import Example, Recipe, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import frames_from_sample, matrix_from_local_blocks
+from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
@@ -66,12 +66,12 @@ def assembled(example: Example, record: Record) -> np.ndarray:
     blocks = Blocks(example.onsite.astype(float), example.pair.astype(float))
     frames = frames_from_sample(sample)
     dh = matrix_from_local_blocks(blocks, OrbitalLayout.from_mol(mol), sample.pairs, RECIPE.template, frames)
-    return baseline.hamiltonian("sap", mol) + ao_from_orthogonal(dh, metric_from_overlap(mol.intor("int1e_ovlp")))
+    return hamiltonian("sap", mol) + ao_from_orthogonal(dh, metric_from_overlap(mol.intor("int1e_ovlp")))
 
 
 @pytest.mark.parametrize("cutoff", [16.0, 3.0, 1.0])
 def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float) -> None:
-    example = example_from_record(record, LEVEL, RECIPE._replace(cutoff=cutoff))
+    (example,) = examples_from_record(record, LEVEL, RECIPE._replace(cutoff=cutoff))
     (found,) = evaluate(Perfect(example), [example])
     mol = mol_from_geometry(record, LEVEL.basis)
     matrix, o = assembled(example, record), mol.nelectron // 2
@@ -92,7 +92,7 @@ def test_the_losses_density_knows_what_is_beyond_the_cutoff(record: Record, data
     with HamiltonianFile(data) as file:
         water = next(r for r in file if r.group == "H2O")
     cut = RECIPE._replace(cutoff=3.0)
-    chosen = [example_from_record(r, LEVEL, cut) for r in (water, record)]
+    chosen = [examples_from_record(r, LEVEL, cut)[0] for r in (water, record)]
     assert [bool(e.beyond.size) for e in chosen] == [False, True]
     batch, targets = collate(chosen)
     found = errors(Output(targets.onsite, targets.pair), batch, targets, RECIPE.template)
@@ -102,7 +102,7 @@ def test_the_losses_density_knows_what_is_beyond_the_cutoff(record: Record, data
 
 
 def test_a_molecule_without_virtual_orbitals_spoils_nothing(record: Record, neon: Record) -> None:
-    chosen = [example_from_record(r, LEVEL, RECIPE) for r in (neon, record)]
+    chosen = [examples_from_record(r, LEVEL, RECIPE)[0] for r in (neon, record)]
     for some in (chosen, chosen[:1]):
         batch, targets = collate(some)
         onsite = (targets.onsite + 0.01).requires_grad_()
@@ -120,7 +120,7 @@ def test_a_molecule_without_virtual_orbitals_spoils_nothing(record: Record, neon
 
 def test_orbitals_of_one_energy_lower_the_similarity_alone(data: Path) -> None:
     with HamiltonianFile(data) as file:
-        example = example_from_record(next(r for r in file if r.group == "CO"), LEVEL, RECIPE)
+        (example,) = examples_from_record(next(r for r in file if r.group == "CO"), LEVEL, RECIPE)
     noise = 1e-5 * np.random.default_rng(0).normal(size=(10, 10))
     judged = metrics(noise + noise.T, example)
     assert judged.similarity < 0.99
@@ -144,13 +144,13 @@ def test_a_record_that_cannot_be_used_is_named(
     record: Record, change: Callable[[Record], Record], message: str
 ) -> None:
     with pytest.raises(DataError, match=f"record bad: .*{message}.*take it out of the file"):
-        example_from_record(change(record)._replace(name="bad"), LEVEL, RECIPE)
+        examples_from_record(change(record)._replace(name="bad"), LEVEL, RECIPE)
 
 
 def test_an_overlap_that_cannot_be_used_is_named(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.linalg, "eigh", failing)
     with pytest.raises(DataError, match=r"record H2CO_0: .*\(Eigenvalues did not converge\)"):
-        example_from_record(record, LEVEL, RECIPE)
+        examples_from_record(record, LEVEL, RECIPE)
 
 
 def test_a_bad_record_of_a_file_is_named(data: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 from labelled import NETWORK, settings, silent, trained
 from rich.console import Console
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import template_of
 from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.h0 import fingerprint
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.preparation import network_options, prepare
@@ -38,7 +39,7 @@ def model_of(run: TrainConfig, elements: tuple[int, ...] = (1, 6, 7, 8), **chang
         basis="sto-3g",
         xc="hf",
         baseline="minao",
-        baseline_fingerprint=baseline.fingerprint("minao", "hf"),
+        baseline_fingerprint=fingerprint("minao", "hf"),
         options=network_options(run, template_of(elements, "sto-3g")),
     )
     return dataclasses.replace(described, **changes)

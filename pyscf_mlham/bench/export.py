@@ -14,8 +14,8 @@ from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.density import spin_breaking
-from pyscf_mlham.scf.guess import density_from_prediction, resolve
-from pyscf_mlham.scf.predictor import predict
+from pyscf_mlham.model.guess import density_from_prediction, resolve
+from pyscf_mlham.model.predictor import predict
 
 
 def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: Path) -> str:

@@ -18,7 +18,6 @@ import pyscf
 from numpy.typing import NDArray
 
 import pyscf_mlham
-from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
 from pyscf_mlham.blas import processor_name, processors
@@ -233,7 +232,6 @@ def _measured(task: Task) -> Row:
     scf_class = type(mf).__name__
     if task.solver == "twolevel":
         mf = accelerate(mf)
-    baseline.forget()
     with recording(mf) as visited:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)

@@ -17,7 +17,7 @@ from pyscf_mlham.data.journal import differences
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.scf.models import shipped
+from pyscf_mlham.model.store import shipped
 from pyscf_mlham.scf.problem import check_functional
 
 CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # names for mf.init_guess; scc is this package's

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham import baseline
 from pyscf_mlham.bench.protocol import Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
@@ -24,11 +23,12 @@ from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
+from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve
+from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
+from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess import check_spin_symmetry, density_from_prediction, resolve
 from pyscf_mlham.scf.multilevel import accelerate
-from pyscf_mlham.scf.oracle import ARCHITECTURE, OracleModel
-from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 
 Array = NDArray[Any]
 
@@ -192,7 +192,7 @@ def _oracle_from_record(record: Record, level: Level) -> OracleModel:
     """Return a labelled Fock matrix as a model of one molecule; it may be lifted into another basis set."""
     mol = mol_from_geometry(record, level.basis)
     focks = [record.fock, record.extra["fock_beta"]] if "fock_beta" in record.extra and record.spin else [record.fock]
-    h0 = baseline.hamiltonian("sap", mol)
+    h0 = hamiltonian("sap", mol)
     config = ModelConfig(
         name=record.name,
         architecture=ARCHITECTURE,

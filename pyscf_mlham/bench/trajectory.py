@@ -33,8 +33,8 @@ from pyscf_mlham.bench.starts import NO_MODEL, cheap_work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.progress import Lines
-from pyscf_mlham.scf.history import DEPTH
 from pyscf_mlham.state import charge_and_spin
+from pyscf_mlham.track.history import DEPTH
 
 Run = tuple[str, str]
 Settings = MD | Optimisation

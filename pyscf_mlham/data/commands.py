@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from pyscf_mlham import baseline
 from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
@@ -23,8 +22,9 @@ from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_TOL, GRID_LEVELS, SOLVERS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.scf import models
-from pyscf_mlham.scf.guess import GUESSES, is_ml, named_model
+from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.model import store
+from pyscf_mlham.model.guess import GUESSES, is_ml, named_model
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import dask_engine, process_engine
 
@@ -141,7 +141,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if is_ml(args.guess):
         model = named_model(args.guess)
         if isinstance(model, str | Path):
-            models.find(model)
+            store.find(model)
     elif args.guess not in GUESSES:
         raise DataError(
             f"unknown guess {args.guess!r}; expected one of {', '.join(GUESSES)}, ml or ml:<name or folder>."
@@ -252,6 +252,6 @@ def _distance(file: HamiltonianFile, sample: int, console: Console) -> str:
     for index in track(chosen, description="H0", console=console, transient=True):
         record = file[int(index)]
         mol = mol_from_geometry(record, file.level.basis)
-        found.append(np.abs(record.fock - baseline.hamiltonian("sap", mol)).mean())
+        found.append(np.abs(record.fock - hamiltonian("sap", mol)).mean())
     low, middle, high = np.percentile(found, [5, 50, 95])
     return f"median {middle:.2e} Ha, 5 to 95 percent {low:.2e} to {high:.2e}, of {len(found)} records"

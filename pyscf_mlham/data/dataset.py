@@ -16,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import (
-    LEVELS,
     Sample,
     frames_from_sample,
     inputs_from_h0,
@@ -32,10 +30,12 @@ from pyscf_mlham.features import (
     matrix_from_local_blocks,
     sample_from_matrices,
 )
+from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file that are prepared or wait to be taken, for each process
 
+Array = NDArray[np.float64]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -99,16 +99,16 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
     return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=electrons % 2, verbose=0)).template()
 
 
-def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example:
-    """Compute S and H0, and cut everything into blocks; what is wrong with a record is said with its name.
+def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[Example]:
+    """Compute S and H0, and cut everything into blocks; an open shell makes two examples, one of each spin.
 
     Args:
-        record: a closed shell.
+        record: labelled molecule; an open shell only if the baseline knows spins.
         level: of theory of its file.
         recipe: of the network.
     """
     try:
-        return _example(record, level, recipe)
+        return _examples(record, level, recipe)
     except MLHamError:
         raise
     except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
@@ -118,13 +118,14 @@ def example_from_record(record: Record, level: Level, recipe: Recipe) -> Example
         ) from error
 
 
-def _example(record: Record, level: Level, recipe: Recipe) -> Example:
-    if record.spin:
+def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
+    if record.spin and recipe.baseline != SCC:
         raise DataError(
-            f"record {record.name}: networks are trained on closed shells, this one has spin {record.spin}."
+            f"record {record.name}: it has spin {record.spin}, and the {recipe.baseline} baseline is for closed "
+            f"shells; train with baseline: {SCC}."
         )
     mol = mol_from_geometry(record, level.basis)
-    layout, template = OrbitalLayout.from_mol(mol), recipe.template
+    layout = OrbitalLayout.from_mol(mol)
     if not mol.nelectron:
         raise DataError(f"record {record.name}: it has no electrons; take it out of the file.")
     if layout.n_ao != len(record.fock):
@@ -132,37 +133,72 @@ def _example(record: Record, level: Level, recipe: Recipe) -> Example:
             f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
             "functions for it; the file says the wrong basis set."
         )
-    if recipe.baseline == "minao" and "fock_minao" in record.extra:
-        h0 = record.extra["fock_minao"]
-    else:
-        h0 = baseline.hamiltonian(recipe.baseline, mol, level.xc)
+    focks = [record.fock, record.extra["fock_beta"]] if record.spin else [record.fock]
+    h0 = _stored_h0(record, recipe.baseline)
+    if h0 is None:
+        h0 = hamiltonian(recipe.baseline, mol, level.xc)
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
-    graph = graph_from_mol(mol, recipe.cutoff)
-    inputs = inputs_from_h0(h0, overlap, metric, LEVELS[recipe.baseline])
-    sample = sample_from_matrices(graph, record.charge, inputs, layout, template, recipe.degree)
-    dh = orthogonal_from_ao(record.fock - h0, metric)
-    frames = frames_from_sample(sample)
-    target = local_blocks(dh, layout, sample.pairs, template, frames)
-    beyond = np.zeros((0, 0))
-    if len(sample.pairs) < mol.natm * (mol.natm - 1) // 2:
-        beyond = layout.irreps_from_ao(dh - matrix_from_local_blocks(target, layout, sample.pairs, template, frames))
-    e, V = np.linalg.eigh(orthogonal_from_ao(record.fock, metric))
-    single = np.float32
-    fields = ("positions", "distances", "wigner_d", "onsite", "pair")
-    return Example(
-        sample=sample._replace(**{name: getattr(sample, name).astype(single) for name in fields}),
-        onsite=target.onsite.astype(single),
-        pair=target.pair.astype(single),
-        slots=layout.slots(template),
-        orbitals=V[layout.order].astype(single),
-        energies=e.astype(single),
-        n_occupied=mol.nelectron // 2,
-        half=layout.irreps_from_ao(metric.half).astype(single),
-        beyond=beyond.astype(single),
-        name=record.name,
-        digest=digest_of(record),
-    )
+    inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
+    places = _Places(record, mol, layout, overlap, metric)
+    spins = zip(focks, h0 if h0.ndim == 3 else [h0], inputs, mol.nelec, strict=False)
+    return [places.example(recipe, *spin) for spin in spins]
+
+
+def _stored_h0(record: Record, baseline: str) -> Array | None:
+    """Return the H0 that comes with a label, in the shape of `hamiltonian`."""
+    names = [f"fock_{baseline}", *([f"fock_{baseline}_beta"] if record.spin else [])]
+    if not all(name in record.extra for name in names):
+        return None
+    matrices = [np.asarray(record.extra[name], dtype=float) for name in names]
+    return np.stack(matrices) if record.spin else matrices[0]
+
+
+class _Places(NamedTuple):
+    """What the spins of a record share."""
+
+    record: Record
+    mol: gto.Mole
+    layout: OrbitalLayout
+    overlap: Array
+    metric: Metric
+
+    def example(self, recipe: Recipe, fock: Array, h0: Array, inputs: Array, n_occupied: int) -> Example:
+        """Cut the input and the answer of one spin into blocks.
+
+        Args:
+            recipe: of the network.
+            fock: (n, n) converged Fock matrix, Hartree.
+            h0: (n, n) Hartree.
+            inputs: (K, n, n) of the network.
+            n_occupied: number of occupied orbitals.
+        """
+        layout, metric, template = self.layout, self.metric, recipe.template
+        graph = graph_from_mol(self.mol, recipe.cutoff)
+        sample = sample_from_matrices(graph, self.record.charge, inputs, layout, template, recipe.degree)
+        dh = orthogonal_from_ao(fock - h0, metric)
+        frames = frames_from_sample(sample)
+        target = local_blocks(dh, layout, sample.pairs, template, frames)
+        beyond = np.zeros((0, 0))
+        if len(sample.pairs) < self.mol.natm * (self.mol.natm - 1) // 2:
+            inside = matrix_from_local_blocks(target, layout, sample.pairs, template, frames)
+            beyond = layout.irreps_from_ao(dh - inside)
+        e, V = np.linalg.eigh(orthogonal_from_ao(fock, metric))
+        single = np.float32
+        fields = ("positions", "distances", "wigner_d", "onsite", "pair")
+        return Example(
+            sample=sample._replace(**{name: getattr(sample, name).astype(single) for name in fields}),
+            onsite=target.onsite.astype(single),
+            pair=target.pair.astype(single),
+            slots=layout.slots(template),
+            orbitals=V[layout.order].astype(single),
+            energies=e.astype(single),
+            n_occupied=n_occupied,
+            half=layout.irreps_from_ao(metric.half).astype(single),
+            beyond=beyond.astype(single),
+            name=self.record.name,
+            digest=digest_of(self.record),
+        )
 
 
 def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
@@ -175,8 +211,8 @@ def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
     """
     mol = gto.M(atom=[(element, (0, 0, 0)), (element, (0, 0, 3))], unit="Bohr", basis=basis, verbose=0)
     overlap = np.asarray(mol.intor("int1e_ovlp"))
-    h0 = baseline.hamiltonian("hcore", mol)
-    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), LEVELS[recipe.baseline])
+    h0 = hamiltonian("hcore", mol)
+    inputs, *_ = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), recipe.baseline, mol.nelec)
     layout, graph = OrbitalLayout.from_mol(mol), graph_from_mol(mol, recipe.cutoff)
     return sample_from_matrices(graph, 0, inputs, layout, recipe.template, recipe.degree)
 
@@ -198,7 +234,7 @@ def usable_cores() -> int:
 
 
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
-    """Prepare records in parallel, in order, and not many more than have been asked for.
+    """Prepare records in parallel, in order, and not many more than have been asked for; two examples of open shells.
 
     Args:
         path: of a file of labelled molecules.
@@ -227,4 +263,4 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
 def _prepare(task: tuple[str, list[int], Recipe]) -> list[Example]:
     path, indices, recipe = task
     with HamiltonianFile(path) as file:
-        return [example_from_record(file[i], file.level, recipe) for i in indices]
+        return [example for i in indices for example in examples_from_record(file[i], file.level, recipe)]

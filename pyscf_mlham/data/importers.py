@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.data.geometries import group_of
 from pyscf_mlham.data.schema import Level, Record, check_record, splits_by_group
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0 import hamiltonian
 
 Array = NDArray[np.float64]
 
@@ -229,7 +229,7 @@ def find_order(foreign: Foreign, mol: gto.Mole, where: str) -> str:
         reference, given, limit = np.asarray(mol.intor("int1e_ovlp")), foreign.overlap, SAME_OVERLAP
         differences = {k: float(np.abs(_reordered(given, mol, k) - reference).max()) for k in ORDERS}
     else:
-        reference, given, limit = baseline.hamiltonian("sap", mol), foreign.fock, NEAR_H0
+        reference, given, limit = hamiltonian("sap", mol), foreign.fock, NEAR_H0
         differences = {k: float(np.abs(_reordered(given, mol, k) - reference).mean()) for k in ORDERS}
     best = min(differences, key=lambda k: differences[k])
     if differences[best] > limit:
@@ -254,7 +254,7 @@ def _record(
     fock = _reordered(foreign.fock, mol, order)
     if not np.allclose(fock, fock.T, atol=1e-5):
         raise DataError(f"{where}: its matrix is not symmetric.")
-    h0 = baseline.hamiltonian("sap", mol)
+    h0 = hamiltonian("sap", mol)
     if not np.abs(fock - h0).mean() < NEAR_H0:
         raise DataError(
             f"{where}: no Fock matrix of this molecule in Hartree ({np.abs(fock - h0).mean():.2g} from H0)."

@@ -16,10 +16,10 @@ from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
+from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.scc import inapplicable, self_consistent_atoms
 
 Array = NDArray[np.float64]
 

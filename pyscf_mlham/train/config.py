@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from pyscf_mlham.baseline import BASELINES
 from pyscf_mlham.checkpoint import CONFIG
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.h0 import BASELINES
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 
 SCHEDULES = ("cosine", "wsd")

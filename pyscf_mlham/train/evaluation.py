@@ -17,11 +17,12 @@ from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.h0 import SCC
+from pyscf_mlham.model.guess import guess_or_reason
+from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.model.predictor import same_name
+from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.model import HamiltonianModel
-from pyscf_mlham.scf.guess import guess_or_reason
-from pyscf_mlham.scf.models import load
-from pyscf_mlham.scf.network import NetworkModel
-from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, mean
 from pyscf_mlham.train.preparation import recipe_of
 
@@ -89,7 +90,7 @@ def evaluate_model(
 
 
 def served(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
-    """Return the records of a split that a model is for: closed shells of its charges and elements.
+    """Return the records of a split that a model is for: of its charges, its elements, and the spins of its baseline.
 
     Args:
         file: of labelled molecules.
@@ -97,8 +98,8 @@ def served(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
         config: of the model.
     """
     known = set(config.elements)
-    closed = (file.spin == 0) & np.isin(file.charge, config.charges)
-    return [int(i) for i in file.indices(split) if closed[i] and known.issuperset(file.numbers(i).tolist())]
+    inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
+    return [int(i) for i in file.indices(split) if inside[i] and known.issuperset(file.numbers(i).tolist())]
 
 
 def print_equivariance(network: HamiltonianModel, turned: Sequence[float], console: Console) -> None:

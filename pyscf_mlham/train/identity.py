@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.h0 import same_h0
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.start import start_folder
 
@@ -56,6 +57,6 @@ def differences(there: str, here: str) -> list[str]:
     old, new = json.loads(there), json.loads(here)
     keys = (old.keys() | new.keys()) - (LATER - old.keys())
     different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
-    if FINGERPRINT in different and baseline.same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):
+    if FINGERPRINT in different and same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):
         different.remove(FINGERPRINT)
     return sorted(different)

@@ -12,15 +12,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.h0 import fingerprint
+from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
-from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.selection import choose
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
@@ -80,7 +81,7 @@ def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> 
         xc=level.xc,
         baseline=config.baseline,
         grid_level=level.grid_level,
-        baseline_fingerprint=baseline.fingerprint(config.baseline, level.xc),
+        baseline_fingerprint=fingerprint(config.baseline, level.xc),
         options=network_options(config, template_of(elements, level.basis)),
     )
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from pyscf_mlham.data.geometries import group_of, identity
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0 import SCC
 from pyscf_mlham.train.config import TrainConfig
 
 
@@ -53,7 +54,7 @@ class Place:
 def choose(
     files: Sequence[HamiltonianFile], config: TrainConfig, console: Console, started: tuple[int, ...] | None = None
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
-    """Choose closed shells of the charges asked for, by split; the elements are those of the training molecules.
+    """Choose molecules of the charges asked for, by split; the elements are those of the training molecules.
 
     Args:
         files: of labelled molecules, open.
@@ -116,9 +117,10 @@ def symbols(elements: Iterable[int]) -> str:
 
 
 def _served(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
-    """Return the closed shells of a split whose charge is asked for."""
+    """Return the records of a split whose charge is asked for; open shells only if the baseline knows spins."""
     places = [Place(file, int(i)) for file in files for i in file.indices(split)]
-    return [p for p in places if p.file.spin[p.index] == 0 and p.file.charge[p.index] in config.charges]
+    spins = config.baseline == SCC
+    return [p for p in places if (spins or p.file.spin[p.index] == 0) and p.file.charge[p.index] in config.charges]
 
 
 def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place]) -> set[Place]:

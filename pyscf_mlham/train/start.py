@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.h0 import same_h0
+from pyscf_mlham.model.predictor import same_name
+from pyscf_mlham.model.store import shipped
 from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
-from pyscf_mlham.scf.models import shipped
-from pyscf_mlham.scf.predictor import same_name
 from pyscf_mlham.train.config import TrainConfig
 
 NAMES = ("xc", "basis")  # of which PySCF knows several spellings
@@ -92,6 +93,6 @@ def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
         wanted: of the run's model.
     """
     there, here = found.baseline_fingerprint, wanted.baseline_fingerprint
-    if baseline.same_h0(there, here):
+    if same_h0(there, here):
         return ""
     return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {there}) than this run's ({here})"

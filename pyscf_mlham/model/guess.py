@@ -17,9 +17,10 @@ from pyscf.scf import hf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.scf import models, scc
+from pyscf_mlham.h0 import scc
+from pyscf_mlham.model import store
+from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.decorator import expect_mean_field
-from pyscf_mlham.scf.predictor import Prediction, Predictor, predict
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
@@ -63,7 +64,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
             or "raise".
     """
     if model is not _KEEP and isinstance(model, (str, Path)):
-        models.find(model)  # a misspelt name is told here, not in the first calculation
+        store.find(model)  # a misspelt name is told here, not in the first calculation
     if fallback is not _KEEP:
         _settings.fallback = _checked_fallback(fallback)
     if model is not _KEEP:
@@ -198,9 +199,9 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
         mol: molecule.
     """
     if model is None:
-        return models.best_for(mf, mol)
+        return store.best_for(mf, mol)
     if isinstance(model, str | Path):
-        return models.load(model)
+        return store.load(model)
     if not hasattr(model, "correction"):
         raise ModelError(f"{model!r} is no model: expected an object with config, native and correction, or a name.")
     return model
@@ -252,7 +253,8 @@ def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
         mol: molecule.
         model: that would predict.
     """
-    if getattr(model, "restricted", False) and spin_breaking(mf, mol) not in (0, "mix"):
+    equal = getattr(model, "restricted", False) or not model.exact
+    if equal and spin_breaking(mf, mol) not in (0, "mix"):
         raise _spoilt(mf)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
+from pyscf_mlham.h0 import fingerprint, potential
 
 Array = NDArray[Any]
 
@@ -61,7 +62,7 @@ class OracleModel:
         if mol.has_ecp():
             raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
         fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
-        v0 = baseline.potential(h0, mol, xc)
+        v0 = potential(h0, mol, xc)
         h0_matrix = fock_for(mf, np.asarray(mf.get_hcore()), mol.nao) + fock_for(mf, v0, mol.nao)
         config = ModelConfig(
             name=name,
@@ -71,7 +72,7 @@ class OracleModel:
             basis=mol.basis if isinstance(mol.basis, str) else "its own basis",
             xc=xc,
             baseline=h0,
-            baseline_fingerprint=baseline.fingerprint(h0, xc),
+            baseline_fingerprint=fingerprint(h0, xc),
         )
         return cls(config, mol.copy(), fock - h0_matrix)
 
@@ -87,11 +88,12 @@ class OracleModel:
             raise OutOfDomainError(f"model {self.config.name} knows one geometry only, and this is another")
         return self._mol
 
-    def correction(self, native: gto.Mole) -> Array:  # noqa: ARG002  (one geometry, one answer)
+    def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one answer)
         """Return dH, Hartree, in the shape that the calculation had.
 
         Args:
             native: molecule of the calculation.
+            h0: not needed.
         """
         return self._correction.copy()
 

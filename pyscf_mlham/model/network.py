@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham import baseline
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
@@ -17,13 +16,13 @@ from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import (
-    LEVELS,
     frames_from_sample,
     inputs_from_h0,
     matrix_from_local_blocks,
     sample_from_matrices,
 )
-from pyscf_mlham.scf.predictor import native_mol
+from pyscf_mlham.h0 import SCC
+from pyscf_mlham.model.predictor import native_mol
 
 if TYPE_CHECKING:
     from pyscf_mlham.nn.model import HamiltonianModel
@@ -38,14 +37,14 @@ class NetworkModel:
         config: domain, native basis, functional and H0.
         network: the torch module.
         exact: False; its answers are checked.
-        restricted: True; it was trained on closed shells.
+        restricted: whether its H0, and so its answer, is the same for both spins.
     """
 
     exact = False
-    restricted = True
 
     def __init__(self, config: ModelConfig, network: HamiltonianModel) -> None:
         self.config = config
+        self.restricted = config.baseline != SCC
         self.network = network.eval().requires_grad_(False)
         self._template = ShellTemplate(tuple(config.options["template"]))
 
@@ -76,26 +75,35 @@ class NetworkModel:
         """
         return native_mol(mol, self.config.basis)
 
-    def correction(self, native: gto.Mole) -> Array:
-        """Return dH = F - H0, (n, n) in PySCF's AO order, Hartree.
+    def correction(self, native: gto.Mole, h0: Array) -> Array:
+        """Return dH = F - H0 in the shape of H0, PySCF's AO order, Hartree.
 
         Args:
             native: molecule in the model's own basis set.
+            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; Hartree.
         """
         import torch
 
         from pyscf_mlham.nn.batch import batch_from_samples
 
-        config, options = self.config, self.network.options
-        h0 = baseline.hamiltonian(config.baseline, native, config.xc)
+        options = self.network.options
         overlap = np.asarray(native.intor("int1e_ovlp"))
         metric = metric_from_overlap(overlap)
         layout, graph = OrbitalLayout.from_mol(native), graph_from_mol(native, options.cutoff)
-        inputs = inputs_from_h0(h0, overlap, metric, LEVELS[config.baseline])
-        sample = sample_from_matrices(graph, native.charge, inputs, layout, self._template, options.degree)
+        inputs = inputs_from_h0(h0, overlap, metric, self.config.baseline, native.nelec)
+        samples = [
+            sample_from_matrices(graph, native.charge, matrices, layout, self._template, options.degree)
+            for matrices in inputs
+        ]
         weight = next(self.network.parameters())
         with torch.no_grad():
-            output = self.network(batch_from_samples([sample]).to(weight.device, weight.dtype))
-        blocks = Blocks(*(t.double().cpu().numpy() for t in output))
-        dh = matrix_from_local_blocks(blocks, layout, sample.pairs, self._template, frames_from_sample(sample))
-        return ao_from_orthogonal(dh, metric)
+            output = self.network(batch_from_samples(samples).to(weight.device, weight.dtype))
+        onsite, pair = (np.split(t.double().cpu().numpy(), len(samples)) for t in output)
+        frames = frames_from_sample(samples[0])
+        dh = [
+            ao_from_orthogonal(
+                matrix_from_local_blocks(blocks, layout, samples[0].pairs, self._template, frames), metric
+            )
+            for blocks in map(Blocks, onsite, pair)
+        ]
+        return np.stack(dh) if h0.ndim == 3 else dh[0]

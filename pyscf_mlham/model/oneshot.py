@@ -11,9 +11,9 @@ from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.model.guess import ModelLike, resolve
+from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import private_parts
-from pyscf_mlham.scf.guess import ModelLike, resolve
-from pyscf_mlham.scf.predictor import predict
 
 
 def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)

@@ -12,8 +12,8 @@ from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import undisturbed
 from pyscf_mlham.scf.decorator import private_parts, start_of
-from pyscf_mlham.scf.history import History
-from pyscf_mlham.scf.recycle import RecyclingDIIS
+from pyscf_mlham.track.history import History
+from pyscf_mlham.track.recycle import RecyclingDIIS
 
 Array = NDArray[Any]
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, scf
 from pyscf.lib import logger
 
-from pyscf_mlham import baseline
-from pyscf_mlham.ao.mole import element_shells, graph_from_mol, is_ghost
+from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_mol, is_ghost
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -25,6 +25,7 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField
+from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
 from pyscf_mlham.scf.applicability import is_periodic, unknown_field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -66,7 +67,7 @@ class Predictor(Protocol):
         """Return the same nuclei in the model's own basis set."""
         ...
 
-    def correction(self, native: gto.Mole) -> Array:
+    def correction(self, native: gto.Mole, h0: Array) -> Array:
         """Return dH = F - H0, (n, n) or (2, n, n) in PySCF's AO order, Hartree."""
         ...
 
@@ -114,8 +115,8 @@ class Prediction(NamedTuple):
 def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True) -> Prediction:
     """Predict the Fock matrix that a mean-field object would converge to, and its orbitals.
 
-    ``F = hcore + V0 + dH`` with the object's own core Hamiltonian, so that scalar relativity, external charges
-    and fields are in it.
+    ``F = H0 + dH`` with the object's own core Hamiltonian in H0, so that scalar relativity, external charges and fields
+    are in it.
 
     Args:
         mf: PySCF mean-field object; left as it is.
@@ -130,16 +131,14 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     check_domain(mf, mol, config)
     _check_kind(mf, model)  # before anything is computed
     native = model.native(mol)
+    lifted = not same_basis(native, mol)
     h = np.asarray(mf.get_hcore(mol))
     # before H0, whose integrals are the same and are shared while both are in use
     field = _coarse_field(mf, mol, model) if refine and not np.iscomplexobj(h) else None
-    correction = lift(_checked(model.correction(native), native, mf.istype("GHF")), native, mol)
-    v0 = baseline.potential(config.baseline, mol, config.xc)
-    h0 = fock_for(mf, h, mol.nao) + fock_for(mf, v0, mol.nao)
-    dh = fock_for(mf, correction, mol.nao)
-    fock, orbitals, damping = _decode(mf, mol, h0, dh, model.exact)
-    lifted = not same_basis(native, mol)
-    coarse_builds = (2 if lifted else 1) * (config.baseline == "minao")
+    base = _baseline(mf, mol, native if lifted else None, h, config)
+    correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
+    fock, orbitals, damping = _decode(mf, mol, base, lift(correction, native, mol), model.exact)
+    coarse_builds = base.coarse_builds
     if field is not None:
         fock, orbitals = _refined(mf, fock, orbitals, field)
         coarse_builds += field.tally.builds
@@ -153,6 +152,49 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         coarse_builds=coarse_builds,
         seconds=time.perf_counter() - start,
+    )
+
+
+class _Baseline(NamedTuple):
+    """H0 of an object and of its model.
+
+    Attributes:
+        fock: in the shape of the object, Hartree.
+        native: what the model reads: H0 in its own basis set, Hartree.
+        corrected: makes the object's Fock matrix of a correction in its basis set.
+        coarse_builds: that it took.
+    """
+
+    fock: Array
+    native: Array
+    corrected: Callable[[Array], Array]
+    coarse_builds: int
+
+
+def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, config: ModelConfig) -> _Baseline:
+    """Compute H0; `native` is the molecule in the model's basis set if that is another one."""
+    if config.baseline == SCC:
+        return _self_consistent_baseline(mf, mol, native, config)
+    v0 = potential(config.baseline, mol, config.xc)
+    h0 = fock_for(mf, hcore, mol.nao) + fock_for(mf, v0, mol.nao)
+    alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
+    own = alone if native is None else hamiltonian(config.baseline, native, config.xc)
+    builds = (1 if native is None else 2) * (config.baseline == "minao")
+    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
+
+
+def _self_consistent_baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
+    if reason := scc.inapplicable(mf, mol):
+        raise OutOfDomainError(reason)
+    point = scc.self_consistent_atoms(mf)
+    own = point.problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
+    if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
+        own = np.stack([own, own])
+    return _Baseline(
+        np.asarray(point.fock),
+        own,
+        lambda dh: point.problem.fock(point.v + dh, point.density),
+        1 if native is None else 2,
     )
 
 
@@ -216,6 +258,7 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
         atom=[(symbol, mol.atom_coord(i)) for symbol, i in zip(symbols, real, strict=True)],
         unit="Bohr",
         basis={symbol: element_shells(basis, symbol) for symbol in set(symbols)},
+        ecp=core_potentials(basis, symbols),
         charge=mol.charge,
         spin=mol.spin,
         verbose=0,
@@ -231,7 +274,7 @@ def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
         config: what the model knows.
     """
     _check_method(mf, mol)
-    _check_molecule(mol)
+    _check_molecule(mol, config)
     numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}
     if unknown := sorted(numbers - set(config.elements)):
         symbols = ", ".join(gto.mole._symbol(z) for z in unknown)
@@ -260,11 +303,15 @@ def _check_kind(mf: Any, model: Predictor) -> None:
         raise OutOfDomainError(COLLINEAR)
 
 
-def _check_molecule(mol: gto.Mole) -> None:
+def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
     if any(is_ghost(mol, i) for i in range(mol.natm)):
         raise OutOfDomainError("ghost atoms are not supported")
-    if mol.has_ecp() or mol._pseudo:
-        raise OutOfDomainError("effective core potentials are not supported")
+    if mol._pseudo:
+        raise OutOfDomainError("pseudopotentials are not supported")
+    if mol.has_ecp():
+        if config.baseline != SCC:
+            raise OutOfDomainError("effective core potentials are not supported")
+        _check_cores(mol, config)
     if mol.nelectron == 0:
         raise OutOfDomainError("there are no electrons")
     if mol.natm == 1:
@@ -273,6 +320,19 @@ def _check_molecule(mol: gto.Mole) -> None:
         graph_from_mol(mol)
     except ValueError as error:
         raise OutOfDomainError(str(error).rstrip(".")) from error
+
+
+def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
+    """Refuse core potentials that hold other electrons than those of the model's basis set."""
+    symbols = {mol.atom_pure_symbol(i): i for i in range(mol.natm)}
+    known = core_potentials(config.basis, symbols)
+    for symbol, atom in symbols.items():
+        expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
+        if mol.atom_nelec_core(atom) != expected:
+            raise OutOfDomainError(
+                f"the effective core potential of {symbol} holds {mol.atom_nelec_core(atom)} electrons, that of model "
+                f"{config.name} {expected}"
+            )
 
 
 def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
@@ -289,14 +349,15 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
     return (correction + np.swapaxes(correction, -1, -2).conj()) / 2
 
 
-def _decode(mf: Any, mol: gto.Mole, h0: Array, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
+def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
     """H = H0 + dH, filtered no more than it takes to keep intruder orbitals out of the occupied ones."""
     s = mf.get_ovlp(mol)
     if exact:
-        return h0 + dh, orbitals_from_fock(mf, h0 + dh, s), 0.0
-    reference = orbitals_from_fock(mf, h0, s)
+        fock = base.corrected(dh)
+        return fock, orbitals_from_fock(mf, fock, s), 0.0
+    reference = orbitals_from_fock(mf, base.fock, s)
     for strength in STRENGTHS:
-        fock = h0 + (damp_small_overlaps(dh, s, strength) if strength else dh)
+        fock = base.corrected(damp_small_overlaps(dh, s, strength) if strength else dh)
         orbitals = orbitals_from_fock(mf, fock, s)
         if _believable(orbitals, reference, s):
             return fock, orbitals, strength

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from pyscf_mlham import baseline, checkpoint
+from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError
+from pyscf_mlham.h0 import BASELINES, fingerprint, same_h0
+from pyscf_mlham.model import network, oracle
+from pyscf_mlham.model.predictor import Predictor, check_domain, same_name
 from pyscf_mlham.nn import registry
-from pyscf_mlham.scf import network, oracle
-from pyscf_mlham.scf.predictor import Predictor, check_domain, same_name
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
@@ -75,15 +76,14 @@ def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: A
 
 def _check_baseline(folder: Path, config: ModelConfig) -> None:
     """Refuse a model whose H0 is not the one this installation computes."""
-    if config.baseline not in baseline.BASELINES:
+    if config.baseline not in BASELINES:
         raise ModelError(
-            f"{folder}: its H0 is {config.baseline!r}, known here are {', '.join(baseline.BASELINES)}; "
-            "update pyscf_mlham."
+            f"{folder}: its H0 is {config.baseline!r}, known here are {', '.join(BASELINES)}; update pyscf_mlham."
         )
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
-    here = baseline.fingerprint(config.baseline, config.xc)
-    if not baseline.same_h0(config.baseline_fingerprint, here):
+    here = fingerprint(config.baseline, config.xc)
+    if not same_h0(config.baseline_fingerprint, here):
         raise ModelError(
             f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "
             f"{config.baseline_fingerprint:.6f} there, {here:.6f} here); use the PySCF version of its card."

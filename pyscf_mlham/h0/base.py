@@ -1,0 +1,86 @@
+"""H0: physical Hamiltonians that cost little. A model learns dH = F - H0."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import dft, gto, scf
+
+from pyscf_mlham.h0.minao import minao_potential
+from pyscf_mlham.h0.sap import sap_potential
+from pyscf_mlham.h0.scc import self_consistent_atoms
+
+Array = NDArray[np.float64]
+
+SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
+SCC = "scc"
+BASELINES = ("sap", "minao", "hcore", SCC)
+
+
+def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
+    """Return the effective potential V0 of a baseline that does not depend on charge and spin.
+
+    The core Hamiltonian comes from whoever asks, so that relativity or point charges already in it stay in H0.
+
+    Args:
+        baseline: "sap", "minao" or "hcore" (nothing).
+        mol: molecule.
+        xc: functional of the minao mean field, "hf" for Hartree-Fock; the others ignore it.
+
+    Returns:
+        (n_ao, n_ao) Hartree, PySCF's AO order.
+    """
+    if baseline == "sap":
+        return sap_potential(mol)
+    if baseline == "minao":
+        return minao_potential(mol, xc)
+    if baseline == "hcore":
+        return np.zeros((mol.nao, mol.nao))
+    expected = ", ".join(name for name in BASELINES if name != SCC)
+    raise ValueError(f"unknown baseline {baseline!r}; expected one of {expected}.")
+
+
+def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
+    """Return H0 of an isolated, non-relativistic molecule.
+
+    Args:
+        baseline: one of `BASELINES`.
+        mol: molecule.
+        xc: functional, "hf" for Hartree-Fock.
+
+    Returns:
+        (n_ao, n_ao), or (2, n_ao, n_ao) of alpha and beta electrons for "scc" of an open shell; Hartree.
+    """
+    if baseline == SCC:
+        kind = scf.hf.RHF if not mol.spin else scf.uhf.UHF
+        if xc.lower() != "hf":
+            kind = dft.rks.RKS if not mol.spin else dft.uks.UKS
+        mf = kind(mol)
+        mf.xc, mf.verbose = xc, 0
+        return np.asarray(self_consistent_atoms(mf).fock)
+    return np.asarray(scf.hf.get_hcore(mol)) + potential(baseline, mol, xc)
+
+
+@cache
+def fingerprint(baseline: str, xc: str = "hf") -> float:
+    """Return one number from which it shows whether two installations compute the same H0.
+
+    The sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G; Hartree.
+    """
+    probe = gto.M(
+        atom="C 0 0 0; O 0 0 1.2; H 0 0.94 -0.59; H 0 -0.94 -0.59", basis="sto-3g", unit="Angstrom", verbose=0
+    )
+    h0 = hamiltonian(baseline, probe, xc)
+    return float(np.trace(np.linalg.solve(probe.intor("int1e_ovlp"), h0)))
+
+
+def same_h0(there: float | None, here: float | None) -> bool:
+    """Whether two installations compute the same H0.
+
+    Args:
+        there: `fingerprint`, Hartree.
+        here: the same of the other.
+    """
+    return there is not None and here is not None and abs(there - here) <= SAME_H0

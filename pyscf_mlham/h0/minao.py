@@ -1,0 +1,45 @@
+"""'minao': the mean field of PySCF's minao density, in a frozen coarse field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import dft, gto, scf
+
+from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import CoarseField, Level
+
+Array = NDArray[np.float64]
+
+# The field of the minao baseline of shipped models. Models depend on it: never change it, add another.
+H0_LEVEL = Level(
+    "minao-1", "def2-universal-jfit", "def2-universal-jkfit", grid=1, dtype=np.float32, functions=2.0, far=1e-8
+)
+
+
+def minao_potential(mol: gto.Mole, xc: str) -> Array:
+    """Mean field of PySCF's minao density, to the accuracy of a coarse field: a sixth of a Fock build.
+
+    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Where
+    there is no room for fitted integrals, Coulomb and exchange are PySCF's own, which takes as long as a Fock build.
+
+    Args:
+        mol: molecule; its charge and spin do not matter, as the density is that of neutral atoms.
+        xc: functional, "hf" for Hartree-Fock.
+
+    Returns:
+        (n_ao, n_ao) Hartree, PySCF's AO order.
+    """
+    mf: Any = scf.hf.RHF(mol) if xc.lower() == "hf" else dft.rks.RKS(mol, xc=xc)
+    mf.verbose = 0
+    density = scf.hf.init_guess_by_minao(mol)
+    occupied = density.mo_occ > 0
+    factor = density.mo_coeff[:, occupied] * np.sqrt(density.mo_occ[occupied])
+    try:
+        return CoarseField(mf, H0_LEVEL).potential([factor])
+    except ResourceError:
+        if hasattr(mf, "grids"):
+            mf.grids.level = H0_LEVEL.grid
+        return np.asarray(mf.get_veff(mol, density))

@@ -1,0 +1,1 @@
+"""Learned Hamiltonians: from a molecule to a Fock matrix and its orbitals."""

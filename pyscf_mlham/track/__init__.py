@@ -1,0 +1,5 @@
+"""Starts from the geometries before: for dynamics and optimisations."""
+
+from pyscf_mlham.track.mixin import track
+
+__all__ = ["track"]
