@@ -30,6 +30,7 @@ class BackboneOptions:
         hidden: channels inside a layer.
         radial: number of radial functions.
         cutoff: Bohr.
+        scale: of the output: typical size of dH over that of dH from the minao field.
     """
 
     layers: int = 3
@@ -39,6 +40,7 @@ class BackboneOptions:
     hidden: int = 96
     radial: int = 32
     cutoff: float = 16.0
+    scale: float = 1.0
 
 
 class Directed(NamedTuple):

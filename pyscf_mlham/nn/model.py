@@ -36,6 +36,7 @@ RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
     "largest_m": (math.isfinite, "finite"),  # the network checks both bounds
     "cutoff": POSITIVE,
     "limit": POSITIVE,
+    "scale": POSITIVE,
 }
 SOFTENING = 2.0  # Bohr; extent of an atom's charge density
 
@@ -85,7 +86,7 @@ class HamiltonianModel(nn.Module):
         species = self.index[batch.numbers]
         features, _ = self._features(batch, species)
         output = self._decoded(features, batch, species)
-        return output if self.refiner is None else self.refiner(output, features, batch, species, None)
+        return self._scaled(output if self.refiner is None else self.refiner(output, features, batch, species, None))
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
         """Predict blocks and the traces that only the loss needs.
@@ -102,9 +103,11 @@ class HamiltonianModel(nn.Module):
         output = self._decoded(features, batch, species)
         if self.refiner is not None:
             output = self.refiner(output, features, batch, species, rotation)
+        output = self._scaled(output)
         if self.wrapper is None or invariants is None:
             return output, None
-        return output, self.wrapper.traces(invariants, features, species)
+        scale = self.options.scale
+        return output, Traces(*(scale**2 * t for t in self.wrapper.traces(invariants, features, species)))
 
     def orientation(self, seed: Sequence[int]) -> Rotation | None:
         """Draw the orientation of the molecules in the refiner for one training step; None without a refiner.
@@ -125,6 +128,9 @@ class HamiltonianModel(nn.Module):
     def _features(self, batch: Batch, species: Tensor) -> tuple[Features, tuple[Tensor, Tensor] | None]:
         features = self.backbone(batch, species)
         return (features, None) if self.wrapper is None else self.wrapper(features)
+
+    def _scaled(self, output: Output) -> Output:
+        return Output(*(self.options.scale * t for t in output))
 
     def _decoded(self, features: Features, batch: Batch, species: Tensor) -> Output:
         atoms, pairs, directed = features

@@ -18,13 +18,15 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.h0 import fingerprint
+from pyscf_mlham.h0 import SCC, fingerprint
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.selection import choose
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
+
+SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -108,9 +110,10 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
         config: settings.
         template: of the orbitals of an atom.
     """
+    network = {"scale": SCALES.get(config.baseline, 1.0), **config.network}
     options: dict[str, Any] = {
         "template": list(template.counts),
-        "network": asdict(options_of(config.architecture, config.network)),
+        "network": asdict(options_of(config.architecture, network)),
     }
     parts = {
         "wrapper": part_of("wrapper", config.wrapper, config.wrapper_options),

@@ -342,7 +342,7 @@ def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> Non
         sums.index_add_(0, species, scalars)
         counts.index_add_(0, species, torch.ones(len(species), 1))
     with torch.no_grad():
-        biases.copy_(sums / counts.clamp(min=1))
+        biases.copy_(sums / counts.clamp(min=1) / model.options.scale)
 
 
 def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch.device) -> np.ndarray:
