@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyscf.data.elements import ELEMENTS
 
 from pyscf_mlham.checkpoint import CONFIG
 from pyscf_mlham.errors import ModelError
@@ -62,6 +63,8 @@ class TrainConfig:
         frozen: leave the weights that it starts from as they are, and train the refiner alone.
         baseline: name of H0.
         charges: total charges that the model may be used for.
+        elements: symbols of the elements that it may be used for; empty for those of the training molecules. Molecules
+            with others are left out.
         steps: optimiser steps in all.
         pairs: pairs of atoms in a step, roughly; what memory bounds.
         learning_rate: at its highest.
@@ -90,6 +93,7 @@ class TrainConfig:
     frozen: bool = False
     baseline: str = "minao"
     charges: tuple[int, ...] = (0,)
+    elements: tuple[str, ...] = ()
     steps: int = 20000
     pairs: int = 150
     learning_rate: float = 3e-3
@@ -141,6 +145,9 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
         raise ModelError(f"{path}: data must be the name of a file, or a list of them, found {files!r}.")
     if not _lists(charges, int):
         raise ModelError(f"{path}: charges must be a list of integers, found {charges!r}.")
+    symbols = content.get("elements", [])
+    if symbols != [] and not (_lists(symbols, str) and all(symbol in ELEMENTS[1:] for symbol in symbols)):
+        raise ModelError(f"{path}: elements must be a list of symbols such as [H, C], found {symbols!r}.")
     names = ("name", "output", "architecture", "wrapper", "refiner", "start", "baseline", "schedule")
     if wrong := [key for key in names if not isinstance(content.get(key, ""), str)]:
         raise ModelError(f"{path}: {wrong} must be names; a part's sizes have a key of their own.")
@@ -172,6 +179,7 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
     content = content | {
         "data": (files,) if isinstance(files, str) else tuple(files),
         "charges": tuple(content.get("charges", TrainConfig.charges)),
+        "elements": tuple(content.get("elements", ())),
         "loss": LossConfig(**content.get("loss", {})),
     }
     config = TrainConfig(**content)

@@ -117,10 +117,13 @@ def symbols(elements: Iterable[int]) -> str:
 
 
 def _served(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
-    """Return the records of a split whose charge is asked for; open shells only if the baseline knows spins."""
+    """Return the records of a split that are asked for; open shells only if the baseline knows spins."""
+    wanted = {ELEMENTS.index(symbol) for symbol in config.elements}
     places = [Place(file, int(i)) for file in files for i in file.indices(split)]
-    spins = config.baseline == SCC
-    return [p for p in places if (spins or p.file.spin[p.index] == 0) and p.file.charge[p.index] in config.charges]
+    places = [p for p in places if p.file.charge[p.index] in config.charges]
+    if config.baseline != SCC:
+        places = [p for p in places if p.file.spin[p.index] == 0]
+    return [p for p in places if not wanted or wanted.issuperset(p.composition)]
 
 
 def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place]) -> set[Place]:
