@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from pyscf_mlham.data.baselines import add_baseline
 from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
@@ -32,11 +33,12 @@ EXAMPLE = """examples:
   mlham data generate molecules.xyz -o set.h5 --xc b3lyp --basis def2-svp -j 2
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
   mlham data import QH9Stable.db -o qh9.h5 --xc b3lyp5 --basis def2-svp
+  mlham data baseline qh9.h5 -o qh9-scc.h5 -j 8
   mlham data info set.h5"""
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Describe the three commands.
+    """Describe the commands.
 
     Args:
         parser: of `mlham data`.
@@ -83,6 +85,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
     brought.set_defaults(run=run_import)
+
+    based = commands.add_parser("baseline", help="keep the scc baseline beside the labels, for training; resumable")
+    based.add_argument("file", type=Path, help="file of labelled molecules")
+    based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
+    based.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
+    based.set_defaults(run=run_baseline)
 
     about = commands.add_parser("info", help="counts, elements, sizes, splits, |F - H0|")
     about.add_argument("file", type=Path)
@@ -196,6 +204,19 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
     with HamiltonianFile(args.output) as file:
         console.print(f"{args.output}: {len(file)} imported, {refused} refused", highlight=False)
     return 1 if refused else 0
+
+
+def run_baseline(args: argparse.Namespace, console: Console) -> int:
+    """Add the scc baseline to the records of a file; the exit code is 1 if one failed.
+
+    Args:
+        args: of the command line.
+        console: to draw on.
+    """
+    counts = add_baseline(args.file, args.output, args.jobs, console)
+    words = f"{counts['labelled'] + counts['done']} records with their baseline, {counts['failed']} failed"
+    console.print(f"{args.output}: {words}", highlight=False)
+    return 1 if counts["failed"] else 0
 
 
 def run_info(args: argparse.Namespace, console: Console) -> int:

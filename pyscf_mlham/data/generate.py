@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import pyscf
@@ -24,7 +25,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_gr
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
-Engine = Callable[[Sequence[Task]], Iterator[Entry]]
+T = TypeVar("T")
 
 FAILED_EARLIER = "failed earlier"
 COUNTED = ("labelled", "failed", "duplicate", "done", FAILED_EARLIER, "bad")
@@ -78,7 +79,7 @@ def generate(
         queue = _to_do(molecules, known, journal, options, counts, console)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
-            _run(queue, engine, journal, counts, console)
+            run_through(queue, engine, journal, counts, console)
         except KeyboardInterrupt:
             console.print(
                 f"Stopped; {len(journal.offsets)} molecules wait in {journal.path}. The same command goes on."
@@ -157,7 +158,22 @@ def _to_do(
     return tasks
 
 
-def _run(queue: Sequence[Task], engine: Engine, journal: Journal, counts: dict[str, int], console: Console) -> None:
+def run_through(
+    queue: Sequence[T],
+    engine: Callable[[Sequence[T]], Iterator[Entry]],
+    journal: Journal,
+    counts: dict[str, int],
+    console: Console,
+) -> None:
+    """Work off tasks, each finished one written to the journal at once, with a progress bar.
+
+    Args:
+        queue: tasks.
+        engine: from tasks to their entries.
+        journal: that keeps them.
+        counts: numbers of "labelled" and "failed", counted up.
+        console: to draw on.
+    """
     columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("labelling", total=len(queue), rate="")

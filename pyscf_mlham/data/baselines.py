@@ -1,0 +1,96 @@
+"""mlham data baseline: the scc baseline of every record, kept beside its label so that training need not compute it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyscf
+from rich.console import Console
+
+from pyscf_mlham.data.generate import COUNTED, journal_path, run_through
+from pyscf_mlham.data.geometries import identity, mol_from_geometry
+from pyscf_mlham.data.journal import Entry, Journal
+from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.workers import Job, process_engine
+
+
+class Task(NamedTuple):
+    """One record for a worker.
+
+    Attributes:
+        path: of the file of labelled molecules.
+        number: of the record.
+    """
+
+    path: Path
+    number: int
+
+
+def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
+    """Write a copy of a file whose records hold their scc baseline; resumable.
+
+    Args:
+        source: file of labelled molecules.
+        output: the copy.
+        jobs: worker processes.
+        console: to draw on.
+
+    Returns:
+        numbers of records: labelled, failed, done (by an earlier run).
+    """
+    if output.exists():
+        raise DataError(f"{output} is there already; name another output file.")
+    counts = dict.fromkeys(COUNTED, 0)
+    with HamiltonianFile(source) as file:
+        journal = Journal(journal_path(output), file.level)
+        try:
+            keys = [_key(file, i) for i in range(len(file))]
+            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in journal.offsets]
+            counts["done"] = len(keys) - len(tasks)
+            run_through(tasks, process_engine(JOB, jobs), journal, counts, console)
+            records = (journal.record(key) for key in keys if key in journal.offsets)
+            attributes = {"pyscf_version": pyscf.__version__}
+            write_file(output, file.level, records, attributes, journal.failures)
+            journal.remove()
+        finally:
+            journal.close()
+    return counts
+
+
+def _key(file: HamiltonianFile, i: int) -> str:
+    return identity(file.numbers(i), file.positions(i), int(file.charge[i]), int(file.spin[i]))
+
+
+def with_baseline(task: Task) -> Entry:
+    """Compute the baseline of one record; a failure is an entry with its reason, never an exception.
+
+    Args:
+        task: which record.
+    """
+    with HamiltonianFile(task.path) as file:
+        key, record, level = _key(file, task.number), file[task.number], file.level
+    try:
+        h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
+    except Exception as error:  # whatever it is, the other records go on, and this one is reported
+        return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
+    return Entry(key, record.name, record._replace(extra={**record.extra, **_named(record, h0)}))
+
+
+def _named(record: Record, h0: np.ndarray) -> dict[str, np.ndarray]:
+    """Name the matrices; a closed shell in a file of open ones has two equal ones."""
+    if "fock_beta" not in record.extra:
+        return {f"fock_{SCC}": h0}
+    alpha, beta = h0 if h0.ndim == 3 else (h0, h0)
+    return {f"fock_{SCC}": alpha, f"fock_{SCC}_beta": beta}
+
+
+def _lost(task: Task, reason: str) -> Entry:
+    with HamiltonianFile(task.path) as file:
+        return Entry(_key(file, task.number), str(file.name[task.number]), None, reason)
+
+
+JOB: Job[Task, Entry] = Job(with_baseline, _lost)
