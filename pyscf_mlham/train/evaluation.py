@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -17,6 +18,7 @@ from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
+from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.guess import guess_or_reason
 from pyscf_mlham.model.network import NetworkModel
@@ -77,12 +79,15 @@ def evaluate_model(
             console.print(f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         turned: list[float] = []
+        samples: list[Sample] = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             prepared = examples(path, indices, recipe_of(config), usable_cores())
             for example in progress.track(prepared, total=len(indices), description="predicting"):
                 found += evaluate(model.network, [example])
+                samples.append(example.sample)
                 turned.append(equivariance_error(model.network, example, len(turned)))
         print_metrics(found, f"{config.name} on {len(found)} molecules of {path.name} ({split})", console)
+        print_classes(found, samples, console)
         print_equivariance(model.network, turned, console)
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
@@ -134,6 +139,28 @@ def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
     console.print(table)
     for key, words in MEANINGS.items():
         console.print(f"{key}: {words}", highlight=False, soft_wrap=True)
+
+
+def print_classes(found: list[Metrics], samples: Sequence[Sample], console: Console) -> None:
+    """Print mean errors of closed shells, ions and radicals, and of the molecules that have an element.
+
+    Args:
+        found: of each molecule, or of each spin of an open shell.
+        samples: input of the network for each of them.
+        console: to draw on.
+    """
+    classes: dict[str, list[Metrics]] = {}
+    for each, sample in zip(found, samples, strict=True):
+        odd = (int(sample.numbers.sum()) - sample.charge) % 2
+        kind = "radicals, each spin" if odd else "ions" if sample.charge else "neutral closed shells"
+        for name in (kind, *(f"with {ELEMENTS[z]}" for z in sorted(set(sample.numbers.tolist())))):
+            classes.setdefault(name, []).append(each)
+    table = Table("molecules", "number", "H MAE / Ha", "density error", "occupied energies / Ha", "gap / Ha")
+    for name in sorted(classes, key=lambda name: (name.startswith("with"), name)):
+        m = mean(classes[name])
+        cells = (f"{m.h_mae:.2e}", f"{m.density:.5f}", f"{m.occupied_mae:.2e}", f"{m.gap_error:.2e}")
+        table.add_row(name, str(len(classes[name])), *cells)
+    console.print(table)
 
 
 def compare_guesses(
