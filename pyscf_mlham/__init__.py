@@ -8,9 +8,11 @@ import importlib
 from typing import Any
 
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.model.guess import fock, guess, register, unregister
+from pyscf_mlham.hooks import register, unregister
+from pyscf_mlham.model.guess import fock, guess
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.oracle import OracleModel
+from pyscf_mlham.scf.guess_info import GuessInfo
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import History
@@ -18,6 +20,7 @@ from pyscf_mlham.track.history import History
 __version__ = "0.1.0"
 
 __all__ = [
+    "GuessInfo",
     "History",
     "MLHamError",
     "ModelError",

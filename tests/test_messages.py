@@ -10,7 +10,7 @@ from conftest import mole
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
-from pyscf_mlham.scf import guess
+from pyscf_mlham.model import guess
 
 
 def test_a_molecule_has_no_guess() -> None:

@@ -23,6 +23,7 @@ from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -159,6 +160,7 @@ class _MultilevelSCF:
             return float(self._plain(str(error), dm0, **kwargs))
         breaking = dm0 is None and breaks_spin_symmetry(self)
         atoms = dm0 is None and is_atomic(self.init_guess)
+        is_relaxed = atoms and self.init_guess.lower() == "scc"
         if dm0 is None:
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
                 dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
@@ -169,6 +171,8 @@ class _MultilevelSCF:
         if levels:
             factors = atomic_factors(self) if atoms else factors_from_density(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
+            if is_relaxed:  # by those levels
+                record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)

@@ -1,0 +1,67 @@
+"""What `register` adds to PySCF's base class of mean-field objects, and `unregister` takes away again."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pyscf import gto
+from pyscf.scf import hf
+
+from pyscf_mlham.model import store
+from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, settings
+from pyscf_mlham.scf.guess_info import recorded
+
+BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
+_KEEP: Any = ...  # an object of its own would not
+
+
+def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
+    """Make ``mf.init_guess = 'ml'`` and ``'scc'`` known to PySCF; importing pyscf_mlham does it.
+
+    What is not given stays as it was.
+
+    Args:
+        model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder; None, as after
+            the import, chooses the shipped model that suits each calculation best.
+        fallback: what to do if the model cannot be used: the name of a PySCF guess ("minao" after the import), or
+            "raise".
+    """
+    if model is not _KEEP and isinstance(model, (str, Path)):
+        store.find(model)  # an error for a misspelt name now, not in the first calculation
+    if fallback is not _KEEP:
+        settings.fallback = checked_fallback(fallback)
+    if model is not _KEEP:
+        settings.model = model
+    if BEFORE not in vars(hf.SCF):
+        setattr(hf.SCF, BEFORE, {})
+        _replace("get_init_guess", _with_ml(hf.SCF.get_init_guess))
+        _replace("guess_info", property(recorded))
+
+
+def unregister() -> None:
+    """Give PySCF its own class back; 'ml' and 'scc' are unknown names to it, for which it takes minao."""
+    for name, original in vars(hf.SCF).get(BEFORE, {}).items():
+        if original is None:
+            delattr(hf.SCF, name)
+        else:
+            setattr(hf.SCF, name, original)
+    if BEFORE in vars(hf.SCF):
+        delattr(hf.SCF, BEFORE)
+
+
+def _replace(name: str, new: Any) -> None:
+    getattr(hf.SCF, BEFORE)[name] = vars(hf.SCF).get(name)
+    setattr(hf.SCF, name, new)
+
+
+def _with_ml(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
+        def pyscf_guess(other: Any) -> Any:
+            return original(self, mol, other, **kwargs)
+
+        return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
+
+    return get_init_guess
