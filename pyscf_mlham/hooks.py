@@ -12,6 +12,8 @@ from pyscf.scf import hf
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, settings
 from pyscf_mlham.scf.guess_info import recorded
+from pyscf_mlham.scf.multilevel import accelerate as accelerated
+from pyscf_mlham.track import track
 
 BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
 _KEEP: Any = ...  # an object of its own would not
@@ -19,6 +21,9 @@ _KEEP: Any = ...  # an object of its own would not
 
 def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
     """Make ``mf.init_guess = 'ml'`` and ``'scc'`` known to PySCF; importing pyscf_mlham does it.
+
+    Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the functions
+    of these names: periodic objects have them too, and plain SCF does their work.
 
     What is not given stays as it was.
 
@@ -38,6 +43,8 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
         setattr(hf.SCF, BEFORE, {})
         _replace("get_init_guess", _with_ml(hf.SCF.get_init_guess))
         _replace("guess_info", property(recorded))
+        _replace("accelerate", accelerated)
+        _replace("track", track)
 
 
 def unregister() -> None:
