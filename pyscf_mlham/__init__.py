@@ -9,6 +9,7 @@ from typing import Any
 
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.hooks import register, unregister
+from pyscf_mlham.model.applicable import applicable
 from pyscf_mlham.model.guess import fock, guess
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.oracle import OracleModel
@@ -29,6 +30,7 @@ __all__ = [
     "OutOfDomainError",
     "PredictionError",
     "accelerate",
+    "applicable",
     "fock",
     "guess",
     "register",

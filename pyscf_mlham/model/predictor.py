@@ -128,9 +128,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
     config = model.config
-    check_domain(mf, mol, config)
-    _check_kind(mf, model)  # before anything is computed
-    native = model.native(mol)
+    native = native_if_applicable(mf, mol, model)  # before anything is computed
     lifted = not same_basis(native, mol)
     h = np.asarray(mf.get_hcore(mol))
     # before H0, whose integrals are the same and are shared while both are in use
@@ -153,6 +151,21 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
         coarse_builds=coarse_builds,
         seconds=time.perf_counter() - start,
     )
+
+
+def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
+    """Return the molecule in the model's basis set; OutOfDomainError, with the reason, if the model is not applicable.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+        model: that would predict.
+    """
+    check_domain(mf, mol, model.config)
+    _check_kind(mf, model)
+    if model.config.baseline == SCC and (reason := scc.inapplicable(mf, mol)):
+        raise OutOfDomainError(reason)
+    return model.native(mol)
 
 
 class _Baseline(NamedTuple):
@@ -184,8 +197,6 @@ def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, con
 
 
 def _self_consistent_baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
-    if reason := scc.inapplicable(mf, mol):
-        raise OutOfDomainError(reason)
     point = scc.self_consistent_atoms(mf)
     own = point.problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
     if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
