@@ -7,6 +7,7 @@ torch, which comes with the first prediction. ``pyscf_mlham.ase`` is loaded when
 import importlib
 from typing import Any
 
+from pyscf_mlham import configuration
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.hooks import register, unregister
 from pyscf_mlham.model.applicable import applicable
@@ -45,4 +46,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register()
+register(accelerate=configuration.ACCELERATE)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import pyscf_mlham
+from pyscf_mlham.configuration import PLAIN
 from pyscf_mlham.errors import MLHamError
 
 WIDTH = 160  # of what goes to a file or a pipe, where a table must not be cut
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, the process's own by default.
     """
     args = _parser().parse_args(arguments)
+    os.environ[PLAIN] = "1"  # what is measured and labelled as plain SCF is plain, also in worker processes
+    pyscf_mlham.register(accelerate=False)
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
     try:

@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from pyscf import gto
+from pyscf.lib import logger
 from pyscf.scf import hf
 
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, settings
+from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate as accelerated
+from pyscf_mlham.scf.multilevel.mixin import converge_accelerated
 from pyscf_mlham.track import track
 
 BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
+DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # by whom SCF is chosen
 _KEEP: Any = ...  # an object of its own would not
 
 
-def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
+def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool = _KEEP) -> None:
     """Make ``mf.init_guess = 'ml'`` and ``'scc'`` known to PySCF; importing pyscf_mlham does it.
 
-    Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the functions
-    of these names: periodic objects have them too, and plain SCF does their work.
+    Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the
+    functions of these names: periodic objects have them too, and plain SCF does their work.
 
     What is not given stays as it was.
 
@@ -32,6 +36,16 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
             the import, chooses the shipped model that suits each calculation best.
         fallback: what to do if the model cannot be used: the name of a PySCF guess ("minao" after the import), or
             "raise".
+        accelerate: whether each `kernel()` and `scf()` of an object without a decoration of this package's runs as that
+            of `accelerate(mf)`, if applicable; the results are the object's own, as usual.
+
+    To have the package in every script, write to PySCF's configuration file (~/.pyscf_conf.py), below other settings::
+
+        scf_hf_SCF_init_guess = "ml"  # for every object; leave it out to choose in each script
+        mlham_accelerate = True  # register(accelerate=True)
+        import pyscf_mlham  # the last line: later settings do not reach the modules that it imports
+
+    Other processes have what this file and their own imports set, not what is registered here.
     """
     if model is not _KEEP and isinstance(model, (str, Path)):
         store.find(model)  # an error for a misspelt name now, not in the first calculation
@@ -45,15 +59,16 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
         _replace("guess_info", property(recorded))
         _replace("accelerate", accelerated)
         _replace("track", track)
+    if accelerate is not _KEEP:
+        _restore("scf")
+        if accelerate:
+            _replace("scf", _with_accelerate(hf.SCF.scf))
 
 
 def unregister() -> None:
     """Give PySCF its own class back; 'ml' and 'scc' are unknown names to it, for which it takes minao."""
-    for name, original in vars(hf.SCF).get(BEFORE, {}).items():
-        if original is None:
-            delattr(hf.SCF, name)
-        else:
-            setattr(hf.SCF, name, original)
+    for name in list(vars(hf.SCF).get(BEFORE, {})):
+        _restore(name)
     if BEFORE in vars(hf.SCF):
         delattr(hf.SCF, BEFORE)
 
@@ -61,6 +76,16 @@ def unregister() -> None:
 def _replace(name: str, new: Any) -> None:
     getattr(hf.SCF, BEFORE)[name] = vars(hf.SCF).get(name)
     setattr(hf.SCF, name, new)
+
+
+def _restore(name: str) -> None:
+    before = getattr(hf.SCF, BEFORE)
+    if name not in before:
+        return
+    if (original := before.pop(name)) is None:
+        delattr(hf.SCF, name)
+    else:
+        setattr(hf.SCF, name, original)
 
 
 def _with_ml(original: Any) -> Any:
@@ -72,3 +97,16 @@ def _with_ml(original: Any) -> Any:
         return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
 
     return get_init_guess
+
+
+def _with_accelerate(original: Any) -> Any:
+    @functools.wraps(original)
+    def scf(self: Any, dm0: Any = None, **kwargs: Any) -> Any:
+        if any(hasattr(type(self), name) for name in DECORATED):
+            return original(self, dm0, **kwargs)
+        if reason := inapplicable(self):
+            logger.info(self, "multilevel SCF: %s; plain SCF is used.", reason)
+            return original(self, dm0, **kwargs)
+        return converge_accelerated(self, dm0, **kwargs)
+
+    return scf

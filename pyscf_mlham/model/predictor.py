@@ -187,7 +187,7 @@ class _Baseline(NamedTuple):
 def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, config: ModelConfig) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is another one."""
     if config.baseline == SCC:
-        return _self_consistent_baseline(mf, mol, native, config)
+        return _self_consistent_baseline(mf, native, config)
     v0 = potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, hcore, mol.nao) + fock_for(mf, v0, mol.nao)
     alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
@@ -196,7 +196,7 @@ def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, con
     return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
 
 
-def _self_consistent_baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
+def _self_consistent_baseline(mf: Any, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
     point = scc.self_consistent_atoms(mf)
     own = point.problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
     if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell

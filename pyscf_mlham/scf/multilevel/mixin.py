@@ -65,6 +65,27 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     return lib.set_class(_MultilevelSCF(mf, builds), (_MultilevelSCF, mf.__class__))
 
 
+def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+    """Converge a plain object itself as its accelerated one would; it is the plain object again, with the results.
+
+    Args:
+        mf: PySCF mean-field object.
+        dm0: density matrix to start from; by default from existing orbitals, or init_guess.
+        kwargs: of PySCF's scf.
+
+    Returns:
+        total energy, Hartree.
+    """
+    plain = type(mf)
+    lib.set_class(mf, (_MultilevelSCF, plain))
+    mf._set_up(None)
+    try:
+        return float(mf.scf(dm0, **kwargs))
+    finally:
+        mf._clear()
+        mf.__class__ = plain
+
+
 class _MultilevelSCF:
     __name_mixin__ = "Multilevel"
 
@@ -72,6 +93,9 @@ class _MultilevelSCF:
 
     def __init__(self, mf: Any, builds: int | None) -> None:
         self.__dict__.update(private_parts(mf))
+        self._set_up(builds)
+
+    def _set_up(self, builds: int | None) -> None:
         self.builds = builds
         self.energy_error = float("nan")  # Hartree, of an energy that is not converged
         self.coarse_cycles = 0
@@ -80,11 +104,14 @@ class _MultilevelSCF:
         self.plain_reason = ""  # why plain SCF did the work, or went on with it
         self._builds = 0
 
+    def _clear(self) -> None:
+        for name in (*_MultilevelSCF._keys, "_builds"):
+            vars(self).pop(name, None)
+
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with whatever it has converged to."""
         plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
-        for name in (*_MultilevelSCF._keys, "_builds"):
-            delattr(plain, name)
+        _MultilevelSCF._clear(plain)
         return plain
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
