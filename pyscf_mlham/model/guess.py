@@ -30,6 +30,7 @@ GUESSES = (
     *(name for name in FALLBACKS if name not in ("raise", SCC)),
     "vsap",
 )  # of PySCF
+EXPECTED = "'ml', or 'ml:' and the name or the path of a model"
 LOADING = 0.1  # seconds; what takes longer is worth a word
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
@@ -65,6 +66,8 @@ def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], An
     elif is_ml(key):
         density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
     else:
+        if isinstance(key, str) and key.strip().lower().startswith("ml"):
+            logger.warn(mf, "init_guess = %r is not known, and PySCF takes minao for it; expected %s.", key, EXPECTED)
         return pyscf_guess(key)
     record(mf, info)
     return density
