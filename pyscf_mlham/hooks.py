@@ -11,7 +11,7 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 
 from pyscf_mlham.model import store
-from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, settings
+from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, is_ml, is_scc, settings
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate as accelerated
@@ -56,6 +56,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
     if BEFORE not in vars(hf.SCF):
         setattr(hf.SCF, BEFORE, {})
         _replace("get_init_guess", _with_ml(hf.SCF.get_init_guess))
+        _replace("__getstate__", _with_import(hf.SCF.__getstate__))
         _replace("guess_info", property(recorded))
         _replace("accelerate", accelerated)
         _replace("track", track)
@@ -97,6 +98,31 @@ def _with_ml(original: Any) -> Any:
         return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
 
     return get_init_guess
+
+
+class _Key(str):
+    """A value of init_guess that imports this package where it is unpickled, and is a plain text there."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return plain_key, (str(self),)
+
+
+def plain_key(key: str) -> str:
+    """Return a value of init_guess; to be found in a pickle, for the import that comes with it."""
+    return key
+
+
+def _with_import(original: Any) -> Any:
+    @functools.wraps(original)
+    def getstate(self: Any) -> dict[str, Any]:
+        state: dict[str, Any] = original(self)
+        if is_ml(key := state.get("init_guess")) or is_scc(key):
+            state["init_guess"] = _Key(key)
+        return state
+
+    return getstate
 
 
 def _with_accelerate(original: Any) -> Any:

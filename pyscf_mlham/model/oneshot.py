@@ -14,6 +14,7 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.scf.pickling import Picklable
 
 
 def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)
@@ -31,7 +32,7 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
     return lib.set_class(_OneShotSCF(mf, model), (_OneShotSCF, mf.__class__))
 
 
-class _OneShotSCF:
+class _OneShotSCF(Picklable):
     __name_mixin__ = "OneShot"
 
     _keys = {"model", "fock", "gap"}  # noqa: RUF012  (PySCF's idiom)

@@ -14,6 +14,7 @@ from pyscf.scf.diis import CDIIS
 from pyscf_mlham.density import undisturbed
 from pyscf_mlham.scf.decorator import private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
+from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.recycle import RecyclingDIIS
 
@@ -44,7 +45,7 @@ def track(mf: Any, history: History | str = "fit") -> Any:
     return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
 
 
-class _TrackedSCF:
+class _TrackedSCF(Picklable):
     __name_mixin__ = "Tracked"
 
     _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)

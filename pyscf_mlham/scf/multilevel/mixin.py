@@ -28,6 +28,7 @@ from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
+from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
@@ -86,7 +87,7 @@ def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> fl
         mf.__class__ = plain
 
 
-class _MultilevelSCF:
+class _MultilevelSCF(Picklable):
     __name_mixin__ = "Multilevel"
 
     _keys = {"builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
