@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, scf
+from pyscf.data import nist
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_mol, is_ghost
+from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, graph_from_mol, is_ghost
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -42,6 +43,7 @@ HIGH = 1.0  # Hartree
 # Measured on twisted ethylene and O2: collinear guesses end in higher generalised states than minao.
 COLLINEAR = "a generalised method mixes spins, and the model was made for one that does not"
 REFINED = 1e-5  # orbital gradient to which the response to a prediction is solved, Hartree
+DETACHED = 10.0  # Bohr; an atom without neighbours nearer than that has no bonds
 COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
 
 
@@ -374,5 +376,14 @@ def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> 
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha, H0 alone gives {gap(reference):.4f}), or an empty "
-        "orbital stays among the occupied ones"
+        f"orbital stays among the occupied ones{_detached(mol)}"
     )
+
+
+def _detached(mol: gto.Mole) -> str:
+    """Name the atom without neighbours that a failure may come of, "" if all have some."""
+    atom, distance = farthest_atom(mol)
+    if distance < DETACHED:
+        return ""
+    where = f"{distance * nist.BOHR:.3g} Angstrom from its nearest neighbour"
+    return f"; atom {atom} ({mol.atom_symbol(atom)}) is {where}, check the input geometry"
