@@ -104,9 +104,10 @@ class _MultilevelSCF(Picklable):
         self.response_builds = 0
         self.plain_reason = ""  # why plain SCF did the work, or went on with it
         self._builds = 0
+        self._earlier: int | None = None  # full builds before plain SCF goes on, None if it does not
 
     def _clear(self) -> None:
-        for name in (*_MultilevelSCF._keys, "_builds"):
+        for name in (*_MultilevelSCF._keys, "_builds", "_earlier"):
             vars(self).pop(name, None)
 
     def undo_accelerate(self: Any) -> Any:
@@ -124,11 +125,21 @@ class _MultilevelSCF(Picklable):
             return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
-        """Print PySCF's settings and the solver's."""
+        """Print PySCF's settings and the solver's, once in each calculation."""
+        if self._earlier is not None:
+            return self
         super().dump_flags(verbose)  # type: ignore[misc]
-        logger.info(self, "multilevel SCF: coarse level %s", COARSE)
-        logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
+        if not self.plain_reason:
+            logger.info(self, "multilevel SCF: coarse level %s", COARSE)
+            logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
         return self
+
+    def _finalize(self: Any) -> Any:
+        """Print the result, with all cycles in it; PySCF takes them to be max_cycle."""
+        self.cycles += self._earlier or 0
+        limit = self.max_cycle if self.converged else self.cycles
+        with lib.temporary_env(self, max_cycle=limit):
+            return super()._finalize()  # type: ignore[misc]
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge.
@@ -151,11 +162,12 @@ class _MultilevelSCF(Picklable):
             logger.note(self, "multilevel SCF: it comes first; the second-order solver only where it fails.")
         return float(self._multilevel(dm0, **kwargs))
 
-    def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
+    def _plain(self: Any, reason: str, dm0: Array | None, earlier: int | None = None, **kwargs: Any) -> float:
         """Converge without a coarse field; see `scf`."""
         self.plain_reason = reason
         logger.note(self, "multilevel SCF: %s; plain SCF is used.", reason)
-        return float(self._decorated(dm0, **kwargs))
+        with lib.temporary_env(self, _earlier=earlier):
+            return float(self._decorated(dm0, **kwargs))
 
     def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
         """Converge as the decorated object does, and count its builds."""
@@ -185,10 +197,9 @@ class _MultilevelSCF(Picklable):
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
         except ResourceError as error:
-            return float(self._plain(str(error), dm0, **kwargs))
+            return float(self._plain(str(error), dm0, earlier=0, **kwargs))
         breaking = dm0 is None and breaks_spin_symmetry(self)
         atoms = dm0 is None and is_atomic(self.init_guess)
-        is_relaxed = atoms and self.init_guess.lower() == "scc"
         if dm0 is None:
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
                 dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
@@ -199,8 +210,8 @@ class _MultilevelSCF(Picklable):
         if levels:
             factors = atomic_factors(self) if atoms else factors_from_density(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
-            if is_relaxed:  # by those levels
-                record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
+            if atoms:
+                self._record_scc(problem, ladder)
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
@@ -222,7 +233,13 @@ class _MultilevelSCF(Picklable):
         )  # fmt: skip
         logger.timer(self, "SCF", *problem.clock)
         self._finalize()
+        self._suggest()
         return float(self.e_tot)
+
+    def _record_scc(self: Any, problem: Problem, ladder: Ladder) -> None:
+        """Set guess_info if init_guess is 'scc': the levels of the start have relaxed the atoms."""
+        if self.init_guess.lower() != "minao":
+            record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Take the solution of the response to the last full build, to second order in the energy."""
@@ -250,10 +267,18 @@ class _MultilevelSCF(Picklable):
             start, where = dm0, "starts anew, for its best density is not filled from below"
         logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, where)
         self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
-        with lib.temporary_env(self, max_cycle=self.max_cycle - builds):
+        with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
             energy = self._decorated(start, **kwargs)
-        self.cycles += builds
+        self._suggest()
         return float(energy)
+
+    def _suggest(self: Any) -> None:
+        """Warn of an SCF that is not converged, with what else there is."""
+        if self.converged:
+            return
+        newton = "" if hasattr(self, "undo_soscf") else "try mf.newton(), or "
+        words = f"{newton}set mf.level_shift (0.2 Hartree, for example) or a larger mf.max_cycle"
+        logger.warn(self, "multilevel SCF: not converged after %d full Fock builds; %s.", self.full_builds, words)
 
     def newton(self: Any) -> Any:
         """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""
