@@ -8,7 +8,7 @@ import importlib
 from typing import Any
 
 from pyscf_mlham import configuration
-from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
+from pyscf_mlham.errors import ExtraError, MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.hooks import register, unregister
 from pyscf_mlham.model.applicable import applicable
 from pyscf_mlham.model.guess import fock, guess
@@ -22,6 +22,7 @@ from pyscf_mlham.track.history import History
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExtraError",
     "GuessInfo",
     "History",
     "MLHamError",

@@ -8,15 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import (
-    Calculator,
-    CalculatorSetupError,
-    InputError,
-    PropertyNotImplementedError,
-    SCFError,
-    all_changes,
-)
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
@@ -24,6 +15,7 @@ from pyscf.data import nist
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
+from pyscf_mlham.extras import missing
 from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.store import find
@@ -34,6 +26,19 @@ from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moment
 from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import LEARNED, STRATEGIES, History
+
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import (
+        Calculator,
+        CalculatorSetupError,
+        InputError,
+        PropertyNotImplementedError,
+        SCFError,
+        all_changes,
+    )
+except ModuleNotFoundError as error:
+    raise missing(error, "ase") from error
 
 Array = NDArray[np.float64]
 
