@@ -17,10 +17,11 @@ from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.extras import missing
-from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
+from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess_info import record
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
@@ -313,8 +314,9 @@ class MLHam(Calculator):
     def _learned_guess(self, mf: Any) -> tuple[Array, str]:
         """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
         fallback = self.parameters["fallback"]
-        density, reason = guess_or_reason(mf, named_model(mf.init_guess), fallback)
-        if reason:
+        density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
+        record(mf, info)
+        if reason := info.fallback_reason:
             warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
         return density, reason
 

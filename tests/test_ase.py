@@ -321,6 +321,7 @@ def test_model_fallback_and_learned_steps() -> None:
     atoms = water()
     atoms.calc = MLHam(xc="pbe", basis="def2-svp")
     cold = [atoms.get_potential_energy() and atoms.calc.report().steps[-1].cycles]
+    assert atoms.calc.mf.guess_info.guess == "ml"
     for seed in range(4):
         atoms.rattle(0.003, seed=seed)
         atoms.get_potential_energy()
@@ -330,8 +331,10 @@ def test_model_fallback_and_learned_steps() -> None:
     silane.calc = MLHam(xc="hf", basis="sto-3g")
     with pytest.warns(UserWarning, match="the model is not used .*Si.*PySCF's minao guess is"):
         assert silane.get_potential_energy() < -7000
+    assert "Si" in silane.calc.mf.guess_info.fallback_reason
     silane.rattle(0.01, seed=0)
     silane.get_potential_energy()  # from the history, and still without the model
+    assert silane.calc.mf.guess_info.guess == "history"
     assert ["Si" in step.fallback for step in silane.calc.report().steps] == [True, True]
     assert "without the model at 2 of 2 geometries: " in str(silane.calc.report())
     assert not any(step.fallback for step in atoms.calc.report().steps)

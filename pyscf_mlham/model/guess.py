@@ -140,10 +140,21 @@ def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Arra
     Returns:
         density matrix in the object's own shape.
     """
+    return guess_with_info(mf, model, fallback)[0]
+
+
+def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = None) -> tuple[Array, GuessInfo]:
+    """Return the density matrix that 'ml' would start from, and how it was made; see `guess`.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: as `guess` takes it.
+        fallback: as `guess` takes it.
+    """
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
     with record_kept(mf):
-        return _guess(mf, mf.mol, _registered(model), fallback, lambda key: mf.get_init_guess(mf.mol, key))[0]
+        return _guess(mf, mf.mol, _registered(model), fallback, lambda key: mf.get_init_guess(mf.mol, key))
 
 
 def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
