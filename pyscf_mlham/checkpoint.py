@@ -93,10 +93,10 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
             f"{path}: damaged or incomplete (sha256 {digest[:12]}..., {CONFIG} says "
             f"{config.weights_sha256[:12]}...); copy the model again."
         )
-    safetensors = needed("safetensors.numpy")
+    load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
-        return config, safetensors.load(data)
-    except safetensors.SafetensorError as error:
+        return config, load(data)
+    except damaged as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); copy the model again.") from error
 
 
