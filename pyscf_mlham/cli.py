@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyscf_mlham
 from pyscf_mlham.configuration import PLAIN
 from pyscf_mlham.errors import MLHamError
+from pyscf_mlham.workers import environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,12 +38,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     from rich.markup import escape
 
     args = _parser().parse_args(arguments)
-    os.environ[PLAIN] = "1"  # what is measured and labelled as plain SCF is plain, also in worker processes
-    pyscf_mlham.register(accelerate=False)
+    pyscf_mlham.register(accelerate=False)  # what is measured as plain SCF is plain, also in worker processes
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
     try:
-        return int(args.run(args, console))
+        with environment(**{PLAIN: "1"}):
+            return int(args.run(args, console))
     except (MLHamError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 1

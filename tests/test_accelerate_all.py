@@ -19,6 +19,7 @@ from pyscf.scf import hf
 
 import pyscf_mlham
 from pyscf_mlham import OneShot, OracleModel, accelerate, track
+from pyscf_mlham.cli import main
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 
@@ -119,6 +120,14 @@ def test_own_decorations_go_their_own_way() -> None:
     assert OneShot(mole().RHF()).run().cycles == 0
 
 
+def test_the_command_line_measures_plain_scf(capsys: pytest.CaptureFixture[str]) -> None:
+    original = vars(hf.SCF)["scf"]
+    pyscf_mlham.register(accelerate=True)
+    assert main(["models"]) == 0
+    assert vars(hf.SCF)["scf"] is original
+    assert "MLHAM_PLAIN" not in os.environ
+
+
 def test_it_is_taken_back() -> None:
     original = vars(hf.SCF)["scf"]
     for undo in (lambda: pyscf_mlham.register(accelerate=False), pyscf_mlham.unregister):
@@ -145,3 +154,5 @@ def test_pyscfs_configuration_file(first: str, tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYSCF_CONFIG_FILE": str(conf)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    off = "from pyscf_mlham.configuration import ACCELERATE; import sys; sys.exit(ACCELERATE)"
+    subprocess.run([sys.executable, "-c", off], check=True, env=environment | {"MLHAM_PLAIN": "1"})

@@ -137,8 +137,7 @@ class _MultilevelSCF(Picklable):
     def _finalize(self: Any) -> Any:
         """Print the result, with all cycles in it; PySCF takes them to be max_cycle."""
         self.cycles += self._earlier or 0
-        limit = self.max_cycle if self.converged else self.cycles
-        with lib.temporary_env(self, max_cycle=limit):
+        with nullcontext() if self.converged else lib.temporary_env(self, max_cycle=self.cycles):
             return super()._finalize()  # type: ignore[misc]
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
