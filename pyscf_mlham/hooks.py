@@ -19,8 +19,8 @@ from pyscf_mlham.scf.multilevel.mixin import converge_accelerated
 from pyscf_mlham.track import track
 
 BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
-DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # by whom SCF is chosen
-_KEEP: Any = ...  # an object of its own would not
+DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # these choose how SCF is converged
+_KEEP: Any = ...  # survives a reload too, which an object of its own would not
 
 
 def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool = _KEEP) -> None:
@@ -36,8 +36,8 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
             the import, chooses the shipped model that suits each calculation best.
         fallback: what to do if the model cannot be used: the name of a PySCF guess ("minao" after the import), or
             "raise".
-        accelerate: whether each `kernel()` and `scf()` of an object without a decoration of this package's runs as that
-            of `accelerate(mf)`, if applicable; the results are the object's own, as usual.
+        accelerate: run each `kernel()` and `scf()` as that of `accelerate(mf)` if applicable; the results are the
+            object's own, as usual. Tracked and second-order objects are left as they are.
 
     To have the package in every script, write to PySCF's configuration file (~/.pyscf_conf.py), below other settings::
 
@@ -45,7 +45,8 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
         mlham_accelerate = True  # register(accelerate=True)
         import pyscf_mlham  # the last line: later settings do not reach the modules that it imports
 
-    Other processes have what this file and their own imports set, not what is registered here.
+    A pickled object takes the import along, but not what is registered here: name its model in init_guess
+    ("ml:<name or path>") if other processes are to use it.
     """
     if model is not _KEEP and isinstance(model, (str, Path)):
         store.find(model)  # an error for a misspelt name now, not in the first calculation
