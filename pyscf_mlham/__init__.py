@@ -7,10 +7,14 @@ torch, which comes with the first prediction. ``pyscf_mlham.ase`` is loaded when
 import importlib
 from typing import Any
 
-from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.model.guess import fock, guess, register, unregister
+from pyscf_mlham import configuration
+from pyscf_mlham.errors import ExtraError, MLHamError, ModelError, OutOfDomainError, PredictionError
+from pyscf_mlham.hooks import register, unregister
+from pyscf_mlham.model.applicable import applicable
+from pyscf_mlham.model.guess import fock, guess
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.oracle import OracleModel
+from pyscf_mlham.scf.guess_info import GuessInfo
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import History
@@ -18,6 +22,8 @@ from pyscf_mlham.track.history import History
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExtraError",
+    "GuessInfo",
     "History",
     "MLHamError",
     "ModelError",
@@ -26,6 +32,7 @@ __all__ = [
     "OutOfDomainError",
     "PredictionError",
     "accelerate",
+    "applicable",
     "fock",
     "guess",
     "register",
@@ -40,4 +47,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register()
+register(accelerate=configuration.ACCELERATE)

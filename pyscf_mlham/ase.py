@@ -5,18 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import (
-    Calculator,
-    CalculatorSetupError,
-    InputError,
-    PropertyNotImplementedError,
-    SCFError,
-    all_changes,
-)
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
@@ -24,10 +16,12 @@ from pyscf.data import nist
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_or_reason, is_ml, model_of, named_model
+from pyscf_mlham.extras import missing
+from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess_info import record
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
@@ -35,12 +29,27 @@ from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import LEARNED, STRATEGIES, History
 
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import (
+        Calculator,
+        CalculatorSetupError,
+        InputError,
+        PropertyNotImplementedError,
+        SCFError,
+        all_changes,
+    )
+except ModuleNotFoundError as error:
+    raise missing(error, "ase") from error
+
 Array = NDArray[np.float64]
 
 BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
 SOLVERS = ("scf", "twolevel")
 MODES = ("scf", "predict")
+GRID_LEVELS = (None, *range(10))
+DISPERSION = (None, "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4")
 
 __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
@@ -62,6 +71,9 @@ class MLHam(Calculator):
         "ecp": "auto",
         "charge": 0,
         "mult": None,
+        "multiplicity": None,
+        "grid_level": None,
+        "dispersion": None,
         "density_fit": False,
         "solver": "scf",
         "guess": "ml",
@@ -71,6 +83,7 @@ class MLHam(Calculator):
         "fallback": "minao",
         "conv_tol": 1e-9,
         "max_cycle": 50,
+        "verbose": 0,
         "mf_hook": None,
     }
 
@@ -82,8 +95,10 @@ class MLHam(Calculator):
             parameters: any of
                 xc: functional, or "hf"; basis: PySCF's name.
                 ecp: effective core potentials as PySCF takes them; "auto" for those that the basis set was made with.
-                charge: total charge; mult: multiplicity, by default that of the initial magnetic moments, else the
-                lowest.
+                charge: total charge; multiplicity, or mult for short: 2 S + 1, by default that of the initial magnetic
+                moments, else the lowest.
+                grid_level: of the functional's integration grid, 0 to 9, None for PySCF's default; dispersion: "d3bj",
+                "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package pyscf-dispersion).
                 density_fit: whether integrals are fitted.
                 solver: "scf", or "twolevel" for `accelerate`.
                 guess: the first one, "ml" or one of PySCF's; model: name or path of a model, None for the shipped one
@@ -92,6 +107,7 @@ class MLHam(Calculator):
                 "last"), or None for the first guess at every step.
                 mode: "scf", or "predict" for orbitals and dipole without SCF.
                 conv_tol: Hartree; max_cycle: of the SCF.
+                verbose: PySCF's, 0 for no output to 9.
                 mf_hook: function of the PySCF object, called before anything is done with it; may return another.
         """
         self.mf: Any = None
@@ -110,10 +126,17 @@ class MLHam(Calculator):
         if unknown := sorted(set(parameters) - set(self.default_parameters)):
             raise InputError(f"unknown argument {', '.join(unknown)}; known are {', '.join(self.default_parameters)}.")
         known: dict[str, Any] = self.parameters or self.default_parameters
-        choices = {"solver": SOLVERS, "mode": MODES, "history": (*STRATEGIES, None), "fallback": FALLBACKS}
+        choices: dict[str, Any] = {
+            "solver": SOLVERS,
+            "mode": MODES,
+            "history": (*STRATEGIES, None),
+            "fallback": FALLBACKS,
+        }
+        choices |= {"grid_level": GRID_LEVELS, "dispersion": DISPERSION, "verbose": range(10)}
         for name, allowed in choices.items():
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
+        _check_multiplicity(*((known | parameters)[name] for name in ("mult", "multiplicity")))
         _check_guess(**{name: (known | parameters)[name] for name in ("guess", "model", "xc")})
         try:
             check_functional(parameters.get("xc", "hf"))
@@ -198,7 +221,7 @@ class MLHam(Calculator):
             atoms: geometry.
         """
         p: dict[str, Any] = self.parameters or {}
-        mult = p["mult"]
+        mult = self._multiplicity()
         try:
             neutral = p["charge"] == 0 and stated(atoms.info).get("charge", 0) == 0
             if mult is None and neutral:  # moments are of neutral molecules
@@ -206,16 +229,20 @@ class MLHam(Calculator):
             return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], mult)
         except ValueError as error:
             raise InputError(
-                f"{error}; give the right charge and multiplicity as arguments (charge=, mult=) or in atoms.info."
+                f"{error}; give the right ones as arguments (charge=, multiplicity=) or in atoms.info."
             ) from error
+
+    def _multiplicity(self) -> Any:
+        p: dict[str, Any] = self.parameters
+        return p["mult"] if p["multiplicity"] is None else p["multiplicity"]
 
     def _say_unused_moments(self, atoms: Atoms, spin: int) -> None:
         total = abs(float(atoms.get_initial_magnetic_moments().sum()))
-        given = self.parameters["mult"] is not None or stated(atoms.info).keys() & set(SPIN_KEYS)
+        given = self._multiplicity() is not None or stated(atoms.info).keys() & set(SPIN_KEYS)
         if not given and total > NEARLY and abs(total - spin) > NEARLY:
             why = "they are not whole, or not of this charge"
             words = f"initial magnetic moments, {total:.3g} in all, are not used ({why}); multiplicity {spin + 1} is"
-            warnings.warn(f"MLHam: {words} computed, mult= asks for another.", stacklevel=2)
+            warnings.warn(f"MLHam: {words} computed, multiplicity= asks for another.", stacklevel=2)
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
         """Return the PySCF object of a geometry, before any SCF.
@@ -229,13 +256,17 @@ class MLHam(Calculator):
         places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
         try:
             ecp = core_potentials(p["basis"], atoms.get_chemical_symbols()) if p["ecp"] == "auto" else p["ecp"]
-            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, charge=charge, spin=spin, verbose=0)
+            state = {"charge": charge, "spin": spin, "verbose": p["verbose"]}
+            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, **state)
         except (KeyError, RuntimeError) as error:
             raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
         if p["xc"].lower() == "hf":
             mf = mol.UHF() if spin else mol.RHF()
         else:
             mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
+            mf.grids.level = mf.grids.level if p["grid_level"] is None else p["grid_level"]
+        if p["dispersion"]:
+            mf.disp = _installed_dispersion(p["dispersion"])
         mf = mf.density_fit() if p["density_fit"] else mf
         mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
         mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
@@ -283,8 +314,9 @@ class MLHam(Calculator):
     def _learned_guess(self, mf: Any) -> tuple[Array, str]:
         """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
         fallback = self.parameters["fallback"]
-        density, reason = guess_or_reason(mf, named_model(mf.init_guess), fallback)
-        if reason:
+        density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
+        record(mf, info)
+        if reason := info.fallback_reason:
             warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
         return density, reason
 
@@ -300,7 +332,7 @@ class MLHam(Calculator):
     def _gradient(self) -> Array:
         """dE/dR, Hartree per Bohr, with the integration grid moving along."""
         gradient = self.mf.nuc_grad_method()
-        gradient.verbose = 0
+        gradient.verbose = self.parameters["verbose"]
         if hasattr(gradient, "grid_response"):
             gradient.grid_response = True
         return np.asarray(gradient.kernel())
@@ -367,6 +399,18 @@ class MLHam(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         # PySCF's objects hold open files; everything else goes along to another process
         return self.__dict__ | {"mf": None}
+
+
+def _check_multiplicity(mult: Any, multiplicity: Any) -> None:
+    """Refuse two names of one thing with different values."""
+    if mult is not None and multiplicity is not None and mult != multiplicity:
+        raise InputError(f"mult = {mult} and multiplicity = {multiplicity} contradict each other; give one of them.")
+
+
+def _installed_dispersion(name: str) -> str:
+    if find_spec("pyscf.dispersion") is None:
+        raise CalculatorSetupError(f"dispersion = {name!r} needs a package: pip install pyscf-dispersion")
+    return name
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:

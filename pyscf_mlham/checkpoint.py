@@ -12,11 +12,9 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
-import yaml
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.extras import needed
 
 CONFIG = "config.yaml"
 WEIGHTS = "weights.safetensors"
@@ -69,11 +67,11 @@ def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndar
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    data = save({name: np.asarray(array, order="C") for name, array in weights.items()})
+    data = needed("safetensors.numpy").save({name: np.asarray(array, order="C") for name, array in weights.items()})
     config = dataclasses.replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
     plain = dataclasses.asdict(config) | {"elements": list(config.elements), "charges": list(config.charges)}
     replace_file(folder / WEIGHTS, data)
-    replace_file(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False).encode())
+    replace_file(folder / CONFIG, needed("yaml").safe_dump(plain, sort_keys=False).encode())
     return config
 
 
@@ -95,9 +93,10 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
             f"{path}: damaged or incomplete (sha256 {digest[:12]}..., {CONFIG} says "
             f"{config.weights_sha256[:12]}...); copy the model again."
         )
+    load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
         return config, load(data)
-    except SafetensorError as error:
+    except damaged as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); copy the model again.") from error
 
 
@@ -107,7 +106,7 @@ def read_config(folder: Path) -> ModelConfig:
     Args:
         folder: of the model.
     """
-    path = folder / CONFIG
+    path, yaml = folder / CONFIG, needed("yaml")
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:

@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 import pyscf_mlham
+from pyscf_mlham.configuration import PLAIN
 from pyscf_mlham.errors import MLHamError
+from pyscf_mlham.workers import environment
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 160  # of what goes to a file or a pipe, where a table must not be cut
 
@@ -24,11 +26,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command line, the process's own by default.
     """
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f'error: {error.name} is not installed; try: pip install "pyscf-mlham[all]"\n')
+        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
     args = _parser().parse_args(arguments)
+    pyscf_mlham.register(accelerate=False)  # what is measured as plain SCF is plain, also in worker processes
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
     try:
-        return int(args.run(args, console))
+        with environment(**{PLAIN: "1"}):
+            return int(args.run(args, console))
     except (MLHamError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 1
@@ -101,6 +116,7 @@ def _eval(args: argparse.Namespace, console: Console) -> int:
 
 def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001  (every command has both)
     from pyscf import gto
+    from rich.table import Table
 
     from pyscf_mlham import checkpoint
     from pyscf_mlham.model.store import shipped

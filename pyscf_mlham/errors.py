@@ -17,6 +17,10 @@ class ModelError(MLHamError):
     """A model is missing, damaged, or not what this version can use."""
 
 
+class ExtraError(MLHamError, ImportError):
+    """A package that is needed here is not installed; it comes with one of the extras."""
+
+
 class PredictionError(MLHamError):
     """A model answered, but its answer failed a sanity check and must not be used."""
 

@@ -37,9 +37,9 @@ def assert_close(actual: Any, expected: Any, atol: float) -> None:
 @pytest.fixture(autouse=True)
 def _fresh_registration() -> Iterator[None]:
     """Every test starts and ends with 'ml' registered as the import leaves it."""
-    pyscf_mlham.register(model=None, fallback="minao")
+    pyscf_mlham.register(model=None, fallback="minao", accelerate=False)
     yield
-    pyscf_mlham.register(model=None, fallback="minao")
+    pyscf_mlham.register(model=None, fallback="minao", accelerate=False)
 
 
 @pytest.fixture

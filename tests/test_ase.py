@@ -268,6 +268,41 @@ def test_hook_and_parameters() -> None:
     assert atoms.calc.todict() == {"xc": "hf", "basis": "sto-3g", "guess": "minao"}
 
 
+def test_multiplicity_grid_and_output() -> None:
+    triplet = Atoms("O2", [(0, 0, 0), (0, 0, 1.21)])
+    energies = []
+    for names in ({"mult": 3}, {"multiplicity": 3}, {"mult": 3, "multiplicity": 3}):
+        triplet.calc = quick(**names)
+        energies.append(triplet.get_potential_energy())
+        assert triplet.calc.mf.mol.spin == 2
+    assert max(energies) - min(energies) < 1e-7
+    with pytest.raises(InputError, match="contradict"):
+        quick(mult=1, multiplicity=3)
+    coarse, usual = quick(xc="pbe", grid_level=0, verbose=4), quick(xc="pbe")
+    for each in (coarse, usual):
+        each.get_potential_energy(water())
+    assert (coarse.mf.grids.level, usual.mf.grids.level) == (0, 3)
+    assert coarse.mf.grids.size < usual.mf.grids.size
+    assert (coarse.mf.verbose, usual.mf.verbose) == (4, 0)
+    for wrong in ({"grid_level": 11}, {"verbose": -1}, {"dispersion": "d5"}):
+        with pytest.raises(InputError, match="expected one of"):
+            quick(**wrong)
+
+
+def test_dispersion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyscf_mlham.ase.find_spec", lambda name: None)
+    with pytest.raises(CalculatorSetupError, match="pip install pyscf-dispersion"):
+        quick(dispersion="d3bj").get_potential_energy(water())
+    monkeypatch.setattr("pyscf_mlham.ase.find_spec", lambda name: name)
+    mf = quick(dispersion="d4").mean_field(water(), 0, 0)
+    assert mf.disp == "d4"
+    plain = plain_energy(water())
+    monkeypatch.setattr(type(mf), "get_dispersion", lambda self, *_: -0.01)
+    monkeypatch.setattr(type(mf), "do_disp", lambda self, *_: True)
+    corrected = quick(dispersion="d4").get_potential_energy(water())
+    assert corrected == pytest.approx((plain - 0.01) * nist.HARTREE2EV, abs=1e-6)
+
+
 def test_prediction_without_scf() -> None:
     atoms = water()
     atoms.calc = MLHam(mode="predict")
@@ -286,6 +321,7 @@ def test_model_fallback_and_learned_steps() -> None:
     atoms = water()
     atoms.calc = MLHam(xc="pbe", basis="def2-svp")
     cold = [atoms.get_potential_energy() and atoms.calc.report().steps[-1].cycles]
+    assert atoms.calc.mf.guess_info.guess == "ml"
     for seed in range(4):
         atoms.rattle(0.003, seed=seed)
         atoms.get_potential_energy()
@@ -295,8 +331,10 @@ def test_model_fallback_and_learned_steps() -> None:
     silane.calc = MLHam(xc="hf", basis="sto-3g")
     with pytest.warns(UserWarning, match="the model is not used .*Si.*PySCF's minao guess is"):
         assert silane.get_potential_energy() < -7000
+    assert "Si" in silane.calc.mf.guess_info.fallback_reason
     silane.rattle(0.01, seed=0)
     silane.get_potential_energy()  # from the history, and still without the model
+    assert silane.calc.mf.guess_info.guess == "history"
     assert ["Si" in step.fallback for step in silane.calc.report().steps] == [True, True]
     assert "without the model at 2 of 2 geometries: " in str(silane.calc.report())
     assert not any(step.fallback for step in atoms.calc.report().steps)

@@ -108,6 +108,21 @@ def test_a_bug_in_a_model_does_not_stop_the_scf(oracle: OracleModel, capfd: pyte
         pyscf_mlham.guess(mf, Broken(), fallback="raise")
 
 
+def test_pyscfs_own_error_is_not_chained_to_the_models(oracle: OracleModel) -> None:
+    pyscf_mlham.register(model=oracle)
+    mf = mole("Si 0 0 0; O 0 0 1.5").RHF().set(init_guess="ml")
+    mf.init_guess_by_minao = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError) as raised:
+        mf.kernel()
+    assert raised.value.__context__ is None
+
+
+def test_an_atom_far_away_is_named() -> None:
+    mf = mole("O 0 0 0; H 0 0 1; H 0 1e6 0", "def2-svp").RHF()
+    mf.get_init_guess(mf.mol, "ml")
+    assert "atom 2 (H) is 1e+06 Angstrom" in mf.guess_info.fallback_reason
+
+
 def test_no_model_at_hand(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(store, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")

@@ -10,13 +10,23 @@ from conftest import mole
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
-from pyscf_mlham.scf import guess
+from pyscf_mlham.model import guess
 
 
 def test_a_molecule_has_no_guess() -> None:
     for function in (pyscf_mlham.guess, pyscf_mlham.fock):
         with pytest.raises(TypeError, match=r"expected a mean-field object.*got Mole"):
             function(mole())
+
+
+@pytest.mark.parametrize("key", ["mlham", "ml-organic", "ML_organic", "mlx:name"])
+def test_a_misspelt_guess(key: str) -> None:
+    for decorate in (lambda mf: mf, accelerate):
+        mf = decorate(mole(basis="6-31g").RHF()).set(init_guess=key, verbose=2, stdout=io.StringIO()).run()
+        assert mf.stdout.getvalue().count(f"init_guess = {key!r} is not known") == 1
+        assert mf.guess_info is None
+    quiet = mole(basis="6-31g").RHF().set(init_guess="minao", verbose=2, stdout=io.StringIO()).run()
+    assert quiet.stdout.getvalue() == ""
 
 
 @pytest.mark.parametrize("slow", [True, False])

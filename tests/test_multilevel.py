@@ -329,6 +329,40 @@ def test_any_start_will_do() -> None:
     assert "is complex" in complex_start.stdout.getvalue()
 
 
+def hopeless(full: Any, ladder: Any, orbitals: Any, tolerance: float) -> levels.Outcome:
+    """Give up after the first full build."""
+    return levels.Outcome(full.build(orbitals), "the cheaper levels are useless")
+
+
+@pytest.mark.parametrize("name", ["not applicable", "fails", "converges"])
+def test_flags_are_printed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mole().GHF() if name == "not applicable" else mole().RKS(xc="pbe")
+    quick = accelerate(mf).set(verbose=4, stdout=io.StringIO())
+    if name == "fails":
+        monkeypatch.setattr(mixin, "climb", hopeless)
+    quick.run()
+    assert quick.converged
+    assert bool(quick.plain_reason) == (name != "converges")
+    assert quick.stdout.getvalue().count("initial guess = minao") == 1
+    quick.dump_flags()
+    assert quick.stdout.getvalue().count("initial guess = minao") == 2
+
+
+@pytest.mark.parametrize("kind", ["RKS", "UKS"])
+def test_an_scf_that_does_not_converge(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixin, "climb", hopeless)
+    mol = mole(ETHYLENE) if kind == "RKS" else radical()
+    for limit in (1, 4):
+        quick = accelerate(getattr(mol, kind)(xc="pbe")).set(conv_tol=1e-13, max_cycle=limit)
+        quick.set(verbose=3, stdout=io.StringIO()).run()
+        printed = quick.stdout.getvalue()
+        assert not quick.converged
+        assert quick.cycles == quick.max_cycle == limit
+        assert kind == "RKS" or f"after {limit} cycles" in printed
+        assert "mf.newton()" in printed
+        assert "mf.level_shift" in printed
+
+
 def test_one_electron(capfd: pytest.CaptureFixture[str]) -> None:
     for atom, charge in (("H 0 0 0", 0), ("H 0 0 0; H 0 0 1", 1)):
         plain = mole(atom, charge=charge, spin=1).UKS(xc="b3lyp").run()

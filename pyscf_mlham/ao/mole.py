@@ -28,6 +28,19 @@ def is_ghost(mol: gto.Mole, atom: int) -> bool:
     return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
 
 
+def farthest_atom(mol: gto.Mole) -> tuple[int, float]:
+    """Return the atom that is farthest from its nearest neighbour, and their distance in Bohr.
+
+    Args:
+        mol: molecule of two atoms or more.
+    """
+    positions = np.asarray(mol.atom_coords(unit="Bohr"))
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.min(axis=1)
+    return int(np.argmax(nearest)), float(nearest.max())
+
+
 @cache
 def has_core_potential(name: str, symbol: str) -> bool:
     """Whether a basis set was made with an effective core potential for an element.

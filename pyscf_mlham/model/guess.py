@@ -1,11 +1,10 @@
-"""'ml' as an initial guess of every PySCF mean-field class."""
+"""'ml' and 'scc' as initial guesses of PySCF mean-field objects; see `hooks` for how PySCF comes to ask for them."""
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
-from pyscf.scf import hf
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
@@ -21,6 +19,7 @@ from pyscf_mlham.h0 import scc
 from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.decorator import expect_mean_field
+from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
@@ -31,6 +30,7 @@ GUESSES = (
     *(name for name in FALLBACKS if name not in ("raise", SCC)),
     "vsap",
 )  # of PySCF
+EXPECTED = "'ml', or 'ml:' and the name or the path of a model"
 LOADING = 0.1  # seconds; what takes longer is worth a word
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
@@ -48,70 +48,57 @@ class Settings:
     fallback: str = "minao"
 
 
-_settings = Settings()
-_KEEP: Any = ...  # survives a reload of this module, which an object of its own would not
+settings = Settings()
 
 
-def register(model: ModelLike = _KEEP, fallback: str = _KEEP) -> None:
-    """Make ``mf.init_guess = 'ml'`` known to PySCF; importing pyscf_mlham has done it once already.
-
-    What is not given stays as it was.
+def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], Any]) -> Any:
+    """Return what `mf.get_init_guess(mol, key)` returns with this package registered, and set mf.guess_info.
 
     Args:
-        model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder;
-            None, as after the import, chooses the shipped model that suits each calculation best.
-        fallback: what to do where the model cannot be used: the name of a PySCF guess ("minao" after the import),
-            or "raise".
+        mf: PySCF mean-field object.
+        mol: molecule.
+        key: value of init_guess.
+        pyscf_guess: PySCF's own function of a key.
     """
-    if model is not _KEEP and isinstance(model, (str, Path)):
-        store.find(model)  # a misspelt name is told here, not in the first calculation
-    if fallback is not _KEEP:
-        _settings.fallback = _checked_fallback(fallback)
-    if model is not _KEEP:
-        _settings.model = model
-    if _hooked() is None:
-        hf.SCF.get_init_guess = _with_ml(hf.SCF.get_init_guess)
+    record(mf, None)
+    if is_scc(key):
+        density, info = _scc(mf, mol, pyscf_guess)
+    elif is_ml(key):
+        density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
+    else:
+        if isinstance(key, str) and key.strip().lower().startswith("ml"):
+            logger.warn(mf, "init_guess = %r is not known, and PySCF takes minao for it; expected %s.", key, EXPECTED)
+        return pyscf_guess(key)
+    record(mf, info)
+    return density
 
 
-def unregister() -> None:
-    """Take 'ml' out of PySCF again: its own method is back, and 'ml' is any unknown word to it."""
-    original = _hooked()
-    if original is not None:
-        hf.SCF.get_init_guess = original
-
-
-def _hooked() -> Callable[..., Any] | None:
-    """PySCF's own method, where its place is taken by ours; also by that of an earlier load of this module."""
-    return getattr(hf.SCF.get_init_guess, "_mlham_original", None)
-
-
-def _with_ml(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
-        if isinstance(key, str) and key.strip().lower() == SCC:
-            return _scc(self, self.mol if mol is None else mol, lambda other: original(self, mol, other, **kwargs))
-        if not is_ml(key):
-            return original(self, mol, key, **kwargs)
-        return _guess(
-            self,
-            self.mol if mol is None else mol,
-            named_model(key),
-            _settings.fallback,
-            lambda fallback: get_init_guess(self, mol, fallback, **kwargs),
-        )
-
-    get_init_guess._mlham_original = original  # type: ignore[attr-defined]
-    return get_init_guess
-
-
-def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> Array:
+def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo]:
     """Return the density of the self-consistent baseline, or PySCF's default guess and a line in the log."""
+    start = time.perf_counter()
     try:
-        return scc.guess(mf, mol)
+        density = scc.guess(mf, mol)
     except Exception as error:  # a guess must never crash the user's SCF
-        reason = str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}"
-    logger.warn(mf, "scc guess not used: %s. PySCF's own minao guess is used instead.", reason.rstrip("."))
-    return np.asanyarray(pyscf_guess("minao"))
+        reason = reason_of(error)
+    else:
+        return density, GuessInfo(SCC, seconds=time.perf_counter() - start, coarse_builds=1)
+    logger.warn(mf, "scc guess not used: %s. PySCF's own minao guess is used instead.", reason)
+    density = np.asanyarray(pyscf_guess("minao"))
+    return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the cause of an error for one line of a log."""
+    return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".")
+
+
+def is_scc(key: Any) -> bool:
+    """Whether a value of init_guess asks for the self-consistent baseline.
+
+    Args:
+        key: value of mf.init_guess.
+    """
+    return isinstance(key, str) and key.strip().lower() == SCC
 
 
 def is_ml(key: Any) -> bool:
@@ -139,22 +126,35 @@ def named_model(key: str) -> ModelLike:
     Args:
         key: value of mf.init_guess.
     """
-    return key.strip()[3:].strip() or _settings.model
+    return key.strip()[3:].strip() or settings.model
 
 
-def guess(mf: Any, model: ModelLike = None, fallback: str = "minao") -> Array:
+def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Array:
     """Return the density matrix that 'ml' would start from; patches nothing.
 
     Args:
         mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None chooses a shipped one.
-        fallback: PySCF guess to use where the model cannot be, or "raise".
+        model: a model, its name or its path; None takes what `register` has set, as 'ml' does.
+        fallback: PySCF guess to use if the model cannot be, or "raise"; None takes what `register` has set.
 
     Returns:
         density matrix in the object's own shape.
     """
+    return guess_with_info(mf, model, fallback)[0]
+
+
+def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = None) -> tuple[Array, GuessInfo]:
+    """Return the density matrix that 'ml' would start from, and how it was made; see `guess`.
+
+    Args:
+        mf: PySCF mean-field object; left as it is.
+        model: as `guess` takes it.
+        fallback: as `guess` takes it.
+    """
     expect_mean_field(mf)
-    return _guess(mf, mf.mol, model, _checked_fallback(fallback), lambda key: mf.get_init_guess(mf.mol, key))
+    fallback = settings.fallback if fallback is None else checked_fallback(fallback)
+    with record_kept(mf):
+        return _guess(mf, mf.mol, _registered(model), fallback, lambda key: mf.get_init_guess(mf.mol, key))
 
 
 def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
@@ -162,8 +162,8 @@ def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -
 
     Args:
         mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None chooses a shipped one.
-        fallback: PySCF guess to use where the model cannot be, or "raise".
+        model: a model, its name or its path; None takes what `register` has set.
+        fallback: PySCF guess to use if the model cannot be, or "raise".
 
     Returns:
         density matrix in the object's own shape, and the reason.
@@ -173,21 +173,37 @@ def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -
     except Exception as error:  # whatever goes wrong inside a model
         if fallback == "raise":
             raise
-        return np.asanyarray(mf.get_init_guess(mf.mol, fallback)), str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+    with record_kept(mf):
+        return np.asanyarray(mf.get_init_guess(mf.mol, fallback)), reason
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
-    """Return the predicted Fock matrix in PySCF's AO order; an error where the model cannot be used.
+    """Return the predicted Fock matrix in PySCF's AO order; an error if the model cannot be used.
 
     Args:
         mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None chooses a shipped one.
+        model: a model, its name or its path; None takes what `register` has set.
 
     Returns:
         (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
     """
     expect_mean_field(mf)
-    return predict(mf, resolve(model, mf, mf.mol), refine=False).fock
+    return predict(mf, registered_model(model, mf), refine=False).fock
+
+
+def registered_model(model: ModelLike, mf: Any) -> Predictor:
+    """Return a model, its registered default, or the best shipped one.
+
+    Args:
+        model: a model, its name or its path; None takes what `register` has set.
+        mf: PySCF mean-field object.
+    """
+    return resolve(_registered(model), mf, mf.mol)
+
+
+def _registered(model: ModelLike) -> ModelLike:
+    return settings.model if model is None else model
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
@@ -207,7 +223,9 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
     return model
 
 
-def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]) -> Array:
+def _guess(
+    mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]
+) -> tuple[Array, GuessInfo]:
     start = time.perf_counter()
     try:
         predictor = resolve(model, mf, mol)
@@ -219,12 +237,26 @@ def _guess(mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess:
         # a guess must never crash the user's SCF, whatever goes wrong inside a model
         if fallback == "raise":
             raise
-        reason = str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}"
-        logger.warn(mf, "ml guess not used: %s. PySCF's own %s guess is used instead.", reason.rstrip("."), fallback)
-        return np.asanyarray(pyscf_guess(fallback))
-    loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
-    logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
-    return density
+        reason = reason_of(error)
+    else:
+        loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
+        logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
+        seconds = time.perf_counter() - start
+        return density, GuessInfo("ml", "", prediction.model, seconds, prediction.coarse_builds)
+    logger.warn(mf, "ml guess not used: %s. PySCF's own %s guess is used instead.", reason, fallback)
+    return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
+
+
+def _fallen_back(
+    mf: Any, mol: gto.Mole, fallback: str, reason: str, start: float, pyscf_guess: Callable[[str], Any]
+) -> tuple[Array, GuessInfo]:
+    """Return the fallback; not inside an `except`, so that an error of PySCF's own is not chained to the model's."""
+    if is_scc(fallback):
+        density, info = _scc(mf, mol, pyscf_guess)
+        reason = f"{reason}; scc: {info.fallback_reason}" if info.fallback_reason else reason
+        return density, replace(info, fallback_reason=reason, seconds=time.perf_counter() - start)
+    density = np.asanyarray(pyscf_guess(fallback))
+    return density, GuessInfo(fallback, reason, seconds=time.perf_counter() - start)
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
@@ -275,7 +307,12 @@ def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbit
     raise _spoilt(mf)
 
 
-def _checked_fallback(fallback: str) -> str:
+def checked_fallback(fallback: str) -> str:
+    """Return the name of a fallback; ValueError if there is none of that name.
+
+    Args:
+        fallback: name of a PySCF guess, or "raise".
+    """
     if fallback not in FALLBACKS:
         raise ValueError(f"unknown fallback {fallback!r}; expected one of {', '.join(FALLBACKS)}.")
     return fallback

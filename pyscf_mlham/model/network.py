@@ -15,6 +15,7 @@ from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.extras import needed
 from pyscf_mlham.features import (
     frames_from_sample,
     inputs_from_h0,
@@ -56,7 +57,7 @@ class NetworkModel:
             config: as read from the folder.
             weights: of the network, by name.
         """
-        import torch
+        torch = needed("torch")
 
         from pyscf_mlham.nn.model import network_from_config
 

@@ -11,9 +11,10 @@ from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import ModelError
-from pyscf_mlham.model.guess import ModelLike, resolve
+from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import private_parts
+from pyscf_mlham.scf.pickling import Picklable
 
 
 def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)
@@ -24,14 +25,14 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
 
     Args:
         mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None chooses a shipped one.
+        model: a model, its name or its path; None takes what `register` has set, as 'ml' does.
     """
     if isinstance(mf, _OneShotSCF):
         mf = mf.undo_oneshot()
     return lib.set_class(_OneShotSCF(mf, model), (_OneShotSCF, mf.__class__))
 
 
-class _OneShotSCF:
+class _OneShotSCF(Picklable):
     __name_mixin__ = "OneShot"
 
     _keys = {"model", "fock", "gap"}  # noqa: RUF012  (PySCF's idiom)
@@ -67,7 +68,7 @@ class _OneShotSCF:
             e_tot as PySCF's kernels do, which is not a number here: see `energy_tot`.
         """
         self.build()
-        prediction = predict(self, resolve(self.model, self, self.mol))
+        prediction = predict(self, registered_model(self.model, self))
         self.fock = prediction.fock
         self.mo_energy, self.mo_coeff, self.mo_occ = prediction.orbitals
         logger.note(self, "one-shot orbitals, no SCF: %s", prediction.describe())

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, scf
+from pyscf.data import nist
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_mol, is_ghost
+from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, graph_from_mol, is_ghost
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -42,6 +43,7 @@ HIGH = 1.0  # Hartree
 # Measured on twisted ethylene and O2: collinear guesses end in higher generalised states than minao.
 COLLINEAR = "a generalised method mixes spins, and the model was made for one that does not"
 REFINED = 1e-5  # orbital gradient to which the response to a prediction is solved, Hartree
+DETACHED = 10.0  # Bohr; an atom without neighbours nearer than that has no bonds
 COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
 
 
@@ -128,9 +130,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
     config = model.config
-    check_domain(mf, mol, config)
-    _check_kind(mf, model)  # before anything is computed
-    native = model.native(mol)
+    native = native_if_applicable(mf, mol, model)  # before anything is computed
     lifted = not same_basis(native, mol)
     h = np.asarray(mf.get_hcore(mol))
     # before H0, whose integrals are the same and are shared while both are in use
@@ -155,6 +155,21 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     )
 
 
+def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
+    """Return the molecule in the model's basis set; OutOfDomainError, with the reason, if the model is not applicable.
+
+    Args:
+        mf: PySCF mean-field object.
+        mol: molecule.
+        model: that would predict.
+    """
+    check_domain(mf, mol, model.config)
+    _check_kind(mf, model)
+    if model.config.baseline == SCC and (reason := scc.inapplicable(mf, mol)):
+        raise OutOfDomainError(reason)
+    return model.native(mol)
+
+
 class _Baseline(NamedTuple):
     """H0 of an object and of its model.
 
@@ -174,7 +189,7 @@ class _Baseline(NamedTuple):
 def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, config: ModelConfig) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is another one."""
     if config.baseline == SCC:
-        return _self_consistent_baseline(mf, mol, native, config)
+        return _self_consistent_baseline(mf, native, config)
     v0 = potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, hcore, mol.nao) + fock_for(mf, v0, mol.nao)
     alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
@@ -183,9 +198,7 @@ def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, con
     return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
 
 
-def _self_consistent_baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
-    if reason := scc.inapplicable(mf, mol):
-        raise OutOfDomainError(reason)
+def _self_consistent_baseline(mf: Any, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
     point = scc.self_consistent_atoms(mf)
     own = point.problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
     if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
@@ -363,5 +376,14 @@ def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> 
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha, H0 alone gives {gap(reference):.4f}), or an empty "
-        "orbital stays among the occupied ones"
+        f"orbital stays among the occupied ones{_detached(mol)}"
     )
+
+
+def _detached(mol: gto.Mole) -> str:
+    """Name the atom without neighbours that a failure may come of, "" if all have some."""
+    atom, distance = farthest_atom(mol)
+    if distance < DETACHED:
+        return ""
+    where = f"{distance * nist.BOHR:.3g} Angstrom from its nearest neighbour"
+    return f"; atom {atom} ({mol.atom_symbol(atom)}) is {where}, check the input geometry"

@@ -21,6 +21,8 @@ def inapplicable(mf: Any) -> str:
     Args:
         mf: PySCF mean-field object.
     """
+    if hasattr(type(mf), "undo_oneshot"):
+        return "a OneShot object runs no SCF"
     if is_periodic(mf.mol):
         return "periodic systems have no coarse level"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pyscf import df, lib
 
+from pyscf_mlham.scf import guess_info
+
 SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
@@ -28,12 +30,14 @@ def private_parts(mf: Any) -> dict[str, Any]:
     expect_mean_field(mf)
     if hasattr(mf, "undo_oneshot"):
         raise TypeError("a OneShot object runs no SCF; decorate the plain object, or its undo_oneshot().")
-    return _private_parts(mf, {})
+    parts = _private_parts(mf, {})
+    parts.pop(guess_info.ATTRIBUTE, None)  # the new object has made no guess yet
+    return parts
 
 
 def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
     """Do so; a second-order object and the one inside it share their helpers, and so will their copies."""
-    parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt)}
+    parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt or {None: None})}
     for name in SHARED:
         helper: Any = parts.get(name)
         if not hasattr(helper, "copy"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import undisturbed
 from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.guess_info import GuessInfo, record
+from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.recycle import RecyclingDIIS
 
@@ -42,7 +45,7 @@ def track(mf: Any, history: History | str = "fit") -> Any:
     return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
 
 
-class _TrackedSCF:
+class _TrackedSCF(Picklable):
     __name_mixin__ = "Tracked"
 
     _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)
@@ -117,6 +120,7 @@ class _TrackedSCF:
         return bool(kept.shape[-1] == kept.shape[-2])
 
     def _from_history(self: Any, otherwise: Array | None) -> Array | None:
+        start = time.perf_counter()
         try:
             guess = self.history.guess(self)
         except Exception as error:  # whatever goes wrong with a guess, SCF goes on
@@ -126,6 +130,7 @@ class _TrackedSCF:
         if guess is None:
             return otherwise
         logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
+        record(self, GuessInfo("history", seconds=time.perf_counter() - start))
         density: Array = lib.tag_array(guess.density, close=guess.close)
         return density
 

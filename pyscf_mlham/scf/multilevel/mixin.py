@@ -23,10 +23,12 @@ from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
+from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
@@ -64,13 +66,37 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     return lib.set_class(_MultilevelSCF(mf, builds), (_MultilevelSCF, mf.__class__))
 
 
-class _MultilevelSCF:
+def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> float:
+    """Converge a plain object itself as its accelerated one would; it is the plain object again, with the results.
+
+    Args:
+        mf: PySCF mean-field object.
+        dm0: density matrix to start from; by default from existing orbitals, or init_guess.
+        kwargs: of PySCF's scf.
+
+    Returns:
+        total energy, Hartree.
+    """
+    plain = type(mf)
+    lib.set_class(mf, (_MultilevelSCF, plain))
+    mf._set_up(None)
+    try:
+        return float(mf.scf(dm0, **kwargs))
+    finally:
+        mf._clear()
+        mf.__class__ = plain
+
+
+class _MultilevelSCF(Picklable):
     __name_mixin__ = "Multilevel"
 
     _keys = {"builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
 
     def __init__(self, mf: Any, builds: int | None) -> None:
         self.__dict__.update(private_parts(mf))
+        self._set_up(builds)
+
+    def _set_up(self, builds: int | None) -> None:
         self.builds = builds
         self.energy_error = float("nan")  # Hartree, of an energy that is not converged
         self.coarse_cycles = 0
@@ -78,12 +104,16 @@ class _MultilevelSCF:
         self.response_builds = 0
         self.plain_reason = ""  # why plain SCF did the work, or went on with it
         self._builds = 0
+        self._earlier: int | None = None  # full builds before plain SCF goes on, None if it does not
+
+    def _clear(self) -> None:
+        for name in (*_MultilevelSCF._keys, "_builds", "_earlier"):
+            vars(self).pop(name, None)
 
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with whatever it has converged to."""
         plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
-        for name in (*_MultilevelSCF._keys, "_builds"):
-            delattr(plain, name)
+        _MultilevelSCF._clear(plain)
         return plain
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,11 +125,20 @@ class _MultilevelSCF:
             return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
-        """Print PySCF's settings and the solver's."""
+        """Print PySCF's settings and the solver's, once in each calculation."""
+        if self._earlier is not None:
+            return self
         super().dump_flags(verbose)  # type: ignore[misc]
-        logger.info(self, "multilevel SCF: coarse level %s", COARSE)
-        logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
+        if not self.plain_reason:
+            logger.info(self, "multilevel SCF: coarse level %s", COARSE)
+            logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
         return self
+
+    def _finalize(self: Any) -> Any:
+        """Print the result, with all cycles in it; PySCF takes them to be max_cycle."""
+        self.cycles += self._earlier or 0
+        with nullcontext() if self.converged else lib.temporary_env(self, max_cycle=self.cycles):
+            return super()._finalize()  # type: ignore[misc]
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge.
@@ -122,11 +161,12 @@ class _MultilevelSCF:
             logger.note(self, "multilevel SCF: it comes first; the second-order solver only where it fails.")
         return float(self._multilevel(dm0, **kwargs))
 
-    def _plain(self: Any, reason: str, dm0: Array | None, **kwargs: Any) -> float:
+    def _plain(self: Any, reason: str, dm0: Array | None, earlier: int | None = None, **kwargs: Any) -> float:
         """Converge without a coarse field; see `scf`."""
         self.plain_reason = reason
         logger.note(self, "multilevel SCF: %s; plain SCF is used.", reason)
-        return float(self._decorated(dm0, **kwargs))
+        with lib.temporary_env(self, _earlier=earlier):
+            return float(self._decorated(dm0, **kwargs))
 
     def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
         """Converge as the decorated object does, and count its builds."""
@@ -156,7 +196,7 @@ class _MultilevelSCF:
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
         except ResourceError as error:
-            return float(self._plain(str(error), dm0, **kwargs))
+            return float(self._plain(str(error), dm0, earlier=0, **kwargs))
         breaking = dm0 is None and breaks_spin_symmetry(self)
         atoms = dm0 is None and is_atomic(self.init_guess)
         if dm0 is None:
@@ -169,6 +209,8 @@ class _MultilevelSCF:
         if levels:
             factors = atomic_factors(self) if atoms else factors_from_density(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
+            if atoms:
+                self._record_scc(problem, ladder)
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
@@ -190,7 +232,13 @@ class _MultilevelSCF:
         )  # fmt: skip
         logger.timer(self, "SCF", *problem.clock)
         self._finalize()
+        self._suggest()
         return float(self.e_tot)
+
+    def _record_scc(self: Any, problem: Problem, ladder: Ladder) -> None:
+        """Set guess_info if init_guess is 'scc': the levels of the start have relaxed the atoms."""
+        if self.init_guess.lower() != "minao":
+            record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Take the solution of the response to the last full build, to second order in the energy."""
@@ -218,10 +266,18 @@ class _MultilevelSCF:
             start, where = dm0, "starts anew, for its best density is not filled from below"
         logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, where)
         self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
-        with lib.temporary_env(self, max_cycle=self.max_cycle - builds):
+        with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
             energy = self._decorated(start, **kwargs)
-        self.cycles += builds
+        self._suggest()
         return float(energy)
+
+    def _suggest(self: Any) -> None:
+        """Warn of an SCF that is not converged, with what else there is."""
+        if self.converged:
+            return
+        newton = "" if hasattr(self, "undo_soscf") else "try mf.newton(), or "
+        words = f"{newton}set mf.level_shift (0.2 Hartree, for example) or a larger mf.max_cycle"
+        logger.warn(self, "multilevel SCF: not converged after %d full Fock builds; %s.", self.full_builds, words)
 
     def newton(self: Any) -> Any:
         """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""

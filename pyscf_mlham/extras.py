@@ -1,0 +1,31 @@
+"""Packages that not everything needs; pyproject.toml lists them as extras."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from pyscf_mlham.errors import ExtraError
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> ExtraError:
+    """Return the error of a package that is not installed.
+
+    Args:
+        error: of its import.
+        extra: of this package's that it is in.
+    """
+    return ExtraError(f'{error.name} is not installed; install it with: pip install "pyscf-mlham[{extra}]"')
+
+
+def needed(module: str, extra: str = "ml") -> Any:
+    """Import a module, or raise an ExtraError with the command that installs it.
+
+    Args:
+        module: name of the module.
+        extra: of this package's that it is in.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(error, extra) from error

@@ -1,0 +1,139 @@
+"""What `register` adds to PySCF's base class of mean-field objects, and `unregister` takes away again."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pyscf import gto
+from pyscf.lib import logger
+from pyscf.scf import hf
+
+from pyscf_mlham.model import store
+from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, is_ml, is_scc, settings
+from pyscf_mlham.scf.applicability import inapplicable
+from pyscf_mlham.scf.guess_info import recorded
+from pyscf_mlham.scf.multilevel import accelerate as accelerated
+from pyscf_mlham.scf.multilevel.mixin import converge_accelerated
+from pyscf_mlham.track import track
+
+BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
+DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # these choose how SCF is converged
+_KEEP: Any = ...  # survives a reload too, which an object of its own would not
+
+
+def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool = _KEEP) -> None:
+    """Make ``mf.init_guess = 'ml'`` and ``'scc'`` known to PySCF; importing pyscf_mlham does it.
+
+    Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the
+    functions of these names: periodic objects have them too, and plain SCF does their work.
+
+    What is not given stays as it was.
+
+    Args:
+        model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder; None, as after
+            the import, chooses the shipped model that suits each calculation best.
+        fallback: what to do if the model cannot be used: the name of a PySCF guess ("minao" after the import), or
+            "raise".
+        accelerate: run each `kernel()` and `scf()` as that of `accelerate(mf)` if applicable; the results are the
+            object's own, as usual. Tracked and second-order objects are left as they are.
+
+    To have the package in every script, write to PySCF's configuration file (~/.pyscf_conf.py), below other settings::
+
+        scf_hf_SCF_init_guess = "ml"  # for every object; leave it out to choose in each script
+        mlham_accelerate = True  # register(accelerate=True)
+        import pyscf_mlham  # the last line: later settings do not reach the modules that it imports
+
+    A pickled object takes the import along, but not what is registered here: name its model in init_guess
+    ("ml:<name or path>") if other processes are to use it.
+    """
+    if model is not _KEEP and isinstance(model, (str, Path)):
+        store.find(model)  # an error for a misspelt name now, not in the first calculation
+    if fallback is not _KEEP:
+        settings.fallback = checked_fallback(fallback)
+    if model is not _KEEP:
+        settings.model = model
+    if BEFORE not in vars(hf.SCF):
+        setattr(hf.SCF, BEFORE, {})
+        _replace("get_init_guess", _with_ml(hf.SCF.get_init_guess))
+        _replace("__getstate__", _with_import(hf.SCF.__getstate__))
+        _replace("guess_info", property(recorded))
+        _replace("accelerate", accelerated)
+        _replace("track", track)
+    if accelerate is not _KEEP:
+        _restore("scf")
+        if accelerate:
+            _replace("scf", _with_accelerate(hf.SCF.scf))
+
+
+def unregister() -> None:
+    """Give PySCF its own class back; 'ml' and 'scc' are unknown names to it, for which it takes minao."""
+    for name in list(vars(hf.SCF).get(BEFORE, {})):
+        _restore(name)
+    if BEFORE in vars(hf.SCF):
+        delattr(hf.SCF, BEFORE)
+
+
+def _replace(name: str, new: Any) -> None:
+    getattr(hf.SCF, BEFORE)[name] = vars(hf.SCF).get(name)
+    setattr(hf.SCF, name, new)
+
+
+def _restore(name: str) -> None:
+    before = getattr(hf.SCF, BEFORE)
+    if name not in before:
+        return
+    if (original := before.pop(name)) is None:
+        delattr(hf.SCF, name)
+    else:
+        setattr(hf.SCF, name, original)
+
+
+def _with_ml(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_init_guess(self: Any, mol: gto.Mole | None = None, key: Any = "minao", **kwargs: Any) -> Any:
+        def pyscf_guess(other: Any) -> Any:
+            return original(self, mol, other, **kwargs)
+
+        return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
+
+    return get_init_guess
+
+
+class _Key(str):
+    """A value of init_guess that imports this package where it is unpickled, and is a plain text there."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return plain_key, (str(self),)
+
+
+def plain_key(key: str) -> str:
+    """Return a value of init_guess; to be found in a pickle, for the import that comes with it."""
+    return key
+
+
+def _with_import(original: Any) -> Any:
+    @functools.wraps(original)
+    def getstate(self: Any) -> dict[str, Any]:
+        state: dict[str, Any] = original(self)
+        if is_ml(key := state.get("init_guess")) or is_scc(key):
+            state["init_guess"] = _Key(key)
+        return state
+
+    return getstate
+
+
+def _with_accelerate(original: Any) -> Any:
+    @functools.wraps(original)
+    def scf(self: Any, dm0: Any = None, **kwargs: Any) -> Any:
+        if any(hasattr(type(self), name) for name in DECORATED):
+            return original(self, dm0, **kwargs)
+        if reason := inapplicable(self):
+            logger.info(self, "multilevel SCF: %s; plain SCF is used.", reason)
+            return original(self, dm0, **kwargs)
+        return converge_accelerated(self, dm0, **kwargs)
+
+    return scf
