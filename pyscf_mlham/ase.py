@@ -17,7 +17,7 @@ from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.extras import missing
-from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_with_info, is_ml, model_of, named_model
+from pyscf_mlham.model.guess import FALLBACKS, GUESSES, SCC, guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds
@@ -80,7 +80,7 @@ class MLHam(Calculator):
         "history": "fit",
         "mode": "scf",
         "model": None,
-        "fallback": "minao",
+        "fallback": SCC,
         "conv_tol": 1e-9,
         "max_cycle": 50,
         "verbose": 0,
@@ -102,7 +102,7 @@ class MLHam(Calculator):
                 density_fit: whether integrals are fitted.
                 solver: "scf", or "twolevel" for `accelerate`.
                 guess: the first one, "ml" or one of PySCF's; model: name or path of a model, None for the shipped one
-                that suits; fallback: PySCF's guess where the model does not serve, or "raise".
+                that suits; fallback: guess if the model is not applicable, or "raise".
                 history: strategy for the later steps ("fit", "reversible" for NVE runs, or a rival: "aspc", "loewdin",
                 "last"), or None for the first guess at every step.
                 mode: "scf", or "predict" for orbitals and dipole without SCF.
@@ -317,7 +317,7 @@ class MLHam(Calculator):
         density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
         record(mf, info)
         if reason := info.fallback_reason:
-            warnings.warn(f"MLHam: the model is not used ({reason}); PySCF's {fallback} guess is.", stacklevel=2)
+            warnings.warn(f"MLHam: the model is not used ({reason}); the {fallback} guess is.", stacklevel=2)
         return density, reason
 
     def _why_no_prediction(self, mf: Any) -> str:

@@ -34,7 +34,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
     Args:
         model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder; None, as after
             the import, chooses the shipped model that suits each calculation best.
-        fallback: what to do if the model cannot be used: the name of a PySCF guess ("minao" after the import), or
+        fallback: what to do if the model cannot be used: "scc" (after the import), one of PySCF's own guesses, or
             "raise".
         accelerate: run each `kernel()` and `scf()` as that of `accelerate(mf)` if applicable; the results are the
             object's own, as usual. Tracked and second-order objects are left as they are.

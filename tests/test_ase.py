@@ -329,7 +329,7 @@ def test_model_fallback_and_learned_steps() -> None:
     assert cold[-1] < cold[0]
     silane = Atoms("SiH4", [(0, 0, 0), *(0.85 * np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]))])
     silane.calc = MLHam(xc="hf", basis="sto-3g")
-    with pytest.warns(UserWarning, match="the model is not used .*Si.*PySCF's minao guess is"):
+    with pytest.warns(UserWarning, match="the model is not used .*Si.*the scc guess is"):
         assert silane.get_potential_energy() < -7000
     assert "Si" in silane.calc.mf.guess_info.fallback_reason
     silane.rattle(0.01, seed=0)

@@ -39,7 +39,7 @@ energies = [
 ]
 mf = mol.RKS(xc="b3lyp").set(init_guess="ml").run()
 assert max(abs(e - plain.e_tot) for e in [*energies, mf.e_tot]) < 1e-8
-assert mf.guess_info.guess == "minao", mf.guess_info
+assert mf.guess_info.guess == "scc", mf.guess_info
 print(mf.guess_info.fallback_reason)
 print(pyscf_mlham.applicable(mf, "ml"))
 """

@@ -41,11 +41,12 @@ class Settings:
 
     Attributes:
         model: used when 'ml' names none; None chooses among the shipped ones.
-        fallback: PySCF guess used when the model cannot be, or "raise".
+        fallback: guess used if the model cannot be: "scc" (and PySCF's minao if that is not applicable), one of PySCF's
+            own, or "raise".
     """
 
     model: ModelLike = None
-    fallback: str = "minao"
+    fallback: str = SCC
 
 
 settings = Settings()
@@ -82,7 +83,7 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
         reason = reason_of(error)
     else:
         return density, GuessInfo(SCC, seconds=time.perf_counter() - start, coarse_builds=1)
-    logger.warn(mf, "scc guess not used: %s. PySCF's own minao guess is used instead.", reason)
+    logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
     density = np.asanyarray(pyscf_guess("minao"))
     return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
 
@@ -243,7 +244,7 @@ def _guess(
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         seconds = time.perf_counter() - start
         return density, GuessInfo("ml", "", prediction.model, seconds, prediction.coarse_builds)
-    logger.warn(mf, "ml guess not used: %s. PySCF's own %s guess is used instead.", reason, fallback)
+    logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
 
 
