@@ -33,6 +33,9 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.CONFIG}"))}
 
 
+WITHDRAWN = {"organic-b3lyp-svp": "b3lyp-svp"}  # models of earlier versions, and what takes their place
+
+
 def find(name_or_path: str | Path) -> Path:
     """Return the folder of a model.
 
@@ -40,6 +43,11 @@ def find(name_or_path: str | Path) -> Path:
         name_or_path: name of a shipped model, or the path of a model folder.
     """
     folder = shipped().get(str(name_or_path), Path(name_or_path).expanduser())
+    if not folder.is_dir() and str(name_or_path) in WITHDRAWN:
+        raise ModelError(
+            f"model {name_or_path} came with version 0.1.0 and is withdrawn; use {WITHDRAWN[str(name_or_path)]!r}, which "
+            "serves the same molecules and more, or the folder of that version."
+        )
     if not folder.is_dir():
         names = ", ".join(shipped()) or "none"
         raise ModelError(
