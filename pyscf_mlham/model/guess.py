@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, lib
 from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
@@ -243,6 +243,8 @@ def _guess(
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         seconds = time.perf_counter() - start
+        if predictor.config.baseline == SCC and not (prediction.lifted_from or prediction.made_for):
+            density = lib.tag_array(density, close=True)  # no coarse SCF would improve it, see scf.multilevel.start
         return density, GuessInfo("ml", "", prediction.model, seconds, prediction.coarse_builds)
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)

@@ -206,7 +206,7 @@ class _MultilevelSCF(Picklable):
         if write:
             chkfile.save_mol(self.mol, self.chkfile)
         dm0 = np.asanyarray(dm0)
-        if levels:
+        if levels and not is_close(dm0):
             factors = atomic_factors(self) if atoms else factors_from_density(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
             if atoms:
