@@ -6,7 +6,7 @@ TEN := ase:g2/CH3CONH2,CH3CH2OH,CH3CN,CH3COF,CH3CH2Cl,CH3NO2,CH3SH,HCOOCH3,C4H4N
 # One BLAS/OpenMP thread per test process: the molecules are small, and threads only fight over cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help install demo table test test-all check format clean
+.PHONY: help install demo table test test-all check format docs clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -42,6 +42,10 @@ check: $(STAMP)  ## ruff, mypy and the order of imports
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## build the site in out/site; a warning is an error
+	$(BIN)/python -c "import mkdocs, mkdocstrings" 2>/dev/null || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
