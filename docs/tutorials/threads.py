@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info
 import pyscf_mlham
 
 print(f"PySCF: {lib.num_threads()} thread")
-for library in threadpool_info():
+for library in sorted(threadpool_info(), key=lambda library: library["filepath"]):
     if library["user_api"] == "blas":
         owner = next((name for name in ("numpy", "scipy", "pyscf") if name in library["filepath"]), "other")
         print(f"BLAS: {owner}, {library['num_threads']} thread, {library.get('architecture')} kernels")
