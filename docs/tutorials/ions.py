@@ -28,12 +28,13 @@ for name, mol in (
     for mf in (scc, quick):
         assert mf.converged and abs(mf.e_tot - plain.e_tot) < 1e-7
 
-print("--- formate with 'ml': the shipped model is for neutral molecules")
-anion = pyscf.M(atom=FORMATE, basis="def2-svp", charge=-1, verbose=0)
-mf = anion.RKS(xc="b3lyp")
-try:
-    pyscf_mlham.guess(mf, fallback="raise")
-except pyscf_mlham.OutOfDomainError as error:
-    print("OutOfDomainError:", error)
-else:
-    print("this installation has a model for anions")
+print("--- 'ml' with an element outside the model")
+mol = pyscf.M(atom="Ti 0 0 0; H 1 1 1; H -1 -1 1; H 1 -1 -1; H -1 1 -1", basis="def2-svp", verbose=0)
+mf = mol.RKS(xc="pbe")
+reason = pyscf_mlham.applicable(mf, "ml")  # before anything is computed
+print("reason:", reason)
+mf.init_guess = "ml"
+mf.run()
+print("guess that was used:", mf.guess_info.guess)
+assert "element Ti" in reason
+assert mf.converged and mf.guess_info.guess == "scc" and mf.guess_info.fallback_reason == reason
