@@ -1,4 +1,4 @@
-"""The tutorials run, what the site shows is up to date, and the README draft's snippets each run alone."""
+"""The tutorials run, what the site shows is up to date, and the README's snippets each run alone."""
 
 from __future__ import annotations
 
@@ -94,14 +94,11 @@ def test_schema_page_has_every_dataset() -> None:
 
 
 def snippets() -> list[str]:
-    draft = DOCS / "README.draft.md"
-    text = (draft if draft.exists() else ROOT / "README.md").read_text()  # a draft becomes README.md
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("index", range(len(snippets())))
-@pytest.mark.slow
-def test_readme_draft_snippets_run_alone(index: int, tmp_path: Path) -> None:
+def test_readme_snippets_run_alone(index: int, tmp_path: Path) -> None:
     script = tmp_path / "snippet.py"
     script.write_text(snippets()[index])
     run(script, tmp_path)

@@ -45,8 +45,9 @@ def find(name_or_path: str | Path) -> Path:
     folder = shipped().get(str(name_or_path), Path(name_or_path).expanduser())
     if not folder.is_dir() and str(name_or_path) in WITHDRAWN:
         raise ModelError(
-            f"model {name_or_path} came with version 0.1.0 and is withdrawn; use {WITHDRAWN[str(name_or_path)]!r}, which "
-            "serves the same molecules and more, or the folder of that version."
+            f"model {name_or_path} came with version 0.1.0 and is withdrawn; use "
+            f"{WITHDRAWN[str(name_or_path)]!r}, which "
+            "covers the same molecules and more, or the folder of that version."
         )
     if not folder.is_dir():
         names = ", ".join(shipped()) or "none"
