@@ -99,7 +99,7 @@ def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
     return wanted if wanted and mf.istype("UHF") and mol.spin == 0 else 0
 
 
-def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
+def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
     """Turn the highest occupied orbital towards the lowest empty one, the spins opposite ways, to break their symmetry.
 
     The turn is by 45 degrees. A degenerate pair has no orbitals of its own: there it ends where the two spins are
@@ -118,12 +118,12 @@ def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
         pair = coeff[spin][:, [homo, lumo]]
         if energy[lumo] - energy[homo] < DEGENERATE:
-            pair = pair @ _turn(_angle_apart(mol, pair) - np.pi / 4)  # the 45 degrees below do the rest
+            pair = pair @ _rotation(_angle_apart(mol, pair) - np.pi / 4)  # the 45 degrees below do the rest
         coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
     return Orbitals(orbitals.energy, coeff, orbitals.occ)
 
 
-def _turn(angle: float) -> Array:
+def _rotation(angle: float) -> Array:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -148,7 +148,7 @@ def gap(orbitals: Orbitals) -> float:
     return float(min(gaps, default=np.inf))
 
 
-def foreign_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
+def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
     """Largest share that any occupied orbital has in high reference orbitals: near one for an intruder.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
-from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_turned_frontier
+from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.scf.applicability import is_periodic, unknown_field
@@ -72,6 +72,6 @@ def guess(mf: Any, mol: gto.Mole) -> Array:
     point = self_consistent_atoms(mf)
     orbitals = point.problem.orbitals(point.fock)
     if spin_breaking(mf, mol):
-        orbitals = with_turned_frontier(mol, orbitals)
+        orbitals = with_mixed_frontier(mol, orbitals)
     logger.note(mf, "scc guess: %.2f s, 1 coarse Fock build", time.perf_counter() - start)
     return density_from_orbitals(mf, orbitals)
