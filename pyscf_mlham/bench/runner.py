@@ -178,7 +178,7 @@ def _work_through(
                 text = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
                 console.print(text, soft_wrap=True, highlight=False)
             progress.advance(bar)
-            lines.say(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
+            lines.report(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
             live.update(Group(progress, running_means(list(folder.rows.values()))))
     finally:
         if not quiet:

@@ -168,7 +168,7 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
                     folder.add(replace(row, **costs, **own))
                 step += 1
                 progress.update(task, completed=step)
-                lines.say(f"{name}: {step} of {total} geometries")
+                lines.report(f"{name}: {step} of {total} geometries")
         except (DataError, OSError):  # of the folder, not of the molecule
             raise
         except Exception as error:  # whatever it is, it is reported

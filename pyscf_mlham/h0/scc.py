@@ -4,7 +4,7 @@
 
 F[D_atoms] is one coarse build, R the response of `pyscf_mlham.field.response` in the object's own functional and basis
 set; the rest is a dozen small diagonalisations. The semilocal kernel is first that of the atoms, in the local density
-approximation, and then that of the mean of both densities, which is nearly exact for the step between them.
+approximation, and then that of the mean of both densities, which is nearly exact for the change between them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the 
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:
-    """Return why an object has no scc baseline, "" if it has one."""
+    """Return why the scc baseline is not applicable to an object, "" if it is."""
     if is_periodic(mol):
         return "periodic systems have no scc guess"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")):
@@ -49,7 +49,7 @@ def self_consistent_atoms(mf: Any) -> Point:
     """Return the self-consistent baseline of a mean-field object; `point.fock` is F_0.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
+        mf: PySCF mean-field object; not changed.
     """
     problem, factors = Problem.of(mf), atomic_factors(mf)
     coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
@@ -65,7 +65,7 @@ def self_consistent_atoms(mf: Any) -> Point:
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:
-    """Return the density matrix of the scc baseline; OutOfDomainError with the reason if the object has none."""
+    """Return the density matrix of the scc baseline; raise OutOfDomainError with the reason if not applicable."""
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)

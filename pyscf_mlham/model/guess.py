@@ -68,9 +68,7 @@ def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], An
         density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
     else:
         if isinstance(key, str) and key.strip().lower().startswith("ml"):
-            logger.warn(
-                mf, "init_guess = %r is not supported, and PySCF uses minao instead; expected %s.", key, EXPECTED
-            )
+            logger.warn(mf, "init_guess = %r is not supported; PySCF uses minao instead. Expected %s.", key, EXPECTED)
         return pyscf_guess(key)
     record(mf, info)
     return density
@@ -280,8 +278,8 @@ def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> A
 def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
     """Raise OutOfDomainError, before the prediction, if PySCF's spin-symmetry breaking would ruin it.
 
-    Deleting the beta density of half of a molecule, as PySCF does by default, makes a good density converge to higher
-    states (twisted ethylene, singlet O2) and saves nothing.
+    PySCF's default deletes half of the beta density; a good guess then converges to higher states (twisted ethylene,
+    singlet O2), and nothing is saved.
 
     Args:
         mf: PySCF mean-field object.

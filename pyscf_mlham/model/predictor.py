@@ -375,8 +375,8 @@ def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> 
         if _is_plausible(orbitals, reference, s):
             return fock, orbitals, strength
     raise PredictionError(
-        f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a virtual "
-        f"orbital is among the occupied ones{_detached(mol)}"
+        f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a "
+        f"virtual orbital is among the occupied ones{_detached(mol)}"
     )
 
 

@@ -126,7 +126,9 @@ class Trainer:
                     return
 
     def _say_step(self, note: str) -> None:
-        self._lines.say(f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}")
+        self._lines.report(
+            f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}"
+        )
 
     def _say_finished(self) -> None:
         """Say that nothing is left to do, and how the weights may be trained further."""
