@@ -104,7 +104,7 @@ def test_a_process_that_is_asked_stops_with_the_others(
     trainer = Trainer(settings(data, tmp_path), *prepared, silent())
     trainer.world = 2
     trainer.update(prepared[0][:2])
-    trainer._ask_to_stop(signal.SIGTERM, None)
+    trainer._request_stop(signal.SIGTERM, None)
     assert not trainer._stop  # the others do not know yet
     trainer.update(prepared[0][:2])
     assert trainer._stop

@@ -77,7 +77,7 @@ def silu_slope(x: Tensor) -> Tensor:
 
 
 class InvariantGradient(nn.Module):
-    """Invariants of features, and the features that their gradient makes.
+    """Invariants of features, and the features given by their gradient.
 
     Args:
         sizes: numbers of rows that rotations mix; the first row is invariant.
