@@ -77,7 +77,7 @@ class GridOrbitals:
             self._kept = kept
 
     def _evaluate(self, first: int) -> Iterator[tuple[Array, Array]]:
-        """Yield the orbitals that are non-zero on each block of points, and their values, (1 or 4, points, orbitals)."""
+        """Yield the orbitals that are non-zero on a block of points, and their values, (1 or 4, points, orbitals)."""
         name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
         for start in range(first * GRID_BLOCK, len(self.weights), GRID_BLOCK):
             values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)

@@ -230,7 +230,7 @@ def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: 
 
 
 def _kernel_matrices(mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array]) -> Array:
-    """Return <P|f_xc|Q>: (1, n_aux, n_aux) of a closed shell, else (3, n_aux, n_aux) of alpha-alpha, -beta, beta-beta."""
+    """Return <P|f_xc|Q> (1, n_aux, n_aux) of a closed shell, else (3, n_aux, n_aux) of two alphas, both, two betas."""
     grids = dft.gen_grid.Grids(mf.mol)
     grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
     grids.build(with_non0tab=False, sort_grids=False)

@@ -67,7 +67,7 @@ def evaluate_model(
         level, config = file.level, model.config
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
             raise DataError(
-                f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of {config.name}."
+                f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of model {config.name}."
             )
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in served(file, s, config)]
