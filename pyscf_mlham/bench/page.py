@@ -199,7 +199,7 @@ def _rival(results: Results) -> str:
     """Describe the SCF of the coarse guess."""
     protocol = results.protocol
     if not isinstance(protocol, Protocol) or protocol.coarse_grid is None:
-        return "on a smaller grid (there is none here, and so no such guess)"
+        return "on a smaller grid (not available at this level, so that there is no such guess)"
     grid = "" if protocol.xc.lower() == "hf" else f"on grid level {protocol.coarse_grid} "
     return f"{grid}to {protocol.coarse_tol:.0e} Ha"
 

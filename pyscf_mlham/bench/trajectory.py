@@ -153,7 +153,7 @@ def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
 
 
 def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: Folder, console: Console) -> None:
-    """Run one molecule; if it fails, what was done before is kept, and the others go on."""
+    """Run one molecule; if it fails, its finished geometries are kept, and the others continue."""
     done = _done(key, settings, folder)
     total = len(frames) if _follows(settings) else settings.steps + isinstance(settings, MD)
     if len(done) >= total or (done and done[-1].at_minimum):

@@ -124,7 +124,7 @@ def _xyz_frame(lines: list[str], first: int) -> Any:
         return FrameError(f"line {first}: expected {int(lines[0])} atoms, but the file ends before")
     try:
         atoms = next(read_xyz(io.StringIO("\n".join(lines) + "\n"), 0))
-    except Exception as problem:  # ASE's readers raise whatever they meet
+    except Exception as problem:  # ASE's readers raise errors of all types
         return _wrong_atom(lines, first) or problem
     if (numbers := TWO_NUMBERS.fullmatch(lines[1])) and (int(numbers[1]), int(numbers[2])) != (0, 1):
         advice = f"charge={int(numbers[1])} mult={int(numbers[2])} if that is meant, otherwise a comment with text"

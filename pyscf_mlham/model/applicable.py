@@ -35,6 +35,6 @@ def _inapplicable_model(mf: Any) -> str:
         model = registered_model(named_model(mf.init_guess) if is_ml(mf.init_guess) else None, mf)
         check_spin_symmetry(mf, mf.mol, model)
         native_if_applicable(mf, mf.mol, model)
-    except Exception as error:  # whatever goes wrong inside a model
+    except Exception as error:  # any error inside a model
         return reason_of(error)
     return ""

@@ -79,7 +79,7 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
     start = time.perf_counter()
     try:
         density = scc.guess(mf, mol)
-    except Exception as error:  # a guess must never crash the user's SCF
+    except Exception as error:  # a guess must never stop the user's SCF
         reason = reason_of(error)
     else:
         return density, GuessInfo(SCC, seconds=time.perf_counter() - start, coarse_builds=1)
@@ -171,7 +171,7 @@ def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -
     """
     try:
         return guess(mf, model, fallback="raise"), ""
-    except Exception as error:  # whatever goes wrong inside a model
+    except Exception as error:  # any error inside a model
         if fallback == "raise":
             raise
         reason = str(error) or type(error).__name__
@@ -235,7 +235,7 @@ def _guess(
         prediction = predict(mf, predictor, mol)
         density = density_from_prediction(mf, mol, prediction)
     except Exception as error:
-        # a guess must never crash the user's SCF, whatever goes wrong inside a model
+        # an error inside a model must never stop the user's SCF
         if fallback == "raise":
             raise
         reason = reason_of(error)

@@ -1,8 +1,8 @@
 """TraceGrad: non-linear invariants, supervised by the norms of the blocks; their gradients enrich the features.
 
 The traces T = tr(Q Q^T) of the target, for each pair of shells of each block Q, supervise invariant features z of the
-network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does,
-whatever the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
+network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does
+for any MLP, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
 is done once, between the backbone's last layer and the head, so that any backbone can be wrapped.
 
 At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
