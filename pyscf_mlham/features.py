@@ -112,7 +112,7 @@ def sample_from_matrices(
         graph: graph within the network's cutoff.
         charge: total charge.
         matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         template: shape of a block.
         degree: largest l of the network's features at atoms.
     """
@@ -150,7 +150,7 @@ def local_blocks(
 
     Args:
         matrix: (n, n) in PySCF's AO order.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms.
         template: shape of a block.
         frames: (P, 3, 3) rotations that bring each pair onto +z.
@@ -166,7 +166,7 @@ def matrix_from_local_blocks(
 
     Args:
         blocks: onsite blocks, and blocks of pairs i < j in their frames.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms i < j.
         template: shape of a block.
         frames: (P, 3, 3).

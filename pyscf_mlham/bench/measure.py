@@ -74,7 +74,7 @@ class Row:
         at_minimum: whether an optimisation ends there.
         charge, mult: charge and multiplicity of the molecule.
         converged: by PySCF's criteria.
-        cycles: of the SCF (of twolevel: full ones); max_cycle if it did not converge.
+        cycles: SCF cycles, full ones for twolevel; max_cycle if it did not converge.
         full_builds: full Fock builds of the solver.
         coarse_builds: coarse Fock builds, those of the guess and of the solver.
         response_solves: evaluations of the response model, those of the guess and of the solver.

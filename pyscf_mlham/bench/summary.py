@@ -26,18 +26,18 @@ class Case(NamedTuple):
     """One molecule by one method: medians over the repetitions, the worst of them if one did not converge.
 
     Attributes:
-        name: of the molecule.
-        natm: atoms.
-        nao: basis functions.
-        converged: in every repetition.
-        cycles: of the SCF; max_cycle if it did not converge.
+        name: name of the molecule.
+        natm: number of atoms.
+        nao: number of basis functions.
+        converged: whether every repetition converged.
+        cycles: SCF cycles; max_cycle if it did not converge.
         builds: full Fock builds, including those hidden in the guess.
         coarse_builds: coarse Fock builds.
         response_solves: evaluations of the response model.
         seconds: guess and SCF, by the chosen clock.
         limit: seconds of set-up and two full builds; None if not measured.
         e_err: largest difference of energy to the reference, Hartree; None without a reference.
-        row: of the first repetition.
+        row: row of the first repetition.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Ratio(NamedTuple):
 
     Attributes:
         value: the mean.
-        low, high: of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
+        low, high: bounds of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
     """
 
     value: float

@@ -72,7 +72,7 @@ class HarmoSE(nn.Module):
 
     Args:
         options: sizes.
-        sizes: of the backbone.
+        sizes: sizes of the backbone.
         order: largest m of pairs.
         template: shape of a block.
         n_elements: number of elements.

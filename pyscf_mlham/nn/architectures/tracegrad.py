@@ -82,7 +82,7 @@ class InvariantGradient(nn.Module):
     Args:
         sizes: numbers of rows that rotations mix; the first row is invariant.
         channels: C.
-        floor: of the norm; see `GroupNorm`.
+        floor: floor of the norm; see `GroupNorm`.
         options: sizes.
     """
 
@@ -149,7 +149,7 @@ class TraceGrad(nn.Module):
 
     Args:
         options: sizes.
-        sizes: of the backbone.
+        sizes: sizes of the backbone.
         order: largest m of pairs.
         template: shape of a block.
         n_elements: number of elements.
@@ -177,7 +177,7 @@ class TraceGrad(nn.Module):
         """Return enriched features, and the invariants of atoms and directed pairs.
 
         Args:
-            features: of the backbone.
+            features: features of the backbone.
         """
         atoms, z_atoms = self.atoms(features.atoms)
         pairs, z_pairs = self.pairs(features.pairs)
@@ -187,8 +187,8 @@ class TraceGrad(nn.Module):
         """Predict the traces from the invariants, for the loss.
 
         Args:
-            invariants: of atoms and directed pairs.
-            features: of the backbone.
+            invariants: invariants of atoms and directed pairs.
+            features: features of the backbone.
             species: (N,) index of each atom's element.
         """
         shape = (self.shells, self.shells)
