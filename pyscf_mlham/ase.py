@@ -1,4 +1,4 @@
-"""MLHam: energies and forces for ASE, each SCF helped by those before. The only file with eV and Angstrom."""
+"""MLHam: energies and forces for ASE, with guesses from the earlier steps. The only file with eV and Angstrom."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
 
 class MLHam(Calculator):
-    """PySCF for ASE, with learned guesses, guesses from the steps before, and the two-level solver.
+    """PySCF for ASE, with learned guesses, guesses from earlier steps, and the two-level solver.
 
     Charge and multiplicity come from ``atoms.info`` ("charge"; "mult" or "multiplicity", or "spin" = n_alpha -
-    n_beta), else from the arguments, else the multiplicity is that of the initial magnetic moments. Besides ASE's
-    properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and `get_occupation_numbers`, and the
-    last converged PySCF object as `mf`.
+    n_beta), otherwise from the arguments; the default multiplicity is that of the initial magnetic moments.
+    Besides ASE's properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and
+    `get_occupation_numbers`, and the last converged PySCF object as `mf`.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
@@ -88,44 +88,44 @@ class MLHam(Calculator):
     }
 
     def __init__(self, *, atoms: Atoms | None = None, **parameters: Any) -> None:
-        """Set up; nothing is computed yet.
+        """Set up the calculator, without computing anything.
 
         Args:
-            atoms: to attach to.
+            atoms: ASE atoms to attach the calculator to.
             parameters: any of
-                xc: functional, or "hf"; basis: PySCF's name.
-                ecp: effective core potentials as PySCF takes them; "auto" for those that the basis set was made with.
+                xc: functional, or "hf"; basis: PySCF's name of the basis set.
+                ecp: effective core potentials in PySCF's format; "auto" for those that belong to the basis set.
                 charge: total charge; multiplicity, or mult for short: 2 S + 1, by default that of the initial magnetic
-                moments, else the lowest.
-                grid_level: of the functional's integration grid, 0 to 9, None for PySCF's default; dispersion: "d3bj",
-                "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package pyscf-dispersion).
-                density_fit: whether integrals are fitted.
+                moments, otherwise the lowest.
+                grid_level: level of the functional's integration grid, 0 to 9, None for PySCF's default; dispersion:
+                "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package pyscf-dispersion).
+                density_fit: whether integrals are density-fitted.
                 solver: "scf", or "twolevel" for `accelerate`.
-                guess: the first one, "ml" or one of PySCF's; model: name or path of a model, None for the shipped one
-                that suits; fallback: guess if the model is not applicable, or "raise".
-                history: strategy for the later steps ("fit", "reversible" for NVE runs, or a rival: "aspc", "loewdin",
-                "last"), or None for the first guess at every step.
+                guess: guess of the first step, "ml" or one of PySCF's; model: name or path of a model, None for the
+                best applicable shipped one; fallback: guess if the model is not applicable, or "raise".
+                history: strategy for the later steps ("fit", "reversible" for NVE runs, or for comparison "aspc",
+                "loewdin", "last"), or None for the first guess at every step.
                 mode: "scf", or "predict" for orbitals and dipole without SCF.
-                conv_tol: Hartree; max_cycle: of the SCF.
-                verbose: PySCF's, 0 for no output to 9.
-                mf_hook: function of the PySCF object, called before anything is done with it; may return another.
+                conv_tol: energy criterion of the SCF, Hartree; max_cycle: largest number of cycles.
+                verbose: PySCF's output level, from 0 (silent) to 9.
+                mf_hook: function of the PySCF object, called before the SCF; may return another object.
         """
         self.mf: Any = None
         self._history: History | None = None
         self._steps: list[StepCost] = []
         self._state: tuple[int, int] | None = None
         super().__init__(atoms=atoms, **parameters)
-        self._start_history()  # ASE tells `set` only of what is not as by default
+        self._start_history()  # ASE calls `set` only for parameters that differ from the defaults
 
     def set(self, **parameters: Any) -> dict[str, Any]:
-        """Change parameters; results and history are forgotten where anything changes.
+        """Change parameters; a change clears results and history.
 
         Args:
             parameters: see the constructor.
         """
         if unknown := sorted(set(parameters) - set(self.default_parameters)):
-            raise InputError(f"unknown argument {', '.join(unknown)}; known are {', '.join(self.default_parameters)}.")
-        known: dict[str, Any] = self.parameters or self.default_parameters
+            raise InputError(f"unknown argument {', '.join(unknown)}; expected {', '.join(self.default_parameters)}.")
+        current: dict[str, Any] = self.parameters or self.default_parameters
         choices: dict[str, Any] = {
             "solver": SOLVERS,
             "mode": MODES,
@@ -136,12 +136,12 @@ class MLHam(Calculator):
         for name, allowed in choices.items():
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
-        _check_multiplicity(*((known | parameters)[name] for name in ("mult", "multiplicity")))
-        _check_guess(**{name: (known | parameters)[name] for name in ("guess", "model", "xc")})
+        _check_multiplicity(*((current | parameters)[name] for name in ("mult", "multiplicity")))
+        _check_guess(**{name: (current | parameters)[name] for name in ("guess", "model", "xc")})
         try:
             check_functional(parameters.get("xc", "hf"))
         except DataError as error:
-            raise InputError(str(error)) from None  # it says everything, and PySCF's own words before it nothing
+            raise InputError(str(error)) from None  # PySCF's own message adds nothing
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
@@ -155,15 +155,15 @@ class MLHam(Calculator):
         self._history = History(name) if name else None
 
     def reset(self) -> None:
-        """Forget results. The history stays: some versions of ASE reset at every move, and it knows what it serves."""
+        """Clear the results. The history is kept, as some versions of ASE reset at every move."""
         super().reset()
         self.mf = self._state = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what has changed since the last calculation, charge and multiplicity included.
+        """Return what has changed since the last calculation, including charge and multiplicity.
 
         Args:
-            atoms: to compare with.
+            atoms: atoms to compare with.
             tol: as in ASE.
         """
         changes: list[str] = super().check_state(atoms, tol=tol)
@@ -172,15 +172,17 @@ class MLHam(Calculator):
         return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """Return a property, or None where it is not known and may not be calculated.
+        """Return a property, or None if it is missing and must not be calculated.
 
         Args:
             name: one of `implemented_properties`.
             atoms: geometry.
-            allow_calculation: whether to calculate what is not there.
+            allow_calculation: whether to calculate a missing property.
         """
         if self.parameters["mode"] == "predict" and name in MLHam.implemented_properties[:3]:
-            raise PropertyNotImplementedError(f"{name}: mode='predict' has none, it runs no SCF; use mode='scf'.")
+            raise PropertyNotImplementedError(
+                f"{name}: not available in mode='predict', which runs no SCF; use mode='scf'."
+            )
         return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
@@ -189,11 +191,11 @@ class MLHam(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Run one SCF, or one prediction, for everything that is asked; ASE calls this.
+        """Run one SCF, or one prediction, for all requested properties; called by ASE.
 
         Args:
-            atoms: geometry; left as it is.
-            properties: names of what is wanted; forces are computed when among them.
+            atoms: geometry; not changed.
+            properties: names of the requested properties; forces are computed only if among them.
             system_changes: as in ASE.
         """
         super().calculate(atoms, list(properties), list(system_changes))
@@ -201,13 +203,13 @@ class MLHam(Calculator):
             raise PropertyNotImplementedError(f"{', '.join(missing)} in mode {self.parameters['mode']!r}")
         assert self.atoms is not None
         if system_changes or self.mf is None:
-            self.results, self.mf = {}, None  # should this run be interrupted, nothing of another geometry is left
+            self.results, self.mf = {}, None  # no results of another geometry are left if this run is interrupted
             if self.atoms.pbc.any():
                 raise CalculatorSetupError(
                     "MLHam is for molecules, and these atoms are periodic; set atoms.pbc = False, or use PySCF's pbc."
                 )
             self._state = self.charge_and_spin(self.atoms)
-            self._say_unused_moments(self.atoms, self._state[1])
+            self._warn_of_unused_moments(self.atoms, self._state[1])
             self._run(self.mean_field(self.atoms, *self._state))
         if "forces" in properties and "forces" not in self.results:
             start = time.process_time()
@@ -229,20 +231,21 @@ class MLHam(Calculator):
             return charge_and_spin(atoms.info, int(atoms.numbers.sum()), p["charge"], mult)
         except ValueError as error:
             raise InputError(
-                f"{error}; give the right ones as arguments (charge=, multiplicity=) or in atoms.info."
+                f"{error}; give the correct values as arguments (charge=, multiplicity=) or in atoms.info."
             ) from error
 
     def _multiplicity(self) -> Any:
         p: dict[str, Any] = self.parameters
         return p["mult"] if p["multiplicity"] is None else p["multiplicity"]
 
-    def _say_unused_moments(self, atoms: Atoms, spin: int) -> None:
+    def _warn_of_unused_moments(self, atoms: Atoms, spin: int) -> None:
         total = abs(float(atoms.get_initial_magnetic_moments().sum()))
         given = self._multiplicity() is not None or stated(atoms.info).keys() & set(SPIN_KEYS)
         if not given and total > NEARLY and abs(total - spin) > NEARLY:
-            why = "they are not whole, or not of this charge"
-            words = f"initial magnetic moments, {total:.3g} in all, are not used ({why}); multiplicity {spin + 1} is"
-            warnings.warn(f"MLHam: {words} computed, multiplicity= asks for another.", stacklevel=2)
+            why = "their sum is not whole, or not that of this charge"
+            unused = f"initial magnetic moments, {total:.3g} in all, are not used ({why})"
+            used = f"multiplicity {spin + 1} is computed; set multiplicity= for another"
+            warnings.warn(f"MLHam: {unused}; {used}.", stacklevel=2)
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
         """Return the PySCF object of a geometry, before any SCF.
@@ -259,7 +262,7 @@ class MLHam(Calculator):
             state = {"charge": charge, "spin": spin, "verbose": p["verbose"]}
             mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, **state)
         except (KeyError, RuntimeError) as error:
-            raise InputError(f"PySCF cannot make the molecule in basis {p['basis']!r}: {error}") from error
+            raise InputError(f"PySCF cannot build the molecule in basis {p['basis']!r}: {error}") from error
         if p["xc"].lower() == "hf":
             mf = mol.UHF() if spin else mol.RHF()
         else:
@@ -276,7 +279,7 @@ class MLHam(Calculator):
         return mf
 
     def _run(self, mf: Any) -> None:
-        """Energy and orbitals, or orbitals alone."""
+        """Compute energy and orbitals, or orbitals only."""
         if self.parameters["mode"] == "predict":
             self.mf = OneShot(mf, model_of(mf) or self.parameters["model"]).run()
         else:
@@ -285,43 +288,45 @@ class MLHam(Calculator):
             # with smeared occupations the forces are those of the free energy, and ASE's energy is that at 0 K
             self.results["energy"] = float(e_tot if e_zero is None else e_zero) * HARTREE
             self.results["free_energy"] = float(e_tot if e_free is None else e_free) * HARTREE
-        # PySCF calls the unit by other names in generalised objects
+        # the name of the keyword for the unit differs in generalised objects
         self.results["dipole"] = np.asarray(self.mf.dip_moment(None, None, "AU", verbose=0)) * BOHR
 
     def _converged(self, mf: Any) -> Any:
-        """Run the SCF and write down what it cost."""
+        """Run the SCF and record its cost."""
         p, history = self.parameters, self._history
         mf = accelerate(mf) if p["solver"] == "twolevel" else mf
         mf = mf if history is None else track(mf, history)
         start, reason = time.process_time(), ""
         with counting_fock_builds(mf) as counter:
             density = None
-            if is_ml(mf.init_guess) and (history is None or not history.serves(mf)):
+            if is_ml(mf.init_guess) and (history is None or not history.is_applicable(mf)):
                 density, reason = self._learned_guess(mf)
             mf.kernel(dm0=density)
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
-                f"SCF did not converge in {mf.max_cycle} cycles; raise max_cycle, check the "
-                "geometry, charge and multiplicity, or help it with mf_hook."
+                f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check "
+                "geometry, charge and multiplicity, or change its settings by mf_hook."
             )
         coarse, seconds = getattr(mf, "coarse_cycles", 0), time.process_time() - start
         reason = reason or self._why_no_prediction(mf)
-        cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers count no cycles
+        cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers do not count cycles
         self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason))
         return mf
 
     def _learned_guess(self, mf: Any) -> tuple[Array, str]:
-        """Return the density of the model, or of the fallback with a warning: the PySCF object has no log."""
+        """Return the density of the model, or that of the fallback with a warning."""
         fallback = self.parameters["fallback"]
         density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
         record(mf, info)
         if reason := info.fallback_reason:
-            warnings.warn(f"MLHam: the model is not used ({reason}); the {fallback} guess is.", stacklevel=2)
+            warnings.warn(
+                f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead.", stacklevel=2
+            )
         return density, reason
 
     def _why_no_prediction(self, mf: Any) -> str:
-        """Say why the model had no part in a guess from the history; "" where it had, or none was asked."""
+        """Return why a guess from the history contains no prediction; "" if it does, or if no model was requested."""
         history = self._history
         if not is_ml(mf.init_guess) or history is None or history.strategy not in LEARNED or not history.steps:
             return ""
@@ -330,7 +335,7 @@ class MLHam(Calculator):
         return next((step.fallback for step in self._steps[::-1] if step.fallback), "no prediction")
 
     def _gradient(self) -> Array:
-        """dE/dR, Hartree per Bohr, with the integration grid moving along."""
+        """Return dE/dR, Hartree per Bohr, including the response of the integration grid."""
         gradient = self.mf.nuc_grad_method()
         gradient.verbose = self.parameters["verbose"]
         if hasattr(gradient, "grid_response"):
@@ -338,12 +343,12 @@ class MLHam(Calculator):
         return np.asarray(gradient.kernel())
 
     def report(self) -> Report:
-        """Return what every geometry so far has cost."""
+        """Return the cost of each geometry so far."""
         return Report(tuple(self._steps))
 
     @property
     def orbital_energies(self) -> Array:
-        """(n,), or (2, n) for open shells; eV."""
+        """Orbital energies, (n,), or (2, n) for open shells; eV."""
         return np.asarray(self._computed().mo_energy) * HARTREE
 
     @property
@@ -353,7 +358,7 @@ class MLHam(Calculator):
         return gap(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)) * HARTREE
 
     def get_number_of_spins(self) -> int:
-        """Return 2 for open shells, else 1."""
+        """Return 2 for open shells, otherwise 1."""
         return int(np.ndim(self._computed().mo_energy))
 
     def get_spin_polarized(self) -> bool:
@@ -381,28 +386,30 @@ class MLHam(Calculator):
         return np.array(np.atleast_2d(self._computed().mo_occ)[spin], dtype=float)
 
     def _computed(self) -> Any:
-        if self.mf is None and self.atoms is not None and self.results:  # a copy has the numbers, not PySCF's object
+        if (
+            self.mf is None and self.atoms is not None and self.results
+        ):  # a copy has the results, but not PySCF's object
             self.calculate(self.atoms, self.implemented_properties[:1])
         if self.mf is None:
-            raise CalculatorSetupError("no orbitals yet; ask for an energy or a dipole moment first.")
+            raise CalculatorSetupError("no orbitals yet; compute an energy or a dipole moment first.")
         return self.mf
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
-        """Return the parameters that a file can hold.
+        """Return the parameters that can be written to a file.
 
         Args:
-            skip_default: leave out those that are as they came.
+            skip_default: leave out parameters with their default value.
         """
-        found: dict[str, Any] = super().todict(skip_default=skip_default)
-        return {name: value for name, value in found.items() if name != "mf_hook"}
+        parameters: dict[str, Any] = super().todict(skip_default=skip_default)
+        return {name: value for name, value in parameters.items() if name != "mf_hook"}
 
     def __getstate__(self) -> dict[str, Any]:
-        # PySCF's objects hold open files; everything else goes along to another process
+        # PySCF's objects hold open files; everything else can be sent to another process
         return self.__dict__ | {"mf": None}
 
 
 def _check_multiplicity(mult: Any, multiplicity: Any) -> None:
-    """Refuse two names of one thing with different values."""
+    """Raise InputError if mult and multiplicity differ."""
     if mult is not None and multiplicity is not None and mult != multiplicity:
         raise InputError(f"mult = {mult} and multiplicity = {multiplicity} contradict each other; give one of them.")
 
@@ -414,9 +421,9 @@ def _installed_dispersion(name: str) -> str:
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:
-    """Refuse a guess or a model that does not exist: PySCF takes unknown words for minao."""
-    known = isinstance(guess, str) and (is_ml(guess) or guess.lower() in GUESSES or guess.lower().startswith("chk"))
-    if not known:
+    """Raise InputError if a guess or a model does not exist: PySCF would use minao instead."""
+    exists = isinstance(guess, str) and (is_ml(guess) or guess.lower() in GUESSES or guess.lower().startswith("chk"))
+    if not exists:
         raise InputError(f"guess = {guess!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
     if guess.lower() == "vsap" and str(xc).lower() == "hf":
         raise InputError("guess = 'vsap' needs a functional, and xc = 'hf' has none; choose sap, or another guess.")

@@ -1,7 +1,7 @@
 """Linear algebra libraries, and the processors that they detect.
 
-PySCF's wheels bring an OpenBLAS of 2018. It takes a newer processor for one from before AVX, and its
-products take twice as long.
+PySCF's wheels contain an OpenBLAS of 2018. It takes a newer processor for one without AVX, and its products take
+twice as long.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from functools import cache
 from pathlib import Path
 
-from pyscf import lib  # noqa: F401  loads the libraries that are asked about
+from pyscf import lib  # noqa: F401  loads the libraries to be inspected
 from threadpoolctl import threadpool_info
 
 OWNERS = ("numpy", "scipy", "pyscf")
-# OpenBLAS's names of processors without AVX, and of those that have AVX2
+# OpenBLAS's names of processors without AVX, and with AVX2
 OLD = ("atom", "barcelona", "bobcat", "core2", "dunnington", "nano", "nehalem", "opteron", "penryn", "prescott")
 NEW = ("cooperlake", "excavator", "haswell", "sapphirerapids", "skylakex", "zen")
 
@@ -25,7 +25,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @cache
 def processor_name() -> str:
-    """Name the processor, as the operating system does."""
+    """Return the operating system's name of the processor."""
     try:
         named = re.search(r"^model name\s*:\s*(.+)$", CPUINFO.read_text(), re.MULTILINE)
     except OSError:  # not Linux
@@ -35,7 +35,7 @@ def processor_name() -> str:
 
 @cache
 def processors() -> dict[str, str]:
-    """Return what each package's own library takes the processor for, as "pyscf": "Haswell"."""
+    """Return the processor detected by each package's own library, as "pyscf": "Haswell"."""
     found = {}
     for library in threadpool_info():
         owner = _owner(Path(library["filepath"]))
@@ -53,12 +53,12 @@ def _owner(path: Path) -> str | None:
 
 
 def advice(found: dict[str, str]) -> str | None:
-    """Return what to set if PySCF's library misses a processor that another one recognises; else None."""
+    """Return the setting to use if PySCF's library fails to recognise a processor that another one does; else None."""
     own = found.get("pyscf", "")
     others = [name for owner, name in found.items() if owner != "pyscf" and name.lower() in NEW]
     if not own.lower().startswith(OLD) or not others:
         return None
     return (
-        f"PySCF's own OpenBLAS takes this processor for a {own}, and all SCF, plain or not, is slower than need be; "
+        f"PySCF's own OpenBLAS takes this processor for a {own}, which slows down every SCF; "
         "set OPENBLAS_CORETYPE=Haswell before Python starts."
     )

@@ -1,4 +1,4 @@
-"""A model on disk: a folder with config.yaml, weights.safetensors and, where it ships, card.md. No pickle."""
+"""A model on disk: a folder with config.yaml, weights.safetensors and, if it is shipped, card.md. No pickle."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is: config.yaml, key by key.
+    """Configuration of a model: the keys of config.yaml.
 
     Attributes:
-        name: what the model is called in logs.
-        architecture: which network the weights belong to.
-        elements: atomic numbers that it knows.
-        charges: total charges that it knows.
+        name: name of the model in logs.
+        architecture: network of the weights.
+        elements: supported atomic numbers.
+        charges: supported total charges.
         basis: name of its native basis set, spherical.
         xc: functional of its training data, "hf" for Hartree-Fock.
-        baseline: the H0 that it corrects.
+        baseline: name of its H0.
         grid_level: PySCF grid level of the labels.
-        baseline_fingerprint: `fingerprint` where it was trained, Hartree.
-        weights_sha256: of weights.safetensors.
-        options: the architecture's own settings.
-        format_version: of this file.
+        baseline_fingerprint: `fingerprint` of the installation on which it was trained, Hartree.
+        weights_sha256: checksum of weights.safetensors.
+        options: settings of the architecture.
+        format_version: version of this file's format.
     """
 
     name: str
@@ -55,15 +55,15 @@ class ModelConfig:
 
 
 def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Write a model. Each file is replaced as a whole, and a crash between the two is noticed on reading.
+    """Write a model. Each file is replaced as a whole, and `read` detects a crash between the two.
 
     Args:
-        folder: made when missing; a new one for each model that must not be lost.
-        config: its weights_sha256 is filled in.
+        folder: path of the model folder, created if missing; a model in it is replaced.
+        config: configuration; its weights_sha256 is filled in.
         weights: arrays by name.
 
     Returns:
-        the config as written.
+        the configuration as written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,10 @@ def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndar
 
 
 def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Read a model, or say what is wrong with it.
+    """Read a model; raise ModelError with the reason if it is invalid.
 
     Args:
-        folder: holds config.yaml and weights.safetensors.
+        folder: folder with config.yaml and weights.safetensors.
     """
     config = read_config(folder)
     path = folder / WEIGHTS
@@ -90,8 +90,8 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
         raise ModelError(
-            f"{path}: damaged or incomplete (sha256 {digest[:12]}..., {CONFIG} says "
-            f"{config.weights_sha256[:12]}...); copy the model again."
+            f"{path}: damaged or incomplete (sha256 {digest[:12]}..., expected "
+            f"{config.weights_sha256[:12]}... from {CONFIG}); copy the model again."
         )
     load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
@@ -101,10 +101,10 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read and check config.yaml; an unknown key, a missing one or a wrong type is an error.
+    """Read and check config.yaml; an unknown key, a missing key or a wrong type is an error.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
     """
     path, yaml = folder / CONFIG, needed("yaml")
     try:
@@ -150,8 +150,8 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it into place.
 
     Args:
-        path: of the file.
-        data: its whole content.
+        path: path of the file.
+        data: its complete content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

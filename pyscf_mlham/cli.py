@@ -17,14 +17,14 @@ from pyscf_mlham.workers import environment
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 160  # of what goes to a file or a pipe, where a table must not be cut
+WIDTH = 160  # columns of output to a file or a pipe, so that tables are complete
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: of the command line, the process's own by default.
+        arguments: arguments of the command line, by default those of the process.
     """
     try:
         return _run(arguments)
@@ -38,7 +38,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from rich.markup import escape
 
     args = _parser().parse_args(arguments)
-    pyscf_mlham.register(accelerate=False)  # what is measured as plain SCF is plain, also in worker processes
+    pyscf_mlham.register(accelerate=False)  # plain SCF must be plain, also in worker processes
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
     try:
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="train a network",
         formatter_class=raw,
-        description="Train a network as a YAML file says. The same command resumes a run that was stopped.\n\n"
+        description="Train a network by the settings of a YAML file. The same command resumes a stopped run.\n\n"
         "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
     )
     train.add_argument("config", type=Path, help="YAML file of settings")
@@ -74,10 +74,10 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "eval",
-        help="judge a model on labelled molecules",
+        help="evaluate a model on labelled molecules",
         formatter_class=raw,
-        description="Judge a model on labelled molecules.\n\n"
-        "example: mlham eval organic-b3lyp-svp labelled.h5 --split test --scf 20",
+        description="Evaluate a model on labelled molecules.\n\n"
+        "example: mlham eval b3lyp-svp labelled.h5 --split test --scf 20",
     )
     evaluate.add_argument("model", help="name of a shipped model, or a model folder")
     evaluate.add_argument("data", type=Path, help="file of labelled molecules")
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_paths(commands)
 
-    models = commands.add_parser("models", help="list the models that came with the package")
+    models = commands.add_parser("models", help="list the shipped models")
     models.set_defaults(run=_models)
     return parser
 
@@ -129,7 +129,7 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         elements = " ".join(gto.mole._symbol(z) for z in config.elements)
         charges = " ".join(f"{q:+d}" if q else "0" for q in config.charges)
         table.add_row(name, elements, charges, f"{config.xc}/{config.basis}", config.baseline, config.architecture)
-    console.print(table if table.rows else "No model came with this version.")
+    console.print(table if table.rows else "This version ships no model.")
     return 0
 
 

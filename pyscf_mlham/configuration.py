@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-# `import pyscf_mlham` in that file finds PySCF without the attribute that its modules read their defaults from.
+# `import pyscf_mlham` in that file runs before PySCF sets the attribute from which its modules read their defaults.
 if "pyscf.__config__" in sys.modules and not hasattr(sys.modules["pyscf"], "__config__"):
     vars(sys.modules["pyscf"])["__config__"] = sys.modules["pyscf.__config__"]
 

@@ -1,7 +1,7 @@
-"""F, S -> orbitals -> density matrix, for every kind of mean-field object through its own methods.
+"""F, S -> orbitals -> density matrix, by the own methods of each kind of mean-field object.
 
-Also what a Fock matrix needs before that: the spin shape of the object, the lift into another basis set, and
-the filter along small overlap eigenvalues.
+Also the preparation of a Fock matrix: the spin shape of the object, the lift into another basis set, and the filter
+along small overlap eigenvalues.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pyscf_mlham.ao.loewdin import metric_from_overlap
 
 Array = NDArray[Any]
 
-IDEMPOTENT = 1e-6  # of natural occupations; a density with others is not one of orbitals
-LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are no basis function at all
-DEGENERATE = 5e-3  # Hartree between orbitals that are taken to have the same energy
-OCCUPIED = 0.5  # electrons; smearing leaves less than that in orbitals that are empty without it
+IDEMPOTENT = 1e-6  # largest deviation of natural occupations from integers in an idempotent density
+LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are dropped
+DEGENERATE = 5e-3  # Hartree; orbitals closer than this are treated as degenerate
+OCCUPIED = 0.5  # electrons; smearing leaves fewer in the virtual orbitals
 
 
 class Orbitals(NamedTuple):
-    """Orbitals in the shapes that the mean-field object itself uses.
+    """Orbitals in the shapes of the mean-field object.
 
     Attributes:
         energy: (n_mo,) or (2, n_mo) Hartree.
@@ -42,16 +42,16 @@ class Orbitals(NamedTuple):
 def orbitals_from_fock(
     mf: Any, fock: Array, overlap: Array | None = None, orthogonaliser: Array | None = None
 ) -> Orbitals:
-    """Solve F C = S C e and fill the orbitals as the object would: its own `eig` and `get_occ`.
+    """Solve F C = S C e and fill the orbitals, by the object's own `eig` and `get_occ`.
 
-    Near-linear dependence, point-group symmetry and smearing are the object's own business and handled by it;
-    it is left as it was found, and prints nothing.
+    Near-linear dependence, point-group symmetry and smearing are handled by these; the object is not changed and
+    prints nothing.
 
     Args:
         mf: PySCF mean-field object.
         fock: Fock matrix in the object's shape, see `fock_for`; Hartree.
-        overlap: S, computed when not given.
-        orthogonaliser: X with X^T S X = 1, as the object's check_linear_dependency gives it.
+        overlap: S, computed by default.
+        orthogonaliser: X with X^T S X = 1, by default from the object's check_linear_dependency.
     """
     s = mf.get_ovlp(mf.mol) if overlap is None else overlap
     with undisturbed(mf):
@@ -62,9 +62,9 @@ def orbitals_from_fock(
 
 @contextmanager
 def undisturbed(mf: Any) -> Iterator[None]:
-    """Let a mean-field object print nothing inside the block, and be as before after it.
+    """Silence a mean-field object inside the block, and restore its attributes after it.
 
-    Its get_occ, for one, writes its findings (entropy, electron numbers) into the object.
+    Its get_occ, for example, writes results (entropy, electron numbers) into the object.
 
     Args:
         mf: PySCF mean-field object.
@@ -79,35 +79,35 @@ def undisturbed(mf: Any) -> Iterator[None]:
 
 
 def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
-    """Density matrix in the object's own shape, tagged with the orbitals it is made of.
+    """Return the density matrix of orbitals in the object's own shape, tagged with them.
 
     Args:
         mf: PySCF mean-field object.
-        orbitals: occupied as the object would.
+        orbitals: orbitals with their occupations.
     """
     return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
 
 
 def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
-    """Return how PySCF would break the spin symmetry of a guess: 1 (its default) or "mix"; 0 where it would not.
+    """Return how PySCF would break the spin symmetry of a guess: 1 (its default) or "mix"; 0 if it would not.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
     """
-    wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects have none
+    wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it
     return wanted if wanted and mf.istype("UHF") and mol.spin == 0 else 0
 
 
-def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
-    """Turn the highest occupied orbital towards the lowest empty one, the spins opposite ways, to break their symmetry.
+def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
+    """Mix HOMO and LUMO by 45 degrees, with opposite signs for the two spins, to break spin symmetry.
 
-    The turn is by 45 degrees. A degenerate pair has no orbitals of its own: there it ends where the two spins are
-    farthest apart.
+    The orbitals of a degenerate pair are arbitrary: for these, the mixing angle is that of the largest distance between
+    the alpha and the beta orbital.
 
     Args:
         mol: molecule.
-        orbitals: of an unrestricted object.
+        orbitals: orbitals of an unrestricted object.
     """
     coeff = np.array(orbitals.coeff)
     for spin, sign in ((0, 1.0), (1, -1.0)):
@@ -118,27 +118,27 @@ def with_turned_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
         pair = coeff[spin][:, [homo, lumo]]
         if energy[lumo] - energy[homo] < DEGENERATE:
-            pair = pair @ _turn(_angle_apart(mol, pair) - np.pi / 4)  # the 45 degrees below do the rest
+            pair = pair @ _rotation(_angle_apart(mol, pair) - np.pi / 4)  # the mixing below adds 45 degrees
         coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
     return Orbitals(orbitals.energy, coeff, orbitals.occ)
 
 
-def _turn(angle: float) -> Array:
+def _rotation(angle: float) -> Array:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _angle_apart(mol: gto.Mole, pair: Array) -> float:
-    """Return the turn of two orbitals that brings their centres of charge farthest apart, 0 where none does."""
+    """Return the mixing angle at which the charge centres of two orbitals are farthest apart, 0 if all are equal."""
     r = np.einsum("xmn,mi,nj->ijx", mol.intor("int1e_r"), pair, pair)
     half, cross = (r[0, 0] - r[1, 1]) / 2, r[0, 1]  # the distance is 2 |cos 2t half + sin 2t cross|
     return float(np.arctan2(2 * half @ cross, half @ half - cross @ cross) / 4)
 
 
 def gap(orbitals: Orbitals) -> float:
-    """Lowest empty minus highest occupied orbital energy, per spin channel the smallest; Hartree.
+    """Return the HOMO-LUMO gap, the smallest of the spin channels, Hartree; infinite without a HOMO or a LUMO.
 
     Args:
-        orbitals: of any shape; infinite when nothing is occupied or nothing is empty.
+        orbitals: orbitals in any shape.
     """
     gaps = [
         e[occ <= OCCUPIED].min() - e[occ > OCCUPIED].max()
@@ -148,14 +148,14 @@ def gap(orbitals: Orbitals) -> float:
     return float(min(gaps, default=np.inf))
 
 
-def foreign_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
-    """Largest share that any occupied orbital has in high reference orbitals: near one for an intruder.
+def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
+    """Return the largest share of an occupied orbital in high virtual reference orbitals: near one for an intruder.
 
     Args:
-        orbitals: to be judged.
-        reference: of the same shape, from a Hamiltonian without gross errors.
+        orbitals: orbitals to check.
+        reference: orbitals of the same shape from a Hamiltonian without gross errors.
         overlap: (n, n), or (2n, 2n) for generalised objects.
-        above: reference orbitals count as high from this far above the highest occupied one; Hartree.
+        above: smallest energy of high reference orbitals above the highest occupied one, Hartree.
     """
     shares = [0.0]
     for occupied, (energy, coeff, occ) in zip(_occupied(orbitals), _channels(reference), strict=True):
@@ -167,7 +167,7 @@ def foreign_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above
 
 
 def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
-    """Energies, coefficients and occupations of each spin channel; one channel where they share orbitals."""
+    """Return energies, coefficients and occupations of each spin channel, one channel if both share orbitals."""
     energy, coeff, occ = (np.asarray(a) for a in orbitals)
     return list(zip(energy, coeff, occ, strict=True)) if coeff.ndim == 3 else [(energy, coeff, occ)]
 
@@ -177,7 +177,7 @@ def _occupied(orbitals: Orbitals) -> list[Array]:
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
-    """Give a spin-free or spin-resolved matrix the shape that the object diagonalises.
+    """Convert a spin-free or spin-resolved matrix to the shape that the object diagonalises.
 
     Args:
         mf: PySCF mean-field object.
@@ -221,7 +221,7 @@ def same_basis(mol: gto.Mole, other: gto.Mole) -> bool:
 
 
 def _same_tables(mol: gto.Mole, other: gto.Mole) -> bool:
-    """Whether the tables that PySCF made of two molecules agree: of most that have the same AOs they do."""
+    """Whether PySCF's internal tables of two molecules agree, a quick test that most equal AOs pass."""
     tables = [
         (mol._bas, other._bas),
         (mol._atm[:, gto.PTR_COORD], other._atm[:, gto.PTR_COORD]),
@@ -231,15 +231,14 @@ def _same_tables(mol: gto.Mole, other: gto.Mole) -> bool:
 
 
 def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
-    """Carry dH from the basis in which it was predicted into another: ``P^T dH P``, ``P = S^-1 S_(native,target)``.
+    """Carry dH from its native basis set into another: ``P^T dH P``, ``P = S^-1 S_(native,target)``.
 
-    The correction acts on the part of each target function that the native basis can express, and leaves the
-    rest to H0.
+    The correction acts on the part of each target function in the span of the native basis; H0 describes the rest.
 
     Args:
         correction: (..., n_native, n_native), or with both spins (2 n_native, 2 n_native); Hartree.
-        native: molecule in the basis of the correction.
-        target: the same nuclei in another basis, spherical or cartesian.
+        native: molecule in the basis set of the correction.
+        target: the same nuclei in another basis set, spherical or cartesian.
 
     Returns:
         (..., n_target, n_target), or (2 n_target, 2 n_target); Hartree.
@@ -256,15 +255,15 @@ def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
 
 
 def damp_small_overlaps(correction: Array, overlap: Array, strength: float) -> Array:
-    """Filter a correction where the overlap would amplify its error: ``W dH W``, ``W = U s/(s+strength) U^T``.
+    """Filter a correction along small overlap eigenvalues: ``W dH W``, ``W = U s/(s+strength) U^T``.
 
-    An error in an AO matrix grows by 1/s along an overlap eigenvector of eigenvalue s, enough to pull an empty
-    orbital below the occupied ones. Directions with s well above the strength pass unchanged.
+    An error in an AO matrix is amplified by 1/s along an overlap eigenvector of eigenvalue s, enough to lower a
+    virtual orbital below the occupied ones. Directions with s well above the strength are unchanged.
 
     Args:
         correction: (..., n, n) Hartree.
         overlap: (n, n) S.
-        strength: overlap eigenvalue at which half of the correction is left; 0 filters nothing.
+        strength: overlap eigenvalue at which half of the correction is left; 0 for no filter.
     """
     s, u = scipy.linalg.eigh(overlap)
     w = (u * (s / (s + strength))) @ u.T
@@ -276,7 +275,7 @@ def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
 
     Args:
         mf: PySCF mean-field object.
-        orbitals: in its own shape.
+        orbitals: orbitals in the object's own shape.
     """
     if mf.istype("ROHF"):
         return [orbitals.coeff[:, orbitals.occ > 0.5], orbitals.coeff[:, orbitals.occ > 1.5]]
@@ -285,7 +284,7 @@ def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
 
 
 def factors_from_density(density: Array) -> list[Array]:
-    """Return L with D = L L^T, up to the negative part that guesses may have.
+    """Return L with D = L L^T, without the negative part that guesses may have.
 
     Args:
         density: (n, n) or (2, n, n).
@@ -299,7 +298,7 @@ def factors_from_density(density: Array) -> list[Array]:
 
 
 def orbitals_from_density(density: Array, overlap: Array) -> Orbitals | None:
-    """Return orbitals of which a density is made, with energies of zero; None for a density of no such orbitals.
+    """Return the natural orbitals of a density, with energies of zero; None if the density is not idempotent.
 
     Args:
         density: (n, n) of a closed shell, or (2, n, n).

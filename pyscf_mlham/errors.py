@@ -1,4 +1,4 @@
-"""What can go wrong, in words that say the cause and the way out."""
+"""Errors of this package; messages name the cause, what was expected, and a remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class MLHamError(RuntimeError):
 
 
 class OutOfDomainError(MLHamError):
-    """The model has nothing trustworthy to say about this molecule or this kind of calculation."""
+    """The model is not applicable to this molecule or this kind of calculation."""
 
 
 class ModelError(MLHamError):
@@ -18,26 +18,26 @@ class ModelError(MLHamError):
 
 
 class ExtraError(MLHamError, ImportError):
-    """A package that is needed here is not installed; it comes with one of the extras."""
+    """A required package is not installed; one of the extras contains it."""
 
 
 class PredictionError(MLHamError):
-    """A model answered, but its answer failed a sanity check and must not be used."""
+    """A prediction has failed a sanity check and must not be used."""
 
 
 class DataError(MLHamError):
-    """A file of labelled molecules, or a record in it, is not what it should be."""
+    """A file of labelled molecules, or a record in it, is invalid."""
 
 
 class ResourceError(MLHamError):
-    """Neither memory nor disk has room for what a faster way needs; there is a slower one."""
+    """A faster method needs more memory and disk space than available; a slower one does not."""
 
 
 def whole_number(value: Any) -> int:
-    """Return a number that somebody gave as an integer; ValueError or TypeError where it is none, 0.5 included.
+    """Return a value given by the user as an integer; raise ValueError or TypeError if it is not whole, such as 0.5.
 
     Args:
-        value: a number, or a text that holds one.
+        value: a number, or a string of one.
     """
     if not float(value).is_integer():
         raise ValueError(f"{value} is not a whole number")

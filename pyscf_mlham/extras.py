@@ -1,4 +1,4 @@
-"""Packages that not everything needs; pyproject.toml lists them as extras."""
+"""Optional packages; pyproject.toml lists them as extras."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def missing(error: ModuleNotFoundError, extra: str) -> ExtraError:
     """Return the error of a package that is not installed.
 
     Args:
-        error: of its import.
-        extra: of this package's that it is in.
+        error: error of its import.
+        extra: extra of this package that contains it.
     """
     return ExtraError(f'{error.name} is not installed; install it with: pip install "pyscf-mlham[{extra}]"')
 
@@ -23,7 +23,7 @@ def needed(module: str, extra: str = "ml") -> Any:
 
     Args:
         module: name of the module.
-        extra: of this package's that it is in.
+        extra: extra of this package that contains it.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Input of a network: functions of H0 in Loewdin orbitals, cut into blocks; see `ao.loewdin` for why."""
+"""Input of a network: functions of H0 in Loewdin orbitals, cut into blocks; `ao.loewdin` gives the reasons."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LEVELS = {
     "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "minao": Levels((-0.55, -0.33, -0.19, -0.05), 0.03),
-    "scc": Levels((-0.65, -0.4), 0.05),  # its own density takes the place of the others
+    "scc": Levels((-0.65, -0.4), 0.05),  # its own density replaces the others
 }
 N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
@@ -45,7 +45,7 @@ N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 def inputs_from_h0(
     h0: Array, overlap: Array, metric: Metric, baseline: str, occupied: Sequence[int] = ()
 ) -> list[Array]:
-    """Input matrices of a network: bounded functions of H0, one set for each spin that H0 has.
+    """Return input matrices of a network: bounded functions of H0, one set for each spin of H0.
 
     The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials; of the
     self-consistent baseline also its own density matrices, of the spin itself and of the other one. Fragments without
@@ -55,8 +55,8 @@ def inputs_from_h0(
         h0: (n, n), or (2, n, n) of alpha and beta electrons, in AOs; Hartree.
         overlap: (n, n).
         metric: roots of the overlap.
-        baseline: that H0 is of, see `LEVELS`.
-        occupied: numbers of alpha and beta electrons, of the self-consistent baseline.
+        baseline: name of H0, see `LEVELS`.
+        occupied: numbers of alpha and beta electrons, for the self-consistent baseline.
 
     Returns:
         (N_INPUTS, n, n) for each spin.
@@ -84,7 +84,7 @@ class Sample(NamedTuple):
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
         charge: total charge.
-        padding_mask: (N, B) True for an orbital, False where the template has a shell that the atom lacks.
+        padding_mask: (N, B) True for an orbital, False for padding, if the atom lacks a shell of the template.
         pairs: (P, 2) atoms i < j.
         distances: (P,) Bohr.
         wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames.
@@ -112,7 +112,7 @@ def sample_from_matrices(
         graph: graph within the network's cutoff.
         charge: total charge.
         matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         template: shape of a block.
         degree: largest l of the network's features at atoms.
     """
@@ -134,10 +134,10 @@ def sample_from_matrices(
 
 
 def frames_from_sample(sample: Sample) -> Array:
-    """Return the frames of a sample's pairs, (P, 3, 3), as `sample_from_matrices` took them.
+    """Return the frames of a sample's pairs, (P, 3, 3), as in `sample_from_matrices`.
 
     Args:
-        sample: with positions in double precision.
+        sample: sample with positions in double precision.
     """
     first, second = sample.pairs.T
     return frames_from_vectors(sample.positions[second] - sample.positions[first])
@@ -150,7 +150,7 @@ def local_blocks(
 
     Args:
         matrix: (n, n) in PySCF's AO order.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms.
         template: shape of a block.
         frames: (P, 3, 3) rotations that bring each pair onto +z.
@@ -165,8 +165,8 @@ def matrix_from_local_blocks(
     """Assemble a symmetric matrix from the blocks of atoms i <= j: the inverse of `local_blocks`.
 
     Args:
-        blocks: onsite, and those of pairs i < j in their frames.
-        layout: of the molecule.
+        blocks: onsite blocks, and blocks of pairs i < j in their frames.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms i < j.
         template: shape of a block.
         frames: (P, 3, 3).

@@ -1,4 +1,4 @@
-"""What `register` adds to PySCF's base class of mean-field objects, and `unregister` takes away again."""
+"""register() and unregister(): additions to PySCF's base class of mean-field objects, and their removal."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from pyscf_mlham.scf.multilevel import accelerate as accelerated
 from pyscf_mlham.scf.multilevel.mixin import converge_accelerated
 from pyscf_mlham.track import track
 
-BEFORE = "_before_mlham"  # attribute of PySCF's class with what was there; it survives a reload of this module
-DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # these choose how SCF is converged
-_KEEP: Any = ...  # survives a reload too, which an object of its own would not
+BEFORE = "_before_mlham"  # attribute of PySCF's class with the replaced methods; it survives a reload of this module
+DECORATED = ("undo_accelerate", "undo_track", "undo_oneshot", "undo_soscf")  # decorations with their own solver
+_KEEP: Any = ...  # identical after a reload of this module
 
 
 def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool = _KEEP) -> None:
-    """Make ``mf.init_guess = 'ml'`` and ``'scc'`` known to PySCF; importing pyscf_mlham does it.
+    """Add ``mf.init_guess = 'ml'`` and ``'scc'`` to PySCF; importing pyscf_mlham does so.
 
     Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the
-    functions of these names: periodic objects have them too, and plain SCF does their work.
+    functions of these names. Periodic objects have them too, and use plain SCF.
 
-    What is not given stays as it was.
+    Settings that are not given are kept.
 
     Args:
-        model: what 'ml' stands for: a model, the name of a shipped one or the path of a model folder; None, as after
-            the import, chooses the shipped model that suits each calculation best.
-        fallback: what to do if the model cannot be used: "scc" (after the import), one of PySCF's own guesses, or
+        model: model of 'ml': a model, the name of a shipped one or the path of a model folder; None, as after the
+            import, chooses the best applicable shipped model for each calculation.
+        fallback: guess if the model is not applicable: "scc" (after the import), one of PySCF's own guesses, or
             "raise".
-        accelerate: run each `kernel()` and `scf()` as that of `accelerate(mf)` if applicable; the results are the
-            object's own, as usual. Tracked and second-order objects are left as they are.
+        accelerate: run each `kernel()` and `scf()` as that of `accelerate(mf)` if applicable; the results are in the
+            object, as usual. Tracked and second-order objects keep their own solver.
 
-    To have the package in every script, write to PySCF's configuration file (~/.pyscf_conf.py), below other settings::
+    To use the package in every script, write to PySCF's configuration file (~/.pyscf_conf.py), below other settings::
 
         scf_hf_SCF_init_guess = "ml"  # for every object; leave it out to choose in each script
         mlham_accelerate = True  # register(accelerate=True)
         import pyscf_mlham  # the last line: later settings do not reach the modules that it imports
 
-    A pickled object takes the import along, but not what is registered here: name its model in init_guess
-    ("ml:<name or path>") if other processes are to use it.
+    Unpickling an object imports this package, but does not restore these settings: name the model in init_guess
+    ("ml:<name or path>") for use in other processes.
     """
     if model is not _KEEP and isinstance(model, (str, Path)):
-        store.find(model)  # an error for a misspelt name now, not in the first calculation
+        store.find(model)  # raise now if the name is misspelt, not in the first calculation
     if fallback is not _KEEP:
         settings.fallback = checked_fallback(fallback)
     if model is not _KEEP:
@@ -68,7 +68,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
 
 
 def unregister() -> None:
-    """Give PySCF its own class back; 'ml' and 'scc' are unknown names to it, for which it takes minao."""
+    """Restore PySCF's own class, which uses minao for 'ml' and 'scc', as for all unknown names."""
     for name in list(vars(hf.SCF).get(BEFORE, {})):
         _restore(name)
     if BEFORE in vars(hf.SCF):
@@ -102,7 +102,7 @@ def _with_ml(original: Any) -> Any:
 
 
 class _Key(str):
-    """A value of init_guess that imports this package where it is unpickled, and is a plain text there."""
+    """A value of init_guess whose unpickling imports this package and returns a plain string."""
 
     __slots__ = ()
 
@@ -111,7 +111,7 @@ class _Key(str):
 
 
 def plain_key(key: str) -> str:
-    """Return a value of init_guess; to be found in a pickle, for the import that comes with it."""
+    """Return a value of init_guess; a pickle calls it to import this package."""
     return key
 
 

@@ -1,4 +1,4 @@
-"""Signs of life where there is no terminal to draw a progress bar on: a file, a pipe, a batch system."""
+"""Progress lines for output without a terminal, such as a file, a pipe or a batch system."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ SECONDS = 60.0  # between two lines
 
 
 class Lines:
-    """Prints a line now and then, and none on a terminal."""
+    """Prints progress lines at intervals, except on a terminal."""
 
     def __init__(self, console: Console, silent: bool = False) -> None:
-        """Begin; the first line comes after a while.
+        """Set up; the first line is printed after `SECONDS`.
 
         Args:
-            console: to print on.
-            silent: whether to print nothing at all.
+            console: console to print on.
+            silent: whether to print nothing.
         """
         self._console = console
         self._silent = silent or console.is_terminal
         self._last = time.monotonic()
 
-    def say(self, words: str) -> None:
-        """Print a line where the last one was long ago.
+    def report(self, text: str) -> None:
+        """Print a line if the last one is older than `SECONDS`.
 
         Args:
-            words: to print.
+            text: text of the line.
         """
         if not self._silent and time.monotonic() - self._last > SECONDS:
             self._last = time.monotonic()
-            self._console.print(words, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Total charge and spin of a molecule, from what is written beside its geometry."""
+"""Total charge and spin of a molecule, from the annotations of its geometry."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from numpy.typing import NDArray
 from pyscf_mlham.errors import whole_number
 
 SPIN_KEYS = ("mult", "multiplicity", "spin")
-NEARLY = 0.25  # electrons; other programs' moments are no whole numbers
+NEARLY = 0.25  # electrons; moments of other programs are not integers
 
 
 def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult: Any = None) -> tuple[int, int]:
-    """Return total charge and n_alpha - n_beta of a molecule; ValueError, in words, where they cannot be.
+    """Return total charge and n_alpha - n_beta of a molecule; raise ValueError with the reason if they are impossible.
 
     Args:
-        info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), as far as they are known,
-            in capitals or not.
+        info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), all optional, in upper or
+            lower case.
         protons: sum of the atomic numbers.
-        charge: where info has none.
-        mult: where info has none; None is the lowest.
+        charge: total charge if info has no charge.
+        mult: multiplicity if info has neither multiplicity nor spin; None for the lowest.
     """
-    said = stated(info)
+    values = stated(info)
     try:
-        charge = _number(said.get("charge", charge))
-        given = {key: _number(said[key]) - (key != "spin") for key in SPIN_KEYS if key in said}
+        charge = _number(values.get("charge", charge))
+        given = {key: _number(values[key]) - (key != "spin") for key in SPIN_KEYS if key in values}
         if not given and mult is not None:
             given = {"mult": _number(mult) - 1}
     except (TypeError, ValueError) as error:
         raise ValueError(f"charge, mult and spin must be integers ({error})") from error
     if len(set(given.values())) > 1:
-        raise ValueError(" and ".join(f"{key}={said[key]}" for key in given) + " contradict each other")
+        raise ValueError(" and ".join(f"{key}={values[key]}" for key in given) + " contradict each other")
     electrons = protons - charge
     spin = next(iter(given.values()), electrons % 2)
     if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
@@ -42,27 +42,27 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
 
 
 def stated(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is said of charge and spin, under keys in small letters; ValueError where one is said twice.
+    """Return the values of charge and spin, by keys in lower case; raise ValueError if one has two different values.
 
     Args:
-        info: of a geometry, with keys of any kind.
+        info: annotations of a geometry, with keys of any kind.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in info.items():
         name = str(key).lower()
         if name not in ("charge", *SPIN_KEYS):
             continue
-        if name in found and found[name] != value:
-            raise ValueError(f"{name} is said twice, as {found[name]} and {value}")
-        found[name] = value
-    return found
+        if name in result and result[name] != value:
+            raise ValueError(f"{name} is given twice, as {result[name]} and {value}")
+        result[name] = value
+    return result
 
 
 def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
-    """Return the multiplicity that magnetic moments give a neutral molecule; None where they give none.
+    """Return the multiplicity of a neutral molecule from its magnetic moments; None if they do not determine it.
 
     Args:
-        moments: of the atoms, Bohr magnetons.
+        moments: magnetic moments of the atoms, Bohr magnetons.
         protons: sum of the atomic numbers.
     """
     total = abs(float(moments.sum()))
@@ -72,6 +72,6 @@ def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
 
 
 def _number(value: Any) -> int:
-    if isinstance(value, bool | np.bool_):  # ASE's word for a key without a value
+    if isinstance(value, bool | np.bool_):  # ASE's value of a key without one
         raise ValueError("a key without a value")
     return whole_number(value)

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class StepCost(NamedTuple):
-    """What one geometry cost.
+    """Cost of one geometry.
 
     Attributes:
         cycles: SCF cycles, or full builds of the two-level solver.
@@ -64,7 +64,7 @@ class Report(NamedTuple):
         ]
         lines.append(
             f"per step after the first: {self.mean_cycles:.1f} cycles, {self.mean_builds:.1f} Fock builds; "
-            f"{self.builds_saved} Fock builds fewer than at the first step's price"
+            f"{self.builds_saved} Fock builds saved, compared with the first step's cost at every step"
         )
         if reasons := [step.fallback for step in self.steps if step.fallback]:
             lines.append(f"without the model at {len(reasons)} of {len(self.steps)} geometries: {reasons[0]}")

@@ -1,8 +1,7 @@
-"""Many small products on PySCF's threads, and none on those of the linear algebra library.
+"""Many small products on PySCF's threads, with one thread of the linear algebra library.
 
-NumPy's BLAS keeps threads of its own. Each product wakes them, and for a while afterwards they wait in a busy loop, on
-the cores where PySCF's threads want to work; with both at their defaults a calculation of many products takes twice as
-long.
+NumPy's BLAS has its own threads. Each product wakes them, and afterwards they wait in a busy loop for a while, on the
+cores needed by PySCF's threads; with both at their defaults a calculation of many products takes twice as long.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from threadpoolctl import ThreadpoolController
 
 R = TypeVar("R")
 
-LEAST = 8  # items that are worth a thread
+LEAST = 8  # smallest number of items per thread
 
-# Who holds it has set the limit, for all threads; what others ask for meanwhile has no effect.
+# The thread that holds the lock has set the limit for all threads; requests of others have no effect meanwhile.
 _owner = RLock()
 _limit = contextlib.ExitStack()
 _limited = False
@@ -29,22 +28,22 @@ _limited = False
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Return BLAS libraries with threads of their own; NumPy's and SciPy's are loaded by whoever calls this."""
+    """Return BLAS libraries with their own threads; the caller has loaded those of NumPy and SciPy."""
     loaded = ThreadpoolController().select(user_api="blas")
-    # an OpenBLAS on OpenMP hands its limit on to OpenMP, where PySCF's threads are
+    # an OpenBLAS on OpenMP passes its limit on to OpenMP, which PySCF's threads use
     return loaded.select(filepath=[x["filepath"] for x in loaded.info() if x.get("threading_layer") != "openmp"])
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS to the thread that calls it."""
+    """Limit BLAS to the calling thread."""
     with _blas(limited=True):
         yield
 
 
 @contextlib.contextmanager
 def all_blas_threads() -> Iterator[None]:
-    """Give BLAS its threads back within `one_blas_thread`, for a few large products."""
+    """Restore the threads of BLAS within `one_blas_thread`, for a few large products."""
     with _blas(limited=False):
         yield
 
@@ -73,11 +72,11 @@ def _switch(limited: bool) -> None:
 
 
 def shared_out(work: Callable[[slice], R], number: int) -> list[R]:
-    """Split so many items among as many threads as PySCF uses, and return the result of each part, in order.
+    """Split items among as many threads as PySCF uses, and return the result of each part, in order.
 
     Args:
-        work: of a part of neighbours; in NumPy, which lets other threads run meanwhile.
-        number: of items, one or more.
+        work: function of a part of consecutive items; in NumPy, which releases the lock of the interpreter.
+        number: number of items, one or more.
     """
     size = max(LEAST, -(-number // lib.num_threads()))
     parts = [slice(start, min(start + size, number)) for start in range(0, number, size)]

@@ -1,4 +1,4 @@
-"""Many independent tasks on several processes or a dask cluster; a worker that dies costs at most its own task."""
+"""Many independent tasks on several processes or a dask cluster; a worker that dies loses at most its own task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from pyscf_mlham.errors import DataError
 
 PATIENCE = 20  # seconds to wait for a dask scheduler
-LIVES = 2  # how many workers a task may cost before it is given up
+LIVES = 2  # workers that may die on a task before it is given up
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 T = TypeVar("T")
@@ -29,13 +29,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job(Generic[T, R]):
-    """What every worker does.
+    """The work of each worker.
 
     Attributes:
-        work: from a task to its result; a function of a module, so that it can be sent to a process.
-        lost: the result of a task whose workers died, from the task and the reason.
-        threads: of each worker.
-        environment: variables of each worker process.
+        work: function from a task to its result, defined in a module, so that it can be sent to a process.
+        lost: function from a task whose workers died, and the reason, to its result.
+        threads: threads of each worker.
+        environment: environment variables of each worker process.
     """
 
     work: Callable[[T], R]
@@ -45,7 +45,7 @@ class Job(Generic[T, R]):
 
     @property
     def variables(self) -> dict[str, str]:
-        """All variables of a worker process, those that tell libraries their threads among them."""
+        """All environment variables of a worker process, including those for the threads of libraries."""
         return dict.fromkeys(THREADS, str(self.threads)) | dict(self.environment)
 
 
@@ -53,7 +53,7 @@ def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterato
     """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more.
 
     Args:
-        job: what to do.
+        job: work of each worker.
         jobs: number of processes.
     """
     if jobs < 1:
@@ -88,7 +88,7 @@ def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterato
 
 
 class _Worker:
-    """A process that does one task after the other."""
+    """A process that works through one task after the other."""
 
     def __init__(self, job: Job[Any, Any]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -103,7 +103,7 @@ class _Worker:
 
     def give(self, task: Any, deaths: int) -> None:
         self.busy, self.task, self.deaths = True, task, deaths
-        with contextlib.suppress(OSError):  # it is dead already; reading will say so
+        with contextlib.suppress(OSError):  # it is dead already; reading will show that
             self.connection.send(task)
 
     def take(self) -> Any:
@@ -136,11 +136,11 @@ def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> N
 
 
 def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
-    """Return an engine that hands the tasks to a dask cluster.
+    """Return an engine that submits the tasks to a dask cluster.
 
     Args:
-        job: what to do.
-        address: of the scheduler.
+        job: work of each worker.
+        address: address of the scheduler.
     """
 
     def run(tasks: Sequence[T]) -> Iterator[R]:
@@ -151,7 +151,7 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
         try:
             client = Client(address, timeout=PATIENCE)
         except OSError as error:
-            raise DataError(f"no dask scheduler answers at {address} ({error}).") from error
+            raise DataError(f"no dask scheduler is reachable at {address} ({error}).") from error
         with client:
             futures = {client.submit(_work_alone, job, task, pure=False): task for task in tasks}
             for future in as_completed(futures):
@@ -168,7 +168,7 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
 
 
 def _work_alone(job: Job[T, R], task: T) -> R:
-    """Do a task in a process that somebody else started, with whatever threads and variables it has."""
+    """Work on a task in a process of another program, with its own threads and variables."""
     os.environ.update(job.variables)  # for what is imported later
     threadpool_limits(job.threads)
     if "torch" in sys.modules:
@@ -179,10 +179,10 @@ def _work_alone(job: Job[T, R], task: T) -> R:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for processes that start meanwhile.
+    """Set environment variables for processes started inside the block.
 
     Args:
-        variables: by name.
+        variables: values by name.
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -197,26 +197,26 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def single_threaded() -> contextlib.AbstractContextManager[None]:
-    """Let processes that start meanwhile use one thread: the molecules are small, and each core has its process."""
+    """Limit processes started inside the block to one thread: the molecules are small, and each core has a process."""
     return environment(**dict.fromkeys(THREADS, "1"))
 
 
 def use_threads(count: int) -> None:
-    """Let this process use so many threads for integrals.
+    """Set the number of threads of this process for integrals.
 
     Args:
-        count: of threads.
+        count: number of threads.
     """
     lib.num_threads(count)
 
 
 def become_worker(threads: int) -> None:
-    """Let this process use so many threads, and end when its parent does, whatever ended that.
+    """Set the number of threads of this process, and end it when its parent ends for any reason.
 
-    A parent that is killed cannot stop its workers; one in a long molecule would go on for hours.
+    A parent that is killed cannot stop its workers, and a long molecule would run on for hours.
 
     Args:
-        threads: for integrals.
+        threads: number of threads for integrals.
     """
     use_threads(threads)
     parent = multiprocessing.parent_process()

@@ -32,7 +32,7 @@ def prepared(data: Path) -> Prepared:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none.xyz"], "error: none.xyz: cannot be read (there is no such file)."),
+        (["none.xyz"], "error: none.xyz: cannot be read (no such file)."),
         (["--g2", "H2O,Nobody"], "error: ASE's collection g2 has no Nobody."),
     ],
 )

@@ -52,7 +52,7 @@ OUTSIDE: dict[str, tuple[Callable[[], Any], str]] = {
     "periodic": (cell_rhf, "periodic"),
     "custom Hamiltonian": (custom_hamiltonian, "no atoms"),
     "other geometry": (lambda: mole(WATER.replace("0.75", "0.76")).RHF(), "one geometry"),
-    "collinear model, generalised method": (lambda: mole(basis="def2-svp").GHF(), "made for one that does not"),
+    "collinear model, generalised method": (lambda: mole(basis="def2-svp").GHF(), "trained for one that does not"),
 }
 
 
@@ -127,8 +127,8 @@ def test_no_model_at_hand(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     monkeypatch.setattr(store, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, "ml"), mf.get_init_guess(mf.mol, "minao"))
-    assert "no trained model ships with this version; name one with 'ml:<path>'" in "".join(capfd.readouterr())
-    with pytest.raises(ModelError, match="no trained model ships"):
+    assert "this version ships no trained model; name one by 'ml:<path>'" in "".join(capfd.readouterr())
+    with pytest.raises(ModelError, match="ships no trained model"):
         pyscf_mlham.guess(mf, fallback="raise")
 
 
@@ -195,12 +195,12 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     for expected, xc, basis in (("b", "B3LYP", "def2svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
         mf = mole(basis=basis).RKS(xc=xc)
         assert store.best_for(mf, mf.mol).config.name == expected
-    with pytest.raises(OutOfDomainError, match="no installed model serves this calculation: a: element C"):
+    with pytest.raises(OutOfDomainError, match="no installed model is applicable to this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     (tmp_path / "c" / checkpoint.CONFIG).write_text("damaged: [")  # the others still serve
     mf = mole(basis="6-31g*").RKS(xc="b3lyp")
     assert store.best_for(mf, mf.mol).config.name == "b"
-    with pytest.raises(ModelError, match="no installed model serves this calculation: a: element C"):
+    with pytest.raises(ModelError, match="no installed model is applicable to this calculation: a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     del folders["a"], folders["c"]
     with pytest.raises(OutOfDomainError, match=r"^element C is not among those of model b"):
@@ -209,10 +209,10 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_generalised_models_are_for_generalised_methods() -> None:
     generalised = OracleModel.of(mole().GHF().run())
-    with pytest.raises(OutOfDomainError, match="made for a generalised method"):
+    with pytest.raises(OutOfDomainError, match="trained for a generalised method"):
         pyscf_mlham.fock(mole().RHF(), generalised)
     unrestricted = OracleModel.of(mole(charge=1, spin=1).UHF().run())
-    with pytest.raises(OutOfDomainError, match="made for one that does not"):
+    with pytest.raises(OutOfDomainError, match="trained for one that does not"):
         pyscf_mlham.fock(mole(charge=1, spin=1).GHF(), unrestricted)
 
 

@@ -99,7 +99,7 @@ def test_sdf_files_say_their_state(
 
 def test_a_state_that_is_said_twice_is_an_error(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "in.xyz", GOOD.format(about="Mult=3 mult=1"))
-    assert "mult is said twice, as 3 and 1" in str(found)
+    assert "mult is given twice, as 3 and 1" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_one_bad_frame_does_not_make_reading_slow(tmp_path: Path) -> None:
     [
         ("O 0 0 zero", "line 8: expected an element and three coordinates, found 'O 0 0 zero'"),
         ("O 0 0", "line 8: expected an element and three coordinates, found 'O 0 0'"),
-        ("Qq 0 0 0", "line 8: there is no element 'Qq'"),
+        ("Qq 0 0 0", "line 8: unknown element 'Qq'"),
     ],
 )
 def test_what_is_wrong_with_a_frame_is_a_sentence(tmp_path: Path, atom: str, words: str) -> None:
@@ -179,7 +179,7 @@ def test_what_is_wrong_with_a_frame_is_a_sentence(tmp_path: Path, atom: str, wor
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     for name in ("none.xyz", "none.sdf", "none.traj"):
         (found,) = read_geometries(str(tmp_path / name))
-        assert str(found).endswith(f"{name}: cannot be read (there is no such file).")
+        assert str(found).endswith(f"{name}: cannot be read (no such file).")
 
 
 def test_cells_belong_to_their_frames(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_giving_up_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ase.io.read", torn)
     found = list(read_geometries("in.traj"))
     assert places(found) == [True, False, True, False, True, False, False]
-    assert "frame 6: cannot be read (3 frames are bad already" in str(found[-1])
-    assert "those after it were not looked at" in str(found[-1])
+    assert "frame 6: cannot be read (3 frames are unreadable already" in str(found[-1])
+    assert "the later ones were not read" in str(found[-1])
 
 
 def test_conformers_share_a_group_and_isomers_do_not() -> None:

@@ -227,7 +227,7 @@ def test_memory_is_bounded() -> None:
     assert len(poor.history.steps) == 1
     with pytest.raises(ValueError, match="unknown strategy 'best'"):
         track(mole().RHF(), "best")
-    with pytest.raises(ValueError, match="remembers nothing"):
+    with pytest.raises(ValueError, match="a history keeps one step or more"):
         History(depth=0)
 
 

@@ -162,5 +162,5 @@ def test_command_line(tmp_path: Path, calculations: dict, capsys: pytest.Capture
         assert len(file) == 3
         assert file.level == Level("pbe", "def2-svp")
     assert cli.main(["data", "import", str(path), *flags]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert cli.main(["data", "import", str(tmp_path / "none.db"), "-o", str(tmp_path / "x.h5")]) == 1

@@ -23,7 +23,7 @@ def test_a_molecule_has_no_guess() -> None:
 def test_a_misspelt_guess(key: str) -> None:
     for decorate in (lambda mf: mf, accelerate):
         mf = decorate(mole(basis="6-31g").RHF()).set(init_guess=key, verbose=2, stdout=io.StringIO()).run()
-        assert mf.stdout.getvalue().count(f"init_guess = {key!r} is not known") == 1
+        assert mf.stdout.getvalue().count(f"init_guess = {key!r} is not supported") == 1
         assert mf.guess_info is None
     quiet = mole(basis="6-31g").RHF().set(init_guess="minao", verbose=2, stdout=io.StringIO()).run()
     assert quiet.stdout.getvalue() == ""

@@ -104,7 +104,7 @@ def test_a_process_that_is_asked_stops_with_the_others(
     trainer = Trainer(settings(data, tmp_path), *prepared, silent())
     trainer.world = 2
     trainer.update(prepared[0][:2])
-    trainer._ask_to_stop(signal.SIGTERM, None)
+    trainer._request_stop(signal.SIGTERM, None)
     assert not trainer._stop  # the others do not know yet
     trainer.update(prepared[0][:2])
     assert trainer._stop
@@ -163,7 +163,7 @@ def test_a_curve_that_cannot_be_drawn_ends_no_run(
     trainer = Trainer(settings(data, tmp_path), *prepared, console)
     trainer.run()
     assert trainer.step == 12
-    assert "loss.png could not be drawn (OSError: [Errno 28] No space left on device); the run goes on." in (
+    assert "loss.png could not be drawn (OSError: [Errno 28] No space left on device); the run continues." in (
         console.file.getvalue()
     )
 
@@ -186,9 +186,9 @@ def test_a_signal_in_the_last_step_stops_nothing(data: Path, tmp_path: Path, pre
     trainer.update = asked
     assert "Stopped" not in told(trainer)
     assert trainer.step == 12
-    words = "small is finished: 12 steps; more need another output folder, which goes on from these weights"
+    words = "small is finished: 12 steps; more steps need another output folder, with these weights as initial ones"
     again = told(Trainer(settings(data, tmp_path), *prepared, silent()))
-    assert f"{words} with the key `start: {tmp_path / 'model'}`." in again
+    assert f"{words} by the key `start: {tmp_path / 'model'}`." in again
     other = settings(data, tmp_path / "other", start=str(tmp_path / "model"), steps=1)
     assert trained(other, prepared).step == 1
 
@@ -255,11 +255,11 @@ def test_skipped_steps_are_counted_and_told(data: Path, tmp_path: Path, prepared
     trainer = spoilt(Trainer(run, *prepared, console), lambda step: step in (0, 2, 5))
     trainer.run()
     text = console.file.getvalue()
-    assert "2 steps before were skipped: the loss was not finite. Their molecules: " in text
+    assert "2 earlier steps were skipped: the loss was not finite. Their molecules: " in text
     names = re.findall(r"Their molecules: (.*)\.\n", text)[0].split(", ")
     assert len(names) > 1
     assert set(names) <= {e.name for e in prepared[0]}
-    assert "1 steps before were skipped" in text
+    assert "1 earlier steps were skipped" in text
     rows = (tmp_path / "log.csv").read_text().splitlines()[1:]
     assert all(math.isfinite(float(value)) for row in rows for value in row.split(","))
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -268,7 +268,7 @@ def test_skipped_steps_are_counted_and_told(data: Path, tmp_path: Path, prepared
 def test_a_loss_that_stays_infinite_ends_the_run(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     run = settings(data, tmp_path, steps=3 * MOST_SKIPPED, validate_every=60)
     trainer = spoilt(Trainer(run, *prepared, silent()), lambda step: step != MOST_SKIPPED - 1)
-    with pytest.raises(ModelError, match=f"step {2 * MOST_SKIPPED}: the loss is not finite, for {MOST_SKIPPED} steps"):
+    with pytest.raises(ModelError, match=f"step {2 * MOST_SKIPPED}: the loss was not finite for {MOST_SKIPPED} steps"):
         trainer.run()
 
 

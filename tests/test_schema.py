@@ -74,7 +74,7 @@ def test_missing_level_dataset_or_length(path: Path) -> None:
         HamiltonianFile(path)
     with h5py.File(path, "a") as file:
         del file.attrs["xc"]
-    with pytest.raises(DataError, match="level of theory is not known"):
+    with pytest.raises(DataError, match="of the level of theory are missing"):
         HamiltonianFile(path)
 
 

@@ -81,8 +81,8 @@ def test_a_network_that_cannot_be_is_found_before_molecules_are_prepared(
 ) -> None:
     monkeypatch.setattr("pyscf_mlham.train.preparation.examples", None)
     for network, message in (
-        ({"degree": 1}, "the network cannot be made: degree 1 is too small"),
-        ({"largest_m": 5}, "the network cannot be made: largest_m is 5; blocks of these orbitals have m = 0 to 2"),
+        ({"degree": 1}, "the network cannot be built: degree 1 is too small"),
+        ({"largest_m": 5}, "the network cannot be built: largest_m is 5; blocks of these orbitals have m = 0 to 2"),
         ({"channels": -1}, "channels of qhnetv2 must be 1 or more, found -1"),
         ({"hidden": "many"}, r"hidden of qhnetv2 must be a number \(int\), found 'many'"),
         ({"radial": 0}, "radial of qhnetv2 must be 1 or more, found 0"),
@@ -91,7 +91,7 @@ def test_a_network_that_cannot_be_is_found_before_molecules_are_prepared(
             prepare(settings(data, tmp_path, network=network), silent())
     with monkeypatch.context() as patch:
         patch.setattr("pyscf_mlham.nn.qhnetv2.QHNetV2.forward", lambda *_: 1 / 0)
-        with pytest.raises(ModelError, match="the network cannot be made: division by zero"):
+        with pytest.raises(ModelError, match="the network cannot be built: division by zero"):
             prepare(settings(data, tmp_path), silent())
     with pytest.raises(ModelError, match="nowhere"):
         prepare(settings(data, tmp_path, start=str(tmp_path / "nowhere")), silent())
@@ -107,7 +107,7 @@ def test_validation_molecules_that_fall_away_are_said(data: Path, tmp_path: Path
             assert not printed
             return
         unknown = ", ".join({7: "N", 8: "O"}[z] for z in (7, 8) if z not in elements)
-        assert printed == f"{words} validation molecules are left out: the model will not know {unknown}.\n"
+        assert printed == f"{words} validation molecules are left out: the model will not support {unknown}.\n"
         assert len(chosen["val"]) == 5 - int(words[0])
 
 

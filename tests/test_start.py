@@ -14,7 +14,7 @@ from pyscf import qmmm
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
-from pyscf_mlham.density import Orbitals, with_turned_frontier
+from pyscf_mlham.density import Orbitals, with_mixed_frontier
 from pyscf_mlham.scf.multilevel import mixin
 
 SINGLETS = {
@@ -52,7 +52,7 @@ def test_degenerate_frontier_orbitals_are_parted_however_they_are_mixed() -> Non
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         mixed[:, [homo, homo + 1]] = coeff[:, [homo, homo + 1]] @ turn
         both = Orbitals(np.stack([energy] * 2), np.stack([mixed] * 2), np.stack([occ / 2] * 2))
-        turned = with_turned_frontier(mol, both).coeff[:, :, homo]
+        turned = with_mixed_frontier(mol, both).coeff[:, :, homo]
         places = np.einsum("xmn,sm,sn->sx", mol.intor("int1e_r"), turned, turned)
         distances.append(np.linalg.norm(places[0] - places[1]))
     assert min(distances) > 1.0

@@ -61,10 +61,10 @@ def test_methods_of_other_molecules_are_named_everywhere() -> None:
     assert summary_cells(method(found, "ml", "twolevel"))[0] == "ml (1 of 3 molecules)"
     assert summary_cells(method(found, "ml"))[0] == "ml"
     assert found.problems == []
-    assert "Same answers" not in page
+    assert "Same energies" not in page
     assert page.count("1 of 3 molecules") == 2  # table and card
     assert 'class="verdict open"' in page
-    assert "Same answers" in page_of(results(*(run(name, "ml") for name in "ABC")))
+    assert "Same energies" in page_of(results(*(run(name, "ml") for name in "ABC")))
 
 
 def test_runs_of_several_machines_are_reported() -> None:
@@ -76,7 +76,7 @@ def test_runs_of_several_machines_are_reported() -> None:
     (notice,) = found.notices
     assert notice.startswith("runs on 3 sets of versions or machines, whose times cannot be compared")
     page = page_of(found)
-    assert "Same answers" not in page
+    assert "Same energies" not in page
     for words in versions:
         assert words in notice
         assert words in page

@@ -226,7 +226,7 @@ def test_eval_prints_metrics_and_cycles(
     model = str(tmp_path / "model")
     assert cli.main(["eval", model, str(data), "--split", "test", "--scf", "1", "--guess", "minao,ml"]) == 0
     printed = capsys.readouterr().out
-    for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Turned molecules"):
+    for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Rotated molecules"):
         assert word in printed
     for name in Metrics._fields:  # each is explained
         assert f"\n{name}: {MEANINGS[name]}\n" in printed
@@ -234,14 +234,14 @@ def test_eval_prints_metrics_and_cycles(
     with monkeypatch.context() as patch:
         patch.setattr(NetworkModel, "correction", lambda *_: np.zeros((1, 1)))
         assert cli.main(["eval", model, str(data), "--split", "test", "--scf", "1", "--guess", "minao,ml"]) == 0
-    assert "the model was not used for 1 of 1 molecules, but minao: the model's matrix" in capsys.readouterr().out
+    assert "minao was used instead of the model for 1 of 1 molecules: the model's matrix" in capsys.readouterr().out
     assert cli.main(["eval", "no such model", str(data)]) == 1
     assert "neither a shipped model" in capsys.readouterr().err
     with HamiltonianFile(data) as file:
         level, untested = file.level, [record for record in file if record.split != "test"]
     write_file(tmp_path / "untested.h5", level, untested, {"pyscf_version": "test"})
     assert cli.main(["eval", model, str(tmp_path / "untested.h5")]) == 1
-    words = "it holds no molecules of split test (5 train, 5 val, 0 test); name another --split, or all."
+    words = "no molecules of split test (5 train, 5 val, 0 test); choose another --split, or all."
     assert words in " ".join(capsys.readouterr().err.split())
 
 
@@ -258,7 +258,7 @@ def test_files_that_are_not_there_are_said(
     ):
         assert cli.main(command) == 1
         said = " ".join(capsys.readouterr().err.split())
-        assert re.search(r"none\.(h5|yaml): there is no such file; ", said)
+        assert re.search(r"none\.(h5|yaml): no such file; ", said)
         assert "Errno" not in said
 
 

@@ -125,7 +125,7 @@ def test_orbitals_of_one_energy_lower_the_similarity_alone(data: Path) -> None:
     judged = metrics(noise + noise.T, example)
     assert judged.similarity < 0.99
     assert max(judged.density, judged.occupied_mae) < 1e-3
-    assert "orbitals of one energy mix at will" in MEANINGS["similarity"]
+    assert "degenerate orbitals mix arbitrarily" in MEANINGS["similarity"]
 
 
 def failing(matrix: np.ndarray) -> None:
@@ -143,7 +143,7 @@ def failing(matrix: np.ndarray) -> None:
 def test_a_record_that_cannot_be_used_is_named(
     record: Record, change: Callable[[Record], Record], message: str
 ) -> None:
-    with pytest.raises(DataError, match=f"record bad: .*{message}.*take it out of the file"):
+    with pytest.raises(DataError, match=f"record bad: .*{message}.*remove it from the file"):
         examples_from_record(change(record)._replace(name="bad"), LEVEL, RECIPE)
 
 

@@ -66,7 +66,7 @@ def test_data_of_fewer_elements_train_a_model_of_more(data: Path, tmp_path: Path
 
 def test_elements_that_the_start_lacks_are_named(data: Path, tmp_path: Path) -> None:
     start = written(tmp_path / "first", model_of(settings(data, tmp_path), (1, 6)))
-    with pytest.raises(DataError, match="first does not know N, O, which training molecules have; leave those"):
+    with pytest.raises(DataError, match="first does not support N, O, which training molecules contain; leave those"):
         prepare(settings(data, tmp_path / "second", start=start), silent())
 
 

@@ -191,7 +191,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     tree = ElementTree.fromstring(document)  # every tag is closed
     cells = [["".join(td.itertext()) for td in row.iter("td")] for row in tree.iter("tr")]
     assert [row[5] for row in cells if row[:1] == ["history"]] == [str(total)]
-    assert "Same answers" in text
+    assert "Same energies" in text
     assert not re.search(r"""(?:src|href)=["'](?!#)""", text)  # nothing is fetched
     md = tmp_path / "md"
     follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
@@ -347,7 +347,7 @@ def test_bad_frames_matter_only_if_they_are_chosen(tmp_path: Path) -> None:
     assert list(chosen(path, "--frames", ":2")) == ["in-0", "in-1"]
     with pytest.raises(DataError, match=r"in.xyz, frame 2: cannot be read \(line 13: expected an element"):
         chosen(path, "--frames", "1:")
-    with pytest.raises(DataError, match=r"none.xyz: cannot be read \(there is no such file\)"):
+    with pytest.raises(DataError, match=r"none.xyz: cannot be read \(no such file\)"):
         chosen(tmp_path / "none.xyz")
 
 

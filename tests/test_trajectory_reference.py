@@ -36,10 +36,10 @@ def test_two_levels_alone_are_compared(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_run_alone_is_compared_with_nothing_and_not_green(tmp_path: Path) -> None:
     assert cli.main([*COMMAND, str(tmp_path), "--strategy", "history"]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "Same answers" not in page
+    assert "Same energies" not in page
     assert 'class="verdict open"' in page
-    assert "One strategy alone" in page
-    assert "Nothing else ran to compare energies with" in (tmp_path / "table.md").read_text()
+    assert "Only one strategy" in page
+    assert "Energies of a single run are not compared" in (tmp_path / "table.md").read_text()
 
 
 def test_moments_in_files_do_not_choose_the_state(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def blocks_from_matrix(
 
     Args:
         matrix: (n_ao, n_ao) operator matrix elements.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms (i, j).
         template: shape of a block; the molecule's own by default.
     """
@@ -61,7 +61,7 @@ def matrix_from_blocks(
 
     Args:
         blocks: onsite and pair blocks in irreps order.
-        layout: of the molecule.
+        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms (i, j), each at most once.
         template: shape of a block; the molecule's own by default.
 

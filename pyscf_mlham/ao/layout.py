@@ -4,7 +4,7 @@ No other module depends on how PySCF orders and normalises its atomic orbitals.
 
 *Irreps order* is what e3nn uses when it is fed vectors as (y, z, x): within a shell of degree l the
 components run m = -l..l, so that p functions are (y, z, x) instead of PySCF's (x, y, z), and every other
-shell is as PySCF has it. The polar axis of this order is the physical z axis; parity is (-1)^l.
+shell is in PySCF's order. The polar axis of this order is the physical z axis; parity is (-1)^l.
 
 A cartesian shell of degree l holds one spherical shell of each degree l, l-2, l-4 ...; the layout splits
 it into them, exactly and invertibly.
@@ -256,7 +256,7 @@ class OrbitalLayout:
             template: the padded shells of a block; must hold every atom's shells.
 
         Returns:
-            (n_atoms, template.size) indices, -1 where an atom has no such shell.
+            (n_atoms, template.size) indices, -1 if an atom lacks the shell.
         """
         if self.template().union(template) != template:
             raise ValueError(

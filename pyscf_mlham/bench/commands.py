@@ -41,17 +41,17 @@ BENCH = """examples:
 The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
   scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
-  coarse    a density-fitted SCF on a small grid, converged first: the classical rival
+  coarse    a density-fitted SCF on a small grid, converged first: the classical alternative
   ml        the shipped model, or --model; ml:NAME another one; minao if a model is not applicable
-  oracle    the converged answer: no method, but the bound on what a guess can save
+  oracle    the converged density: not a method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
-            stored answer, whose own SCF is not counted; no method either
+            stored solution, whose own SCF is not counted; not a method either
 
 Charge and multiplicity of a frame are those of its comment line or info (charge=-1 mult=2), of SDF's CHG and RAD lines
 and of Gaussian inputs; --charge and --mult are for frames without them.
 
-The folder holds results.json, results.csv, table.md, plots and report.html. A run that was killed goes on with the
-same command; more molecules, guesses or repetitions may be added; another protocol in the same folder is refused.
+The folder holds results.json, results.csv, table.md, plots and report.html. The same command resumes a run that was
+killed; more molecules, guesses or repetitions may be added; a folder cannot hold results of two protocols.
 Exit code 1: input that could not be read, runs that failed or did not converge, or energies that do not agree."""
 
 GUESS = """examples:
@@ -61,16 +61,16 @@ GUESS = """examples:
 guess.npz holds dm, fock, mo_energy, mo_coeff, mo_occ (PySCF's AO order, Hartree), numbers and positions (Bohr)."""
 
 
-PATH = """Cycles and Fock builds of each geometry along {path}, for each way of guessing the next density.
+PATH = """Cycles and Fock builds of each geometry along {path}, for each method of guessing the next density.
 
 example: {example}"""
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
-    """Describe `mlham bench`."""
-    _describe(parser, "Measure what guesses and solvers save, on molecules of your own.", BENCH, run_bench)
+    """Add the options of `mlham bench`."""
+    _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
     parser.add_argument("files", nargs="+", help=SOURCE)
-    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="where everything is written")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     parser.add_argument("--guess", type=names, default="", help=f"default {','.join(DEFAULT_GUESSES)}")
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
@@ -80,9 +80,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
-        help="seconds in the report; default cpu (processor), and wall with --threads above 1 and --device cuda",
+        help="seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda",
     )
-    parser.add_argument("--insert", type=Path, metavar="FILE", help="also put the table into this Markdown file")
+    parser.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
 
 
 def add_paths(commands: Any) -> None:
@@ -96,10 +96,12 @@ def add_paths(commands: Any) -> None:
         parser = commands.add_parser(name, help=text)
         _describe(parser, PATH.format(path=path, example=example), "", functools.partial(run_paths, kind))
         parser.add_argument("geometries", help="file that ASE reads, SDF, or ase:g2/H2O and the like")
-        parser.add_argument("--frames", default="0", help="which frames, an index or a slice; default %(default)s")
-        parser.add_argument("--out", type=Path, required=True, help="folder; the same command goes on there")
+        parser.add_argument("--frames", default="0", help="an index or a slice; default %(default)s")
+        parser.add_argument(
+            "--out", type=Path, required=True, help="folder of the results; the same command resumes a run"
+        )
         add_options(parser, kind)
-        _add_state(parser, "if a frame has no mult= of its own; default the lowest")
+        _add_state(parser, "multiplicity if a frame has no mult=; default the lowest")
 
 
 def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: Any) -> None:
@@ -109,12 +111,12 @@ def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: An
 
 
 def _add_state(parser: argparse.ArgumentParser, mult: str) -> None:
-    parser.add_argument("--charge", type=int, default=0, help="if a frame has no charge= of its own")
+    parser.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
     parser.add_argument("--mult", type=int, help=mult)
 
 
 def run_bench(args: argparse.Namespace, console: Console) -> int:
-    """Run a benchmark; the exit code is 1 if there are problems that a reader must know first."""
+    """Run a benchmark; return 1 if there are problems."""
     from pyscf_mlham.bench.report import check_marks, insert_table
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
@@ -129,7 +131,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     if not args.dask:  # whose workers are on other machines
         advise(console)
     results = run(found, plan, protocol, args.report, console)
-    # processor seconds add up over threads, those that only wait included, and leave out what a card does
+    # processor seconds are summed over threads, including waiting ones, and do not include the work of a GPU
     clock = args.clock or ("wall" if args.threads > 1 or args.device == "cuda" else "cpu")
     if args.insert:
         insert_table(args.insert, results, clock)
@@ -137,7 +139,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 
 
 def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: Console) -> int:
-    """Run a benchmark along a path; the exit code is 1 if there are problems that a reader must know first."""
+    """Run a benchmark along a path; return 1 if there are problems."""
     settings = from_options(kind, args)
     settings = from_options(kind, args, model_sha256=model_hash(settings.model))
     follow = isinstance(settings, MD) and settings.follow
@@ -164,7 +166,7 @@ def _report(results: Results, folder: Path, clock: str, console: Console) -> int
 
 
 def advise(console: Console) -> None:
-    """Print what makes PySCF faster on this machine, for a benchmark should show it at its best."""
+    """Print settings that make PySCF faster on this machine, as a benchmark should use its best speed."""
     from pyscf_mlham.blas import advice, processors
 
     if text := advice(processors()):
@@ -181,13 +183,12 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
     if without_vsap and any(guess.kind == "vsap" for guess in guesses):
         raise DataError(
-            "PySCF's vsap guess needs a functional, and GKS objects do not have it; leave it out with --xc hf and with "
-            "--scf gks."
+            "PySCF's vsap guess needs a functional, and GKS objects lack it; omit it with --xc hf and with --scf gks."
         )
     if without_coarse and any(guess.kind == "coarse" for guess in guesses):
         raise DataError(
-            "the coarse guess is a density-fitted SCF on a smaller grid, and nothing is coarser than --df with "
-            "--grid 0 or --xc hf; leave it out."
+            "the coarse guess is a density-fitted SCF on a smaller grid, but no level is coarser than --df with "
+            "--grid 0 or --xc hf; omit it."
         )
     return tuple(guesses)
 
@@ -200,25 +201,25 @@ def _solvers(text: str) -> tuple[str, ...]:
 
 
 def add_guess(parser: argparse.ArgumentParser) -> None:
-    """Describe `mlham guess`."""
+    """Add the options of `mlham guess`."""
     _describe(parser, "Write the learned guess of a molecule to a file.", GUESS, run_guess)
     add_options(parser, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
     _add_state(parser, MULT)
     parser.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a name that ends in .npz or .chk")
-    parser.add_argument("--frame", type=int, default=0, help="which one of the file, from 0; default %(default)s")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
+    parser.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:
-    """Write a guess; an error if no model is applicable."""
+    """Write a guess; raise an error if no model is applicable."""
     from pyscf_mlham.bench.export import write_guess
 
     if args.output.suffix not in (".npz", ".chk"):
-        raise DataError(f"{args.output}: expected a name that ends in .npz or .chk.")
+        raise DataError(f"{args.output}: expected a file name that ends in .npz or .chk.")
     check_functional(args.xc)
-    frames = list(read_geometries(args.file, args.charge, args.mult))  # bad ones keep their place
+    frames = list(read_geometries(args.file, args.charge, args.mult))  # unreadable ones keep their index
     if not 0 <= args.frame < len(frames):
-        raise DataError(f"{args.file}: there is no frame {args.frame}; there are {len(frames)}, counted from 0.")
+        raise DataError(f"{args.file}: no frame {args.frame}; the file has {len(frames)} frames, counted from 0.")
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
@@ -227,6 +228,6 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     )
     console.print(f"{args.output}: {text}", highlight=False, soft_wrap=True, markup=False)
     if others := len(frames) - 1:
-        which = f"It is of {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
-        console.print(f"{which}; --frame N takes another.", highlight=False, soft_wrap=True, markup=False)
+        which = f"It is for {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
+        console.print(f"{which}; --frame N selects another.", highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -19,17 +19,17 @@ from pyscf_mlham.model.predictor import predict
 
 
 def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: Path) -> str:
-    """Predict and write; under a temporary name first.
+    """Predict and write a guess, under a temporary name first.
 
     Args:
         molecule: geometry.
-        level: of theory.
-        kind: of mean field, see `KINDS`.
+        level: level of theory.
+        kind: kind of mean field, see `KINDS`.
         model: name or folder, "" for the best of the shipped ones.
-        path: ends in .npz or .chk.
+        path: path of the file, which ends in .npz or .chk.
 
     Returns:
-        a line about the prediction.
+        a description of the prediction.
     """
     mf = mean_field(build(molecule, level.basis), level, kind)
     closed = bool(spin_breaking(mf, mf.mol))
@@ -50,7 +50,7 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
             content: dict[str, Any] = matrices | places | {key: np.array(text) for key, text in about.items()}
             np.savez(temporary, **content)
         else:
-            # no energy is known before an SCF; PySCF's guess reads orbitals and occupations only
+            # there is no energy before an SCF; PySCF's guess reads orbitals and occupations only
             chkfile.dump_scf(mf.mol, str(temporary), float("nan"), energy, coeff, occ)
             with h5py.File(temporary, "a") as file:
                 group = file.create_group("pyscf_mlham")

@@ -1,4 +1,4 @@
-"""One row: one SCF from one guess, in a fresh mean-field object, with everything counted that it cost."""
+"""One row: one SCF from one guess, in a new mean-field object, with its complete cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyscf_mlham.scf.multilevel import accelerate
 
 Array = NDArray[Any]
 
-KNOWN = (*CLASSICAL, "ml")  # to mf.init_guess; the other starts are densities that a user hands to the kernel
+KNOWN = (*CLASSICAL, "ml")  # values of mf.init_guess; other starts are densities passed to the kernel
 PLAIN = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
@@ -40,10 +40,10 @@ class Task(NamedTuple):
 
     Attributes:
         molecule: geometry.
-        guess: where it starts.
+        guess: initial guess.
         solver: scf or twolevel.
         repeat: number of the repetition, from 0.
-        protocol: everything else.
+        protocol: all other settings.
     """
 
     molecule: Molecule
@@ -60,29 +60,29 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one run; None: not known or not applicable.
+    """The result of one run; None for a value that is missing or not applicable.
 
     Attributes:
         key: identity of the run under its protocol.
         molecule: name of the geometry.
-        natm: atoms.
-        nao: basis functions.
-        electrons: those that the SCF has, without those in core potentials.
+        natm: number of atoms.
+        nao: number of basis functions.
+        electrons: number of electrons, without those in core potentials.
         xc, basis, scf: level of theory and class of the mean-field object.
-        guess, solver, repeat: what was run; along a path the guess is a strategy.
+        guess, solver, repeat: identity of the run; along a path the guess is a strategy.
         step: number of the geometry along a path, from 0.
         at_minimum: whether an optimisation ends there.
-        charge, mult: of the molecule.
+        charge, mult: charge and multiplicity of the molecule.
         converged: by PySCF's criteria.
-        cycles: of the SCF (of twolevel: full ones); max_cycle if it did not converge.
+        cycles: SCF cycles, full ones for twolevel; max_cycle if it did not converge.
         full_builds: full Fock builds of the solver.
         coarse_builds: coarse Fock builds, those of the guess and of the solver.
         response_solves: evaluations of the response model, those of the guess and of the solver.
         guess_builds: full Fock builds hidden in the guess.
         guess_s, total_s: wall seconds of the guess, and of guess and SCF.
         guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
-        limit_s, limit_cpu_s: of set-up and two full builds, which no SCF of the object does without.
-        e_tot: Hartree.
+        limit_s, limit_cpu_s: seconds of set-up and two full builds, the minimum of any SCF of the object.
+        e_tot: total energy, Hartree.
         e_err: e_tot minus that of the reference, Hartree.
         s2: expectation value of S^2.
         homo, lumo, gap: Hartree.
@@ -90,11 +90,11 @@ class Row:
         occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
         initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
         model, model_sha256: the model that made the guess.
-        versions: of packages, processor and linear algebra.
+        versions: versions of packages, processor and linear algebra.
         note: remarks for a reader.
         error: why there is no result; "" if there is one.
         gradients: norm of the orbital gradient at every full Fock build.
-        positions, momenta: of the geometry, Angstrom and ASE's unit; in rows of the run that makes the path.
+        positions, momenta: positions and momenta, Angstrom and ASE's unit; in rows of the run that makes the path.
         predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
     """
 
@@ -148,12 +148,12 @@ class Row:
 
 
 def measure(task: Task) -> Row:
-    """Run one SCF; a failure is a row with its reason, not an exception."""
+    """Run one SCF; return a failure as a row with its reason, never raise."""
     try:
         with _ALONE:
             _warm_up(task.protocol, task.guess)
             return _limit(task) if task.guess == LIMIT else _measured(task)
-    except Exception as error:  # whatever it is, the other runs go on, and this one is reported
+    except Exception as error:  # any error: report this run, continue with the others
         return failed(task, f"{type(error).__name__}: {error}".strip())
 
 
@@ -183,37 +183,37 @@ def _about(task: Task) -> dict[str, Any]:
 
 
 def versions() -> str:
-    """Return versions, the processor, and what linear algebra takes it for."""
+    """Return versions, the processor, and the processor detected by linear algebra libraries."""
     parts = {"pyscf_mlham": pyscf_mlham.__version__, "pyscf": pyscf.__version__, "numpy": np.__version__}
     parts |= {"torch": metadata.version("torch"), "python": platform.python_version(), "on": processor_name()}
-    taken_for = ", ".join(f"{name} {known}" for name, known in processors().items())
+    taken_for = ", ".join(f"{name} {detected}" for name, detected in processors().items())
     return ", ".join(f"{name} {version}" for name, version in parts.items()) + f", BLAS: {taken_for}" * bool(taken_for)
 
 
 @cache
 def _warm_up(protocol: Protocol, guess: Guess) -> None:
-    """Import and load what the first run of a process would otherwise pay for, on a molecule of its own."""
+    """Run H2 first, so that imports and loading are not part of the first run of a process."""
     if guess.kind == "ml":
         import torch
 
         if protocol.device == "cuda" and not torch.cuda.is_available():
             raise DataError("--device cuda, but torch finds no CUDA device here")
-        if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes, not from others'
+        if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes only
             raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
-    if guess.kind in ("chk", LIMIT.kind):  # a file has no hydrogen
+    if guess.kind in ("chk", LIMIT.kind):  # a file does not contain H2
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
             mf = _fresh(hydrogen, protocol)
     except DataError:  # the basis set is for other elements
         protocol = replace(protocol, basis="sto-3g")
         mf = _fresh(hydrogen, protocol)
     density = start_from(guess, mf, hydrogen, protocol).density
     if guess.kind == "scc" and np.array_equal(np.asarray(density), mf.get_init_guess(mf.mol, "minao")):
-        raise DataError("init_guess = 'scc' is not in this version, and PySCF takes unknown names for minao")
+        raise DataError("init_guess = 'scc' is not in this version, and PySCF uses minao instead")
     mf.kernel(dm0=density)
     accelerate(_fresh(hydrogen, protocol)).kernel()
 
@@ -255,7 +255,7 @@ def _measured(task: Task) -> Row:
         "total_cpu_s": end[1] - begin[1],
         "e_tot": float(mf.e_tot),
         "s2": float(mf.spin_square()[0]),
-        "initial_gradient": gradients[0] if gradients else None,  # one electron has no field of its own
+        "initial_gradient": gradients[0] if gradients else None,  # one electron needs no field
         "gradients": gradients,
         "model": start.model,
         "model_sha256": start.model_sha256,
@@ -265,10 +265,10 @@ def _measured(task: Task) -> Row:
 
 
 def _limit(task: Task) -> Row:
-    """Time what no SCF of the object does without: its set-up and two full builds.
+    """Time set-up and two full builds, the minimum of any SCF of the object.
 
-    The seconds of the guess are those of everything up to the first build, the minao density among it; the total adds
-    one later build, at the density of the first Fock matrix.
+    The seconds of the guess include everything up to the first build, with the minao density; the total adds one later
+    build, at the density of the first Fock matrix.
     """
     mf = _fresh(task.molecule, task.protocol)
     begin = _clock()
@@ -288,10 +288,10 @@ def _limit(task: Task) -> Row:
 
 
 def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
-    """Run what a user runs, and return the start with its wall and processor seconds.
+    """Run the SCF as a user does, and return the start with its wall and processor seconds.
 
-    A guess that mf.init_guess can name is made when the kernel asks for it: what `accelerate` does with it, such
-    as mixing the frontier orbitals of unrestricted singlets, is part of the method.
+    A guess that mf.init_guess can name is made when the kernel requests it: its treatment by `accelerate`, such as
+    mixing the frontier orbitals of unrestricted singlets, is part of the method.
     """
     made: list[tuple[Start, tuple[float, float]]] = []
 
@@ -303,7 +303,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
         return start.density
 
     def get_init_guess(*_: Any, **__: Any) -> Any:
-        del mf.get_init_guess  # `start_from` asks PySCF's own
+        del mf.get_init_guess  # `start_from` calls PySCF's own
         return make()
 
     if task.guess.kind in KNOWN:
@@ -316,7 +316,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
 
 
 def _left_to_plain(mf: Any) -> str:
-    """Return why a two-level object left its work to plain SCF; "" if it did not."""
+    """Return why a two-level object used plain SCF; "" if it did not."""
     if not (reason := getattr(mf, "plain_reason", "")):
         return ""
     return f"two levels, then plain SCF: {reason}" if any(cheap_work(mf)) else f"{PLAIN}: {reason}"
@@ -328,10 +328,10 @@ def _clock() -> tuple[float, float]:
 
 @contextmanager
 def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
-    """Note every density of which a mean-field object builds the full potential, and that potential.
+    """Record every density for which a mean-field object builds the full potential, and that potential.
 
     Args:
-        mf: PySCF mean-field object; as before after the block.
+        mf: PySCF mean-field object; unchanged after the block.
     """
     visited: list[tuple[Array, Array]] = []
     original = mf.get_veff
@@ -349,11 +349,11 @@ def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
 
 
 def _gradients(mf: Any, visited: list[tuple[Array, Array]]) -> list[float]:
-    """Orbital gradient of each density in the field that was built of it.
+    """Return the norm of the orbital gradient of each density in its own field, Hartree.
 
-    The norm of F D S - S D F in orthonormal orbitals, over the root of two: for the density of orbitals it is the norm
-    of PySCF's orbital gradient, and it has a value for guesses that are no density of orbitals as well. Spins that
-    share their orbitals share their gradient.
+    It is the norm of F D S - S D F in orthonormal orbitals over the root of two: for an idempotent density that of
+    PySCF's orbital gradient, and defined for other guesses as well. For spins that share their orbitals it is that of
+    the sum.
     """
     s, h = mf.get_ovlp(), mf.get_hcore()
     x = mf.check_linear_dependency(s)
@@ -386,7 +386,7 @@ def levels(mf: Any, orbitals: Orbitals | None = None) -> dict[str, Any]:
 
 
 def _occupied_and_lumo(energy: Array, occupation: Array) -> tuple[list[float], float | None]:
-    """Occupied orbital energies in order, one spin after the other, and the lowest empty one's."""
+    """Return occupied orbital energies in order, one spin after the other, and the LUMO energy, Hartree."""
     energies, occupations = (np.asarray(a) if np.ndim(a) == 2 else np.asarray(a)[None] for a in (energy, occupation))
     occupied = [float(v) for e, o in zip(energies, occupations, strict=True) for v in sorted(e[o > 1e-8])]
     empty = [float(v) for e, o in zip(energies, occupations, strict=True) for v in e[o <= 1e-8]]

@@ -1,4 +1,4 @@
-"""The molecules of a benchmark: every readable frame of every input, once, under a name of its own."""
+"""The molecules of a benchmark: every readable frame of every input, once, by a unique name."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Input(NamedTuple):
     """Content of the input files.
 
     Attributes:
-        molecules: in order, each geometry once.
-        bad: messages about what cannot be used.
-        duplicates: messages about what occurs twice.
+        molecules: molecules in order, each geometry once.
+        bad: messages about unusable input.
+        duplicates: messages about geometries that occur twice.
     """
 
     molecules: list[Molecule]
@@ -35,8 +35,8 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
     Args:
         sources: files that ASE reads, ase:g2 and the like, ase:g2/H2O,CH4 for some of a collection.
-        charge: if a frame has none of its own.
-        mult: multiplicity, if a frame has none of its own; None as in `read_geometries`.
+        charge: total charge if a frame has none.
+        mult: multiplicity if a frame has none; None as in `read_geometries`.
     """
     names: set[str] = set()
     seen: dict[str, str] = {}
@@ -56,7 +56,7 @@ def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = N
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a name that nothing else has: itself, or itself (2), (3) and so on."""
+    """Return a unique name: the name itself, or with (2), (3) and so on."""
     plain = NUMBERED.sub("", name)
     others = (f"{plain} ({count})" for count in itertools.count(2))
     return next(n for n in itertools.chain([name], others) if n not in taken)
@@ -68,8 +68,8 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
     Args:
         source: a file that ASE reads, SDF, or ase:g2/H2O and the like.
         which: an index or a slice of the frames.
-        charge: if a frame has none of its own.
-        mult: multiplicity, if a frame has none of its own; None for the lowest, in collections that of the moments.
+        charge: total charge if a frame has none.
+        mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory.
     """
     if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", which):
@@ -87,7 +87,7 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
 
 
 def _chosen(source: str, which: str) -> list[tuple[str, Any]]:
-    """Names and atoms of chosen frames; the others need not be readable."""
+    """Return names and atoms of the chosen frames; the others may be unreadable."""
     everything = list(enumerate(frames(source)))
     if len(everything) == 1 and isinstance(error := everything[0][1][1], Exception):  # of the file, most likely
         raise DataError(f"{source}: cannot be read ({why_unreadable(error)}).")
@@ -98,18 +98,18 @@ def _chosen(source: str, which: str) -> list[tuple[str, Any]]:
     for index, (_, atoms) in chosen:
         if isinstance(atoms, Exception):
             raise DataError(
-                f"{source}, frame {index}: cannot be read ({why_unreadable(atoms)}); correct it, or choose others with "
+                f"{source}, frame {index}: cannot be read ({why_unreadable(atoms)}); correct it, or choose others by "
                 "--frames."
             )
     return [frame for _, frame in chosen]
 
 
 def _set_state(source: str, atoms: Any, charge: int, mult: int | None) -> None:
-    """Give a frame charge and multiplicity if it has none of its own."""
+    """Set charge and multiplicity of a frame if it has none."""
     info = atoms.info
     if charge:
         info.setdefault("charge", charge)
     own = mult_by_moments(source, atoms, charge) if mult is None else mult
     if own is not None and not info.keys() & set(SPIN_KEYS):
         info["mult"] = own
-    atoms.set_initial_magnetic_moments(None)  # those of files, which are as often another program's results
+    atoms.set_initial_magnetic_moments(None)  # moments of files are often results of another program

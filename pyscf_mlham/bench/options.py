@@ -1,4 +1,4 @@
-"""Options of the command line, written once: they are fields of the dataclasses that they fill."""
+"""Options of the command line, defined as fields of dataclasses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def option(default: T, text: str, *flags: str, **how: Any) -> T:
-    """Declare a field of a dataclass that is an option as well.
+    """Declare a field of a dataclass that is also an option.
 
     Args:
-        default: its type is that of the option; a bool is a switch of the other value.
-        text: help.
-        flags: as argparse takes them; by default the name of the field.
+        default: default value, whose type is that of the option; a bool is a switch to the other value.
+        text: help text.
+        flags: flags as in argparse; by default the name of the field.
         how: further arguments of argparse's add_argument.
     """
     made: T = field(default=default, metadata={"help": text, "flags": flags, "how": how})
@@ -39,13 +39,13 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str]
 
 
 def from_options(kind: type[T], args: argparse.Namespace, **others: Any) -> T:
-    """Return an instance of a dataclass with the options as they were given, and others as they are."""
+    """Return an instance of a dataclass from the options of the command line and other values."""
     names = [each.name for each in fields(kind) if "help" in each.metadata]  # type: ignore[arg-type]
     return kind(**{name: getattr(args, name) for name in names} | others)
 
 
 def names(text: str) -> str:
-    """Return names that are separated by commas, without spaces; an error if one is missing."""
+    """Return names separated by commas, without spaces; raise an error if one is missing."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > 1 and not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r}: expected names such as minao,ml, without a space after the comma.")

@@ -1,4 +1,4 @@
-"""The page of a benchmark: one HTML file that needs nothing else, from one template."""
+"""The page of a benchmark: one self-contained HTML file, from a template."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pyscf_mlham.bench.table import TOO_FEW, asides, clock_name, columns, compar
 from pyscf_mlham.bench.table import reference_name as reference_of
 
 MOST_PROBLEMS = 30  # listed on the page; all are in results.json
-VAGUE = 10.0  # an interval is not shown whose bounds differ by this factor
+VAGUE = 10.0  # intervals whose bounds differ by a larger factor are not shown
 BARS = ("builds", "time")  # plots with intervals
 PLOTS = {
-    "builds": ("Full Fock builds", "What an SCF costs, whatever the machine; builds hidden in a guess are counted."),
+    "builds": ("Full Fock builds", "The machine-independent cost of an SCF; builds hidden in a guess are counted."),
     "time": ("Time", "Guess and SCF together."),
     "cycles": (
         "Cycles, molecule by molecule",
@@ -36,11 +36,11 @@ PLOTS = {
     ),
     "convergence": (
         "Convergence",
-        "How far from the solution after each full build: the median molecule, from the guess on.",
+        "Orbital gradient after each full build, for the median molecule, from the guess on.",
     ),
     "orbitals": (
         "Orbital energies, predicted and converged",
-        "The predicted Fock matrix before any SCF. On the line, it is right.",
+        "Those of the predicted Fock matrix, before any SCF. Points on the line are exact.",
     ),
 }
 # headings of the table of runs, attributes of a row, and formats of numbers
@@ -99,25 +99,25 @@ def _verdict(results: Results) -> dict[str, Any]:
     allowed = f"{results.energy_tolerance:.1e}"
     found: dict[str, Any] = {"tone": "good", "problems": problems[:MOST_PROBLEMS], "more": 0}
     if problems:
-        text = f"Read these before anything else. Energies may differ by {allowed} Ha.{remarks}"
+        text = f"Consider these first. The allowed difference of energies is {allowed} Ha.{remarks}"
         more = max(0, len(problems) - MOST_PROBLEMS)
         return found | {"tone": "bad", "heading": f"{how_many(problems)} in {runs} runs", "text": text, "more": more}
     errors = [abs(row.e_err) for row in results.rows if row.e_err is not None]
     if not errors:
-        text = f"One strategy alone: no energy is compared.{remarks}"
+        text = f"Only one strategy: energies are not compared.{remarks}"
         return found | {"tone": "open", "heading": f"{runs} runs", "text": text}
     text = (
         f"All {runs} runs converged, and all energies agree with {reference_of(results)}'s: the largest difference is "
-        f"{max(errors):.1e} Ha, {allowed} are allowed."
+        f"{max(errors):.1e} Ha, {allowed} Ha is allowed."
     )
     if notices:
         heading = "Not everything can be compared"
         return found | {"tone": "open", "heading": heading, "text": text, "problems": notices}
-    return found | {"heading": "Same answers", "text": text}
+    return found | {"heading": "Same energies", "text": text}
 
 
 def _card(method: Method) -> dict[str, Any]:
-    role = "the classical rival" if method.guess == "coarse" else "PySCF's SCF"
+    role = "the classical alternative" if method.guess == "coarse" else "PySCF's SCF"
     return {
         "tint": colour(method.guess),
         "title": {"coarse": "coarse SCF first"}.get(method.guess, f"{method.guess} guess"),
@@ -177,7 +177,7 @@ def _value(row: Row, name: str, clock: str) -> Any:
 
 
 def _has(results: Results, name: str, clock: str) -> bool:
-    """Whether a column that only some benchmarks have is to be shown."""
+    """Whether to show a column that only some benchmarks have."""
     every = name not in ("step", "over_limit", "response_solves")
     return every or any(_value(row, name, clock) is not None for row in results.rows)
 
@@ -196,10 +196,10 @@ def _run(row: Row, results: Results, shown: list[tuple[str, str, str]], clock: s
 
 
 def _rival(results: Results) -> str:
-    """Return how the SCF of the coarse guess is made."""
+    """Describe the SCF of the coarse guess."""
     protocol = results.protocol
     if not isinstance(protocol, Protocol) or protocol.coarse_grid is None:
-        return "on a smaller grid (there is none here, and so no such guess)"
+        return "on a smaller grid (not available at this level, so that there is no such guess)"
     grid = "" if protocol.xc.lower() == "hf" else f"on grid level {protocol.coarse_grid} "
     return f"{grid}to {protocol.coarse_tol:.0e} Ha"
 

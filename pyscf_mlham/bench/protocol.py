@@ -1,4 +1,4 @@
-"""What defines a benchmark: level of theory, machine settings, model, and the guesses and solvers to compare."""
+"""Definition of a benchmark: level of theory, machine settings, model, and the guesses and solvers to compare."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SOLVERS = ("scf", "twolevel")
 REFERENCE = ("minao", "scf")
 COARSE_GRID = 1
 COARSE_TOL = 1e-8  # Hartree
-DIGITS = 8  # of a hash, which distinguish two files
+DIGITS = 8  # digits of a hash in labels
 
 
 class Strategy(NamedTuple):
-    """How the SCFs along a path start.
+    """Initial guesses of the SCFs along a path.
 
     Attributes:
-        guess: of the first geometry, "minao" or "ml".
+        guess: guess of the first geometry, "minao" or "ml".
         history: a strategy of `History` for the later ones; None: the first guess at every geometry.
     """
 
@@ -57,16 +57,16 @@ STRATEGIES = {
 
 @dataclass(frozen=True)
 class Theory:
-    """What every benchmark has: a level of theory, a model, and versions; help texts describe the options."""
+    """Settings of every benchmark: level of theory, model and versions; the help texts describe the options."""
 
     kind: ClassVar[str]
 
-    xc: str = option("b3lyp", "functional, or hf")
+    xc: str = option("b3lyp", "name of the functional, or hf")
     basis: str = option("def2-svp", "PySCF's name of the basis set")
     density_fit: bool = option(False, "density-fitted integrals", "--df")
     conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root")
     model: str = option("", "name or folder of a model; by default the best of the shipped ones")
-    model_sha256: str = ""  # of the weights of that model, or of all shipped ones
+    model_sha256: str = ""  # checksum of the weights of that model, or of all shipped ones
     pyscf: str = pyscf.__version__
     pyscf_mlham: str = pyscf_mlham.__version__
 
@@ -96,17 +96,17 @@ class Theory:
 
 @dataclass(frozen=True)
 class Protocol(Theory):
-    """Everything that two runs of `mlham bench` must share to stand in one table."""
+    """Settings that all runs of a table of `mlham bench` must share."""
 
     kind: ClassVar[str] = "bench"
     reference: ClassVar[tuple[str, str]] = REFERENCE
 
     scf: str = option("auto", "kind of mean field; auto: restricted, open shells unrestricted", choices=KINDS)
-    grid_level: int = option(3, "PySCF's, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
-    max_cycle: int = option(50, "cycles at which an SCF is given up")
-    threads: int = option(1, "of each run")
-    device: str = option("cpu", "of the model's network; the SCF is on the CPU", choices=("cpu", "cuda"))
-    memory: int = option(4000, "PySCF's max_memory", metavar="MB")
+    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
+    max_cycle: int = option(50, "largest number of SCF cycles")
+    threads: int = option(1, "threads of each run")
+    device: str = option("cpu", "device of the model's network; the SCF is on the CPU", choices=("cpu", "cuda"))
+    memory: int = option(4000, "max_memory of PySCF", metavar="MB")
 
     def __post_init__(self) -> None:
         """Check the settings before anything is computed."""
@@ -126,12 +126,12 @@ class Protocol(Theory):
 
     @property
     def details(self) -> str:
-        """What distinguishes the SCF beside functional and basis set."""
+        """Further settings of the SCF, as text."""
         return f"grid level {self.grid_level}" * (self.xc.lower() != "hf")
 
     @property
     def coarse_grid(self) -> int | None:
-        """Grid level of the SCF that `coarse` is: cheaper than the full level's; None if nothing is cheaper."""
+        """Grid level of the guess `coarse`, smaller than the full one; None if no SCF is cheaper."""
         if not self.density_fit:
             return min(COARSE_GRID, self.grid_level)
         gridless = self.xc.lower() == "hf" or self.grid_level == 0
@@ -145,12 +145,12 @@ class Protocol(Theory):
 
 @dataclass(frozen=True)
 class Trajectory(Theory):
-    """What the benchmarks along a path share: the forces of the first run make the path, the others follow."""
+    """Settings of benchmarks along a path, which is made by the forces of the first run and followed by the others."""
 
     strategy: str = option(
         "ml+history,scanner,loewdin,aspc,ml,history",
-        "separated by commas, minao too; reversible and ml+reversible are the time-reversible variants; the forces of "
-        "the first one make the path; NAME/twolevel chooses the solver for one alone",
+        "separated by commas, also minao; reversible and ml+reversible are the time-reversible variants; the forces of "
+        "the first one make the path; NAME/twolevel selects the solver of a single one",
         type=names,
     )
     solver: str = option("scf", "scf, twolevel, or scf,twolevel for both", type=names)
@@ -175,22 +175,22 @@ class Trajectory(Theory):
 
     @property
     def reference(self) -> tuple[str, str]:
-        """The run that others are compared with: PySCF's own scanner if it ran, else the first one."""
+        """Reference of comparison: PySCF's own scanner if it is among the runs, otherwise the first one."""
         scanners = (("scanner", "scf"), ("scanner", "twolevel"))
         return next((run for run in scanners if run in self.runs), self.runs[0])
 
 
 @dataclass(frozen=True)
 class MD(Trajectory):
-    """A run of NVE dynamics, or frames that are followed."""
+    """An NVE run, or given frames of a trajectory."""
 
     kind: ClassVar[str] = "md"
 
-    steps: int = option(40, "a longer run continues a shorter one")
-    timestep: float = option(0.5, "fs")
-    temperature: float = option(300.0, "of the velocities, Kelvin")
-    seed: int = option(0, "of the velocities")
-    follow: bool = option(False, "take --frames as the trajectory, instead of running one")
+    steps: int = option(40, "number of steps; a longer run continues a shorter one")
+    timestep: float = option(0.5, "time step, fs")
+    temperature: float = option(300.0, "temperature of the initial velocities, Kelvin")
+    seed: int = option(0, "seed of the initial velocities")
+    follow: bool = option(False, "use --frames as the trajectory instead of running one")
 
     def __post_init__(self) -> None:
         """Check the settings before anything is computed."""
@@ -216,7 +216,7 @@ class Optimisation(Trajectory):
 
     kind: ClassVar[str] = "opt"
 
-    steps: int = option(100, "at most")
+    steps: int = option(100, "largest number of steps")
     fmax: float = option(0.05, "largest force at the end, eV/Angstrom")
 
     def __post_init__(self) -> None:
@@ -236,12 +236,12 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {kind.kind: kind for kind in (Protocol
 
 
 class Guess(NamedTuple):
-    """Where an SCF starts.
+    """Initial guess of an SCF.
 
     Attributes:
-        label: what tables call it; for files and named models with a hash of their content.
+        label: name in tables; for files and named models with a hash of their content.
         kind: one of `GUESSES`, or chk.
-        path: of the file of chk, or the model of ml:NAME.
+        path: path of the file of chk, or the model of ml:NAME.
     """
 
     label: str
@@ -249,7 +249,7 @@ class Guess(NamedTuple):
     path: str = ""
 
 
-LIMIT = Guess("limit", "limit")  # no guess: the time of what no SCF of the object does without
+LIMIT = Guess("limit", "limit")  # not a guess: the time of set-up and two full builds
 
 
 def guess_from_text(text: str) -> Guess:
@@ -260,7 +260,7 @@ def guess_from_text(text: str) -> Guess:
     if path and kind == "chk":
         file = Path(path).expanduser()
         if not file.is_file():
-            raise DataError(f"guess {text}: there is no such file.")
+            raise DataError(f"guess {text}: no such file; check the path.")
         return Guess(f"chk:{file.name}#{_hash_of_file(file)}", kind, str(file.resolve()))
     if path and kind == "ml":
         return Guess(f"ml:{Path(path).name}#{model_hash(path)[:DIGITS]}", kind, absolute(path))
@@ -268,10 +268,10 @@ def guess_from_text(text: str) -> Guess:
 
 
 def absolute(model: str) -> str:
-    """Return the name of a shipped model as it is, and the path of a folder for workers that are in another one.
+    """Return the name of a shipped model unchanged, and that of a folder as an absolute path, for other processes.
 
     Args:
-        model: name or folder; "" stays so.
+        model: name or folder, or "", which is returned.
     """
     return model if not model or model in shipped() else str(Path(model).expanduser().resolve())
 
@@ -280,7 +280,7 @@ def model_hash(name: str) -> str:
     """Return the hash of a model's weights, or of those of all shipped models.
 
     Args:
-        name: of a shipped model or a folder; "" for all shipped ones.
+        name: name of a shipped model, or a folder; "" for all shipped ones.
     """
     folders = shipped()
     if not name:
@@ -288,7 +288,7 @@ def model_hash(name: str) -> str:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     folder = folders.get(name, Path(name).expanduser())
     if not folder.is_dir():
-        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder.")
+        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder; check the name.")
     return checkpoint.read_config(folder).weights_sha256
 
 

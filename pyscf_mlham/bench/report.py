@@ -1,4 +1,4 @@
-"""From results to what people read: results.csv, table.md, plots, and one HTML page that needs nothing else."""
+"""The report of a benchmark: results.csv, table.md, plots, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKED = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", flags=re.DOT
 
 
 def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
-    """Write everything that follows from results.json."""
+    """Write all files that are made from results.json."""
     figures = draw(sections(results, clock), results.protocol)
     plots = {name: svg(figure, name) for name, figure in figures.items()}  # saving a figure moves its layout a little
     replace_file(folder / "results.csv", results.to_csv().encode())
@@ -30,7 +30,7 @@ def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
 
 
 def check_marks(path: Path) -> str:
-    """Return the content of a Markdown file that has one place for the table."""
+    """Return the content of a Markdown file; raise DataError unless it has one pair of marks for the table."""
     text = path.read_text()
     if len(MARKED.findall(text)) != 1:
         raise DataError(f"{path}: expected one line {BEGIN} and, below it, one line {END}, for the table between.")
@@ -38,7 +38,7 @@ def check_marks(path: Path) -> str:
 
 
 def insert_table(path: Path, results: Results, clock: str = "cpu") -> None:
-    """Replace what stands between two marks in a Markdown file by the table of statistics."""
+    """Replace the text between two marks in a Markdown file by the table of statistics."""
     text = check_marks(path)
     table = summary_table(results, clock)
     replace_file(path, MARKED.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", text).encode())

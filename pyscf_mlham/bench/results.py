@@ -1,4 +1,4 @@
-"""What a benchmark writes: a journal while it runs, then results.json, from which everything else is made."""
+"""Files of a benchmark: a journal while it runs, then results.json, from which the report is made."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ RESULTS = "results.json"
 JOURNAL = "runs.jsonl"
 LONG = ("gradients", "predicted", "reached", "positions", "momenta")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
-# What two converged runs of one state never differ by: in energy and gap, Hartree, and in S^2. Softer modes than most
-# leave a few 1e-8 Ha between them, which is no other state.
+# Larger differences of converged runs indicate another state: in energy and gap, Hartree, and in S^2. Soft modes leave
+# a few 1e-8 Ha between runs of the same state.
 OTHER_ENERGY, OTHER_GAP, OTHER_S2 = 1e-5, 1e-3, 1e-2
 FAILED = "failed: "
 
 
 class Doubt(NamedTuple):
-    """What is wrong with a run.
+    """A problem of a run.
 
     Attributes:
-        kind: the same for what repetitions share.
-        size: of two of a kind, the larger one is reported.
-        text: of the report.
+        kind: kind of problem, common to repetitions.
+        size: of two problems of a kind, the larger one is reported.
+        text: message in the report.
     """
 
     kind: str
@@ -54,10 +54,10 @@ class Results:
     """A finished benchmark.
 
     Attributes:
-        protocol: what all rows share.
-        rows: every run, in order of molecule, guess, solver and repetition.
-        bad_input: messages about what could not be read.
-        energy_tolerance: by how much energies may differ from the reference, Hartree.
+        protocol: settings that all rows share.
+        rows: all runs, in order of molecule, guess, solver and repetition.
+        bad_input: messages about unreadable input.
+        energy_tolerance: allowed difference of energies from the reference, Hartree.
         limits: timings of set-up and two full builds of each molecule.
     """
 
@@ -69,14 +69,14 @@ class Results:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that a reader must know before believing the rest, failed runs first."""
+        """All problems of the runs and the input, failed runs first."""
         runs = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
         found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
         return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
 
     def _problems_of(self, repetitions: Sequence[Row]) -> Iterator[tuple[str, str]]:
-        """Kind and text of each thing that is wrong with the runs of one molecule by one method."""
+        """Yield kind and text of each problem of the runs of one molecule by one method."""
         doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
         for kind in dict.fromkeys(doubt.kind for doubt in doubts):
             alike = [doubt for doubt in doubts if doubt.kind == kind]
@@ -87,13 +87,13 @@ class Results:
 
     @property
     def notices(self) -> list[str]:
-        """What cannot be compared: methods that lack molecules, runs of other versions or machines; mostly empty."""
+        """Limits of comparison: methods that lack molecules, runs of other versions or machines; mostly empty."""
         every = {molecule_of(row) for row in self.rows}
         found = list(self._without_model()) if self.is_path else []
         for method in methods_of(self) if not self.is_path else []:
             missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
             if missing:
-                text = f"{missing} of {len(every)} molecules missing; its means are over other molecules than the rest"
+                text = f"{missing} of {len(every)} molecules missing; its means are over fewer molecules than others"
                 found.append(f"{', '.join(method)}: {text}")
         used = list(dict.fromkeys(row.versions or "unknown" for row in self.rows if not row.error))
         if len(used) > 1:
@@ -107,7 +107,7 @@ class Results:
         return self.protocol.kind != "bench"
 
     def _without_model(self) -> Iterator[str]:
-        """Return for each molecule where along its path a model was not applicable, and why."""
+        """Yield for each molecule how often along its path a model was not applicable, and why."""
         for rows in grouped(self.rows, molecule_of).values():
             total = len({row.step for row in rows})
             refused = [row for row in rows if row.note.startswith(NO_MODEL)]
@@ -122,7 +122,7 @@ class Results:
         return references(self.rows, self.protocol.reference)
 
     def doubt(self, row: Row) -> Doubt | None:
-        """Return what is wrong with a run, or None."""
+        """Return the problem of a run, or None."""
         if row.error:
             return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
         if row.guess == LIMIT.label:
@@ -187,7 +187,7 @@ def read_results(path: Path) -> Results:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """Return a row as JSON can hold it: what is not finite is nothing."""
+    """Return a row for JSON, with None for values that are not finite."""
     return {name: _finite(value) for name, value in asdict(row).items()}
 
 
@@ -200,14 +200,14 @@ def _finite(value: Any) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a benchmark; an error if it cannot be written."""
+    """Create the folder of a benchmark; raise DataError if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it may not be written"
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is not writable"
     except OSError as error:
-        reason = f"it cannot be made: {error.strerror}"
+        reason = f"it cannot be created: {error.strerror}"
     if reason:
-        raise DataError(f"{path}: {reason}; name another folder, in a place where you may write.")
+        raise DataError(f"{path}: {reason}; name another folder with permission to write.")
 
 
 class Folder:
@@ -224,7 +224,7 @@ class Folder:
         self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
-            if (path / RESULTS).exists():  # read under the lock: nobody adds to it any more
+            if (path / RESULTS).exists():  # read under the lock, so that no process adds to it
                 results = read_results(path / RESULTS)
                 self._check(results.protocol)
                 self.rows = {row.key: row for row in [*results.rows, *results.limits]}
@@ -239,17 +239,17 @@ class Folder:
             if not os.path.samestat(os.fstat(self._journal), (self.path / JOURNAL).stat()):
                 raise OSError("the journal was replaced meanwhile")
         except OSError as error:
-            raise DataError(f"{self.path}: another benchmark is writing there; wait for it, or stop it.") from error
+            raise DataError(f"{self.path}: another benchmark is writing to it; wait for it, or stop it.") from error
 
     def _check(self, other: AnyProtocol) -> None:
         if other.fingerprint != self.protocol.fingerprint:
             raise DataError(
                 f"{self.path} holds results of another protocol: {self.protocol.differences(other)}. "
-                "Give another folder, or remove this one."
+                "Name another folder, or remove this one."
             )
 
     def _read_journal(self) -> None:
-        """Take up what an earlier process left; a last line that is not whole is cut off."""
+        """Read the rows of an earlier process; an incomplete last line is removed."""
         size, found = 0, []
         for line in (self.path / JOURNAL).read_bytes().splitlines(keepends=True):
             try:
@@ -257,7 +257,7 @@ class Folder:
             except ValueError:
                 break
             size += len(line)
-        if len(found) < 2:  # no run is in it: its protocol does not matter
+        if len(found) < 2:  # without runs its protocol does not matter
             size = 0
         os.ftruncate(self._journal, size)
         os.lseek(self._journal, 0, os.SEEK_END)
@@ -272,10 +272,10 @@ class Folder:
         self.rows |= {row.key: row for row in rows}
 
     def add(self, row: Row) -> None:
-        """Keep a row; when this returns, it is on the disk."""
+        """Add a row and flush it to the disk."""
         content = _plain(row)
         self._write(content)
-        self.rows[row.key] = Row(**content)  # as it will be read again
+        self.rows[row.key] = Row(**content)  # as read from the file
 
     def _write(self, content: dict[str, Any]) -> None:
         data = memoryview(json.dumps(content, allow_nan=False).encode() + b"\n")
@@ -284,12 +284,12 @@ class Folder:
         os.fsync(self._journal)
 
     def finish(self, results: Results) -> None:
-        """Write results.json; the journal is not needed any more."""
+        """Write results.json and remove the journal."""
         replace_file(self.path / RESULTS, results.to_json().encode())
         (self.path / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Release the lock of the folder."""
         os.close(self._journal)
 
 
@@ -299,19 +299,19 @@ def results_from_rows(
     """Put rows in order and compare their energies with the reference.
 
     Args:
-        rows: of finished runs, in any order, timings of limits among them.
-        protocol: theirs.
-        order: keys of the runs in the order of the input; others follow as they come.
-        bad_input: messages about what could not be read.
-        tolerance: on energies, Hartree.
+        rows: rows of finished runs, in any order, including timings of limits.
+        protocol: protocol of the runs.
+        order: keys of the runs in the order of the input; others follow in their own order.
+        bad_input: messages about unreadable input.
+        tolerance: allowed difference of energies, Hartree.
     """
-    known = {key: place for place, key in enumerate(order)}
-    everything = sorted(rows, key=lambda row: known.get(row.key, len(known)))
+    places = {key: place for place, key in enumerate(order)}
+    everything = sorted(rows, key=lambda row: places.get(row.key, len(places)))
     limits = [row for row in everything if row.guess == LIMIT.label]
     ordered = [row for row in everything if row.guess != LIMIT.label]
     reference = {key: row.e_tot for key, row in references(ordered, protocol.reference).items()}
     if protocol.kind != "bench" and len({(row.guess, row.solver) for row in ordered}) == 1:
-        reference = {}  # a single run agrees with nothing
+        reference = {}  # a single run cannot be compared
     compared = []
     for row in ordered:
         energy = reference.get(case_of(row))
@@ -322,7 +322,7 @@ def results_from_rows(
 
 
 def _limit_of(key: str, limits: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Medians over the repetitions, of wall and of processor seconds, for one molecule."""
+    """Return medians over the repetitions, of wall and of processor seconds, for one molecule."""
     own = [row for row in limits if molecule_of(row) == key and not row.error]
     if not own:
         return None, None
@@ -348,7 +348,7 @@ def molecule_of(row: Row) -> str:
 
 
 def case_of(row: Row) -> str:
-    """Return the key of what a row is compared at: its molecule, or one geometry of its path."""
+    """Return the key of the case in which a row is compared: its molecule, or one geometry of its path."""
     return molecule_of(row) if row.step is None else f"{molecule_of(row)} {row.step}"
 
 

@@ -1,4 +1,4 @@
-"""Running a benchmark: in random order, on several processes or a cluster, safe if it is killed."""
+"""Running a benchmark: in random order, on several processes or a cluster, resumable if it is killed."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and how; help texts describe the options."""
+    """Guesses, solvers and execution of a benchmark; the help texts describe the options."""
 
     guesses: tuple[Guess, ...]
     solvers: tuple[str, ...]
-    energy_tol: float = option(1e-8, "by how much energies may differ, Hartree")
-    repeat: int = option(1, "runs of each, medians are shown")
+    energy_tol: float = option(1e-8, "allowed difference of energies, Hartree")
+    repeat: int = option(1, "repetitions of each run, whose medians are shown")
     jobs: int = option(1, "worker processes", "-j", "--jobs")
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
-    seed: int = option(0, "of the random order of the runs")
-    retry_failed: bool = option(False, "try again what failed in an earlier run")
+    seed: int = option(0, "seed of the random order of the runs")
+    retry_failed: bool = option(False, "retry runs that failed earlier")
     limit: bool = option(True, "do not time set-up and two full builds of each molecule", "--no-limit")
     quiet: bool = option(False, "no progress display")
 
@@ -52,7 +52,7 @@ class Plan:
 
 
 def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
-    """Run what is not done yet and write results.json."""
+    """Run all unfinished runs and write results.json."""
     _check_molecules(found, protocol)
     folder = Folder(path, protocol)
     try:
@@ -65,11 +65,11 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
             text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
             retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
             console.print(f"{text}{retry}.", highlight=False)
-        say_others(folder, [task.key for task in tasks], console)
+        report_others(folder, [task.key for task in tasks], console)
         try:
             _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
         except KeyboardInterrupt:
-            console.print(f"Stopped; {len(folder.rows)} runs are safe in {path}. The same command goes on.")
+            console.print(f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
             raise
         names = {molecule.key: molecule.name for molecule in found.molecules}
         return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
@@ -77,12 +77,12 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
         folder.close()
 
 
-def say_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
+def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
     """Print how many runs of a folder are not among those of this command."""
     if others := len(folder.rows.keys() - set(keys)):
         console.print(
-            f"{folder.path} holds {others} runs that this command does not name (other molecules, geometries or "
-            "guesses); they stay in the tables.",
+            f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
+            "guesses); they are kept in the tables.",
             highlight=False,
             soft_wrap=True,
         )
@@ -94,11 +94,11 @@ def finished(
     """Write results.json and return its content.
 
     Args:
-        folder: of the benchmark.
+        folder: folder of the benchmark.
         order: keys of this command's runs.
-        names: of this command's molecules, by key.
-        bad: messages about input that could not be read.
-        tolerance: on energies, Hartree.
+        names: names of this command's molecules, by key.
+        bad: messages about unreadable input.
+        tolerance: allowed difference of energies, Hartree.
     """
     rows = renamed(list(folder.rows.values()), names)
     order = list(dict.fromkeys([*order, *folder.rows]))
@@ -108,7 +108,7 @@ def finished(
 
 
 def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
-    """Return rows in which no two geometries share a name: the given ones have theirs, others get new ones."""
+    """Return rows with a unique name for each geometry: the given names, and new ones for other geometries."""
     names = dict(names)
     taken = set(names.values())
     for row in rows:
@@ -119,7 +119,7 @@ def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
 
 
 def _check_molecules(found: Input, protocol: Protocol) -> None:
-    """Check that some run can succeed, before anything is written; a misspelt basis set ends here."""
+    """Raise DataError if no run can succeed, for example for a misspelt basis set, before anything is written."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
         if not (reason := _why_not(molecule, protocol.basis)):
@@ -130,7 +130,7 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
 def _why_not(molecule: Molecule, basis: str) -> str:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
             build(molecule, basis)
     except DataError as error:
         return str(error)
@@ -138,7 +138,7 @@ def _why_not(molecule: Molecule, basis: str) -> str:
 
 
 def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
-    """Every run in the order of the input; the reference is always among them."""
+    """Return all runs in the order of the input, always including the reference."""
     guess, solver = REFERENCE
     methods = [(Guess(guess, guess), solver), *((g, s) for s in plan.solvers for g in plan.guesses)]
     if plan.limit:
@@ -178,7 +178,7 @@ def _work_through(
                 text = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
                 console.print(text, soft_wrap=True, highlight=False)
             progress.advance(bar)
-            lines.say(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
+            lines.report(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
             live.update(Group(progress, running_means(list(folder.rows.values()))))
     finally:
         if not quiet:
@@ -186,7 +186,7 @@ def _work_through(
 
 
 def running_means(rows: Sequence[Row]) -> Table:
-    """Return the means of what is done so far, over molecules of all sizes, in random order."""
+    """Return a table of the means of all finished runs, over molecules of all sizes."""
     table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
     methods = grouped((row for row in rows if not row.error), lambda row: f"{row.solver} {row.guess}")
     for _, found in sorted(methods.items()):

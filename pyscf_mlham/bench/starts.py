@@ -1,9 +1,9 @@
-"""The starts that a benchmark compares, each with what it hides: Fock builds, coarse builds, predicted orbitals.
+"""Initial densities of a benchmark, each with its hidden cost: Fock builds, coarse builds, predicted orbitals.
 
-`coarse` is what one would do without this package: converge a density-fitted SCF on a small grid, then start from it.
-Its settings are its best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
-leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves no fewer). If the full level
-is density-fitted itself, its grid is always a smaller one than the full level's.
+`coarse` is the alternative without this package: converge a density-fitted SCF on a small grid, then start from it.
+Its settings are the best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
+leaves 2 to 4 cycles to the full SCF (level 0: 4 to 7; level 2 takes longer and leaves as many). If the full level is
+density-fitted itself, the grid of `coarse` is always smaller than the full level's.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Array = NDArray[Any]
 
 ORACLE_TOL = 1e-11  # Hartree
 NEAR = 1e-4  # Bohr; files of other programs have six digits of an Angstrom
-NO_MODEL = "ml not used"  # what a row's note begins with then
+NO_MODEL = "ml not used"  # prefix of the note of such a row
 
 
 class Start(NamedTuple):
-    """A density to start from and what it cost beside time.
+    """An initial density and its cost beside time.
 
     Attributes:
-        density: in the shape of the mean-field object; None if no guess was asked for.
-        builds: full Fock builds that were hidden in it.
-        coarse_builds: coarse ones.
+        density: density matrix in the shape of the mean-field object; None if no guess was requested.
+        builds: hidden full Fock builds.
+        coarse_builds: hidden coarse Fock builds.
         response_solves: evaluations of the response model.
-        orbitals: of the predicted Fock matrix, if there is one.
+        orbitals: orbitals of the predicted Fock matrix, if there is one.
         model: name of the model.
-        model_sha256: of its weights.
+        model_sha256: checksum of its weights.
         note: remarks for the reader of the row.
     """
 
@@ -96,20 +96,20 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
 
 
 def _oracle(mf: Any, protocol: Protocol) -> Start:
-    """Return the converged answer."""
-    known = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
-    known.conv_tol, known.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
-    with counting_fock_builds(known) as counter:
-        known.kernel()
-    if not known.converged:
+    """Return the converged density."""
+    exact = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
+    exact.conv_tol, exact.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
+    with counting_fock_builds(exact) as counter:
+        exact.kernel()
+    if not exact.converged:
         raise DataError("the oracle's own SCF did not converge")
-    orbitals = Orbitals(known.mo_energy, known.mo_coeff, known.mo_occ)
-    return Start(known.make_rdm1(), counter.builds, *cheap_work(known), orbitals)
+    orbitals = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ)
+    return Start(exact.make_rdm1(), counter.builds, *cheap_work(exact), orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:
-    """Predict; if the model is not applicable, take PySCF's minao, as for any user."""
-    spent = 0  # on a prediction that is refused
+    """Predict; if the model is not applicable, use PySCF's minao, as for any user."""
+    spent = 0  # coarse builds of a rejected prediction
     try:
         chosen = resolve(model, mf, mf.mol)
         check_spin_symmetry(mf, mf.mol, chosen)
@@ -119,14 +119,14 @@ def _learned(mf: Any, model: str | None) -> Start:
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
-        if isinstance(error, PredictionError) and not spent:  # refused with H0 in hand, before its own field was built
+        if isinstance(error, PredictionError) and not spent:  # rejected after H0, before its own field was built
             spent = _builds_of_h0(chosen, mf.mol)
         density = mf.get_init_guess(mf.mol, "minao")
         return Start(density, coarse_builds=spent, note=f"{NO_MODEL}, minao instead: {error}")
 
 
 def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
-    """Coarse builds of H0: in the model's own basis set, and in the molecule's if that is another."""
+    """Return the number of coarse builds of H0: in the model's basis set, and in the molecule's if that differs."""
     return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline == "minao")
 
 
@@ -143,7 +143,7 @@ def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
 
 
 def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
-    """From a file of labelled molecules, found by geometry, or from a checkpoint file of PySCF."""
+    """Return the start from a file of labelled molecules, found by geometry, or from a checkpoint file of PySCF."""
     try:
         with h5py.File(path) as file:
             labelled = file.attrs.get("format") == FORMAT
@@ -151,8 +151,8 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     except OSError as error:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
     if labelled:
-        answer = _model_of_label(path, molecule)
-        return _predicted(mf, answer, predict(mf, answer))
+        oracle = _model_of_label(path, molecule)
+        return _predicted(mf, oracle, predict(mf, oracle))
     if not checkpoint:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
     from pyscf.scf import chkfile
@@ -160,12 +160,12 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
         raise DataError(f"{path}: {reason}")
     if not np.isfinite(chkfile.load(str(path), "scf/e_tot")):
-        raise DataError(f"{path}: holds a guess, as mlham guess writes it, and not an answer; --guess ml repeats it")
+        raise DataError(f"{path}: holds a guess of mlham guess, not a converged SCF; use --guess ml instead")
     return Start(np.asarray(mf.init_guess_by_chkfile(str(path))))
 
 
 def _why_another(stored: gto.Mole, mol: gto.Mole) -> str:
-    """Return why the molecule of a file is not the one that is run; "" if it is."""
+    """Return how the molecule of a file differs from the one of the run; "" if it does not."""
     numbers = [[gto.charge(one.atom_symbol(i)) for i in range(one.natm)] for one in (stored, mol)]
     if numbers[0] != numbers[1]:
         same = sorted(numbers[0]) == sorted(numbers[1])

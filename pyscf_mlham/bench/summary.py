@@ -14,8 +14,8 @@ from pyscf_mlham.bench.measure import PLAIN, Row
 from pyscf_mlham.bench.results import Results, case_of, grouped, methods_of, molecule_of
 from pyscf_mlham.bench.starts import NO_MODEL
 
-COVERED = 0.95  # of the intervals
-FEWEST = 2  # molecules with an interval
+COVERED = 0.95  # confidence level of the intervals
+FEWEST = 2  # smallest number of molecules for an interval
 WIDE = 99.0  # bounds beyond it are not shown
 CLOCKS = ("cpu", "wall")
 NAN = float("nan")
@@ -26,18 +26,18 @@ class Case(NamedTuple):
     """One molecule by one method: medians over the repetitions, the worst of them if one did not converge.
 
     Attributes:
-        name: of the molecule.
-        natm: atoms.
-        nao: basis functions.
-        converged: in every repetition.
-        cycles: of the SCF; max_cycle if it did not converge.
-        builds: full Fock builds, those hidden in the guess among them.
+        name: name of the molecule.
+        natm: number of atoms.
+        nao: number of basis functions.
+        converged: whether every repetition converged.
+        cycles: SCF cycles; max_cycle if it did not converge.
+        builds: full Fock builds, including those hidden in the guess.
         coarse_builds: coarse Fock builds.
         response_solves: evaluations of the response model.
         seconds: guess and SCF, by the chosen clock.
         limit: seconds of set-up and two full builds; None if not measured.
         e_err: largest difference of energy to the reference, Hartree; None without a reference.
-        row: of the first repetition.
+        row: row of the first repetition.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Ratio(NamedTuple):
 
     Attributes:
         value: the mean.
-        low, high: of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
+        low, high: bounds of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
     """
 
     value: float
@@ -72,7 +72,7 @@ class Ratio(NamedTuple):
         return bool(self.high > self.low * (1 + 1e-9))
 
     def text(self, missing: str = "–") -> str:
-        """Return it as 0.71 [0.68, 0.74]."""
+        """Return the ratio as 0.71 [0.68, 0.74]."""
         if not np.isfinite(self.value):
             return missing
         if not self.has_interval:
@@ -87,12 +87,12 @@ class Method:
 
     Attributes:
         guess, solver: the pair.
-        cases: by key; those without a result are missing.
-        reference: the same of the method that all are compared with.
+        cases: cases by key, without those that failed.
+        reference: cases of the reference method.
         total: number of molecules in the benchmark.
-        failed: number of runs.
-        elsewhere: number of molecules that end in another state than the reference.
-        skipped: number of first geometries that the means leave out.
+        failed: number of failed runs.
+        elsewhere: number of molecules that converge to another state than the reference.
+        skipped: number of first geometries that are not in the means.
     """
 
     guess: str
@@ -106,7 +106,7 @@ class Method:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it is no method, but a bound on what any guess can save."""
+        """Whether it is a bound on the savings of any guess, not a method."""
         return is_answer(self.guess)
 
     @property
@@ -141,17 +141,17 @@ class Method:
 
     @property
     def cycles(self) -> float:
-        """Mean."""
+        """Mean number of cycles."""
         return self.mean("cycles")
 
     @property
     def builds(self) -> float:
-        """Mean of full builds, those hidden in the guess included."""
+        """Mean number of full builds, including those hidden in the guess."""
         return self.mean("builds")
 
     @property
     def build_ratio(self) -> Ratio:
-        """Builds over those of the reference; not for a bound, whose builds are those that found the answer."""
+        """Builds over those of the reference; not for a bound, whose builds are those of its own SCF."""
         return geometric_mean(NOTHING if self.is_bound else self._ratios("builds"))
 
     @property
@@ -172,7 +172,7 @@ class Method:
 
     @property
     def unconverged(self) -> int:
-        """Number of molecules."""
+        """Number of molecules that did not converge."""
         return sum(not case.converged for case in self.cases.values())
 
     @property
@@ -182,7 +182,7 @@ class Method:
 
     @property
     def plain(self) -> int:
-        """Number of molecules that the two-level solver left to plain SCF."""
+        """Number of molecules for which the two-level solver used plain SCF."""
         return sum(PLAIN in case.row.note for case in self.cases.values())
 
     @property
@@ -192,7 +192,7 @@ class Method:
 
 
 def is_answer(guess: str) -> bool:
-    """Whether a guess is an answer that was found before, whose cost is not counted: the oracle's, or a file's."""
+    """Whether a guess is a converged solution whose cost is not counted: the oracle's, or that of a file."""
     return guess == "oracle" or guess.startswith("chk:")
 
 
@@ -200,8 +200,8 @@ class Section(NamedTuple):
     """One table: of a benchmark of guesses, or of the path of one molecule.
 
     Attributes:
-        title: of the molecule; "" for a benchmark of guesses.
-        methods: in order.
+        title: title of the molecule; "" for a benchmark of guesses.
+        methods: methods in order.
     """
 
     title: str
@@ -230,7 +230,7 @@ def heading(rows: Sequence[Row]) -> str:
 
 
 def summarise(results: Results, clock: str = "cpu") -> list[Method]:
-    """Return the statistics of every method that occurs; along a path, each geometry is a case."""
+    """Return the statistics of all methods; along a path, each geometry is a case."""
     groups: dict[tuple[str, str], dict[str, list[Row]]] = {
         pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
         for pair in methods_of(results)

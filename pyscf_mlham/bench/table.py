@@ -15,7 +15,7 @@ from pyscf_mlham.bench.results import Results
 from pyscf_mlham.bench.summary import FEWEST, Case, Method, sections, summarise
 
 NOTHING = "–"
-TOO_FEW = "without intervals, which a single molecule does not give"
+TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
 LIMIT = " Limit: set-up and two full builds of the same object."
 LEGEND = (
@@ -29,10 +29,10 @@ class Column(NamedTuple):
     """One column of the table of statistics.
 
     Attributes:
-        heading: in Markdown and on the page.
-        short: for a terminal of 80 columns; "" if there is no room.
-        cell: text of a method.
-        needed: whether a method has something to show; the column is left out if none has. None: always shown.
+        heading: heading in Markdown and on the page.
+        short: heading on a terminal of 80 columns; "" to omit the column there.
+        cell: function from a method to its text.
+        needed: whether a method has a value; the column is omitted if all lack one. None: always shown.
     """
 
     heading: str
@@ -46,7 +46,7 @@ def _number(value: float, form: str = ".1f") -> str:
 
 
 def _cost(attribute: str) -> Callable[[Method], str]:
-    """Mean number of builds; not for a bound, whose builds are those that found the answer."""
+    """Return the mean number of builds; not for a bound, whose builds are those of its own SCF."""
     return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
 
 
@@ -102,7 +102,7 @@ STRATEGIES = (  # of one molecule's path
 
 
 def columns(results: Results, methods: Sequence[Method]) -> list[Column]:
-    """Return the columns of a table of statistics that have something to show, with the reference in their headings."""
+    """Return the columns of a table of statistics that have values, with the reference in their headings."""
     name = reference_name(results)
     every = STRATEGIES if results.is_path else GUESSES
     shown = [column for column in every if column.needed is None or any(map(column.needed, methods))]
@@ -116,7 +116,7 @@ def reference_name(results: Results) -> str:
 
 
 def describe(results: Results) -> str:
-    """Return in one line what was measured."""
+    """Return a line on the molecules and the level of theory."""
     protocol, rows = results.protocol, results.rows
     sizes = [row.natm for row in rows] or [0]
     count = len({row.key.split(" ", 1)[0] for row in rows})
@@ -140,7 +140,7 @@ def clock_name(results: Results, clock: str) -> str:
 
 
 def summary_table(results: Results, clock: str = "cpu") -> str:
-    """Return the statistics as Markdown tables with a line on what was measured."""
+    """Return the statistics as Markdown tables with a line on the molecules and the level of theory."""
     lines, found = [], sections(results, clock)
     for title, methods in found:
         lines += [f"## {title}", ""] if title else []
@@ -162,7 +162,7 @@ def summary_table(results: Results, clock: str = "cpu") -> str:
 
 
 def _explained(results: Results, methods: Sequence[Method]) -> str:
-    """Return what the numbers of the tables are."""
+    """Return an explanation of the numbers in the tables."""
     if results.is_path:
         first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
         return f"{first}Builds are full Fock builds. {compared(results)}"
@@ -173,9 +173,9 @@ def _explained(results: Results, methods: Sequence[Method]) -> str:
 
 
 def compared(results: Results) -> str:
-    """Return what energies are compared with."""
+    """Return a sentence on the reference of the energies."""
     if isinstance(results.protocol, Trajectory) and len(results.protocol.runs) == 1:
-        return "Nothing else ran to compare energies with."
+        return "Energies of a single run are not compared."
     return f"dE: largest difference of energy to {reference_name(results)}."
 
 
@@ -190,9 +190,9 @@ def how_many(problems: Sequence[str]) -> str:
 
 
 def asides(method: Method) -> list[str]:
-    """Return where a method was not what its name says, and where it lacks molecules."""
+    """Return for how many molecules a method used its fallback, and how many it lacks."""
     done = len(method.cases)
-    instead = "no model" if "+" in method.guess else "minao"  # a history goes on without the model
+    instead = "no model" if "+" in method.guess else "minao"  # a history continues without the model
     texts = [
         f"{instead} for {method.fallback} of {done}" * bool(method.fallback),
         f"plain SCF for {method.plain} of {done}" * bool(method.plain),
@@ -228,7 +228,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
-    """Print statistics, notices, and every problem but bad input, which is reported when it is read."""
+    """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
     console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
     found = sections(results, clock)
     for title, methods in found:
@@ -251,7 +251,7 @@ def print_summary(results: Results, clock: str, console: Console) -> None:
 
 
 def narrow_table(headings: Sequence[str], texts: int) -> Table:
-    """Return an empty table for 80 columns, in which the first one gives way to the numbers."""
+    """Return an empty table for 80 columns, in which only the first column wraps."""
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for place, heading in enumerate(headings):
         side: JustifyMethod = "left" if place < texts else "right"

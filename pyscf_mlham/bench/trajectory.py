@@ -1,7 +1,8 @@
-"""What each way of starting an SCF costs at every geometry of a trajectory or an optimisation.
+"""Cost of each strategy of initial guesses at every geometry of a trajectory or an optimisation.
 
 One run makes the geometries; at each of them every strategy converges from its own guess, with its own history, so
-all see the same path. Every finished geometry is kept as rows of the journal: a killed run continues there.
+that all follow the same path. Every finished geometry is stored as rows of the journal, from which a killed run
+resumes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pyscf_mlham.ase import HARTREE, MLHam
 from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results
-from pyscf_mlham.bench.runner import finished, say_others
+from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, cheap_work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
@@ -38,7 +39,7 @@ from pyscf_mlham.track.history import DEPTH
 
 Run = tuple[str, str]
 Settings = MD | Optimisation
-ENERGY_TOLERANCE = 1e-7  # Hartree; conv_tol leaves an error of each geometry's energy that is far below
+ENERGY_TOLERANCE = 1e-7  # Hartree; the error of an energy due to conv_tol is far smaller
 
 
 def calculator(settings: Settings, run: Run) -> MLHam:
@@ -57,11 +58,11 @@ def calculator(settings: Settings, run: Run) -> MLHam:
 
 
 class Panel(Calculator):
-    """All runs at once; energy and forces are the first one's.
+    """All runs as one calculator, with energy and forces of the first one.
 
     Attributes:
-        costs: of the present geometry, columns of a row for each run.
-        current: the run at work.
+        costs: costs of the present geometry, columns of a row for each run.
+        current: the active run.
     """
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's idiom)
@@ -75,7 +76,7 @@ class Panel(Calculator):
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
-        """Converge with every run; ASE calls this."""
+        """Converge all runs; called by ASE."""
         super().calculate(atoms, list(properties), list(system_changes))
         self.costs, self.results = {}, {}
         for run, own in self.calculators.items():
@@ -101,13 +102,13 @@ class Panel(Calculator):
 
 
 def run_paths(paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console) -> Results:
-    """Run what is not done yet, and write results.json.
+    """Run all unfinished geometries, and write results.json.
 
     Args:
-        paths: geometries by name of the molecule; the first one is where MD and optimisations start.
-        settings: what to compare.
+        paths: geometries by name of the molecule; MD and optimisations start from the first one.
+        settings: settings of the benchmark.
         out: folder of the benchmark.
-        console: for progress.
+        console: console for progress.
     """
     for name, frames in paths.items():
         if _follows(settings):
@@ -117,7 +118,7 @@ def run_paths(paths: dict[str, list[Atoms]], settings: Settings, out: Path, cons
     try:
         for (key, name), frames in zip(names.items(), paths.values(), strict=True):
             _run(key, name, frames, settings, folder, console)
-        say_others(folder, [row.key for row in folder.rows.values() if row.key.split(" ")[0] in names], console)
+        report_others(folder, [row.key for row in folder.rows.values() if row.key.split(" ")[0] in names], console)
         places = {key: place for place, key in enumerate(names)}
         order = sorted(folder.rows.values(), key=lambda r: (places.get(r.key.split(" ")[0], len(places)), r.step or 0))
         return finished(folder, [row.key for row in order], names, [], ENERGY_TOLERANCE)
@@ -136,7 +137,7 @@ def _key(name: str, frames: list[Atoms]) -> str:
 
 
 def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
-    """Check that frames to follow are of one molecule in one state: all run as the first one."""
+    """Raise DataError if the frames of --follow are not of one molecule in one state."""
     if any(atoms.numbers.tolist() != frames[0].numbers.tolist() for atoms in frames):
         raise DataError(f"{name}: --follow needs frames of the same atoms in the same order.")
     try:
@@ -146,13 +147,13 @@ def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
     for place, (charge, spin) in enumerate(states):
         if (charge, spin) != states[0]:
             raise DataError(
-                f"{name}: frame {place} of those to follow has charge {charge} and multiplicity {spin + 1}, the first "
+                f"{name}: frame {place} has charge {charge} and multiplicity {spin + 1}, the first "
                 f"one {states[0][0]} and {states[0][1] + 1}; --follow needs frames of one charge and multiplicity."
             )
 
 
 def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: Folder, console: Console) -> None:
-    """Run one molecule; if it fails, what was done before is kept, and the others go on."""
+    """Run one molecule; if it fails, its finished geometries are kept, and the others continue."""
     done = _done(key, settings, folder)
     total = len(frames) if _follows(settings) else settings.steps + isinstance(settings, MD)
     if len(done) >= total or (done and done[-1].at_minimum):
@@ -168,10 +169,10 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
                     folder.add(replace(row, **costs, **own))
                 step += 1
                 progress.update(task, completed=step)
-                lines.say(f"{name}: {step} of {total} geometries")
+                lines.report(f"{name}: {step} of {total} geometries")
         except (DataError, OSError):  # of the folder, not of the molecule
             raise
-        except Exception as error:  # whatever it is, it is reported
+        except Exception as error:  # any error is reported
             guess, solver = panel.current
             reason = f"{type(error).__name__}: {error}"
             identity = f"{key} {guess} {solver} {step}"
@@ -183,9 +184,9 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
 
 
 def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
-    """Return the rows of the first run at finished geometries, and forget those of others.
+    """Return the rows of the first run at finished geometries, and drop all rows of unfinished ones.
 
-    An optimisation that is not finished starts again: the memory of its optimiser is not kept.
+    An unfinished optimisation starts again, as the state of its optimiser is not stored.
     """
     rows = {(r.step, r.guess, r.solver): r for r in folder.rows.values() if r.key.split(" ")[0] == key}
     count = 0
@@ -219,7 +220,7 @@ def why_not(atoms: Atoms, settings: Settings) -> str:
     own = calculator(settings, settings.runs[0])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for an unknown basis set
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
             own.mean_field(atoms, *own.charge_and_spin(atoms))
     except CalculatorError as error:
         return str(error)
@@ -227,7 +228,7 @@ def why_not(atoms: Atoms, settings: Settings) -> str:
 
 
 def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[dict[str, Any]]:
-    """Geometries from where the run was left, as columns of the first run's row; the costs are in the panel."""
+    """Yield the remaining geometries, as columns of the first run's row; the costs are in the panel."""
     atoms = frames[0].copy()
     atoms.pbc = False
     atoms.calc = panel
@@ -236,7 +237,7 @@ def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]
         atoms.get_forces()
         return {"positions": atoms.positions.tolist(), "momenta": atoms.get_momenta().tolist()}
 
-    for old in done[-DEPTH:]:  # histories live in memory only
+    for old in done[-DEPTH:]:  # histories are in memory only
         atoms.positions = old.positions
         atoms.get_forces()
     if isinstance(settings, Optimisation):
@@ -260,7 +261,7 @@ def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]
 
 
 def thermal_momenta(atoms: Atoms, temperature: float, seed: int) -> NDArray[np.float64]:
-    """Draw momenta from Maxwell and Boltzmann's distribution at a temperature in Kelvin, zero in total; ASE's units."""
+    """Draw momenta, with zero sum, from the Maxwell-Boltzmann distribution at a temperature in Kelvin; ASE's units."""
     masses = atoms.get_masses()[:, None]
     momenta = np.random.default_rng(seed).normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
     return np.asarray(momenta - masses / masses.sum() * momenta.sum(axis=0))

@@ -1,4 +1,4 @@
-"""mlham data baseline: the scc baseline of every record, kept beside its label so that training need not compute it."""
+"""mlham data baseline: the scc baseline of every record, stored beside its label to save time in training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Task(NamedTuple):
     """One record for a worker.
 
     Attributes:
-        path: of the file of labelled molecules.
-        number: of the record.
+        path: path of the file of labelled molecules.
+        number: index of the record.
     """
 
     path: Path
@@ -35,15 +35,15 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
 
     Args:
         source: file of labelled molecules.
-        output: the copy.
-        jobs: worker processes.
-        console: to draw on.
+        output: path of the copy.
+        jobs: number of worker processes.
+        console: console for progress and errors.
 
     Returns:
         numbers of records: labelled, failed, done (by an earlier run).
     """
     if output.exists():
-        raise DataError(f"{output} is there already; name another output file.")
+        raise DataError(f"{output} exists already; name another output file.")
     counts = dict.fromkeys(COUNTED, 0)
     with HamiltonianFile(source) as file:
         journal = Journal(journal_path(output), file.level)
@@ -66,22 +66,22 @@ def _key(file: HamiltonianFile, i: int) -> str:
 
 
 def with_baseline(task: Task) -> Entry:
-    """Compute the baseline of one record; a failure is an entry with its reason, never an exception.
+    """Compute the baseline of one record; return a failure as an entry with its reason, never raise.
 
     Args:
-        task: which record.
+        task: record to process.
     """
     with HamiltonianFile(task.path) as file:
         key, record, level = _key(file, task.number), file[task.number], file.level
     try:
         h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
-    except Exception as error:  # whatever it is, the other records go on, and this one is reported
+    except Exception as error:  # any error: report this record, continue with the others
         return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
     return Entry(key, record.name, record._replace(extra={**record.extra, **_named(record, h0)}))
 
 
 def _named(record: Record, h0: np.ndarray) -> dict[str, np.ndarray]:
-    """Name the matrices; a closed shell in a file of open ones has two equal ones."""
+    """Return the matrices by name; a closed shell in a file of open ones has two equal ones."""
     if "fock_beta" not in record.extra:
         return {f"fock_{SCC}": h0}
     alpha, beta = h0 if h0.ndim == 3 else (h0, h0)

@@ -38,10 +38,10 @@ EXAMPLE = """examples:
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Describe the commands.
+    """Add the commands and their options.
 
     Args:
-        parser: of `mlham data`.
+        parser: parser of `mlham data`.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
@@ -51,7 +51,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--xc", default="b3lyp", help="functional, or hf; default %(default)s")
     shared.add_argument("--basis", default="def2-svp", help="default %(default)s")
     shared.add_argument(
-        "--grid", type=int, choices=GRID_LEVELS, metavar="LEVEL", help="PySCF's, 0 to 9; default 3, of rough labels 1"
+        "--grid",
+        type=int,
+        choices=GRID_LEVELS,
+        metavar="LEVEL",
+        help="PySCF's level, 0 to 9; default 3, rough labels 1",
     )
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
@@ -70,23 +74,23 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         help="coarse: rough labels of fitted integrals for training, far cheaper; default %(default)s",
     )
     made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
-    made.add_argument("--charge", type=int, default=0, help="where a frame has no charge= of its own")
+    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
     made.add_argument("--mult", type=int, help=MULT)
     made.add_argument("--rattle", type=int, default=0, metavar="N", help="also N randomly displaced copies of each")
-    made.add_argument("--sigma", type=float, default=0.04, help="of --rattle, Angstrom; default %(default)s")
+    made.add_argument("--sigma", type=float, default=0.04, help="width of --rattle, Angstrom; default %(default)s")
     made.add_argument("--thermal", type=int, default=0, metavar="N", help="also N copies along normal modes")
     made.add_argument("--temperature", type=float, default=300.0, help="of --thermal, Kelvin; default %(default)s")
-    made.add_argument("--seed", type=int, default=0, help="of the displacements")
-    made.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    made.add_argument("--seed", type=int, default=0, help="seed of the displacements")
+    made.add_argument("--retry-failed", action="store_true", help="retry molecules that failed in an earlier run")
     made.set_defaults(run=run_generate)
 
-    brought = commands.add_parser("import", parents=[shared], help="bring in QH9 or MD17 Hamiltonians", epilog=EXAMPLE)
+    brought = commands.add_parser("import", parents=[shared], help="import QH9 or MD17 Hamiltonians", epilog=EXAMPLE)
     brought.formatter_class = argparse.RawDescriptionHelpFormatter
     brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
     brought.set_defaults(run=run_import)
 
-    based = commands.add_parser("baseline", help="keep the scc baseline beside the labels, for training; resumable")
+    based = commands.add_parser("baseline", help="store the scc baseline beside the labels, for training; resumable")
     based.add_argument("file", type=Path, help="file of labelled molecules")
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
     based.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
@@ -99,12 +103,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def level_of(args: argparse.Namespace) -> Level:
-    """Read the level of theory from the command line.
+    """Return the level of theory of the command line.
 
-    That of rough labels differs from every other, so that they are never added to a file of full ones.
+    Rough labels have a level of their own, so that they are never added to a file of full ones.
 
     Args:
-        args: of the command line.
+        args: arguments of the command line.
     """
     check_functional(args.xc)
     if getattr(args, "solver", "") == "coarse":
@@ -113,11 +117,11 @@ def level_of(args: argparse.Namespace) -> Level:
 
 
 def run_generate(args: argparse.Namespace, console: Console) -> int:
-    """Label molecules; the exit code is 1 where anything failed.
+    """Label molecules; return 1 if any failed.
 
     Args:
-        args: of the command line.
-        console: to draw on.
+        args: arguments of the command line.
+        console: console for progress and results.
     """
     _check_options(args)
     options = GenerateOptions(
@@ -135,13 +139,13 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
     console.print(f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()), highlight=False)
     _print_splits(args.output, options.shares, console)
     if counts[FAILED_EARLIER]:
-        words = f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again."
-        console.print(words, highlight=False, soft_wrap=True)
+        note = f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again."
+        console.print(note, highlight=False, soft_wrap=True)
     return 1 if counts["failed"] or counts[FAILED_EARLIER] or counts["bad"] else 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense, before anything is computed."""
+    """Raise DataError for invalid options, before anything is computed."""
     for option in ("rattle", "sigma", "thermal", "temperature"):
         value = getattr(args, option)
         if not (value >= 0 and math.isfinite(value)):
@@ -157,19 +161,19 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> None:
-    """Say how many records each split has, and where the shares that were asked for came too late."""
+    """Print the number of records of each split, and of those whose split the requested shares did not change."""
     with HamiltonianFile(path) as file:
         split, group = file.split.tolist(), list(file.group)
     counts = Counter(split)
     console.print(", ".join(f"{counts[s]} {s}" for s in SPLITS), highlight=False)
     others = sum(a != b for a, b in zip(split, splits_by_group(group, shares), strict=True))
     if others:
-        words = f"{others} records keep the split that an earlier run gave them; --val and --test are for new ones."
-        console.print(words, highlight=False, soft_wrap=True)
+        note = f"{others} records keep the split of an earlier run; --val and --test apply to new molecules."
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
-    """Return the molecules that are asked for, and their displaced copies."""
+    """Return the requested molecules and their displaced copies."""
     molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
     wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
@@ -177,14 +181,14 @@ def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterat
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:
-    """Bring in a public set; the exit code is 1 where a record was refused.
+    """Import a public set; return 1 if a record was rejected.
 
     Args:
-        args: of the command line.
-        console: to draw on.
+        args: arguments of the command line.
+        console: console for progress and results.
     """
     if args.output.exists():
-        raise DataError(f"{args.output} is there already; name another output file.")
+        raise DataError(f"{args.output} exists already; name another output file.")
     level = level_of(args)
     refused = 0
 
@@ -207,28 +211,28 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
 
 
 def run_baseline(args: argparse.Namespace, console: Console) -> int:
-    """Add the scc baseline to the records of a file; the exit code is 1 if one failed.
+    """Add the scc baseline to the records of a file; return 1 if one failed.
 
     Args:
-        args: of the command line.
-        console: to draw on.
+        args: arguments of the command line.
+        console: console for progress and results.
     """
     counts = add_baseline(args.file, args.output, args.jobs, console)
-    words = f"{counts['labelled'] + counts['done']} records with their baseline, {counts['failed']} failed"
-    console.print(f"{args.output}: {words}", highlight=False)
+    result = f"{counts['labelled'] + counts['done']} records with their baseline, {counts['failed']} failed"
+    console.print(f"{args.output}: {result}", highlight=False)
     return 1 if counts["failed"] else 0
 
 
 def run_info(args: argparse.Namespace, console: Console) -> int:
-    """Print what is in a file.
+    """Print a summary of a file.
 
     Args:
-        args: of the command line.
-        console: to draw on.
+        args: arguments of the command line.
+        console: console to print on.
     """
     path = args.file
     if not path.exists() and journal_path(path).exists():
-        raise DataError(f"{path} is not finished; run the same `mlham data generate` again, its journal is there.")
+        raise DataError(f"{path} is not finished, but its journal exists; run the same `mlham data generate` again.")
     with HamiltonianFile(path) as file:
         table = Table(show_header=False, title=str(path))
         table.add_row("level", f"{file.level.xc}/{file.level.basis}, grid {file.level.grid_level}")
@@ -267,7 +271,7 @@ def _counted(file: HamiltonianFile) -> str:
 
 
 def _distance(file: HamiltonianFile, sample: int, console: Console) -> str:
-    """Mean absolute F - H0 over some records."""
+    """Describe the mean absolute F - H0 of some records."""
     chosen = np.random.default_rng(0).permutation(len(file))[:sample]
     found = []
     for index in track(chosen, description="H0", console=console, transient=True):

@@ -1,4 +1,4 @@
-"""From records to what training reads: samples, targets, and the converged orbitals for the density error."""
+"""Training examples from records: samples, targets, and the converged orbitals for the density error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pyscf_mlham.features import (
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import become_worker, single_threaded
 
-AHEAD = 2  # parts of a file that are prepared or wait to be taken, for each process
+AHEAD = 2  # parts of a file per process that are prepared in advance
 
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.float32]
@@ -41,12 +41,12 @@ IntArray = NDArray[np.int64]
 
 
 class Recipe(NamedTuple):
-    """What a network wants of a molecule.
+    """Properties of a network that determine its input.
 
     Attributes:
         template: shape of a block.
         degree: largest l of features at atoms.
-        cutoff: Bohr.
+        cutoff: cutoff of pairs, Bohr.
         baseline: name of H0.
     """
 
@@ -57,21 +57,21 @@ class Recipe(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A sample and its answer; matrices and vectors in irreps order.
+    """A sample and its label; matrices and vectors in irreps order.
 
     Attributes:
-        sample: what the network reads.
-        onsite: (N, B, B) of dH in Loewdin orbitals, Hartree.
-        pair: (P, B, B), in the pairs' frames.
-        slots: (N, B) place of each block element's orbital in the vector, -1 = empty.
+        sample: input of the network.
+        onsite: (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree.
+        pair: (P, B, B) pair blocks of dH, in the pairs' frames, Hartree.
+        slots: (N, B) index of each block element's orbital in the vector, -1 = empty.
         orbitals: (n, n) converged orbitals in Loewdin orbitals.
-        energies: (n,) of the orbitals, Hartree.
+        energies: (n,) orbital energies, Hartree.
         n_occupied: number of occupied orbitals.
         half: (n, n) S^1/2.
-        beyond: (n, n) of dH in Loewdin orbitals, Hartree: what lies between atoms beyond the cutoff, where a network
-            says zero; (0, 0) where there are none.
-        name: of the record.
-        digest: of the geometry and the Fock matrix, as the file has them.
+        beyond: (n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every
+            prediction; (0, 0) if there are none.
+        name: name of the record.
+        digest: hash of the geometry and the Fock matrix as stored in the file.
     """
 
     sample: Sample
@@ -100,12 +100,12 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
 
 
 def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[Example]:
-    """Compute S and H0, and cut everything into blocks; an open shell makes two examples, one of each spin.
+    """Compute S and H0, and cut the matrices into blocks; an open shell makes two examples, one of each spin.
 
     Args:
-        record: labelled molecule; an open shell only if the baseline knows spins.
-        level: of theory of its file.
-        recipe: of the network.
+        record: labelled molecule; an open shell only if the baseline depends on spin.
+        level: level of theory of its file.
+        recipe: recipe of the network.
     """
     try:
         return _examples(record, level, recipe)
@@ -114,7 +114,7 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
     except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"record {record.name}: it cannot be used ({reason}); correct it, or take it out of the file."
+            f"record {record.name}: it cannot be used ({reason}); correct it, or remove it from the file."
         ) from error
 
 
@@ -127,11 +127,11 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
     mol = mol_from_geometry(record, level.basis)
     layout = OrbitalLayout.from_mol(mol)
     if not mol.nelectron:
-        raise DataError(f"record {record.name}: it has no electrons; take it out of the file.")
+        raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
     if layout.n_ao != len(record.fock):
         raise DataError(
             f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
-            "functions for it; the file says the wrong basis set."
+            "functions for it; the file has the wrong basis set."
         )
     focks = [record.fock, record.extra["fock_beta"]] if record.spin else [record.fock]
     h0 = _stored_h0(record, recipe.baseline)
@@ -140,13 +140,13 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
     inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
-    places = _Places(record, mol, layout, overlap, metric)
+    shared = _SpinExamples(record, mol, layout, overlap, metric)
     spins = zip(focks, h0 if h0.ndim == 3 else [h0], inputs, mol.nelec, strict=False)
-    return [places.example(recipe, *spin) for spin in spins]
+    return [shared.example(recipe, *spin) for spin in spins]
 
 
 def _stored_h0(record: Record, baseline: str) -> Array | None:
-    """Return the H0 that comes with a label, in the shape of `hamiltonian`."""
+    """Return the H0 stored with a label, in the shape of `hamiltonian`."""
     names = [f"fock_{baseline}", *([f"fock_{baseline}_beta"] if record.spin else [])]
     if not all(name in record.extra for name in names):
         return None
@@ -154,8 +154,8 @@ def _stored_h0(record: Record, baseline: str) -> Array | None:
     return np.stack(matrices) if record.spin else matrices[0]
 
 
-class _Places(NamedTuple):
-    """What the spins of a record share."""
+class _SpinExamples(NamedTuple):
+    """Data that both spins of a record share, for their examples."""
 
     record: Record
     mol: gto.Mole
@@ -164,13 +164,13 @@ class _Places(NamedTuple):
     metric: Metric
 
     def example(self, recipe: Recipe, fock: Array, h0: Array, inputs: Array, n_occupied: int) -> Example:
-        """Cut the input and the answer of one spin into blocks.
+        """Cut the input and the label of one spin into blocks.
 
         Args:
-            recipe: of the network.
+            recipe: recipe of the network.
             fock: (n, n) converged Fock matrix, Hartree.
-            h0: (n, n) Hartree.
-            inputs: (K, n, n) of the network.
+            h0: (n, n) H0, Hartree.
+            inputs: (K, n, n) input matrices of the network.
             n_occupied: number of occupied orbitals.
         """
         layout, metric, template = self.layout, self.metric, recipe.template
@@ -202,10 +202,10 @@ class _Places(NamedTuple):
 
 
 def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
-    """Return two atoms of one element, for trying whether a network works at all.
+    """Return two atoms of one element, to test that a network works.
 
     Args:
-        recipe: of the network.
+        recipe: recipe of the network.
         element: atomic number.
         basis: PySCF's name of a spherical basis set.
     """
@@ -218,7 +218,7 @@ def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
 
 
 def digest_of(record: Record) -> str:
-    """Return a hash of a label as the file stores it, for telling labels of the same molecule apart.
+    """Return a hash of a label as stored in the file, to distinguish labels of the same molecule.
 
     Args:
         record: labelled molecule.
@@ -228,19 +228,19 @@ def digest_of(record: Record) -> str:
 
 
 def usable_cores() -> int:
-    """Count the cores for this process: those that it may use, shared with the others of one torchrun."""
+    """Return the number of cores for this process: those it may use, divided among the processes of one torchrun."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
-    """Prepare records in parallel, in order, and not many more than have been asked for; two examples of open shells.
+    """Prepare records in parallel, in order, only a few ahead of the caller; two examples per open shell.
 
     Args:
-        path: of a file of labelled molecules.
-        indices: which records.
-        recipe: of the network.
-        processes: how many to use.
+        path: path of a file of labelled molecules.
+        indices: indices of the records.
+        recipe: recipe of the network.
+        processes: number of processes.
     """
     tasks = [(str(path), [int(i) for i in part], recipe) for part in np.array_split(indices, max(1, len(indices) // 8))]
     if processes <= 1:

@@ -1,4 +1,4 @@
-"""Displaced copies of molecules: at random, or as in thermal equilibrium."""
+"""Displaced copies of molecules, at random or from thermal equilibrium."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from pyscf_mlham.workers import Job
 
 Array = NDArray[np.float64]
 
-SOFTEST = 200.0  # 1/cm; softer modes are displaced as if they were this stiff, for the harmonic picture fails there
+SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as they are not harmonic
 
 
 class Displacements(NamedTuple):
-    """Which copies to make.
+    """Numbers and kinds of copies.
 
     Attributes:
-        rattle: displaced at random, of each molecule.
-        sigma: of these, standard deviation of each coordinate, Angstrom.
-        thermal: displaced along normal modes, of each molecule.
-        temperature: of these, Kelvin.
-        seed: of the random numbers.
+        rattle: number of randomly displaced copies of each molecule.
+        sigma: their standard deviation of each coordinate, Angstrom.
+        thermal: number of copies of each molecule along normal modes.
+        temperature: their temperature, Kelvin.
+        seed: seed of the random numbers.
     """
 
     rattle: int = 0
@@ -44,12 +44,12 @@ class Displacements(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A molecule whose thermal copies a worker makes.
+    """A molecule to be displaced by a worker.
 
     Attributes:
-        place: among the tasks.
-        molecule: to displace.
-        wanted: which copies.
+        place: index of the task.
+        molecule: molecule to displace.
+        wanted: numbers and kinds of copies.
     """
 
     place: int
@@ -57,7 +57,7 @@ class Task(NamedTuple):
     wanted: Displacements
 
 
-Copies = tuple[int, list[Molecule | DataError]]  # place of the task; copies, or why there are none
+Copies = tuple[int, list[Molecule | DataError]]  # index of the task; copies, or the error
 Engine = Callable[[Sequence[Task]], Iterator[Copies]]
 
 
@@ -68,14 +68,14 @@ def with_copies(
     console: Console,
     memory: Path | None = None,
 ) -> Iterator[Molecule | DataError]:
-    """Return molecules and their displaced copies, the thermal ones last, for they take a Hessian of each molecule.
+    """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
 
     Args:
         molecules: geometries, or errors in their place.
-        wanted: which copies.
-        engine: of workers, for the Hessians.
-        console: to draw on.
-        memory: file of the thermal copies made so far, which a run that goes on after a kill need not make again.
+        wanted: numbers and kinds of copies.
+        engine: engine of workers for the Hessians.
+        console: console for a progress bar.
+        memory: file of the thermal copies made so far, reused by a run that is resumed.
     """
     tasks: dict[str, Task] = {}
     for molecule in molecules:
@@ -98,27 +98,27 @@ def _thermal_copies(
         found[place] = copies
         if memory is not None:
             _remember(tasks[place], copies, memory)
-    for task in tasks:  # in the order of the input, whoever was first
+    for task in tasks:  # in the order of the input
         yield from found[task.place]
 
 
 def _remembered(tasks: Sequence[Task], memory: Path | None) -> dict[int, list[Molecule | DataError]]:
-    """Read the copies of each task that are in the memory; its last line may be half written."""
+    """Read the copies of each task from the memory; its last line may be incomplete."""
     if memory is None or not memory.exists():
         return {}
     text = memory.read_bytes()
     text = text[: text.rfind(b"\n") + 1]
     os.truncate(memory, len(text))
-    known = {line["of"]: line["positions"] for line in map(json.loads, text.splitlines())}
+    stored = {line["of"]: line["positions"] for line in map(json.loads, text.splitlines())}
     return {
-        task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(known[_signature(task)])]
+        task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(stored[_signature(task)])]
         for task in tasks
-        if _signature(task) in known
+        if _signature(task) in stored
     }
 
 
 def _remember(task: Task, copies: Sequence[Molecule | DataError], memory: Path) -> None:
-    """Add the copies of a task to the memory; those of a failed one are tried again."""
+    """Add the copies of a task to the memory, unless it failed."""
     positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
     if len(positions) == len(copies):
         with memory.open("a") as file:
@@ -134,15 +134,15 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
 
 
 def thermal_copies(task: Task) -> Copies:
-    """Make the thermal copies of one molecule; a failure is an error in their place, never an exception.
+    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise.
 
     Args:
-        task: molecule, and which copies.
+        task: molecule, and numbers and kinds of copies.
     """
     molecule, wanted = task.molecule, task.wanted
     try:
         return task.place, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
-    except Exception as error:  # whatever it is, the other molecules go on, and this one is reported
+    except Exception as error:  # any error: report this molecule, continue with the others
         return _no_copies(task, str(error) or type(error).__name__)
 
 
@@ -157,10 +157,10 @@ def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterato
     """Displace every atom at random.
 
     Args:
-        molecule: to displace.
-        copies: how many to make.
+        molecule: molecule to displace.
+        copies: number of copies.
         sigma: standard deviation of each coordinate, Angstrom.
-        seed: of the random numbers; the geometry is mixed in.
+        seed: seed of the random numbers, combined with a hash of the geometry.
     """
     rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
     for copy in range(copies):
@@ -169,15 +169,15 @@ def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterato
 
 
 def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> Iterator[Molecule]:
-    """Displace along normal modes as nuclei do in thermal equilibrium, zero-point motion included.
+    """Displace along normal modes, by the distribution of nuclei in thermal equilibrium with zero-point motion.
 
     The modes are those of HF/STO-3G at the given geometry.
 
     Args:
-        molecule: to displace.
-        copies: how many to make.
+        molecule: molecule to displace.
+        copies: number of copies.
         temperature: Kelvin.
-        seed: of the random numbers; the geometry is mixed in.
+        seed: seed of the random numbers, combined with a hash of the geometry.
     """
     if len(molecule.numbers) < 2:
         return

@@ -1,7 +1,7 @@
-"""mlham data generate: labels for many molecules, by several processes or a dask cluster, proof against any crash.
+"""mlham data generate: labels for many molecules, by several processes or a dask cluster, resumable after any crash.
 
-Finished molecules go to a journal beside the file at once. When all are done, or on the next start after a crash, the
-journal is merged into the file, which is replaced as a whole. The same command goes on where it was.
+Finished molecules are written to a journal beside the file at once. When all are done, or on the next start after a
+crash, the journal is merged into the file, which is replaced as a whole. The same command resumes the run.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ COUNTED = ("labelled", "failed", "duplicate", "done", FAILED_EARLIER, "bad")
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How to label.
+    """Options of labelling.
 
     Attributes:
-        level: of theory.
+        level: level of theory.
         solver: "twolevel" (accelerate) or "scf" (plain PySCF), whose labels are the same; or "coarse".
         guess: initial guess.
         jobs: worker processes.
-        dask: address of a dask scheduler, "" for none.
-        retry_failed: try again what failed in an earlier run.
-        shares: of the molecules for val and test.
+        dask: address of a dask scheduler, "" for worker processes.
+        retry_failed: whether to retry molecules that failed in an earlier run.
+        shares: shares of the molecules for val and test.
     """
 
     level: Level
@@ -61,12 +61,12 @@ def generate(
 
     Args:
         molecules: geometries, or errors in their place.
-        path: of the file; made, or added to.
-        options: how to label.
-        console: to draw on.
+        path: path of the file, created or extended.
+        options: options of labelling.
+        console: console for progress and errors.
 
     Returns:
-        numbers of molecules: `COUNTED`; done is those of earlier runs, bad is input that could not be read.
+        numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
     if path.exists():
         with HamiltonianFile(path) as file:
@@ -75,14 +75,14 @@ def generate(
                 raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
     journal = Journal(journal_path(path), options.level)
     try:
-        known, counts = _known(path), dict.fromkeys(COUNTED, 0)
-        queue = _to_do(molecules, known, journal, options, counts, console)
+        stored, counts = _stored(path), dict.fromkeys(COUNTED, 0)
+        queue = _to_do(molecules, stored, journal, options, counts, console)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
             run_through(queue, engine, journal, counts, console)
         except KeyboardInterrupt:
             console.print(
-                f"Stopped; {len(journal.offsets)} molecules wait in {journal.path}. The same command goes on."
+                f"Stopped; {len(journal.offsets)} molecules are in {journal.path}. The same command resumes the run."
             )
             raise
         if journal.offsets or journal.failures or not path.exists():
@@ -94,16 +94,16 @@ def generate(
 
 
 def journal_path(path: Path) -> Path:
-    """Where the journal of a file lies.
+    """Return the path of a file's journal.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
     return path.with_name(path.name + ".journal")
 
 
-def _known(path: Path) -> dict[str, bool]:
-    """Keys of the molecules in a file: True for labelled ones, False for failures."""
+def _stored(path: Path) -> dict[str, bool]:
+    """Return keys of the molecules in a file: True for labelled ones, False for failures."""
     if not path.exists():
         return {}
     with HamiltonianFile(path) as file:
@@ -118,7 +118,7 @@ def failures(path: Path) -> list[tuple[str, str, str]]:
     """Return key, name and reason of every molecule that failed.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
     with h5py.File(path) as file:
         if "failed_key" not in file:
@@ -129,16 +129,16 @@ def failures(path: Path) -> list[tuple[str, str, str]]:
 
 def _to_do(
     molecules: Iterable[Molecule | DataError],
-    known: dict[str, bool],
+    stored: dict[str, bool],
     journal: Journal,
     options: GenerateOptions,
     counts: dict[str, int],
     console: Console,
 ) -> list[Task]:
-    """Sort out what is bad, double, done already, or failed before and not to be tried again."""
+    """Return tasks for all molecules except those that are unreadable, duplicate, done, or failed and not retried."""
     seen: dict[str, str] = {}
-    done = {key for key, labelled in known.items() if labelled} | journal.offsets.keys()
-    failed = set() if options.retry_failed else (known.keys() | journal.failures.keys()) - done
+    done = {key for key, labelled in stored.items() if labelled} | journal.offsets.keys()
+    failed = set() if options.retry_failed else (stored.keys() | journal.failures.keys()) - done
     tasks = []
     for molecule in molecules:
         if isinstance(molecule, DataError):
@@ -146,8 +146,8 @@ def _to_do(
             console.print(f"[red]bad input:[/red] {escape(str(molecule))}", soft_wrap=True, highlight=False)
         elif molecule.key in seen:
             counts["duplicate"] += 1
-            words = f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out."
-            console.print(words, markup=False, highlight=False)
+            note = f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out."
+            console.print(note, markup=False, highlight=False)
         else:
             seen[molecule.key] = molecule.name
             if molecule.key in done or molecule.key in failed:
@@ -165,14 +165,14 @@ def run_through(
     counts: dict[str, int],
     console: Console,
 ) -> None:
-    """Work off tasks, each finished one written to the journal at once, with a progress bar.
+    """Process tasks with a progress bar, and write each finished one to the journal at once.
 
     Args:
         queue: tasks.
-        engine: from tasks to their entries.
-        journal: that keeps them.
-        counts: numbers of "labelled" and "failed", counted up.
-        console: to draw on.
+        engine: function from tasks to their entries.
+        journal: journal of the entries.
+        counts: numbers of "labelled" and "failed", incremented here.
+        console: console for progress and errors.
     """
     columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
@@ -199,12 +199,12 @@ JOB = Job(label, _lost)
 
 
 def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
-    """Write the file anew: what it holds and what the journal holds, each molecule once."""
+    """Write the file again, with the records of the old file and of the journal, each molecule once."""
     needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
     if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
         raise DataError(
-            f"{path}: there is no room for it ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything "
-            f"computed is safe in {journal.path}. Make room and run the same command again."
+            f"{path}: not enough disk space ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything "
+            f"computed is safe in {journal.path}. Free disk space and run the same command again."
         )
     failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
     failed |= journal.failures
@@ -215,13 +215,13 @@ def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
 
 
 def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> Iterator[Record]:
-    """Old records, then new ones in the order of their keys; two Fock matrices for all where any has two.
+    """Return old records, then new ones in the order of their keys; two Fock matrices for all if any has two.
 
-    A new record of a molecule that the file has already goes to that molecule's split.
+    A new record of a molecule in the file gets that molecule's split.
     """
     old = HamiltonianFile(path) if path.exists() else None
     try:
-        old_keys = _known(path)
+        old_keys = _stored(path)
         fresh = [key for key in sorted(journal.offsets) if not old_keys.get(key)]
         names = set(old.matrices) - {"fock"} if old and len(old) else set()
         open_shell = "fock_beta" in names or any(journal.record(key).spin for key in fresh)
@@ -239,7 +239,7 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
 
 
 def _with_spins(record: Record) -> Record:
-    """Repeat the matrices of a closed shell for the beta electrons, under the names that those have."""
+    """Repeat the matrices of a closed shell for the beta electrons, under their names."""
     if "fock_beta" in record.extra:
         return record
     matrices = {"fock": record.fock, **record.extra}

@@ -21,15 +21,16 @@ from pyscf_mlham.state import charge_and_spin, mult_of_moments
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-SAME_PLACE = 1e-5  # Bohr; coordinates that agree so far are the same geometry
-MULT = "where a frame has no mult= of its own; default 1, in ASE's collections by their magnetic moments"  # of --mult
+SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
+# Help of --mult.
+MULT = "multiplicity if a frame has no mult=; default 1, or for ASE's collections that of the magnetic moments"
 
 
 class Molecule(NamedTuple):
-    """A geometry that waits for its label.
+    """A geometry to be labelled.
 
     Attributes:
-        name: unique among the input.
+        name: name of the geometry, unique in the input.
         group: identity of the molecule, shared by conformers and displaced copies.
         source: file or collection.
         numbers: (N,) atomic numbers.
@@ -53,7 +54,7 @@ class Molecule(NamedTuple):
 
 
 def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
-    """Build the PySCF molecule of a geometry, labelled or not, with the core potentials that belong to the basis set.
+    """Build the PySCF molecule of a geometry, labelled or not, with the core potentials of the basis set.
 
     Args:
         geometry: numbers, positions, charge and spin.
@@ -65,7 +66,7 @@ def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
 
 
 def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str:
-    """Hash a geometry, for finding what is labelled already.
+    """Return a hash of a geometry, to find those that are labelled already.
 
     Args:
         numbers: (N,) atomic numbers.
@@ -79,62 +80,62 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
 
 
 def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> Iterator[Molecule | DataError]:
-    """Read every frame; a frame that cannot be used comes as an error that names it.
+    """Read every frame; an unusable frame yields an error with its name.
 
-    Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), else as given.
-    Where nothing is given, a member of a collection has the spin of its magnetic moments, and everything else none.
+    Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
+    the arguments. Without either, a member of a collection has the spin of its magnetic moments; others are singlets.
 
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
-        charge: where a frame has none of its own.
-        mult: multiplicity, where a frame has none of its own.
+        charge: total charge if a frame has none.
+        mult: multiplicity if a frame has none.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
         count += 1
-        where = f"{source}, frame {index}"
+        place = f"{source}, frame {index}"
         if isinstance(atoms, Exception):
-            what = source if index == 0 else where
+            what = source if index == 0 else place
             yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
         own = mult_by_moments(source, atoms, charge) if mult is None else mult
         name = label or f"{Path(source).stem}:{index}"
         try:
-            yield _molecule(name, source, atoms, charge, 1 if own is None else own, where)
+            yield _molecule(name, source, atoms, charge, 1 if own is None else own, place)
         except DataError as error:
             yield error
     if not count:
-        yield DataError(f"{source}: there is no geometry in it.")
+        yield DataError(f"{source}: contains no geometry.")
 
 
 def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
-    """Return the multiplicity that a member of a collection has by its magnetic moments; None for everything else.
+    """Return the multiplicity of a collection's member from its magnetic moments; None for all other sources.
 
     Args:
         source: file or collection.
         atoms: ASE's atoms of one of its frames.
-        charge: where the frame has none of its own; the moments are those of neutral molecules.
+        charge: total charge if the frame has none; the moments are those of neutral molecules.
     """
     if charge or not source.startswith(COLLECTION):
         return None
     return mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
 
 
-def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, where: str) -> Molecule:
+def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place: str) -> Molecule:
     info = atoms.info
     numbers = atoms.numbers.astype(np.int64)
     positions = atoms.positions / nist.BOHR
     if any(atoms.pbc):
-        raise DataError(f"{where}: periodic; only molecules can be used.")
+        raise DataError(f"{place}: periodic; only molecules are supported.")
     if len(numbers) == 0 or numbers.min() < 1:
-        raise DataError(f"{where}: has no atoms, or an unknown element.")
+        raise DataError(f"{place}: has no atoms, or an unknown element.")
     if not np.all(np.isfinite(positions)):
-        raise DataError(f"{where}: coordinates are not numbers.")
+        raise DataError(f"{place}: coordinates are not numbers.")
     try:
         charge, spin = charge_and_spin(info, int(numbers.sum()), charge, mult)
     except ValueError as error:
         raise DataError(
-            f"{where}: {error}; give the right charge and multiplicity in the comment line (charge=, mult=) or with "
+            f"{place}: {error}; give the correct charge and multiplicity in the comment line (charge=, mult=) or by "
             "--charge and --mult."
         ) from error
     group = str(info.get("group") or group_of(numbers, positions))
@@ -142,7 +143,7 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, where:
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:
-    """Name the molecule that a geometry is a conformer of: its formula and a hash of its bonds.
+    """Name the molecule of a conformer: its formula and a hash of its bonds.
 
     Args:
         numbers: (N,) atomic numbers.
@@ -155,7 +156,7 @@ def group_of(numbers: IntArray, positions: Array) -> str:
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     bonded = (distances < 1.25 * (radii[:, None] + radii[None])) & ~np.eye(len(numbers), dtype=bool)
     colours = [str(z) for z in numbers]
-    for _ in range(len(numbers)):  # Weisfeiler and Leman: an atom is what it is and what its neighbours are
+    for _ in range(len(numbers)):  # Weisfeiler-Leman: refine each atom's colour by those of its neighbours
         neighbours = [sorted(colours[j] for j in np.flatnonzero(row)) for row in bonded]
         mixed = [f"{c} {n}" for c, n in zip(colours, neighbours, strict=True)]
         refined = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in mixed]

@@ -1,7 +1,7 @@
-"""Public sets of Hamiltonians brought into the project's schema: QH9 and the MD17 sets of SchNOrb.
+"""Import of public sets of Hamiltonians into the project's schema: QH9 and the MD17 sets of SchNOrb.
 
-Neither format says in which order its orbitals are. A few orders are in use; the right one is found by comparing with
-what PySCF computes for the geometry: the overlap where the file has one, else H0. A file that fits none is refused.
+Neither format contains the order of its orbitals. A few orders are in use; the correct one is found by comparison with
+PySCF's overlap if the file has one, otherwise with H0. A record that agrees in no order is rejected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyscf_mlham.h0 import hamiltonian
 
 Array = NDArray[np.float64]
 
-# Places of a shell's functions in the file, listed in PySCF's order: x, y, z for p and m = -l .. l beyond.
+# Positions of a shell's functions in the file, listed in PySCF's order: x, y, z for p and m = -l .. l beyond.
 ORDERS: dict[str, dict[int, tuple[int, ...]]] = {
     "pyscf": {},
     "m = 0, 1, -1, 2, -2 (Psi4, ORCA)": {1: (1, 2, 0), 2: (4, 2, 0, 1, 3)},
@@ -37,17 +37,17 @@ SAME_OVERLAP = 1e-3  # largest difference of overlaps in the same order
 NEAR_H0 = 0.1  # Hartree; the mean absolute difference of a Fock matrix from H0 is 0.03
 
 
-class Foreign(NamedTuple):
-    """A labelled molecule as another format has it.
+class RawRecord(NamedTuple):
+    """A labelled molecule of another program, in the format of its file.
 
     Attributes:
-        name: of the record.
-        group: of the molecule, "" where the format has none.
+        name: name of the record.
+        group: name of the molecule, "" if the format has none.
         numbers: (N,) atomic numbers.
         positions: (N, 3) Angstrom.
-        fock: (n, n) Hartree, orbitals in the order of the file.
-        overlap: (n, n) in the same order, None where the format has none.
-        energy: Hartree, not a number where the format has none.
+        fock: (n, n) Fock matrix in the orbital order of the file, Hartree.
+        overlap: (n, n) in the same order, None if the format has none.
+        energy: total energy, Hartree, not a number if the format has none.
     """
 
     name: str
@@ -62,36 +62,36 @@ class Foreign(NamedTuple):
 def import_records(
     path: Path, level: Level, shares: tuple[float, float] = (0.05, 0.05)
 ) -> Iterator[Record | DataError]:
-    """Read a public set record by record; one that cannot be used comes as an error that names it.
+    """Read a public set record by record; an unusable record yields an error with its name.
 
     Args:
         path: a QH9 database (.db) or its LMDB folder (.lmdb), an MD17 ASE database (.db) or archive (.npz).
-        level: of theory of the set; the formats do not say it.
-        shares: of the molecules for val and test.
+        level: level of theory of the set, which the formats do not contain.
+        shares: shares of the molecules for val and test.
     """
     reader = reader_of(path)
-    for foreign in reader(path):
-        if isinstance(foreign, DataError):
-            yield foreign
+    for raw in reader(path):
+        if isinstance(raw, DataError):
+            yield raw
             continue
-        where = f"{path}: record {foreign.name}"
+        place = f"{path}: record {raw.name}"
         try:
-            mol = _mol(foreign, level, where)
-            record = _record(foreign, mol, find_order(foreign, mol, where), path.stem, shares, where)
+            mol = _mol(raw, level, place)
+            record = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
         except DataError as error:
             yield error
             continue
         yield record
 
 
-def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign | DataError]]:
-    """Recognise a format by its suffix and its tables.
+def reader_of(path: Path) -> Callable[[Path], Iterator[RawRecord | DataError]]:
+    """Return the reader of a file's format, recognised by its suffix and its tables.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
     """
     if not path.exists():
-        raise DataError(f"{path}: there is no such file.")
+        raise DataError(f"{path}: no such file; check the path.")
     if path.suffix == ".npz":
         return read_md17_npz
     if path.is_dir() and (path / "data.mdb").exists():
@@ -100,7 +100,7 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign | DataError]]:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.Error as error:
-        raise DataError(f"{path}: neither SQLite, LMDB nor npz ({error}).") from error
+        raise DataError(f"{path}: neither SQLite, LMDB nor npz ({error}); expected QH9 or MD17 data.") from error
     if "data" in tables:
         return read_qh9_sqlite
     if "systems" in tables:
@@ -108,11 +108,11 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Foreign | DataError]]:
     raise DataError(f"{path}: its tables {sorted(tables)} are those of neither QH9 (data) nor ASE (systems).")
 
 
-def read_qh9_sqlite(path: Path) -> Iterator[Foreign | DataError]:
+def read_qh9_sqlite(path: Path) -> Iterator[RawRecord | DataError]:
     """Read QH9's database: rows of id, [geometry,] N, Z (int32), positions (float64, Angstrom), Hamiltonian (float64).
 
     Args:
-        path: of the .db file.
+        path: path of the .db file.
     """
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
         for row in connection.execute("select * from data"):
@@ -120,11 +120,11 @@ def read_qh9_sqlite(path: Path) -> Iterator[Foreign | DataError]:
             yield _qh9(path, identity, geometry, *row[-4:])
 
 
-def read_qh9_lmdb(path: Path) -> Iterator[Foreign | DataError]:
-    """Read QH9's LMDB folder; its entries are pickled, and anything in them but numbers and bytes is refused.
+def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
+    """Read QH9's LMDB folder; its entries are pickled, and only numbers and bytes in them are accepted.
 
     Args:
-        path: of the .lmdb folder.
+        path: path of the .lmdb folder.
     """
     try:
         import lmdb
@@ -138,15 +138,15 @@ def read_qh9_lmdb(path: Path) -> Iterator[Foreign | DataError]:
 
 
 class _NumbersOnly(pickle.Unpickler):
-    """Reads what is made of Python's own numbers, texts, bytes and containers; a pickle can run code otherwise."""
+    """Unpickler of Python's own numbers, strings, bytes and containers; other pickles could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise DataError(f"a pickled entry wants {module}.{name}; expected numbers and bytes only. It is refused.")
+        raise DataError(f"a pickled entry contains {module}.{name}; expected numbers and bytes only.")
 
 
 def _qh9(
     path: Path, identity: int, geometry: list[int], count: int, z: bytes, positions: bytes, ham: bytes
-) -> Foreign | DataError:
+) -> RawRecord | DataError:
     name = "_".join(str(part) for part in (path.stem, identity, *geometry))
     if len(z) != 4 * count or len(positions) != 24 * count or len(ham) % 8:
         return DataError(f"{path}: record {name}: {count} atoms, but {len(z)}, {len(positions)} and {len(ham)} bytes.")
@@ -155,16 +155,16 @@ def _qh9(
     places = np.frombuffer(positions, dtype=np.float64)
     size = round(len(flat) ** 0.5)
     if size**2 != len(flat):
-        return DataError(f"{path}: record {name}: {len(flat)} numbers make no square matrix.")
+        return DataError(f"{path}: record {name}: {len(flat)} numbers are not a square matrix.")
     group = f"{path.stem}_{identity}"
-    return Foreign(name, group, numbers, places.reshape(-1, 3), flat.reshape(size, size), None, np.nan)
+    return RawRecord(name, group, numbers, places.reshape(-1, 3), flat.reshape(size, size), None, np.nan)
 
 
-def read_md17_ase(path: Path) -> Iterator[Foreign | DataError]:
+def read_md17_ase(path: Path) -> Iterator[RawRecord | DataError]:
     """Read SchNOrb's ASE database: data of each row holds hamiltonian, overlap and energy.
 
     Args:
-        path: of the .db file.
+        path: path of the .db file.
     """
     from ase.db import connect
 
@@ -177,14 +177,14 @@ def read_md17_ase(path: Path) -> Iterator[Foreign | DataError]:
         overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
         energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
         fock = np.asarray(data["hamiltonian"], dtype=np.float64)
-        yield Foreign(name, "", row.numbers.astype(np.int64), row.positions, fock, overlap, energy)
+        yield RawRecord(name, "", row.numbers.astype(np.int64), row.positions, fock, overlap, energy)
 
 
-def read_md17_npz(path: Path) -> Iterator[Foreign | DataError]:
+def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
     """Read an archive of one molecule's geometries: atomic_numbers, positions (Angstrom), hamiltonian, overlap, energy.
 
     Args:
-        path: of the .npz file.
+        path: path of the .npz file.
     """
     with np.load(path) as archive:  # without allow_pickle
         missing = {"atomic_numbers", "positions", "hamiltonian"} - set(archive)
@@ -196,45 +196,45 @@ def read_md17_npz(path: Path) -> Iterator[Foreign | DataError]:
         overlap = np.asarray(content["overlap"][k], dtype=np.float64) if "overlap" in content else None
         energy = float(np.ravel(content["energy"][k])[0]) if "energy" in content else np.nan
         own = numbers if numbers.ndim == 1 else numbers[k]
-        yield Foreign(
+        yield RawRecord(
             f"{path.stem}_{k}", "", own, np.asarray(positions, float), np.asarray(fock, float), overlap, energy
         )
 
 
-def _mol(foreign: Foreign, level: Level, where: str) -> gto.Mole:
-    atoms = list(zip(foreign.numbers.tolist(), foreign.positions.tolist(), strict=True))
+def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
+    atoms = list(zip(raw.numbers.tolist(), raw.positions.tolist(), strict=True))
     try:
         mol = gto.M(atom=atoms, basis=level.basis, unit="Angstrom", spin=None, verbose=0)
     except (KeyError, RuntimeError) as error:
-        raise DataError(f"{where}: {level.basis} does not serve its elements ({error}).") from error
+        raise DataError(f"{place}: basis set {level.basis} does not support its elements ({error}).") from error
     if mol.spin:
-        raise DataError(f"{where}: an odd number of electrons; only neutral closed shells are imported.")
-    if foreign.fock.shape != (mol.nao, mol.nao):
-        raise DataError(f"{where}: its matrix is {foreign.fock.shape}, {level.basis} has {mol.nao} functions.")
+        raise DataError(f"{place}: an odd number of electrons; only neutral closed shells are imported.")
+    if raw.fock.shape != (mol.nao, mol.nao):
+        raise DataError(f"{place}: its matrix is {raw.fock.shape}, {level.basis} has {mol.nao} functions.")
     return mol
 
 
-def find_order(foreign: Foreign, mol: gto.Mole, where: str) -> str:
+def find_order(raw: RawRecord, mol: gto.Mole, place: str) -> str:
     """Find the order of orbitals in which a record agrees with PySCF.
 
     Args:
-        foreign: the record.
+        raw: the record.
         mol: its molecule.
-        where: how to call it in the message.
+        place: name of the record in messages.
 
     Returns:
         one of `ORDERS`.
     """
-    if foreign.overlap is not None:
-        reference, given, limit = np.asarray(mol.intor("int1e_ovlp")), foreign.overlap, SAME_OVERLAP
+    if raw.overlap is not None:
+        reference, given, limit = np.asarray(mol.intor("int1e_ovlp")), raw.overlap, SAME_OVERLAP
         differences = {k: float(np.abs(_reordered(given, mol, k) - reference).max()) for k in ORDERS}
     else:
-        reference, given, limit = hamiltonian("sap", mol), foreign.fock, NEAR_H0
+        reference, given, limit = hamiltonian("sap", mol), raw.fock, NEAR_H0
         differences = {k: float(np.abs(_reordered(given, mol, k) - reference).mean()) for k in ORDERS}
     best = min(differences, key=lambda k: differences[k])
     if differences[best] > limit:
         raise DataError(
-            f"{where}: agrees with PySCF's {'H0' if foreign.overlap is None else 'overlap'} in no known order of "
+            f"{place}: agrees with PySCF's {'H0' if raw.overlap is None else 'overlap'} in no supported order of "
             f"orbitals (differs by {differences[best]:.2g}, allowed {limit:g}); check basis set and units."
         )
     return best
@@ -248,33 +248,31 @@ def _reordered(matrix: Array, mol: gto.Mole, order: str) -> Array:
     return matrix[np.ix_(index, index)]
 
 
-def _record(
-    foreign: Foreign, mol: gto.Mole, order: str, source: str, shares: tuple[float, float], where: str
-) -> Record:
-    fock = _reordered(foreign.fock, mol, order)
+def _record(raw: RawRecord, mol: gto.Mole, order: str, source: str, shares: tuple[float, float], place: str) -> Record:
+    fock = _reordered(raw.fock, mol, order)
     if not np.allclose(fock, fock.T, atol=1e-5):
-        raise DataError(f"{where}: its matrix is not symmetric.")
+        raise DataError(f"{place}: its matrix is not symmetric.")
     h0 = hamiltonian("sap", mol)
     if not np.abs(fock - h0).mean() < NEAR_H0:
         raise DataError(
-            f"{where}: no Fock matrix of this molecule in Hartree ({np.abs(fock - h0).mean():.2g} from H0)."
+            f"{place}: not a Fock matrix of this molecule in Hartree ({np.abs(fock - h0).mean():.2g} from H0)."
         )
     e, _ = mol.RHF().eig(fock, mol.intor("int1e_ovlp"))
     occupied = mol.nelectron // 2
-    positions = foreign.positions / nist.BOHR
-    group = foreign.group or group_of(foreign.numbers, positions)
+    positions = raw.positions / nist.BOHR
+    group = raw.group or group_of(raw.numbers, positions)
     record = Record(
-        name=foreign.name,
+        name=raw.name,
         group=group,
         source=source,
         split=splits_by_group([group], shares)[0],
-        numbers=foreign.numbers,
+        numbers=raw.numbers,
         positions=positions,
         charge=0,
         spin=0,
         fock=(fock + fock.T) / 2,
-        energy=0.0 if np.isnan(foreign.energy) else foreign.energy,
+        energy=0.0 if np.isnan(raw.energy) else raw.energy,
         gap=float(e[occupied] - e[occupied - 1]),
     )
-    check_record(record, where)
+    check_record(record, place)
     return record

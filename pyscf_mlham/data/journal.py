@@ -1,7 +1,7 @@
-"""An append-only file of finished molecules: what a killed run leaves behind is read back, and nothing is half there.
+"""An append-only file of finished molecules, from which a killed run resumes with complete entries only.
 
-Each entry is a length, a checksum and a safetensors block. A damaged end, the mark of a process that was killed while
-writing, is cut off when the journal is opened again.
+Each entry is a length, a checksum and a safetensors block. An incomplete last entry, from a process that was killed
+while writing, is removed when the journal is opened again.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ MAGIC = b"mlhamjr1"
 LEVEL_KEY = "level"
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in words how settings that are written down differ from those that were asked for.
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Describe how stored settings differ from requested ones.
 
     Args:
-        there: written down.
-        here: asked for.
+        stored: settings of a file.
+        requested: settings of this run.
     """
     return ", ".join(
-        f"{key} {there.get(key)!r} instead of {here[key]!r}" for key in here if there.get(key) != here[key]
+        f"{key} {stored.get(key)!r} instead of {value!r}"
+        for key, value in requested.items()
+        if stored.get(key) != value
     )
 
 
 class Entry(NamedTuple):
-    """The outcome of one molecule.
+    """The result of one molecule.
 
     Attributes:
         key: identity of geometry, charge and spin.
-        name: of the geometry.
-        record: the labelled molecule, None where it failed.
-        reason: why it failed, "" where it did not.
+        name: name of the geometry.
+        record: the labelled molecule, None if it failed.
+        reason: why it failed, "" if it did not.
     """
 
     key: str
@@ -60,11 +62,11 @@ class Journal:
     """The journal of one file of labelled molecules, open for one process.
 
     Args:
-        path: made when missing.
-        level: of theory; that of a journal that is there already must be the same.
+        path: path of the journal, created if missing.
+        level: level of theory; an existing journal must have the same.
 
     Attributes:
-        offsets: place of the newest entry of each key.
+        offsets: position of the newest entry of each key.
         failures: name and reason of each key whose newest entry is a failure.
     """
 
@@ -76,7 +78,7 @@ class Journal:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._descriptor)
-            raise DataError(f"{path}: another process is writing it; wait for it, or stop it.") from error
+            raise DataError(f"{path}: another process is writing to it; wait for it, or stop it.") from error
         self.offsets: dict[str, int] = {}
         self.failures: dict[str, tuple[str, str]] = {}
         self._end = 0
@@ -87,13 +89,13 @@ class Journal:
             raise
 
     def _open(self, level: Entry) -> None:
-        """Read what is there; the first entry says the level of theory."""
+        """Read existing entries; the first one holds the level of theory."""
         for offset, payload in self._scan():
             entry = _entry_from_payload(payload)
             if offset == 0 and entry != level:
                 raise DataError(
-                    f"{self.path} is of another level of theory: {_level_differences(entry, level)}; finish it, or "
-                    "remove it."
+                    f"{self.path} is of another level of theory: {_level_differences(entry, level)}; finish that "
+                    "run, or remove the journal."
                 )
             self._note(entry, offset)
         os.ftruncate(self._descriptor, self._end)
@@ -110,7 +112,7 @@ class Journal:
             self.failures.pop(entry.key, None)
 
     def _scan(self) -> Iterator[tuple[int, bytes]]:
-        """Sound entries from the beginning; `_end` follows the last one."""
+        """Return valid entries from the beginning; `_end` follows the last one."""
         while True:
             header = os.pread(self._descriptor, HEADER.size, self._end)
             if len(header) < HEADER.size:
@@ -124,10 +126,10 @@ class Journal:
             yield offset, payload
 
     def append(self, entry: Entry) -> None:
-        """Add an entry; when this returns, it is on the disk.
+        """Add an entry and flush it to the disk.
 
         Args:
-            entry: outcome of one molecule.
+            entry: result of one molecule.
         """
         payload = _payload_from_entry(entry)
         data = memoryview(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
@@ -141,7 +143,7 @@ class Journal:
             os.ftruncate(self._descriptor, self._end)
             raise DataError(
                 f"{self.path}: cannot be written ({error.strerror}); everything computed before is safe in it. "
-                "Make room and run the same command again."
+                "Free disk space and run the same command again."
             ) from error
         self._note(entry, self._end)
         self._end = place
@@ -160,18 +162,18 @@ class Journal:
         return record
 
     def remove(self) -> None:
-        """Delete the file; what was in it is elsewhere now."""
+        """Delete the file, after its entries are merged."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file and let others have it."""
+        """Close the file and release its lock."""
         os.close(self._descriptor)
 
 
-def _level_differences(there: Entry, here: Entry) -> str:
-    if there.key != LEVEL_KEY:
-        return "it does not say which"
-    return differences(json.loads(there.name), json.loads(here.name))
+def _level_differences(stored: Entry, requested: Entry) -> str:
+    if stored.key != LEVEL_KEY:
+        return "its level of theory is missing"
+    return differences(json.loads(stored.name), json.loads(requested.name))
 
 
 def _payload_from_entry(entry: Entry) -> bytes:
@@ -193,7 +195,7 @@ def _entry_from_payload(payload: bytes) -> Entry:
         (size,) = struct.unpack_from("<Q", payload)  # safetensors begins with the length of its JSON header
         about = json.loads(payload[8 : 8 + size])["__metadata__"]
     except (SafetensorError, ValueError, KeyError) as error:
-        raise DataError(f"the journal holds an entry that is none ({error}).") from error
+        raise DataError(f"the journal holds an invalid entry ({error}); remove the journal and run again.") from error
     if "record" not in about:
         return Entry(about["key"], about["name"], None, about["reason"])
     matrices = {k.removeprefix("matrix."): v for k, v in arrays.items() if k.startswith("matrix.")}

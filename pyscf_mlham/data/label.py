@@ -1,4 +1,4 @@
-"""One converged Fock matrix: what every worker of the generator does."""
+"""Labelling of one molecule by its converged Fock matrix, the work of the generator's workers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Task(NamedTuple):
 
     Attributes:
         molecule: geometry.
-        level: of theory.
+        level: level of theory.
         split: train, val or test.
         solver: "twolevel" or "scf", or "coarse" for approximate labels without an energy.
-        guess: initial guess, PySCF's name or "ml".
+        guess: initial guess, a name of PySCF's or "ml".
     """
 
     molecule: Molecule
@@ -47,7 +47,7 @@ class Task(NamedTuple):
 
 
 def label(task: Task) -> Entry:
-    """Run the SCF of one molecule; a failure is an entry with its reason, never an exception.
+    """Run the SCF of one molecule; return a failure as an entry with its reason, never raise.
 
     Args:
         task: molecule and level of theory.
@@ -55,7 +55,7 @@ def label(task: Task) -> Entry:
     molecule = task.molecule
     try:
         record = _record(task)
-    except Exception as error:  # whatever it is, the other molecules go on, and this one is reported
+    except Exception as error:  # any error: report this molecule, continue with the others
         return Entry(molecule.key, molecule.name, None, f"{type(error).__name__}: {error}".strip())
     return Entry(molecule.key, molecule.name, record)
 
@@ -109,7 +109,7 @@ def _full_solution(mf: Any, solver: str) -> _Solution:
 def _coarse_solution(mf: Any) -> _Solution:
     """Converge in a fitted field, whose Fock matrix is within 5e-6 Ha of the full one on average.
 
-    No energy comes with it.
+    The energy is not computed.
     """
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
@@ -127,7 +127,7 @@ def _coarse_solution(mf: Any) -> _Solution:
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:
-    """Build a PySCF molecule, or say why it cannot be.
+    """Build a PySCF molecule; raise DataError with the reason if that is impossible.
 
     Args:
         molecule: geometry.
@@ -135,8 +135,8 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     """
     try:
         mol = mol_from_geometry(molecule, basis)
-    except (KeyError, RuntimeError, AssertionError) as error:  # whatever PySCF's parsers meet
-        raise DataError(f"basis set {basis} does not serve its elements ({str(error) or 'no such name'})") from error
+    except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
+        raise DataError(f"basis set {basis} does not support its elements ({str(error) or 'no such name'})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
     if missing:
         raise DataError(f"basis set {basis} lacks {', '.join(sorted(missing))}")
@@ -152,11 +152,11 @@ KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 
 
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
-    """Make the mean-field object of a level of theory.
+    """Create the mean-field object of a level of theory.
 
     Args:
         mol: molecule.
-        level: of theory.
+        level: level of theory.
         kind: one of `KINDS`; "auto" is restricted for closed shells and unrestricted for open ones.
     """
     pure = level.xc.lower() == "hf"
@@ -165,7 +165,7 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     name = kind.upper()
     if name.endswith("HF") and not pure:
         raise DataError(
-            f"{kind} has no functional, and {level.xc} was asked for; give --xc hf, or the kind of Kohn-Sham."
+            f"{kind} has no functional, but {level.xc} was requested; give --xc hf, or a kind of Kohn-Sham."
         )
     if pure:
         mf = getattr(scf, name.replace("KS", "HF"))(mol)

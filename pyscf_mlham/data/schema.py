@@ -1,7 +1,7 @@
 """The file of labelled molecules: one HDF5 file of ragged arrays, Bohr and Hartree, read lazily.
 
 Every record is a molecule with its converged Fock matrix as a lower triangle in PySCF's spherical AO order. Arrays of
-numbers per molecule are read when the file is opened; matrices only when they are asked for.
+numbers per molecule are read when the file is opened, matrices on access.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
 RAGGED = ("numbers", "positions", "fock")
-LARGEST_FOCK = 1e4  # Hartree; more is no Fock matrix
+LARGEST_FOCK = 1e4  # Hartree; a larger element is an error
 
 
 @dataclass(frozen=True)
 class Level:
-    """How the labels were computed: all of one file alike.
+    """Level of theory of the labels, the same for all of one file.
 
     Attributes:
         xc: PySCF's name of the functional, "hf" for Hartree-Fock.
@@ -58,15 +58,15 @@ class Record(NamedTuple):
     """One labelled molecule.
 
     Attributes:
-        name: of the geometry, unique in its file.
+        name: name of the geometry, unique in its file.
         group: identity of the molecule, shared by its conformers and rattled copies.
-        source: where the geometry is from.
+        source: source of the geometry.
         split: train, val or test.
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
         charge: total charge.
         spin: n_alpha - n_beta.
-        fock: (n, n) converged Fock matrix, Hartree; of alpha electrons where spin is not zero.
+        fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero.
         energy: total energy, Hartree.
         gap: HOMO-LUMO gap, Hartree.
         extra: other matrices of the same shape by the name of their dataset, such as fock_minao, fock_beta.
@@ -90,12 +90,12 @@ class HamiltonianFile:
     """A file of labelled molecules, open for reading.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Attributes:
-        level: of theory.
+        level: level of theory.
         split: (M,) train, val or test.
-        group, name, source: (M,) texts.
+        group, name, source: (M,) strings.
         n_atoms, n_ao, charge, spin: (M,) integers.
         energy, gap: (M,) Hartree.
     """
@@ -103,7 +103,7 @@ class HamiltonianFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise DataError(f"{self.path}: there is no such file; check the path.")
+            raise DataError(f"{self.path}: no such file; check the path.")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
@@ -173,7 +173,7 @@ class HamiltonianFile:
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that occur."""
+        """Atomic numbers in the file."""
         return tuple(int(z) for z in np.unique(self._numbers))
 
     def numbers(self, index: int) -> IntArray:
@@ -199,7 +199,7 @@ class HamiltonianFile:
                 triangle = self._file[key][start:stop]
             except OSError as error:
                 raise DataError(
-                    f"{self._where(index)}: {key} cannot be read ({error}); the file is damaged."
+                    f"{self._place(index)}: {key} cannot be read ({error}); the file is damaged."
                 ) from error
             matrices[key] = matrix_from_triangle(triangle, int(self.n_ao[index]))
         record = Record(
@@ -216,10 +216,10 @@ class HamiltonianFile:
             gap=float(self.gap[index]),
             extra=matrices,
         )
-        check_record(record, self._where(index))
+        check_record(record, self._place(index))
         return record
 
-    def _where(self, index: int) -> str:
+    def _place(self, index: int) -> str:
         return f"{self.path}: record {index} ({self.name[index]})"
 
     def __iter__(self) -> Iterator[Record]:
@@ -235,32 +235,32 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
             f"{path}: schema version {version}, this installation reads {SCHEMA_VERSION}; update pyscf_mlham."
         )
     if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
-        raise DataError(f"{path}: attributes {missing} are missing; the level of theory is not known.")
+        raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
     if attributes.get("ao_convention") != CONVENTION:
         raise DataError(f"{path}: AO convention {attributes.get('ao_convention')!r}, expected {CONVENTION!r}.")
     if attributes.get("units") != "bohr, hartree":
         raise DataError(f"{path}: units are {attributes.get('units')!r}, expected 'bohr, hartree'.")
 
 
-def check_record(record: Record, where: str) -> None:
-    """Raise DataError where a record cannot be right.
+def check_record(record: Record, place: str) -> None:
+    """Raise DataError if a record is invalid.
 
     Args:
-        record: to check.
-        where: how to call it in the message.
+        record: record to check.
+        place: name of the record in messages.
     """
     if not np.all(np.isfinite(record.positions)):
-        raise DataError(f"{where}: positions are not finite.")
+        raise DataError(f"{place}: positions are not finite.")
     for key, matrix in {"fock": record.fock, **record.extra}.items():
         if not np.all(np.isfinite(matrix)) or np.abs(matrix).max(initial=0.0) > LARGEST_FOCK:
-            raise DataError(f"{where}: {key} is not finite, or no Fock matrix in Hartree.")
+            raise DataError(f"{place}: {key} is not finite, or not a Fock matrix in Hartree.")
     if not (np.isfinite(record.energy) and np.isfinite(record.gap)):
-        raise DataError(f"{where}: energy or gap is not finite.")
+        raise DataError(f"{place}: energy or gap is not finite.")
     if len(record.numbers) == 0 or record.numbers.min() < 1 or record.numbers.max() > 118:
-        raise DataError(f"{where}: atomic numbers are not between 1 and 118.")
+        raise DataError(f"{place}: atomic numbers are not between 1 and 118.")
     electrons = int(record.numbers.sum()) - record.charge
     if electrons < 1 or (electrons - record.spin) % 2 or abs(record.spin) > electrons:
-        raise DataError(f"{where}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
+        raise DataError(f"{place}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
 
 
 def write_file(
@@ -273,11 +273,11 @@ def write_file(
     """Write records as one file, under a temporary name first.
 
     Args:
-        path: replaced when it is there.
-        level: of theory, the same for all.
-        records: read once, one after the other.
+        path: path of the file, replaced if it exists.
+        level: level of theory of all records.
+        records: records, read once, one after the other.
         attributes: provenance to add, such as the PySCF version.
-        failed: name and reason of molecules that have no label, by their key.
+        failed: name and reason of molecules without a label, by their key.
     """
     temporary = path.with_name(f".{path.name}.writing")
     try:
@@ -327,7 +327,7 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Make sure that a file, or a folder's list of files, outlives a power cut."""
+    """Flush a file, or a folder's list of files, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -371,14 +371,14 @@ def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
 
 
 def splits_by_group(groups: Sequence[str], shares: tuple[float, float] = (0.05, 0.05)) -> list[str]:
-    """Assign a split to each record so that a molecule is never in two: by a hash of its group's name.
+    """Assign a split to each record by a hash of its group's name, so that a molecule is never in two.
 
     Args:
-        groups: of each record.
-        shares: of val and test.
+        groups: group of each record.
+        shares: shares of val and test.
     """
     if min(shares) < 0 or sum(shares) >= 1:
-        raise DataError(f"shares {shares} of val and test: expected numbers from 0 on whose sum is below 1.")
+        raise DataError(f"shares {shares} of val and test: expected non-negative numbers with a sum below 1.")
     return [_split_of(group, shares) for group in groups]
 
 

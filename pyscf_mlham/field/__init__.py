@@ -1,4 +1,4 @@
-"""Mean fields of every cost: the full one's cheaper relatives, and the protocol that they share."""
+"""Mean fields that are cheaper than the full one, and their common protocol."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A mean field that costs a few percent of the full one and has nearly the same derivative.
+"""A mean field at a few percent of the cost of the full one, with nearly the same derivative.
 
-Coulomb and exchange by density fitting with a small auxiliary basis, exchange-correlation on a small grid with the
-orbital values kept, both in single precision unless more is asked for. What it leaves out (non-local correlation,
-dispersion) changes little with the density; the two-level solver corrects for all of it at every full build.
+Coulomb and exchange by density fitting with a small auxiliary basis, exchange-correlation on a small grid with stored
+orbital values, both in single precision by default. The neglected terms (non-local correlation, dispersion) change
+little with the density; the two-level solver corrects for them at every full build.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
 
-SMALLEST_BUDGET = 2e8  # bytes; no max_memory makes it less
+SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
 
 
 class CoarseField:
-    """The potential of a mean-field object, coarsely.
+    """A coarse approximation to the potential of a mean-field object.
 
     Attributes:
-        name: of the level.
-        tally: potentials built so far.
+        name: name of the level.
+        tally: number of potentials built so far.
     """
 
     def __init__(self, mf: Any, level: Level) -> None:
         """Prepare integrals and grid.
 
         Args:
-            mf: PySCF mean-field object of real orbitals; left as it is.
-            level: how coarse.
+            mf: PySCF mean-field object of real orbitals; not changed.
+            level: level of approximation.
         """
         self.name, self.tally = level.name, Tally()
         self._constant: Array | float = 0.0
@@ -54,13 +54,13 @@ class CoarseField:
         self._grid = GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
     def around(self, factors: Sequence[Array], v: Array) -> CoarseField:
-        """Return a field that is exact at one density: the potential there plus the coarse change of it.
+        """Return a field that is exact at one density: its potential plus the coarse change from it.
 
-        Coulomb and exchange are then computed of the change of density alone, so that its digits are kept.
+        Coulomb and exchange are then computed for the change of density only, without loss of digits.
 
         Args:
             factors: L of that density, see `potential`.
-            v: full potential of that density, in the shape that `potential` returns; Hartree.
+            v: full potential of that density, in the shape of `potential`; Hartree.
         """
         self.tally.builds += 1
         anchored = copy.copy(self)
@@ -70,12 +70,12 @@ class CoarseField:
         return anchored
 
     def release(self) -> None:
-        """Give back the memory that is cheap to fill again: before a full build needs it."""
+        """Free memory whose content is cheap to recompute, before a full build."""
         if self._grid is not None:
             self._grid.release()
 
     def potential(self, factors: Sequence[Array]) -> Array:
-        """Coulomb, exchange and exchange-correlation potential, from the reference on if there is one.
+        """Return Coulomb, exchange and exchange-correlation potential, the change from the reference if there is one.
 
         Args:
             factors: L with density matrix L L^T: one (n, k) for a closed shell, two for alpha and beta.
@@ -101,7 +101,7 @@ class CoarseField:
 
 
 def free_bytes(mf: Any) -> float:
-    """Return what mf.max_memory leaves beside the four-centre integrals that PySCF will want to keep."""
+    """Return the bytes left by mf.max_memory beside the four-centre integrals that PySCF will store."""
     free = mf.max_memory * 1e6 - lib.current_memory()[0] * 1e6
     if mf._eri is None and not hasattr(mf, "with_df") and mf._is_mem_enough():
         free -= mf.mol.nao**4

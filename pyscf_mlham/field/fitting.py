@@ -25,8 +25,8 @@ from pyscf_mlham.threads import all_blas_threads, shared_out
 Array = NDArray[Any]
 
 LAST_LIGHT = 10  # neon
-BLOCK_BYTES = 1.5e8  # of one slice of the fitted integrals
-DEPENDENT = 1e-7  # eigenvalues of the auxiliary functions' Coulomb metric below it are left out, as in PySCF
+BLOCK_BYTES = 1.5e8  # bytes of one slice of the fitted integrals
+DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
 
 
 class FittedIntegrals:
@@ -38,9 +38,9 @@ class FittedIntegrals:
         self._pairs = np.nonzero(np.tril(overlap))
         place = np.empty(overlap.shape, dtype=int)
         place[self._pairs] = place.T[self._pairs] = np.arange(len(self._pairs[0]))
-        self._both_ways = place[overlap]  # from the pairs to those m, n with any n that overlaps with m, ...
-        self._columns = np.nonzero(overlap)[1]  # ... which has these n
-        self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # and these beginnings of each m
+        self._both_ways = place[overlap]  # index of the pair of each overlapping m, n in both orders, ...
+        self._columns = np.nonzero(overlap)[1]  # ... the n of each, ...
+        self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # ... and the first one of each m
         self._shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
         self._unpacked: list[Array] | None = None
         with all_blas_threads():
@@ -57,12 +57,12 @@ class FittedIntegrals:
         wanted = float(np.prod(shape)) * np.dtype(level.dtype).itemsize
         if wanted <= budget:
             return np.empty(shape, dtype=level.dtype)
-        # a file mapped to memory grows as it is written, and a full disk would then kill the process
+        # a memory-mapped file grows as it is written, and a full disk would then kill the process
         if wanted > (room := shutil.disk_usage(lib.param.TMPDIR).free):
             raise ResourceError(
-                f"the fitted integrals take {wanted / 1e9:.2g} GB, where max_memory leaves {budget / 1e9:.2g} GB and "
-                f"{lib.param.TMPDIR} has {room / 1e9:.2g} GB free. Raise max_memory, or set PYSCF_TMPDIR to a larger "
-                "disk"
+                f"the fitted integrals need {wanted / 1e9:.2g} GB, but max_memory leaves {budget / 1e9:.2g} GB and "
+                f"{lib.param.TMPDIR} has {room / 1e9:.2g} GB free. Increase max_memory, or set PYSCF_TMPDIR to a "
+                "larger disk"
             )
         self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
         return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
@@ -86,10 +86,10 @@ class FittedIntegrals:
         return v
 
     def interaction(self, others: gto.Mole) -> Array:
-        """Return Coulomb's interaction of the whitened auxiliary functions with those of another set, (rank, n).
+        """Return the Coulomb interaction of the whitened auxiliary functions with other functions, (rank, n).
 
         Args:
-            others: molecule whose basis functions they are.
+            others: molecule with these functions as its basis set.
         """
         return np.asarray(self._whiten(gto.mole.intor_cross("int2c2e", self.auxmol, others)))
 
@@ -99,14 +99,14 @@ class FittedIntegrals:
         return np.asarray(self._whiten(np.array(half.T)))
 
     def _of_pairs(self, density: Array) -> Array:
-        """Elements of a symmetric matrix, those off the diagonal twice, in the precision of the integrals."""
+        """Return elements of a symmetric matrix, off-diagonal ones doubled, in the precision of the integrals."""
         twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
         return np.asarray((twice * density[self._pairs]).astype(self._b.dtype))
 
     def coulomb_exchange(
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
-        """J of the sum of the densities, and K of each, less those of the reference; zero where not wanted."""
+        """Return J of the sum of the densities, and K of each, minus those of the reference; zero if not requested."""
         dtype = self._b.dtype
         density = density_of(factors) - (density_of(reference) if reference else 0.0)
         of_pairs = self._of_pairs(density) if with_j else None
@@ -122,11 +122,11 @@ class FittedIntegrals:
         return j, [(k + k.T) / 2 for k in ks]
 
     def _part(self, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
-        """J of the pairs and, before it is made symmetric, each K, from some auxiliary functions."""
+        """Return J of the pairs and each K, not yet symmetrised, from some of the auxiliary functions."""
         n = len(self._starts) - 1
         j, ks = np.zeros(self._b.shape[1]), np.zeros((len(changes), n, n))
         share = BLOCK_BYTES / lib.num_threads()
-        step = max(1, int(share / (2 * self._b[0].nbytes)))  # they are used both ways round
+        step = max(1, int(share / (2 * self._b[0].nbytes)))  # both orders of a pair are used
         for start in range(part.start, part.stop, step):
             b = self._b[start : min(start + step, part.stop)]
             if density is not None:
@@ -139,7 +139,7 @@ class FittedIntegrals:
         return j, ks
 
     def half_transformed(self, factor: Array) -> Array:
-        """Return (P|mi) of factor columns i, (n, rank * columns), from integrals that are kept both ways round."""
+        """Return (P|mi) of factor columns i, (n, rank * columns), from integrals of both orders of each pair."""
         if self._unpacked is None:
             self._unpacked = self._unpack()
         factor = np.asarray(factor, dtype=self._b.dtype)
@@ -150,11 +150,11 @@ class FittedIntegrals:
         return half.reshape(len(factor), -1)
 
     def half_bytes(self, columns: int) -> float:
-        """Return the size of half-transformed integrals and of those that are kept for them."""
+        """Return the bytes of half-transformed integrals and of the integrals stored for them."""
         return float(len(self._b) * self._b.itemsize * (len(self._both_ways) + (len(self._starts) - 1) * columns))
 
     def _unpack(self) -> list[Array]:
-        """(orbitals of a shell, rank, orbitals that overlap with it), for each shell."""
+        """Return integrals (orbitals of a shell, rank, orbitals that overlap with it) of each shell."""
         blocks = []
         for shell in self._shells:
             pairs = self._both_ways[self._starts[shell.start] : self._starts[shell.stop]]
@@ -163,7 +163,7 @@ class FittedIntegrals:
         return blocks
 
     def _half_transformed(self, b: Array, factor: Array) -> Array:
-        """One index onto the columns of the factor: (n, P * columns)."""
+        """Transform one index to the columns of the factor: (n, P * columns)."""
         half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
         for shell in self._shells:  # all of its orbitals overlap with the same ones
             near = factor[self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]]
@@ -173,20 +173,20 @@ class FittedIntegrals:
 
 
 def _overlapping(mol: gto.Mole, far: float) -> Array:
-    """(n, n) whether two orbitals overlap, by Schwarz' bound on the integrals of their shells."""
+    """Return (n, n) whether two orbitals overlap, by the Schwarz bound on the integrals of their shells."""
     bound = scf.hf.RHF(mol).init_direct_scf(mol).get_q_cond()  # sqrt (mn|mn), Hartree^1/2
     orbitals = np.diff(mol.ao_loc_nr())
     return np.repeat(np.repeat(bound > far, orbitals, axis=0), orbitals, axis=1)
 
 
 def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
-    """(P|mn) of some pairs at a time, in their order: those of an atom's orbitals with its own and earlier ones."""
+    """Yield (P|mn) of some pairs at a time, in order: those of an atom's orbitals with its own and earlier ones."""
     both, starts = mol + auxmol, mol.ao_loc_nr()
     for first, last, _, end in mol.aoslice_by_atom():
         for shells in _runs(starts[first : last + 1], BLOCK_BYTES / (8 * auxmol.nao * max(1, end))):
             begin, stop = starts[first + shells.start], starts[first + shells.stop]
-            here = slice(*np.searchsorted(pairs[0], (begin, stop)))
-            m, n = (index[here] for index in pairs)
+            part = slice(*np.searchsorted(pairs[0], (begin, stop)))
+            m, n = (index[part] for index in pairs)
             nearest = int(np.searchsorted(starts, n.min(), side="right")) - 1  # the first shell that overlaps
             bounds = (first + shells.start, first + shells.stop, nearest, last, mol.nbas, both.nbas)
             with both.with_range_coulomb(omega or None):
@@ -196,7 +196,7 @@ def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Ar
 
 
 def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array], int]:
-    """Return what makes (P|mn) into B_P,mn, and the number of rows of that: fewer for a dependent basis set."""
+    """Return the map from (P|mn) to B_P,mn, and the number of rows of B, reduced for a linearly dependent basis set."""
     with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
         metric = auxmol.intor("int2c2e")
     try:
@@ -207,16 +207,16 @@ def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array]
         inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
         return partial(np.matmul, inverse), len(inverse)
     trsm = scipy.linalg.get_blas_funcs("trsm", (root,))
-    # of transposed rows, which is how BLAS sees them: in place
+    # rows are transposed for BLAS, which works in place
     return lambda rows: trsm(1.0, root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T, len(root)
 
 
 def _runs(starts: Array, most: float) -> Iterator[slice]:
-    """Neighbouring shells with so many orbitals at most, or one shell.
+    """Yield runs of consecutive shells with a limited number of orbitals, or of one shell.
 
     Args:
         starts: first orbital of each shell, and the end.
-        most: orbitals in a run.
+        most: largest number of orbitals in a run.
     """
     first = 0
     for shell in range(1, len(starts)):
@@ -226,7 +226,7 @@ def _runs(starts: Array, most: float) -> Iterator[slice]:
 
 
 def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
-    """Pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change is."""
+    """Return pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change."""
     if not reference:
         return [(factor, factor) for factor in factors]
     pairs = []
@@ -234,7 +234,7 @@ def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[
         columns = max(factor.shape[1], origin.shape[1])
         factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
         u, _, vt = np.linalg.svd(factor.T @ origin)
-        change = factor @ (u @ vt) - origin  # the turn among the occupied orbitals that brings them nearest
+        change = factor @ (u @ vt) - origin  # the rotation among occupied orbitals that brings them nearest
         pairs.append((change, 2 * origin + change))
     return pairs
 
@@ -244,10 +244,10 @@ def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: fl
 
     Args:
         mol: molecule.
-        level: how coarse.
+        level: level of approximation.
         exchange: whether exact exchange is fitted too.
-        omega: of the error function in long-range integrals, 0 for the plain ones; 1/Bohr.
-        budget: bytes of memory; integrals that are larger are kept in a file.
+        omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
+        budget: bytes of memory; larger integrals are stored in a file.
     """
     return fitted_in(mol, auxiliary_basis(mol, level, exchange), level, omega, budget)
 
@@ -262,17 +262,17 @@ def density_of(factors: Sequence[Array]) -> Array:
     """Return the density matrix, the sum of L L^T.
 
     Args:
-        factors: L of each spin, or of both together; (n, k).
+        factors: L of each spin, or one of both; (n, k).
     """
     return np.asarray(np.sum([factor @ factor.T for factor in factors], axis=0))
 
 
 def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
-    """Return an auxiliary basis set for each element; PySCF's own choice where the level's does not know it.
+    """Return an auxiliary basis set for each element; PySCF's own choice if the level's lacks an element.
 
     Args:
         mol: molecule.
-        level: how coarse.
+        level: level of approximation.
         exchange: whether exact exchange is fitted too.
     """
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
@@ -283,10 +283,10 @@ def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, An
 
 
 def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
-    """Count the auxiliary functions, 0 where the basis set lacks an element."""
+    """Return the number of auxiliary functions, 0 if the basis set lacks an element."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on where else to look for a basis set
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
             per_element = {symbol: _functions(name, symbol, bool(mol.cart)) for symbol, name in basis.items()}
     except (KeyError, RuntimeError):
         return 0
@@ -295,13 +295,13 @@ def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
 
 @cache
 def _functions(name: str, symbol: str, cart: bool) -> int:
-    """Count the functions that a basis set puts on an atom."""
+    """Return the number of functions of a basis set on an atom."""
     atom = gto.M(atom=[(symbol, (0, 0, 0))], spin=None, verbose=0)
     atom.cart = cart
     return int(df.make_auxmol(atom, {symbol: name}).nao)
 
 
 def _loaded(basis: dict[str, Any]) -> dict[str, Any]:
-    """Read the basis sets that are given by name; those of ghost atoms are left to PySCF."""
+    """Read the basis sets that are given by name, except those of ghost atoms."""
     named = {symbol for symbol, name in basis.items() if isinstance(name, str) and symbol in ELEMENTS}
     return {symbol: element_shells(name, symbol) if symbol in named else name for symbol, name in basis.items()}

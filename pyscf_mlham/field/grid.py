@@ -1,4 +1,4 @@
-"""Exchange-correlation potentials on a small grid, with the orbital values kept."""
+"""Exchange-correlation potentials on a small grid, with stored orbital values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pyscf_mlham.threads import LEAST, shared_out
 
 Array = NDArray[Any]
 
-GRID_BLOCK = 512  # neighbouring points, which a third to a half of a large molecule's orbitals reach
-BOX = 3.0  # Bohr; the points in it are neighbours
-TOGETHER = 64  # blocks whose functional is evaluated at once: waking the threads for each block costs more than it
-# Below these, orbital values on the grid and weighted potentials count as zero; their products stay above 1e-38.
+GRID_BLOCK = 512  # neighbouring points; a third to a half of a large molecule's orbitals are non-zero on them
+BOX = 3.0  # Bohr; points in the same box are neighbours
+TOGETHER = 64  # blocks whose functional is evaluated at once, to save the start of threads for each block
+# Orbital values on the grid and weighted potentials below these are set to zero; their products stay above 1e-38.
 ORBITAL_TAIL = 1e-8
 POTENTIAL_TAIL = 1e-15
 
 
 class Functional:
-    """What a functional is made of: kind HF, LDA, GGA or MGGA, and its shares of exact exchange."""
+    """A functional: its kind HF, LDA, GGA or MGGA, and its shares of exact exchange."""
 
     def __init__(self, mf: Any) -> None:
         self.name = getattr(mf, "xc", "hf")
@@ -48,32 +48,36 @@ class GridOrbitals:
         grids.build(with_non0tab=False, sort_grids=False)
         order = neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
-        self._mol, self._dtype, self._deriv = mol.copy(), level.dtype, deriv  # theirs may be moved in place
+        self._mol, self._dtype, self._deriv = (
+            mol.copy(),
+            level.dtype,
+            deriv,
+        )  # callers may move theirs
         self._kept: list[tuple[Array, Array]] = []
 
     def release(self) -> None:
-        """Give their memory back; they are computed anew when they are needed again."""
+        """Free the values; they are recomputed when needed."""
         self._kept = []
 
     def blocks(self, budget: float) -> Iterator[tuple[Array, Array]]:
-        """Orbitals and their values block by block, kept for the next time as far as memory allows.
+        """Yield orbitals and their values block by block, and store them as far as memory allows.
 
         Args:
-            budget: bytes to keep at most.
+            budget: largest number of bytes to store.
         """
-        kept = list(self._kept)  # others may be at it in threads of their own: only whole lists are handed over
+        kept = list(self._kept)  # other threads may do the same: lists are only replaced as a whole
         size = sum(values.nbytes for _, values in kept)
         yield from kept
         for columns, values in self._evaluate(len(kept)):
             size += values.nbytes
-            if size <= budget:  # sizes only grow, so what is kept is the beginning
+            if size <= budget:  # the size only grows, so the stored blocks are the first ones
                 kept.append((columns, values))
             yield columns, values
         if len(kept) > len(self._kept):
             self._kept = kept
 
     def _evaluate(self, first: int) -> Iterator[tuple[Array, Array]]:
-        """Which orbitals reach a block of points, and their values there, (1 or 4, points, those orbitals)."""
+        """Yield the orbitals that are non-zero on a block of points, and their values, (1 or 4, points, orbitals)."""
         name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
         for start in range(first * GRID_BLOCK, len(self.weights), GRID_BLOCK):
             values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)
@@ -83,7 +87,7 @@ class GridOrbitals:
 
 
 def neighbours_first(coords: Array) -> Array:
-    """Return an order of points, box by box: a tenth of the time of PySCF's own."""
+    """Return an order of points, box by box, in a tenth of the time of PySCF's own sorting."""
     box = np.floor((coords - coords.min(axis=0)) / BOX).astype(int)
     ny, nz = box[:, 1].max() + 1, box[:, 2].max() + 1
     return np.argsort((box[:, 0] * ny + box[:, 1]) * nz + box[:, 2], kind="stable")
@@ -93,9 +97,9 @@ class Weighted(NamedTuple):
     """A potential on a block of points.
 
     Attributes:
-        columns: the orbitals that reach it.
-        ao: their values there, (1 or 4, points, orbitals).
-        potential: times the points' weights, (spins, 1 to 5, points).
+        columns: indices of the orbitals that are non-zero on it.
+        ao: their values, (1 or 4, points, orbitals).
+        potential: potential times the weights of the points, (spins, 1 to 5, points).
     """
 
     columns: Array
@@ -116,18 +120,18 @@ class GridXC:
         self._reference: list[Array] = []
 
     def release(self) -> None:
-        """Give the memory of the orbital values back."""
+        """Free the memory of the orbital values."""
         self._orbitals.release()
 
     def around(self, factors: Sequence[Array]) -> GridXC:
-        """Return the change of the potential from that of a density: subtracted point by point, it keeps its digits."""
+        """Return the change of the potential from that of a density, subtracted point by point to keep its digits."""
         change = copy.copy(self)
         change._reference = []
         change._reference = [weighted for together in change._on_grid(factors) for _, _, weighted in together]
         return change
 
     def potential(self, factors: Sequence[Array]) -> list[Array]:
-        """Potential matrix of each spin, less that of the reference; see `CoarseField.potential`."""
+        """Return the potential matrix of each spin, minus that of the reference; see `CoarseField.potential`."""
         v = np.zeros((len(factors), self._mol.nao, self._mol.nao))
         for together in self._on_grid(factors):
             for part in shared_out(partial(self._summed, together), len(together)):
@@ -135,7 +139,7 @@ class GridXC:
         return [a + a.T for a in v]
 
     def _on_grid(self, factors: Sequence[Array]) -> Iterator[list[Weighted]]:
-        """Potentials less the reference's, some blocks at a time."""
+        """Yield potentials minus those of the reference, several blocks at a time."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
         spin, start, number = len(factors) - 1, 0, 0
         blocks = self._orbitals.blocks(self._budget)
@@ -156,12 +160,12 @@ class GridXC:
             number += len(parts)
 
     def _densities(self, blocks: Sequence[tuple[Array, Array]], occupied: Sequence[Array], part: slice) -> Array:
-        """See `_density`; of each spin on some of the blocks, (spins, 1 to 5, points)."""
+        """Return `_density` of each spin on some of the blocks, (spins, 1 to 5, points)."""
         spins = [[self._density(ao, factor[columns]) for columns, ao in blocks[part]] for factor in occupied]
         return np.stack([np.concatenate(rows, axis=-1) for rows in spins])
 
     def _density(self, ao: Array, factor: Array) -> Array:
-        """rho, and where needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
+        """Return rho, and if needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
         x = ao @ factor  # (1 or 4, points, occupied)
         rows = [np.einsum("po,po->p", x[0], x[0])]
         rows += [2 * np.einsum("po,po->p", x[0], d) for d in x[1:]]
@@ -170,7 +174,7 @@ class GridXC:
         return np.array(rows, dtype=np.float64)
 
     def _summed(self, blocks: Sequence[Weighted], part: slice) -> Array:
-        """See `_matrix`; of each spin, the sum over some of the blocks."""
+        """Return the sum of `_matrix` over some of the blocks, for each spin."""
         v = np.zeros((len(blocks[0].potential), self._mol.nao, self._mol.nao))
         for columns, ao, potential in blocks[part]:
             reached = slice(None) if len(columns) == self._mol.nao else np.ix_(columns, columns)
@@ -179,7 +183,7 @@ class GridXC:
         return v
 
     def _matrix(self, ao: Array, wv: Array) -> Array:
-        """Half of the potential matrix; the other half is its transpose."""
+        """Return half of the potential matrix; the other half is its transpose."""
         wv = _without_tails(wv, POTENTIAL_TAIL).astype(ao.dtype)
         weighted = (0.5 * wv[0])[:, None] * ao[0]
         for d, w in zip(ao[1:], wv[1:4], strict=True):
@@ -192,5 +196,5 @@ class GridXC:
 
 
 def _without_tails(values: Array, limit: float) -> Array:
-    """Set to zero what is below a limit, so that no product underflows: many processors take 100 times as long then."""
+    """Set values below a limit to zero, as underflow in products is 100 times slower on many processors."""
     return values * (np.abs(values) >= limit)

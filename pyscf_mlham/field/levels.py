@@ -1,4 +1,4 @@
-"""How coarse a field is, and what its parts share."""
+"""Levels of approximation of cheap fields, and the data that their parts share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pyscf import gto
 
 @dataclass(frozen=True)
 class Level:
-    """How coarse.
+    """Level of approximation of a cheap field.
 
     Attributes:
-        name: how logs and models refer to it.
+        name: name in logs and models.
         light: auxiliary basis set of the density fitting for H to Ne, and for all elements without exact exchange.
-        heavy: for elements whose cores make it matter, and for all in large orbital basis sets.
+        heavy: auxiliary basis set for heavier elements with exact exchange, and for all in large orbital basis sets.
         grid: PySCF grid level.
-        dtype: of the stored integrals and orbital values.
+        dtype: floating-point type of the stored integrals and orbital values.
         functions: auxiliary functions per AO; if `light` has fewer, `heavy` is used for all elements, because the
             first full build would leave too much to correct.
         far: Schwarz bound below which a pair of orbitals is left out, Hartree^1/2; a pair below 1e-8 adds 1e-6 Hartree
@@ -36,8 +36,8 @@ class Level:
     far: float = 1e-8
 
     def __str__(self) -> str:
-        """Return what a log says of it."""
-        bases = self.light if self.light == self.heavy else f"{self.light} ({self.heavy} where cores matter)"
+        """Return a description for the log."""
+        bases = self.light if self.light == self.heavy else f"{self.light} ({self.heavy} for elements with cores)"
         return f"fitted in {bases}, grid level {self.grid}, {np.dtype(self.dtype).name}"
 
 
@@ -52,9 +52,9 @@ _in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
 
 def shared(what: tuple[Any, ...], mol: gto.Mole, make: Callable[[], Any]) -> Any:
-    """Make something of a molecule, or share what another field of the same molecule holds."""
+    """Create data of a molecule, or share those of another field of the same molecule."""
     key = (*what, mol.cart, mol._atm.tobytes(), mol._bas.tobytes(), mol._env.tobytes())
-    found = _in_use.get(key)
-    if found is None:
-        found = _in_use[key] = make()
-    return found
+    data = _in_use.get(key)
+    if data is None:
+        data = _in_use[key] = make()
+    return data

@@ -1,4 +1,4 @@
-"""What every mean field offers, whatever its cost."""
+"""Interface of all mean fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Array = NDArray[Any]
 
 
 class Tally:
-    """Number of potentials built by a field and by all fields made `around` it."""
+    """Number of potentials built by a field and all fields derived by `around`."""
 
     def __init__(self) -> None:
         self.builds = 0
@@ -21,8 +21,8 @@ class Field(Protocol):
     """An effective potential as a function of the density D = L L^T.
 
     Attributes:
-        name: level, such as "coarse" or "response".
-        tally: potentials built so far.
+        name: name of the level, such as "coarse" or "response".
+        tally: number of potentials built so far.
     """
 
     name: str
@@ -47,4 +47,4 @@ class Field(Protocol):
         """
 
     def release(self) -> None:
-        """Free the memory that is cheap to fill again."""
+        """Free memory whose content is cheap to recompute."""

@@ -1,4 +1,4 @@
-"""The response level: how the effective potential answers a change of density, at the cost of a few percent of it.
+"""The response level: linear response of the effective potential to a change of density, at a few percent of its cost.
 
     V[D] = V[D_r] + R[D - D_r],   R = (J + f_xc) in a fitting basis - hybrid share of K in a minimal fitting basis
 
@@ -31,21 +31,21 @@ from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
 
-THIN = 1e-4  # electrons/Bohr^3; the kernel of thinner densities is left out
-# The kernel of a meta-GGA acts through the kinetic energy density as well, which the fit of a density does not have.
-# Without that part it is a poor one: the gradient falls 3- to 8-fold per build, and 13- to 20-fold with a GGA's kernel.
+THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
+# The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part
+# it is poor: the gradient falls 3- to 8-fold per build, and 13- to 20-fold with a GGA's kernel.
 ROUGH = "{share:.12g}*lda,vwn"
 META = "{share:.12g}*pbe,pbe"
-TAIL = 1e-4  # functions below it on a block of points are left out
-POINTS = 300  # of a block
+TAIL = 1e-4  # functions with smaller values on a block of points are neglected
+POINTS = 300  # number of points in a block
 
 
 class ResponseField:
     """Linear response of the potential of a mean-field object; a field only `around` a density.
 
     Attributes:
-        name: of the level.
-        tally: responses computed so far.
+        name: name of the level.
+        tally: number of responses computed so far.
     """
 
     name = RESPONSE.name
@@ -54,7 +54,7 @@ class ResponseField:
         """Prepare integrals and kernel.
 
         Args:
-            mf: PySCF mean-field object of real orbitals; left as it is.
+            mf: PySCF mean-field object of real orbitals; not changed.
         """
         self.tally = Tally()
         xc, budget = Functional(mf), free_bytes(mf) / 2
@@ -75,8 +75,8 @@ class ResponseField:
         """Return the same field with the semilocal kernel of a density.
 
         Args:
-            factors: L, whose L L^T sum up to the density.
-            rough: take the local density approximation, at a third of the cost: all that a first guess is good for.
+            factors: L, where the sum of L L^T is the density.
+            rough: use the local density approximation, at a third of the cost, which is sufficient for a first guess.
         """
         other = copy.copy(self)
         if self._xc.kind != "HF":
@@ -95,7 +95,7 @@ class ResponseField:
         return anchored
 
     def release(self) -> None:
-        """Keep everything: it is small."""
+        """Do nothing: the memory is small."""
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""
@@ -112,9 +112,9 @@ class ResponseField:
         return np.asarray(field + self._constant)
 
     def _exchange_of_change(self, i: int, factors: Sequence[Array]) -> list[Array]:
-        """K[L L^T] - K[L_r L_r^T] of each spin; the half-transformed reference L_r is kept if there is room for it."""
+        """Return K[L L^T] - K[L_r L_r^T] of each spin; half-transformed L_r are stored if memory allows."""
         integrals, columns = self._exchange[i], max(factor.shape[1] for factor in self._reference)
-        # of each spin the reference, and beside them the change and the sum of both
+        # for each spin the reference, and in addition the change and the sum of both
         if integrals.half_bytes((len(factors) + 2) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
         ks = []
@@ -126,7 +126,7 @@ class ResponseField:
         return ks
 
     def _half_reference(self, i: int, spin: int, columns: int) -> Array:
-        """Half-transformed reference, padded with zero columns."""
+        """Return the half-transformed reference, padded with zero columns."""
         reference = self._reference[spin]
         padded = np.pad(reference, ((0, 0), (0, columns - reference.shape[1])))
         key = (i, spin, columns)
@@ -135,7 +135,7 @@ class ResponseField:
         return self._halves[key]
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
-        """Coulomb and semilocal response of each spin."""
+        """Return the Coulomb and semilocal response of each spin."""
         charges = [self._coulomb.charges(change) for change in changes]
         if self._kernel is None:
             both = self._coulomb.potential(np.sum(charges, axis=0))
@@ -202,7 +202,7 @@ def exchange_basis(mol: gto.Mole) -> dict[str, Any]:
 
 
 def _class(charge: int) -> str:
-    """Return the class of elements that share their thetas."""
+    """Return the class of an element, whose members share their thetas."""
     if charge <= 2:
         return "hydrogen"
     if 5 <= charge <= 10:
@@ -220,7 +220,7 @@ def _exchange_table() -> dict[str, Any]:
 
 
 def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: Sequence[Array]) -> Array:
-    """Fold Coulomb's and the semilocal kernel of a density into the metric, (spins, spins, rank, rank)."""
+    """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
     matrices = _kernel_matrices(mf, name, kind, integrals.auxmol, factors)
     folded = [integrals.whitened_operator(matrix) for matrix in matrices]
     for matrix in folded:
@@ -230,7 +230,7 @@ def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: 
 
 
 def _kernel_matrices(mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array]) -> Array:
-    """<P|f_xc|Q>, (1, n_aux, n_aux) of a closed shell, (3, n_aux, n_aux) of alpha-alpha, alpha-beta and beta-beta."""
+    """Return <P|f_xc|Q> (1, n_aux, n_aux) of a closed shell, else (3, n_aux, n_aux) of two alphas, both, two betas."""
     grids = dft.gen_grid.Grids(mf.mol)
     grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
     grids.build(with_non0tab=False, sort_grids=False)
@@ -253,12 +253,12 @@ def _kernel_matrices(mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: S
 
 
 def _density(x: Array) -> Array:
-    """Density, and gradient, of factor columns (1 or 4, points, columns) on a grid: (1 or 4, points)."""
+    """Return the density, and gradient, of factor columns (1 or 4, points, columns) on a grid: (1 or 4, points)."""
     return np.array([np.einsum("po,po->p", x[0], x[0]), *(2 * np.einsum("po,po->p", x[0], d) for d in x[1:])])
 
 
 def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
-    """f_xc of rho (spins, 1 or 4, points), (1 or 4, 1 or 4, points): one, or alpha-alpha, alpha-beta, beta-beta."""
+    """Return f_xc of rho (spins, 1 or 4, points): one, or alpha-alpha, alpha-beta, beta-beta, (1|4, 1|4, points)."""
     variables = rho if kind == "GGA" else rho[:, 0]
     spin = len(rho) - 1
     f = ni.eval_xc_eff(name, variables if spin else variables[0], deriv=2, xctype=kind, spin=spin)[2]
@@ -267,7 +267,7 @@ def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
 
 
 def _values(mol: gto.Mole, coords: Array, kind: str) -> Array:
-    """Values, and gradients unless the kind is LDA, of a molecule's functions: (1 or 4, points, functions)."""
+    """Return values, and gradients unless the kind is LDA, of a molecule's functions: (1 or 4, points, functions)."""
     deriv = 0 if kind == "LDA" else 1
     values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords, cutoff=TAIL)
     return np.asarray(values.reshape(-1, *values.shape[-2:]))

@@ -26,38 +26,38 @@ class Reaction(Protocol):
 
 
 def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
-    """Return the reaction field of an object's solvent, None where it has none that answers.
+    """Return the reaction field of an object's solvent, None without a solvent or for a frozen one.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        integrals: of its molecule, for Coulomb's interaction.
+        mf: PySCF mean-field object; not changed.
+        integrals: fitted Coulomb integrals of its molecule.
     """
     solvent = getattr(mf, "with_solvent", None)
     if solvent is None or solvent.frozen:
         return None
     solvent = solvent.copy()
     if isinstance(state := getattr(solvent, "_intermediates", None), dict):
-        # PySCF's copy shares the dictionary that the object's gradients read the reaction field from
+        # PySCF's copy shares the dictionary from which the object's gradients read the reaction field
         vars(solvent)["_intermediates"] = dict(state)
-    known = isinstance(solvent, pcm.PCM) and type(solvent)._get_vind is pcm.PCM._get_vind
-    # SMD whose solvent nobody named has a dielectric constant of 0 in PySCF, and a cavity that is all but singular
+    supported = isinstance(solvent, pcm.PCM) and type(solvent)._get_vind is pcm.PCM._get_vind
+    # SMD without a named solvent has a dielectric constant of 0 in PySCF, and a nearly singular cavity
     named = getattr(solvent, "solvent", "PCM") != ""
-    return FittedReaction(solvent, integrals) if known and named else ExactReaction(solvent)
+    return FittedReaction(solvent, integrals) if supported and named else ExactReaction(solvent)
 
 
 class FittedReaction:
-    """The polarisable continuum, with the solute's charge and the cavity's in the auxiliary basis set.
+    """The polarisable continuum, with the solute's density and the cavity's charges in the auxiliary basis set.
 
-    The cavity's charges are q = K^-1 R v with v the solute's potential there, made symmetric as PySCF does. In the
-    auxiliary basis set v takes no integrals over pairs of orbitals, which are most of what PySCF spends.
+    The cavity's charges are q = K^-1 R v with the solute's potential v on the surface, symmetrised as in PySCF. In the
+    auxiliary basis set v needs no integrals over pairs of orbitals, which take most of PySCF's time.
     """
 
     def __init__(self, solvent: Any, integrals: FittedIntegrals) -> None:
         """Prepare the cavity.
 
         Args:
-            solvent: PySCF's; belongs to this object.
-            integrals: fitted.
+            solvent: PySCF's solvent object; owned by this one.
+            integrals: fitted Coulomb integrals.
         """
         if not solvent._intermediates:
             solvent.build()
@@ -78,20 +78,20 @@ class FittedReaction:
         return self._potential(-self._integrals.charges(change) @ self._to_surface)
 
     def _potential(self, outside: Array) -> Array:
-        """Potential of the cavity's charges that the solute's potential (n_surface,) induces."""
+        """Return the potential of the charges induced by the solute's potential (n_surface,)."""
         charges = scipy.linalg.lu_solve(self._solver, self._r @ outside)
         adjoint = self._r.T @ scipy.linalg.lu_solve(self._solver, outside, trans=1)
         return -self._integrals.potential(self._to_surface @ (charges + adjoint) / 2)
 
 
 class ExactReaction:
-    """Any other solvent of PySCF's, by its own integrals."""
+    """Any other solvent model, by PySCF's own integrals."""
 
     def __init__(self, solvent: Any) -> None:
-        """Take a solvent.
+        """Wrap a solvent.
 
         Args:
-            solvent: PySCF's; belongs to this object.
+            solvent: PySCF's solvent object; owned by this one.
         """
         self._solvent = solvent
 

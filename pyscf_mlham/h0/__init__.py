@@ -1,4 +1,4 @@
-"""Baselines: Hamiltonians that cost little, which models correct."""
+"""Baselines H0: cheap Hamiltonians that models correct."""
 
 from pyscf_mlham.h0.base import BASELINES, SCC, fingerprint, hamiltonian, potential, same_h0
 

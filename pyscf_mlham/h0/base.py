@@ -1,4 +1,4 @@
-"""H0: physical Hamiltonians that cost little. A model learns dH = F - H0."""
+"""H0: cheap physical Hamiltonians. A model learns dH = F - H0."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BASELINES = ("sap", "minao", "hcore", SCC)
 def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
     """Return the effective potential V0 of a baseline that does not depend on charge and spin.
 
-    The core Hamiltonian comes from whoever asks, so that relativity or point charges already in it stay in H0.
+    The caller adds the core Hamiltonian, so that relativity or point charges in it are part of H0.
 
     Args:
         baseline: "sap", "minao" or "hcore" (nothing).
         mol: molecule.
-        xc: functional of the minao mean field, "hf" for Hartree-Fock; the others ignore it.
+        xc: functional of the minao mean field, "hf" for Hartree-Fock; not used by the others.
 
     Returns:
         (n_ao, n_ao) Hartree, PySCF's AO order.
@@ -65,9 +65,9 @@ def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
 
 @cache
 def fingerprint(baseline: str, xc: str = "hf") -> float:
-    """Return one number from which it shows whether two installations compute the same H0.
+    """Return a number by which two installations can compare their H0.
 
-    The sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G; Hartree.
+    It is the sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G; Hartree.
     """
     probe = gto.M(
         atom="C 0 0 0; O 0 0 1.2; H 0 0.94 -0.59; H 0 -0.94 -0.59", basis="sto-3g", unit="Angstrom", verbose=0
@@ -76,11 +76,11 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
     return float(np.trace(np.linalg.solve(probe.intor("int1e_ovlp"), h0)))
 
 
-def same_h0(there: float | None, here: float | None) -> bool:
+def same_h0(one: float | None, other: float | None) -> bool:
     """Whether two installations compute the same H0.
 
     Args:
-        there: `fingerprint`, Hartree.
-        here: the same of the other.
+        one: `fingerprint` of one installation, Hartree.
+        other: `fingerprint` of the other installation, Hartree.
     """
-    return there is not None and here is not None and abs(there - here) <= SAME_H0
+    return one is not None and other is not None and abs(one - other) <= SAME_H0

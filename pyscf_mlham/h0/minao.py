@@ -20,13 +20,13 @@ H0_LEVEL = Level(
 
 
 def minao_potential(mol: gto.Mole, xc: str) -> Array:
-    """Mean field of PySCF's minao density, to the accuracy of a coarse field: a sixth of a Fock build.
+    """Return the mean field of PySCF's minao density in a coarse field, at the cost of a sixth of a Fock build.
 
-    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Where
-    there is no room for fitted integrals, Coulomb and exchange are PySCF's own, which takes as long as a Fock build.
+    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Without
+    enough memory for fitted integrals, Coulomb and exchange are PySCF's own, at the cost of a Fock build.
 
     Args:
-        mol: molecule; its charge and spin do not matter, as the density is that of neutral atoms.
+        mol: molecule; its charge and spin have no influence, as the density is that of neutral atoms.
         xc: functional, "hf" for Hartree-Fock.
 
     Returns:

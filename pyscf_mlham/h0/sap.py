@@ -18,14 +18,14 @@ BATCH_BYTES = 2.0e8  # of three-centre integrals held at a time
 
 
 def sap_potential(mol: gto.Mole) -> Array:
-    """Superposition of the electrons' potentials in the neutral atoms, as fits of Gaussian charges.
+    """Return the superposition of the electrons' potentials in the neutral atoms, fitted by Gaussian charges.
 
     Analytic, without grid noise; exactly equivariant. Lehtola, J. Chem. Theory Comput. 15, 1593 (2019);
     Lehtola, Visscher, Engel, J. Chem. Phys. 152, 144105 (2020). Atoms are summed in batches, so that
-    memory stays at `BATCH_BYTES` whatever the size of the molecule.
+    memory stays at `BATCH_BYTES` for any size of the molecule.
 
     Args:
-        mol: molecule without effective core potentials; ghost atoms add nothing.
+        mol: molecule without effective core potentials; ghost atoms contribute nothing.
 
     Returns:
         (n_ao, n_ao) Hartree, PySCF's AO order.
@@ -52,7 +52,7 @@ def sap_potential(mol: gto.Mole) -> Array:
 
 @cache
 def _sap_charges(symbol: str) -> tuple[Array, Array]:
-    """Exponents (1/Bohr^2) and charges (e) of an atom's fitted electron cloud."""
+    """Return exponents (1/Bohr^2) and charges (e) of an atom's fitted electron density."""
     loaded = gto.basis.load(SAP_BASIS, symbol)
     shells = loaded[symbol] if isinstance(loaded, dict) else loaded
     table = np.asarray(shells[0][1:], dtype=np.float64)

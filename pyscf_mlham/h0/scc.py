@@ -4,7 +4,7 @@
 
 F[D_atoms] is one coarse build, R the response of `pyscf_mlham.field.response` in the object's own functional and basis
 set; the rest is a dozen small diagonalisations. The semilocal kernel is first that of the atoms, in the local density
-approximation, and then that of the mean of both densities, which is nearly exact for the step between them.
+approximation, and then that of the mean of both densities, which is nearly exact for the change between them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
-from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_turned_frontier
+from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.scf.applicability import is_periodic, unknown_field
@@ -32,7 +32,7 @@ TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the 
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:
-    """Return why an object has no scc baseline, "" if it has one."""
+    """Return why the scc baseline is not applicable to an object, "" if it is."""
     if is_periodic(mol):
         return "periodic systems have no scc guess"
     if not any(mf.istype(kind) for kind in ("RHF", "UHF")):
@@ -49,7 +49,7 @@ def self_consistent_atoms(mf: Any) -> Point:
     """Return the self-consistent baseline of a mean-field object; `point.fock` is F_0.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
+        mf: PySCF mean-field object; not changed.
     """
     problem, factors = Problem.of(mf), atomic_factors(mf)
     coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
@@ -65,13 +65,13 @@ def self_consistent_atoms(mf: Any) -> Point:
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:
-    """Return the density matrix of the scc baseline; OutOfDomainError with the reason if the object has none."""
+    """Return the density matrix of the scc baseline; raise OutOfDomainError with the reason if not applicable."""
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
     point = self_consistent_atoms(mf)
     orbitals = point.problem.orbitals(point.fock)
     if spin_breaking(mf, mol):
-        orbitals = with_turned_frontier(mol, orbitals)
+        orbitals = with_mixed_frontier(mol, orbitals)
     logger.note(mf, "scc guess: %.2f s, 1 coarse Fock build", time.perf_counter() - start)
     return density_from_orbitals(mf, orbitals)

@@ -16,11 +16,11 @@ WHAT = ("accelerate", "ml", "scc")
 def applicable(mf: Any, what: str = "accelerate") -> str:
     """Return why plain SCF or PySCF's own guess would be used instead, "" if applicable.
 
-    A learned guess can still be refused for what it predicts; `mf.guess_info` has the reason.
+    A learned guess can still be rejected after the prediction; `mf.guess_info` has the reason.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        what: "accelerate"; "ml", with the model that mf.init_guess or `register` names, which is loaded; or "scc".
+        mf: PySCF mean-field object; not changed.
+        what: "accelerate"; "ml", which loads the model named by mf.init_guess or `register`; or "scc".
     """
     expect_mean_field(mf)
     if what not in WHAT:
@@ -35,6 +35,6 @@ def _inapplicable_model(mf: Any) -> str:
         model = registered_model(named_model(mf.init_guess) if is_ml(mf.init_guess) else None, mf)
         check_spin_symmetry(mf, mf.mol, model)
         native_if_applicable(mf, mf.mol, model)
-    except Exception as error:  # whatever goes wrong inside a model
+    except Exception as error:  # any error inside a model
         return reason_of(error)
     return ""

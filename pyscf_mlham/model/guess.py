@@ -1,4 +1,4 @@
-"""'ml' and 'scc' as initial guesses of PySCF mean-field objects; see `hooks` for how PySCF comes to ask for them."""
+"""'ml' and 'scc' as initial guesses of PySCF mean-field objects; `hooks` adds them to PySCF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_turned_frontier
+from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.h0 import scc
 from pyscf_mlham.model import store
@@ -31,7 +31,7 @@ GUESSES = (
     "vsap",
 )  # of PySCF
 EXPECTED = "'ml', or 'ml:' and the name or the path of a model"
-LOADING = 0.1  # seconds; what takes longer is worth a word
+LOADING = 0.1  # seconds; a longer loading time is logged
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
 
@@ -40,9 +40,9 @@ class Settings:
     """What `register` sets, for every object whose init_guess is 'ml'.
 
     Attributes:
-        model: used when 'ml' names none; None chooses among the shipped ones.
-        fallback: guess used if the model cannot be: "scc" (and PySCF's minao if that is not applicable), one of PySCF's
-            own, or "raise".
+        model: model of a plain 'ml'; None chooses among the shipped ones.
+        fallback: guess used if the model is not applicable: "scc" (PySCF's minao if that is not applicable either), one
+            of PySCF's own, or "raise".
     """
 
     model: ModelLike = None
@@ -68,18 +68,18 @@ def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], An
         density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
     else:
         if isinstance(key, str) and key.strip().lower().startswith("ml"):
-            logger.warn(mf, "init_guess = %r is not known, and PySCF takes minao for it; expected %s.", key, EXPECTED)
+            logger.warn(mf, "init_guess = %r is not supported; PySCF uses minao instead. Expected %s.", key, EXPECTED)
         return pyscf_guess(key)
     record(mf, info)
     return density
 
 
 def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo]:
-    """Return the density of the self-consistent baseline, or PySCF's default guess and a line in the log."""
+    """Return the density of the self-consistent baseline, or PySCF's default guess with a warning."""
     start = time.perf_counter()
     try:
         density = scc.guess(mf, mol)
-    except Exception as error:  # a guess must never crash the user's SCF
+    except Exception as error:  # a guess must never stop the user's SCF
         reason = reason_of(error)
     else:
         return density, GuessInfo(SCC, seconds=time.perf_counter() - start, coarse_builds=1)
@@ -94,7 +94,7 @@ def reason_of(error: Exception) -> str:
 
 
 def is_scc(key: Any) -> bool:
-    """Whether a value of init_guess asks for the self-consistent baseline.
+    """Whether a value of init_guess selects the self-consistent baseline.
 
     Args:
         key: value of mf.init_guess.
@@ -103,7 +103,7 @@ def is_scc(key: Any) -> bool:
 
 
 def is_ml(key: Any) -> bool:
-    """Whether a value of init_guess asks for a learned guess: 'ml' or 'ml:<name or path>'.
+    """Whether a value of init_guess selects a learned guess: 'ml' or 'ml:<name or path>'.
 
     Args:
         key: value of mf.init_guess.
@@ -112,7 +112,7 @@ def is_ml(key: Any) -> bool:
 
 
 def model_of(mf: Any) -> Predictor | None:
-    """Return the model that an object's init_guess names; None where it is one of PySCF's own guesses.
+    """Return the model named by an object's init_guess, None if that is one of PySCF's own guesses.
 
     Args:
         mf: PySCF mean-field object.
@@ -122,7 +122,7 @@ def model_of(mf: Any) -> Predictor | None:
 
 
 def named_model(key: str) -> ModelLike:
-    """Return what 'ml' or 'ml:<name or path>' stands for, registered models included; None for the shipped ones.
+    """Return the model of 'ml' (the registered one) or 'ml:<name or path>'; None for the shipped ones.
 
     Args:
         key: value of mf.init_guess.
@@ -131,12 +131,12 @@ def named_model(key: str) -> ModelLike:
 
 
 def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Array:
-    """Return the density matrix that 'ml' would start from; patches nothing.
+    """Return the density matrix of the guess 'ml', without registering anything.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None takes what `register` has set, as 'ml' does.
-        fallback: PySCF guess to use if the model cannot be, or "raise"; None takes what `register` has set.
+        mf: PySCF mean-field object; not changed.
+        model: a model, its name or its path; None uses the setting of `register`, as 'ml' does.
+        fallback: guess to use if the model is not applicable, or "raise"; None uses the setting of `register`.
 
     Returns:
         density matrix in the object's own shape.
@@ -145,12 +145,12 @@ def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Arra
 
 
 def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = None) -> tuple[Array, GuessInfo]:
-    """Return the density matrix that 'ml' would start from, and how it was made; see `guess`.
+    """Return the density matrix of the guess 'ml', and how it was made; see `guess`.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        model: as `guess` takes it.
-        fallback: as `guess` takes it.
+        mf: PySCF mean-field object; not changed.
+        model: see `guess`.
+        fallback: see `guess`.
     """
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
@@ -159,19 +159,19 @@ def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = Non
 
 
 def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
-    """Return what 'ml' would start from and "", or PySCF's guess and why the model was not used.
+    """Return the guess 'ml' and "", or the fallback and why the model was not used.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None takes what `register` has set.
-        fallback: PySCF guess to use if the model cannot be, or "raise".
+        mf: PySCF mean-field object; not changed.
+        model: a model, its name or its path; None uses the setting of `register`.
+        fallback: guess to use if the model is not applicable, or "raise".
 
     Returns:
         density matrix in the object's own shape, and the reason.
     """
     try:
         return guess(mf, model, fallback="raise"), ""
-    except Exception as error:  # whatever goes wrong inside a model
+    except Exception as error:  # any error inside a model
         if fallback == "raise":
             raise
         reason = str(error) or type(error).__name__
@@ -180,11 +180,11 @@ def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
-    """Return the predicted Fock matrix in PySCF's AO order; an error if the model cannot be used.
+    """Return the predicted Fock matrix in PySCF's AO order; raise an MLHamError if the model is not applicable.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        model: a model, its name or its path; None takes what `register` has set.
+        mf: PySCF mean-field object; not changed.
+        model: a model, its name or its path; None uses the setting of `register`.
 
     Returns:
         (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
@@ -194,10 +194,10 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
 
 
 def registered_model(model: ModelLike, mf: Any) -> Predictor:
-    """Return a model, its registered default, or the best shipped one.
+    """Return a model, the registered one, or the best shipped one.
 
     Args:
-        model: a model, its name or its path; None takes what `register` has set.
+        model: a model, its name or its path; None uses the setting of `register`.
         mf: PySCF mean-field object.
     """
     return resolve(_registered(model), mf, mf.mol)
@@ -208,7 +208,7 @@ def _registered(model: ModelLike) -> ModelLike:
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
-    """Return the model that a name, a path, a model or None stands for.
+    """Return the model given by a name, a path, a model or None.
 
     Args:
         model: a model, its name, its path, or None for the best shipped one.
@@ -220,7 +220,7 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
     if isinstance(model, str | Path):
         return store.load(model)
     if not hasattr(model, "correction"):
-        raise ModelError(f"{model!r} is no model: expected an object with config, native and correction, or a name.")
+        raise ModelError(f"{model!r} is not a model: expected an object with config, native and correction, or a name.")
     return model
 
 
@@ -235,7 +235,7 @@ def _guess(
         prediction = predict(mf, predictor, mol)
         density = density_from_prediction(mf, mol, prediction)
     except Exception as error:
-        # a guess must never crash the user's SCF, whatever goes wrong inside a model
+        # an error inside a model must never stop the user's SCF
         if fallback == "raise":
             raise
         reason = reason_of(error)
@@ -263,12 +263,12 @@ def _fallen_back(
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
-    """Return the density matrix of a prediction, checked, its spin symmetry broken where the object asks for that.
+    """Return the checked density matrix of a prediction, with broken spin symmetry if the object's settings require it.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
-        prediction: for both.
+        prediction: prediction for this object and molecule.
     """
     density = density_from_orbitals(mf, prediction.orbitals)
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
@@ -278,43 +278,43 @@ def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> A
 
 
 def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
-    """Refuse a prediction of equal spins whose symmetry PySCF would break its own way, before it costs anything.
+    """Raise OutOfDomainError, before the prediction, if PySCF's spin-symmetry breaking would ruin it.
 
-    Deleting half of a good density, as PySCF does with its rough ones, ends in higher states (twisted ethylene,
-    singlet O2) and saves nothing.
+    PySCF's default deletes half of the beta density; a good guess then converges to higher states (twisted ethylene,
+    singlet O2), and nothing is saved.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
-        model: that would predict.
+        model: model to be used.
     """
     equal = getattr(model, "restricted", False) or not model.exact
     if equal and spin_breaking(mf, mol) not in (0, "mix"):
-        raise _spoilt(mf)
+        raise _unsuitable_breaking(mf)
 
 
-def _spoilt(mf: Any) -> OutOfDomainError:
+def _unsuitable_breaking(mf: Any) -> OutOfDomainError:
     return OutOfDomainError(
         f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {mf.init_guess_breaksym}), "
-        "which spoils a learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
+        "which ruins a learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
     )
 
 
 def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
-    """Break it where PySCF's own guesses do, so that the same state or a lower one is found."""
+    """Break spin symmetry if PySCF's own guesses do, to converge to the same state or a lower one."""
     wanted = spin_breaking(mf, mol)
     if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
         return density
     if wanted == "mix":
-        return density_from_orbitals(mf, with_turned_frontier(mol, orbitals))
-    raise _spoilt(mf)
+        return density_from_orbitals(mf, with_mixed_frontier(mol, orbitals))
+    raise _unsuitable_breaking(mf)
 
 
 def checked_fallback(fallback: str) -> str:
-    """Return the name of a fallback; ValueError if there is none of that name.
+    """Return the name of a fallback; raise ValueError if it is not supported.
 
     Args:
-        fallback: name of a PySCF guess, or "raise".
+        fallback: "scc", a PySCF guess, or "raise".
     """
     if fallback not in FALLBACKS:
         raise ValueError(f"unknown fallback {fallback!r}; expected one of {', '.join(FALLBACKS)}.")

@@ -1,4 +1,4 @@
-"""A trained network as a model that the guess can use: a PySCF molecule in, dH out."""
+"""A trained network as a model of the guess: from a PySCF molecule to dH."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class NetworkModel:
     Attributes:
         config: domain, native basis, functional and H0.
         network: the torch module.
-        exact: False; its answers are checked.
-        restricted: whether its H0, and so its answer, is the same for both spins.
+        exact: False; its predictions are checked.
+        restricted: whether its H0, and so its prediction, is the same for both spins.
     """
 
     exact = False
@@ -51,11 +51,11 @@ class NetworkModel:
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> NetworkModel:
-        """Rebuild a trained network, on the GPU where there is one.
+        """Rebuild a trained network, on the GPU if there is one.
 
         Args:
-            config: as read from the folder.
-            weights: of the network, by name.
+            config: configuration of the model folder.
+            weights: weights of the network, by name.
         """
         torch = needed("torch")
 

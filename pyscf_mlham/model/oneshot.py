@@ -1,4 +1,4 @@
-"""The Fock builder as a mean-field object: orbitals, gap and density of the predicted matrix, without SCF."""
+"""OneShot(): a mean-field object with the orbitals, gap and density of the predicted Fock matrix, without SCF."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pyscf_mlham.scf.pickling import Picklable
 
 
 def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)
-    """Return an object of mf's own kind whose `run()` predicts the orbitals instead of iterating for them.
+    """Return an object of mf's own kind whose `run()` predicts the orbitals instead of iterating.
 
     Everything that PySCF does with converged orbitals works on it: `analyze()`, `dip_moment()`,
-    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not done by itself.
+    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
+        mf: PySCF mean-field object; not changed.
         model: a model, its name or its path; None takes what `register` has set, as 'ml' does.
     """
     if isinstance(mf, _OneShotSCF):
@@ -47,7 +47,7 @@ class _OneShotSCF(Picklable):
         self.mo_energy: Any = None
         self.mo_coeff: Any = None
         self.mo_occ: Any = None
-        self.e_tot = float("nan")  # no energy until one is asked for
+        self.e_tot = float("nan")  # not computed until requested
         self.converged = False
         self.cycles = 0
         self.scf_summary: dict[str, float] = {}
@@ -62,10 +62,10 @@ class _OneShotSCF(Picklable):
         """Predict the Fock matrix and diagonalise it.
 
         Args:
-            dm0: not used; a prediction starts from nothing.
+            dm0: not used; a prediction needs no initial density.
 
         Returns:
-            e_tot as PySCF's kernels do, which is not a number here: see `energy_tot`.
+            e_tot, which is not a number until `energy_tot` is called.
         """
         self.build()
         prediction = predict(self, registered_model(self.model, self))
@@ -82,7 +82,7 @@ class _OneShotSCF(Picklable):
         Args:
             mo_coeff: other orbitals.
             mo_occ: their occupations.
-            kwargs: handed on.
+            kwargs: passed on.
         """
         if mo_coeff is None and self.mo_coeff is None:
             raise ModelError("no orbitals yet; call run() first.")
@@ -106,7 +106,7 @@ class _OneShotSCF(Picklable):
         return self
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: a predicted density is not variational, and the formula assumes that it is."""
+        """Raise: a predicted density is not variational, as derivatives of the energy assume."""
         raise NotImplementedError(
             "a one-shot density has no energy surface; run an SCF from it (mf.init_guess = 'ml') first."
         )

@@ -1,6 +1,6 @@
-"""The model that knows the answer: a converged Fock matrix, handed back for the geometry it belongs to.
+"""The oracle: a model that returns a converged Fock matrix for the geometry of its calculation.
 
-It proves the plumbing, bounds from below what any model can save, and carries a converged Hamiltonian into
+It tests the interface, gives the largest saving that any model can reach, and carries a converged Hamiltonian into
 another basis set or method.
 """
 
@@ -51,13 +51,11 @@ class OracleModel:
 
         Args:
             mf: converged PySCF mean-field object.
-            h0: baseline from which the correction is counted.
-            name: shown in logs.
+            h0: name of the baseline.
+            name: name of the model in logs.
         """
         if not mf.converged:
-            raise ModelError(
-                "an oracle needs a converged calculation; run mf.kernel() first and see that it converges."
-            )
+            raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")
         mol, xc = mf.mol, getattr(mf, "xc", "hf")
         if mol.has_ecp():
             raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
@@ -80,20 +78,20 @@ class OracleModel:
         """Return the molecule of the calculation.
 
         Args:
-            mol: must have the same nuclei at the same places.
+            mol: molecule; must have the same nuclei at the same positions.
         """
         graph = graph_from_mol(mol)
         same_atoms = np.array_equal(graph.numbers, self._graph.numbers)
         if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:
-            raise OutOfDomainError(f"model {self.config.name} knows one geometry only, and this is another")
+            raise OutOfDomainError(f"model {self.config.name} supports one geometry only, and this is another")
         return self._mol
 
-    def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one answer)
-        """Return dH, Hartree, in the shape that the calculation had.
+    def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one matrix)
+        """Return dH in the shape of the calculation, Hartree.
 
         Args:
             native: molecule of the calculation.
-            h0: not needed.
+            h0: not used.
         """
         return self._correction.copy()
 
@@ -101,7 +99,7 @@ class OracleModel:
         """Write the oracle as a model folder.
 
         Args:
-            folder: made when missing.
+            folder: path; created if missing.
         """
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
@@ -118,7 +116,7 @@ class OracleModel:
         """Rebuild a saved oracle.
 
         Args:
-            config: as read from the folder.
+            config: configuration of the model folder.
             weights: numbers, positions (Bohr), spin and correction (Hartree).
         """
         expected = {"numbers", "positions", "spin", "correction"}
@@ -129,5 +127,7 @@ class OracleModel:
         try:
             mol = gto.M(atom=atoms, basis=config.basis, **options)
         except (KeyError, gto.basis.BasisNotFoundError) as error:
-            raise ModelError(f"model {config.name}: PySCF does not know its basis set {config.basis!r}.") from error
+            raise ModelError(
+                f"model {config.name}: its basis set {config.basis!r} is not in this version of PySCF; update PySCF."
+            ) from error
         return cls(config, mol, weights["correction"])

@@ -1,4 +1,4 @@
-"""mol -> H -> orbitals: the contract of a model, its domain, and the checks before anything is believed."""
+"""mol -> H -> orbitals: the interface of a model, its domain, and the checks of its predictions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pyscf_mlham.density import (
     Orbitals,
     damp_small_overlaps,
     fock_for,
-    foreign_share,
     gap,
     lift,
     orbitals_from_fock,
     same_basis,
+    virtual_share,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField
@@ -35,20 +35,20 @@ from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
-STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # of the overlap filter, tried in this order
-# An occupied orbital that lies by more than INTRUDER in H0 orbitals higher than HIGH above H0's occupied ones does
-# not belong there; for converged Fock matrices of organic molecules the share is below 0.025.
+STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # strengths of the overlap filter, tried in this order
+# An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
+# for converged Fock matrices of organic molecules the share is below 0.025.
 INTRUDER = 0.15
 HIGH = 1.0  # Hartree
-# Measured on twisted ethylene and O2: collinear guesses end in higher generalised states than minao.
-COLLINEAR = "a generalised method mixes spins, and the model was made for one that does not"
+# Measured on twisted ethylene and O2: collinear guesses converge to higher generalised states than minao.
+COLLINEAR = "a generalised method mixes spins, and the model was trained for one that does not"
 REFINED = 1e-5  # orbital gradient to which the response to a prediction is solved, Hartree
-DETACHED = 10.0  # Bohr; an atom without neighbours nearer than that has no bonds
-COLLAPSE = 0.25  # smallest gap believed, as a share of H0's; that of a converged matrix is 0.5 or more
+DETACHED = 10.0  # Bohr; an atom without nearer neighbours has no bonds
+COLLAPSE = 0.25  # smallest gap accepted, as a share of H0's; that of a converged matrix is 0.5 or more
 
 
 class Predictor(Protocol):
-    """What a model must offer."""
+    """Interface of a model."""
 
     @property
     def config(self) -> ModelConfig:
@@ -57,12 +57,12 @@ class Predictor(Protocol):
 
     @property
     def exact(self) -> bool:
-        """True when the answer needs no check for intruder orbitals (an oracle's)."""
+        """Whether the prediction needs no check for intruder orbitals (an oracle's)."""
         ...
 
     @property
     def restricted(self) -> bool:
-        """True when the answer is one matrix for both spins, whatever the molecule."""
+        """Whether the prediction is one matrix for both spins for all molecules."""
         ...
 
     def native(self, mol: gto.Mole) -> gto.Mole:
@@ -78,14 +78,14 @@ class Prediction(NamedTuple):
     """A predicted Fock matrix and what follows from it.
 
     Attributes:
-        fock: in the shape of the mean-field object, PySCF's AO order, Hartree.
-        orbitals: of that matrix, occupied as the object would.
+        fock: Fock matrix in the shape of the mean-field object, PySCF's AO order, Hartree.
+        orbitals: its orbitals, filled as the object fills them.
         gap: between occupied and empty orbitals, Hartree.
         model: name of the model.
-        damping: strength of the overlap filter that was needed, 0 when none.
-        lifted_from: native basis set, "" when the molecule is in it.
-        made_for: functional of the model, "" when it is the object's.
-        coarse_builds: coarse Fock builds of a network's prediction, H0's included though it may be remembered.
+        damping: strength of the overlap filter that was needed, 0 without it.
+        lifted_from: native basis set, "" if it is the molecule's.
+        made_for: functional of the model, "" if it is the object's.
+        coarse_builds: coarse Fock builds of a network's prediction, including those of H0, which may be cached.
         seconds: wall time.
     """
 
@@ -115,17 +115,17 @@ class Prediction(NamedTuple):
 
 @one_blas_thread()
 def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True) -> Prediction:
-    """Predict the Fock matrix that a mean-field object would converge to, and its orbitals.
+    """Predict the converged Fock matrix of a mean-field object and its orbitals.
 
-    ``F = H0 + dH`` with the object's own core Hamiltonian in H0, so that scalar relativity, external charges and fields
-    are in it.
+    ``F = H0 + dH``, where H0 contains the object's own core Hamiltonian, and with it scalar relativity, external
+    charges and fields.
 
     Args:
-        mf: PySCF mean-field object; left as it is.
-        model: of the correction dH.
+        mf: PySCF mean-field object; not changed.
+        model: model of the correction dH.
         mol: molecule, the object's own by default.
-        refine: build the coarse field of the predicted density and solve its response, if the object has one: the
-            error of the density falls tenfold and more. Without it the matrix is the model's own.
+        refine: whether to build the coarse field of the predicted density and solve its response, if the object has
+            one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
@@ -133,7 +133,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     native = native_if_applicable(mf, mol, model)  # before anything is computed
     lifted = not same_basis(native, mol)
     h = np.asarray(mf.get_hcore(mol))
-    # before H0, whose integrals are the same and are shared while both are in use
+    # before H0, which shares its integrals
     field = _coarse_field(mf, mol, model) if refine and not np.iscomplexobj(h) else None
     base = _baseline(mf, mol, native if lifted else None, h, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
@@ -156,12 +156,12 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
-    """Return the molecule in the model's basis set; OutOfDomainError, with the reason, if the model is not applicable.
+    """Return the molecule in the model's basis set; raise OutOfDomainError with the reason if it is not applicable.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
-        model: that would predict.
+        model: model to be used.
     """
     check_domain(mf, mol, model.config)
     _check_kind(mf, model)
@@ -174,10 +174,10 @@ class _Baseline(NamedTuple):
     """H0 of an object and of its model.
 
     Attributes:
-        fock: in the shape of the object, Hartree.
-        native: what the model reads: H0 in its own basis set, Hartree.
-        corrected: makes the object's Fock matrix of a correction in its basis set.
-        coarse_builds: that it took.
+        fock: H0 in the shape of the object, Hartree.
+        native: H0 in the model's own basis set, its input, Hartree.
+        corrected: returns the object's Fock matrix with a correction in the object's basis set.
+        coarse_builds: number of coarse Fock builds used.
     """
 
     fock: Array
@@ -187,7 +187,7 @@ class _Baseline(NamedTuple):
 
 
 def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, config: ModelConfig) -> _Baseline:
-    """Compute H0; `native` is the molecule in the model's basis set if that is another one."""
+    """Compute H0; `native` is the molecule in the model's basis set if that is not the molecule's own."""
     if config.baseline == SCC:
         return _self_consistent_baseline(mf, native, config)
     v0 = potential(config.baseline, mol, config.xc)
@@ -212,43 +212,43 @@ def _self_consistent_baseline(mf: Any, native: gto.Mole | None, config: ModelCon
 
 
 def _coarse_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
-    """Return a coarse field of the object, None if it is not needed, not known or not cheap."""
+    """Return a coarse field of the object, None if it is not needed, not applicable or not cheap."""
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
     if model.exact or mol is not mf.mol or two_spins or unknown_field(mf):
         return None
     if hasattr(mf, "U_idx"):
-        return None  # DFT+U: the field lacks what the user added
+        return None  # DFT+U: the field lacks the Hubbard term
     try:
         return CoarseField(mf, COARSE)
-    except Exception as error:  # a prediction is of use without it
+    except Exception as error:  # a prediction is useful without it
         logger.info(mf, "no coarse field for this prediction (%s: %s)", type(error).__name__, error)
         return None
 
 
 def _refined(mf: Any, fock: Array, orbitals: Orbitals, field: CoarseField) -> tuple[Array, Orbitals]:
-    """One coarse build at the predicted density, and the solution of its response."""
+    """Build the coarse field at the predicted density once, and solve its response."""
     try:
         problem = Problem.of(mf)
         point = problem.point_of(orbitals, field)
         level = CheapLevel(problem, ResponseField(mf).with_kernel(point.factors)).shifted(point)
         result = level.build(solve([level], point, max(level.share * point.gradient, REFINED)).orbitals)
         refined = problem.orbitals(result.fock)
-        if _believable(refined, orbitals, problem.overlap):
+        if _is_plausible(refined, orbitals, problem.overlap):
             return np.asarray(result.fock), refined
         reason = "its gap collapses"
-    except Exception as error:  # a prediction is of use without it
+    except Exception as error:  # a prediction is useful without it
         reason = f"{type(error).__name__}: {error}"
-    logger.info(mf, "the prediction is used as it is, without a response step (%s)", reason)
+    logger.info(mf, "the prediction is used without a response step (%s)", reason)
     return fock, orbitals
 
 
-def _believable(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
-    """Whether no intruder is occupied and the gap has not collapsed, against orbitals without gross errors."""
-    return foreign_share(orbitals, reference, overlap, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference)
+def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
+    """Whether no intruder is occupied and the gap has not collapsed, compared with orbitals without gross errors."""
+    return virtual_share(orbitals, reference, overlap, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names of basis sets or functionals are the same to PySCF: def2-SVP, def2svp.
+    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp.
 
     Args:
         one: name.
@@ -263,7 +263,7 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
 
     Args:
         mol: molecule.
-        basis: name that PySCF knows.
+        basis: name of a basis set of PySCF.
     """
     real = [i for i in range(mol.natm) if not is_ghost(mol, i)]
     symbols = [mol.atom_pure_symbol(i) for i in real]
@@ -279,12 +279,12 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
 
 
 def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
-    """Raise OutOfDomainError, with the reason, where the model must not be used.
+    """Raise OutOfDomainError with the reason if a model is not applicable.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
-        config: what the model knows.
+        config: elements, charges, basis set, functional and H0 of the model.
     """
     _check_method(mf, mol)
     _check_molecule(mol, config)
@@ -336,23 +336,23 @@ def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
 
 
 def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
-    """Refuse core potentials that hold other electrons than those of the model's basis set."""
+    """Raise OutOfDomainError if core potentials replace other electrons than those of the model's basis set."""
     symbols = {mol.atom_pure_symbol(i): i for i in range(mol.natm)}
     known = core_potentials(config.basis, symbols)
     for symbol, atom in symbols.items():
         expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
         if mol.atom_nelec_core(atom) != expected:
             raise OutOfDomainError(
-                f"the effective core potential of {symbol} holds {mol.atom_nelec_core(atom)} electrons, that of model "
-                f"{config.name} {expected}"
+                f"the effective core potential of {symbol} replaces {mol.atom_nelec_core(atom)} electrons, that of "
+                f"model {config.name} {expected}"
             )
 
 
 def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
-    """Return the hermitian part of a model's answer, or refuse it."""
+    """Return the hermitian part of a model's matrix; raise an error if it has a wrong shape or is not finite."""
     n = native.nao
     if correction.shape == (2 * n, 2 * n) and not generalised:
-        raise OutOfDomainError("the model was made for a generalised method, and this is none")
+        raise OutOfDomainError("the model was trained for a generalised method, and this is not one")
     if generalised and correction.shape != (2 * n, 2 * n):
         raise OutOfDomainError(COLLINEAR)
     if correction.shape not in ((n, n), (2, n, n), (2 * n, 2 * n)):
@@ -363,7 +363,7 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
 
 
 def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
-    """H = H0 + dH, filtered no more than it takes to keep intruder orbitals out of the occupied ones."""
+    """Return F = H0 + dH with the weakest overlap filter that keeps intruders out of the occupied orbitals."""
     s = mf.get_ovlp(mol)
     if exact:
         fock = base.corrected(dh)
@@ -372,18 +372,20 @@ def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> 
     for strength in STRENGTHS:
         fock = base.corrected(damp_small_overlaps(dh, s, strength) if strength else dh)
         orbitals = orbitals_from_fock(mf, fock, s)
-        if _believable(orbitals, reference, s):
+        if _is_plausible(orbitals, reference, s):
             return fock, orbitals, strength
     raise PredictionError(
-        f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha, H0 alone gives {gap(reference):.4f}), or an empty "
-        f"orbital stays among the occupied ones{_detached(mol)}"
+        f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a "
+        f"virtual orbital is among the occupied ones{_detached(mol)}"
     )
 
 
 def _detached(mol: gto.Mole) -> str:
-    """Name the atom without neighbours that a failure may come of, "" if all have some."""
+    """Name the atom without neighbours that may have caused a failure, "" if all have neighbours."""
     atom, distance = farthest_atom(mol)
     if distance < DETACHED:
         return ""
-    where = f"{distance * nist.BOHR:.3g} Angstrom from its nearest neighbour"
-    return f"; atom {atom} ({mol.atom_symbol(atom)}) is {where}, check the input geometry"
+    return (
+        f"; atom {atom} ({mol.atom_symbol(atom)}) is {distance * nist.BOHR:.3g} Angstrom from its nearest neighbour, "
+        "check the input geometry"
+    )

@@ -1,4 +1,4 @@
-"""Finding and loading models: by name among the shipped ones, or by path."""
+"""Finding and loading models, by name or by path."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predi
 
 
 def shipped() -> dict[str, Path]:
-    """Return the folders of the models that came with the package, by name."""
+    """Return the folders of the shipped models, by name."""
     package = Path(__file__).resolve().parent.parent
-    # in an installed wheel the models lie inside the package, in a checkout beside it
+    # in an installed wheel the models are inside the package, in a checkout beside it
     root = next((r for r in (package / "models", package.parent / "models") if r.is_dir()), None)
     if root is None:
         return {}
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.CONFIG}"))}
 
 
-WITHDRAWN = {"organic-b3lyp-svp": "b3lyp-svp"}  # models of earlier versions, and what takes their place
+WITHDRAWN = {"organic-b3lyp-svp": "b3lyp-svp"}  # models of earlier versions, and their successors
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -45,14 +45,13 @@ def find(name_or_path: str | Path) -> Path:
     folder = shipped().get(str(name_or_path), Path(name_or_path).expanduser())
     if not folder.is_dir() and str(name_or_path) in WITHDRAWN:
         raise ModelError(
-            f"model {name_or_path} came with version 0.1.0 and is withdrawn; use "
-            f"{WITHDRAWN[str(name_or_path)]!r}, which "
-            "covers the same molecules and more, or the folder of that version."
+            f"model {name_or_path} came with version 0.1.0 and is withdrawn; use {WITHDRAWN[str(name_or_path)]!r}, "
+            "which supports the same molecules and more, or the folder of that version."
         )
     if not folder.is_dir():
         names = ", ".join(shipped()) or "none"
         raise ModelError(
-            f"{str(name_or_path)!r}: neither a shipped model (there are: {names}) nor a folder; check name or path."
+            f"{str(name_or_path)!r}: neither a shipped model (available: {names}) nor a folder; check name or path."
         )
     return folder
 
@@ -76,7 +75,7 @@ def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: A
     config, weights = checkpoint.read(folder)
     if config.architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{folder}: architecture {config.architecture!r} is not known here "
+            f"{folder}: architecture {config.architecture!r} is not among those of this version "
             f"({', '.join(ARCHITECTURES)}); update pyscf_mlham."
         )
     _check_baseline(folder, config)
@@ -84,10 +83,11 @@ def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: A
 
 
 def _check_baseline(folder: Path, config: ModelConfig) -> None:
-    """Refuse a model whose H0 is not the one this installation computes."""
+    """Raise ModelError if this installation computes another H0 than the model's."""
     if config.baseline not in BASELINES:
         raise ModelError(
-            f"{folder}: its H0 is {config.baseline!r}, known here are {', '.join(BASELINES)}; update pyscf_mlham."
+            f"{folder}: its H0 {config.baseline!r} is not among those of this version ({', '.join(BASELINES)}); "
+            "update pyscf_mlham."
         )
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
@@ -95,12 +95,13 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
     if not same_h0(config.baseline_fingerprint, here):
         raise ModelError(
             f"{folder}: trained on another {config.baseline!r} H0 than this installation computes (fingerprint "
-            f"{config.baseline_fingerprint:.6f} there, {here:.6f} here); use the PySCF version of its card."
+            f"{config.baseline_fingerprint:.6f} of the model, {here:.6f} of this installation); use the PySCF version "
+            "of its card."
         )
 
 
 def best_for(mf: Any, mol: Any) -> Predictor:
-    """Choose the shipped model that suits a calculation: in its domain, nearest in basis set and functional.
+    """Load the applicable shipped model that is nearest to a calculation in basis set and functional.
 
     Args:
         mf: PySCF mean-field object.
@@ -109,7 +110,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     folders = shipped()
     if not folders:
         raise ModelError(
-            "no trained model ships with this version; name one with 'ml:<path>' or pyscf_mlham.register(model=...)"
+            "this version ships no trained model; name one by 'ml:<path>' or pyscf_mlham.register(model=...)"
         )
     xc = getattr(mf, "xc", "hf")
     reasons = []
@@ -128,5 +129,5 @@ def best_for(mf: Any, mol: Any) -> Predictor:
         suited.append(((not same_name(config.basis, mol.basis), not same_name(config.xc, xc), name), folder))
     if not suited:
         kind = OutOfDomainError if all_outside else ModelError
-        raise kind("no installed model serves this calculation: " + "; ".join(reasons))
+        raise kind("no installed model is applicable to this calculation: " + "; ".join(reasons))
     return load(min(suited)[1])

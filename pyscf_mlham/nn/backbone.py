@@ -30,7 +30,7 @@ class BackboneOptions:
         hidden: channels inside a layer.
         radial: number of radial functions.
         cutoff: Bohr.
-        scale: of the output: typical size of dH over that of dH from the minao field.
+        scale: scale of the output, the typical size of dH over that of dH from the minao field.
     """
 
     layers: int = 3

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         positions: (N, 3) Bohr.
         molecule: (N,) index of each atom's molecule.
         charges: (molecules,) total charges.
-        padding_mask: (N, B) True for an orbital, False where a block is padded.
+        padding_mask: (N, B) True for an orbital, False for padding.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
         wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices into the pairs' frames.
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
 
 def block_masks(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return 1 for elements of blocks between two orbitals, 0 where a block is padded: (N, B, B) and (P, B, B).
+    """Return masks of blocks, 1 for elements between two orbitals, 0 for padding: (N, B, B) and (P, B, B).
 
     Args:
         batch: molecules.

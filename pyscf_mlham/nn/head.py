@@ -99,7 +99,7 @@ class PolarCoupling(nn.Module):
         template: shape of a block.
 
     Attributes:
-        widths: of the m-components.
+        widths: widths of the m-components.
     """
 
     terms: Tensor

@@ -26,8 +26,8 @@ class QHNetV2Options(BackboneOptions):
 
     Attributes:
         product: channels of the SO(2) tensor product.
-        largest_m: of atoms' features in the pairs' frames, and of the tensor product. Components of pairs beyond it
-            (of d with p or d orbitals) are only rescaled by each layer.
+        largest_m: largest m of atoms' features in the pairs' frames, and of the tensor product. Components of pairs
+            beyond it (of d with p or d orbitals) are only rescaled by each layer.
     """
 
     product: int = 32

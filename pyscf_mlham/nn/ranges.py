@@ -22,7 +22,7 @@ def fault(field: Field[Any], value: object, allowed: Range) -> str:
         allowed: range of the field.
     """
     if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else int | float):
-        hint = " (YAML wants 3.0e-3)" if isinstance(value, str) else ""
+        hint = " (YAML needs 3.0e-3)" if isinstance(value, str) else ""
         return f"must be a number ({field.type}), found {value!r}{hint}."
     fits, description = allowed
     return "" if fits(value) else f"must be {description}, found {value!r}."

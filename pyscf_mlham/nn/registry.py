@@ -1,4 +1,4 @@
-"""Names of networks, wrappers and refiners, without torch: the code of each is imported when it is asked for."""
+"""Names of networks, wrappers and refiners, without torch: the code of each is imported on use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyscf_mlham.errors import ModelError
 
 
 class Entry(NamedTuple):
-    """Where a network is defined.
+    """Location of a network's code.
 
     Attributes:
         module: inside `pyscf_mlham.nn`.

@@ -70,7 +70,7 @@ def atoms_from_components(
         components: widths (degree + 1 - m) C.
         wigner_d: (P, (degree+1)^2, (degree+1)^2).
         degree: largest l.
-        largest_m: of the m-components.
+        largest_m: largest m of the m-components.
         pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
 
     Returns:

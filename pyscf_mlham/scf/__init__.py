@@ -1,1 +1,1 @@
-"""Where the predicted Hamiltonian meets PySCF's self-consistent field."""
+"""Self-consistent field: the multilevel solver and its interface to PySCF."""

@@ -1,4 +1,4 @@
-"""Objects to which the multilevel SCF is applicable; the others are left to PySCF's own kernel."""
+"""Mean-field objects to which the multilevel SCF is applicable; all others use PySCF's own kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pyscf import gto, lib
 
-# Methods that the cheap levels share with PySCF; if one of these is a user's own, PySCF's kernel has to call it.
+# Methods that the cheap levels share with PySCF; a user's own replacement of one is called by PySCF's kernel only.
 HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
 # Attributes of a field that PySCF's decorations and users set; after newton() they reach the outer object only.
@@ -29,7 +29,7 @@ def inapplicable(mf: Any) -> str:
         name = type(mf).__name__.removeprefix("Multilevel")
         return f"{name} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
-        return "there is nothing to iterate"
+        return "max_cycle = 0 or no electrons: there is nothing to iterate"
     if any(kind.__name__ == "HF1e" for kind in type(mf).__mro__):
         return "one electron needs no iteration"
     if hasattr(mf, "undo_soscf") and _was_decorated_after_newton(mf):
@@ -44,7 +44,7 @@ def inapplicable(mf: Any) -> str:
 
 
 def is_periodic(mol: gto.Mole) -> bool:
-    """Whether a molecule is the cell of a crystal; by name, for PySCF's periodic part takes a second to import.
+    """Whether a molecule is the cell of a crystal; tested by name, as importing PySCF's periodic part takes a second.
 
     Args:
         mol: molecule or cell.
@@ -61,20 +61,20 @@ def unknown_field(mf: Any) -> str:
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
     if replaced := [name for name in STEPS if _is_replaced(mf, name)]:
-        return f"{', '.join(replaced)} of this object is not the one that the coarse SCF knows"
+        return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
     if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
 
 
 def _was_decorated_after_newton(mf: Any) -> bool:
-    """Whether the field of a second-order object is not that of the object inside, which PySCF converges."""
+    """Whether the field of a second-order object differs from that of the inner object, which PySCF converges."""
     outer, inner = vars(mf), vars(mf._scf)
     return any(outer.get(name) is not inner.get(name) and outer.get(name) != inner.get(name) for name in FIELD)
 
 
 def _is_replaced(mf: Any, name: str) -> bool:
-    """Whether a step of the SCF was replaced: on the object (as fractional occupations do) or by a class of its own."""
+    """Whether a step of the SCF is replaced, on the object (as for fractional occupations) or by a user's own class."""
     owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
     if name in HOOKS:
         return name in vars(mf) or owner is not lib.StreamObject

@@ -20,14 +20,14 @@ class FockCounter:
 
 @contextmanager
 def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
-    """Count what a mean-field object builds inside the block; second-order solvers are seen through.
+    """Count the Fock builds of a mean-field object inside the block, those of a second-order solver's inner object too.
 
     Args:
-        mf: PySCF mean-field object; as before after the block.
+        mf: PySCF mean-field object; unchanged after the block.
     """
     counter = FockCounter()
     watched = [mf, *([mf._scf] if hasattr(mf, "_scf") else [])]
-    own = [vars(owner).get("get_veff") for owner in watched]  # somebody's own override, or None
+    own = [vars(owner).get("get_veff") for owner in watched]  # an override by the user, or None
     for owner in watched:
         owner.get_veff = _counted(owner.get_veff, counter)
     try:

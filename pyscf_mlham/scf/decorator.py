@@ -1,4 +1,4 @@
-"""What PySCF's decorator idiom needs here: an object of mf's class that can be reset without touching mf."""
+"""Decoration of mean-field objects: an object of mf's class that can be reset without changing mf."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
 def expect_mean_field(mf: Any) -> None:
-    """Refuse what is no mean-field object, such as the molecule that somebody meant to make one of.
+    """Raise TypeError if an object is not a mean-field object, for example a molecule.
 
     Args:
-        mf: to be checked.
+        mf: object to check.
     """
     if not hasattr(mf, "get_fock"):
         raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
 
 
 def private_parts(mf: Any) -> dict[str, Any]:
-    """Return a mean-field object's attributes, with copies of the helpers that its `reset` would change.
+    """Return the attributes of a mean-field object, with copies of the helpers that its `reset` changes.
 
     Args:
         mf: PySCF mean-field object.
@@ -36,7 +36,7 @@ def private_parts(mf: Any) -> dict[str, Any]:
 
 
 def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
-    """Do so; a second-order object and the one inside it share their helpers, and so will their copies."""
+    """Copy attributes; a second-order object and its inner object share their helpers, and so do the copies."""
     parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt or {None: None})}
     for name in SHARED:
         helper: Any = parts.get(name)
@@ -52,29 +52,29 @@ def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
 
 
 def _copy_of(helper: Any) -> Any:
-    """Copy a helper, down to what it would write over of the original's."""
+    """Copy a helper, including the parts that it modifies in place."""
     copied = helper.copy()
-    parts = vars(copied)  # not setattr: a solvent forgets what it has built when its grid is set
+    parts = vars(copied)  # not setattr: setting the grid of a solvent resets it
     if isinstance(parts.get("_intermediates"), dict):
         parts["_intermediates"] = dict(parts["_intermediates"])
     if hasattr(parts.get("grids"), "copy"):  # that of ddCOSMO, moved in place with the molecule
         parts["grids"] = parts["grids"].copy()
     if not isinstance(file := getattr(copied, "_cderi_to_save", ""), str):  # a temporary file
         if isinstance(copied, df.DF):
-            copied._cderi_to_save = None  # made where it is needed
-        else:  # periodic: there from the first, and read by its name, for as long as the original lasts
+            copied._cderi_to_save = None  # created when needed
+        else:  # periodic: created with the object and read by its name, which exists as long as the original does
             copied._cderi_to_save = lib.NamedTemporaryFile(dir=lib.param.TMPDIR)
             copied._cderi = None if copied._cderi == file.name else copied._cderi
     return copied
 
 
 def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `scf` that a call of the object's own `kernel` stands for.
+    """Return the keywords of `scf` equivalent to a call of the object's own `kernel`.
 
     Args:
         mf: PySCF mean-field object; the kernel of a second-order one takes orbitals before the density matrix.
-        args: of the call.
-        kwargs: of the call.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
     """
     names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)
     if len(args) > len(names):

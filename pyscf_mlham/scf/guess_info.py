@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Not a public attribute of the object: PySCF's check_sanity and to_gpu look at those.
+# A private attribute: PySCF's check_sanity and to_gpu inspect the public ones.
 ATTRIBUTE = "_guess_info"
 
 
@@ -16,11 +16,11 @@ class GuessInfo:
     """How an initial guess was made.
 
     Attributes:
-        guess: that was used: "ml", "scc", "history" (see `track`), or PySCF's name of the fallback.
-        fallback_reason: why it is not the one that init_guess names, "" if it is.
+        guess: the guess used: "ml", "scc", "history" (see `track`), or PySCF's name of the fallback.
+        fallback_reason: why the guess requested by init_guess was not used, "" if it was.
         model: name of the model, "" without one.
-        seconds: wall time, that of loading the model included.
-        coarse_builds: coarse Fock builds.
+        seconds: wall time, including that of loading the model.
+        coarse_builds: number of coarse Fock builds.
     """
 
     guess: str
@@ -38,14 +38,14 @@ def record(mf: Any, info: GuessInfo | None) -> None:
 
 
 def recorded(mf: Any) -> GuessInfo | None:
-    """How the last guess of 'ml', 'scc' or a history was made; None before, and after any other guess."""
+    """Return how the last guess by 'ml', 'scc' or a history was made; None before one, and after any other guess."""
     info: GuessInfo | None = vars(mf).get(ATTRIBUTE)
     return info
 
 
 @contextmanager
 def record_kept(mf: Any) -> Iterator[None]:
-    """Keep the object's guess_info as it is, whatever guesses are made inside the block."""
+    """Restore the object's guess_info after the block."""
     before = recorded(mf)
     try:
         yield

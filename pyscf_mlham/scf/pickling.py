@@ -1,4 +1,4 @@
-"""Pickle for objects of classes that decorations assemble, which no module has by name."""
+"""Pickling of decorated objects, whose classes are assembled at run time and cannot be imported by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Picklable:
 
 
 def _parts(kind: type) -> Any:
-    """Return a class that can be imported, or the name, module and bases of one that decorations have assembled."""
+    """Return a class if it can be imported, otherwise the name, module and bases of an assembled class."""
     if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind or not set(vars(kind)) <= ASSEMBLED:
         return kind
     return kind.__name__, kind.__module__, tuple(_parts(base) for base in kind.__bases__)
@@ -38,10 +38,10 @@ def _assembled(parts: Any) -> Any:
 
 
 def new(parts: Any) -> Any:
-    """Make an object without attributes.
+    """Create an object without attributes.
 
     Args:
-        parts: of its class.
+        parts: its class, or the name, module and bases of an assembled class.
     """
     kind = _assembled(parts)
     return kind.__new__(kind)

@@ -1,4 +1,4 @@
-"""The SCF problem of a mean-field object: what stays the same during an SCF, and points on the way."""
+"""The SCF problem of a mean-field object: the quantities constant during an SCF, and the points of its iteration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyscf_mlham.field.protocol import Field
 
 Array = NDArray[Any]
 
-MOVED = 0.5  # electrons; of a state that is filled otherwise it is one at least
+MOVED = 0.5  # electrons; another occupation moves at least one
 
 
 def now() -> tuple[float, float]:
@@ -32,7 +32,7 @@ def now() -> tuple[float, float]:
 
 
 class Problem(NamedTuple):
-    """What does not change during an SCF: the object, h, S, S's orthogonalisation, and when it began."""
+    """Quantities constant during an SCF: the object, h, S, the orthogonalisation X of S, and the starting time."""
 
     mf: Any
     hcore: Array
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, mf: Any) -> Problem:
-        """Compute what stays the same.
+        """Compute the constant quantities of an object's SCF.
 
         Args:
             mf: PySCF mean-field object.
@@ -52,12 +52,12 @@ class Problem(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """Orbital gradient at which the user calls it converged."""
+        """Orbital gradient of the user's convergence criterion, Hartree."""
         return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
 
     @property
     def aim(self) -> float:
-        """Orbital gradient that meets the user's criterion of the energy as well."""
+        """Orbital gradient that also meets the user's criterion of the energy, Hartree."""
         return min(self.tolerance, float(np.sqrt(self.mf.conv_tol)))
 
     @property
@@ -69,19 +69,19 @@ class Problem(NamedTuple):
         """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would.
 
         Args:
-            v: potential, Hartree.
-            density: it belongs to.
+            v: effective potential, Hartree.
+            density: the density matrix of that potential.
             extrapolation: `cycle` and `diis`, as PySCF's get_fock takes them.
         """
-        # not mf.get_fock: that of a solvated object would build the full field to find the solvent's potential
+        # not mf.get_fock: for a solvated object it would build the full field to obtain the solvent's potential
         kind = rohf if self.mf.istype("ROHF") else uhf if self.mf.istype("UHF") else hf
         return np.asanyarray(kind.get_fock(self.mf, self.hcore, self.overlap, v, density, **extrapolation))
 
     def orbitals(self, fock: Array) -> Orbitals:
-        """Solve F C = S C e, and occupy.
+        """Solve F C = S C e and fill the orbitals.
 
         Args:
-            fock: in the object's shape, Hartree.
+            fock: Fock matrix in the object's shape, Hartree.
         """
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
 
@@ -98,10 +98,10 @@ class Problem(NamedTuple):
         return orbitals._replace(occ=occ)
 
     def filled_from_below(self, orbitals: Orbitals) -> bool:
-        """Whether orbitals hold the object's electrons, and the lowest ones of them, as PySCF's SCF leaves them.
+        """Whether the object's electrons occupy the lowest orbitals, as at the end of PySCF's SCF.
 
         Args:
-            orbitals: canonical in their own field. Those of ROHF have no order of their own: nothing is said of them.
+            orbitals: canonical in their own field. The energies of ROHF orbitals are ambiguous: True for all of them.
         """
         if self.mf.istype("ROHF"):
             return True
@@ -111,12 +111,12 @@ class Problem(NamedTuple):
     def would_be_refilled(self, orbitals: Orbitals, fock: Array) -> bool:
         """Whether the next cycle of plain ROHF would move electrons to other orbitals.
 
-        Canonical orbitals of ROHF have no order: closed, open and empty ones are each sorted by themselves. So a
-        solution may be one of those; plain SCF does not stay there, but second-order solvers do.
+        The energies of canonical ROHF orbitals are ambiguous: closed, open and empty ones are each sorted separately.
+        A solution may therefore not be filled from below; plain SCF leaves it, second-order solvers do not.
 
         Args:
-            orbitals: of ROHF.
-            fock: of their density, in the object's shape, Hartree.
+            orbitals: ROHF orbitals.
+            fock: Fock matrix of their density, in the object's shape, Hartree.
         """
         here, there = (density_from_orbitals(self.mf, each) @ self.overlap for each in (orbitals, self.orbitals(fock)))
         moved = float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
@@ -127,7 +127,7 @@ class Problem(NamedTuple):
         return factors_from_orbitals(self.mf, orbitals)
 
     def point(self, orbitals: Orbitals | None, factors: list[Array], density: Array, v: Array) -> Point:
-        """Judge a density by its effective potential."""
+        """Compute the Fock matrix, DIIS error and orbital gradient of a density from its effective potential."""
         fock = self.fock(v, density)
         error = self.error(v, density)
         # for the density of orbitals both are the same
@@ -135,12 +135,12 @@ class Problem(NamedTuple):
         return Point(self, orbitals, factors, density, v, fock, error, gradient)
 
     def point_of(self, orbitals: Orbitals, field: Field) -> Point:
-        """Build the potential of orbitals in a field."""
+        """Build the potential of the orbitals' density in a field."""
         factors = self.factors(orbitals)
         return self.point(orbitals, factors, density_from_orbitals(self.mf, orbitals), field.potential(factors))
 
     def error(self, v: Array, density: Array) -> Array:
-        """Return FDS - SDF in orthonormal orbitals, of each spin; of both together if they share their orbitals."""
+        """Return FDS - SDF in orthonormal orbitals, of each spin; the sum of both if they share their orbitals."""
         spins = zip(v, density, strict=True) if np.ndim(v) == 3 else [(v, density)]
         half = [self.x.T @ (self.hcore + v) @ d @ self.overlap @ self.x for v, d in spins]
         errors = np.stack([m - m.T for m in half])
@@ -150,8 +150,8 @@ class Problem(NamedTuple):
         """Return the norm of the orbital gradient, as PySCF measures it.
 
         Args:
-            orbitals: of the density that the Fock matrix is of.
-            fock: in the object's shape, Hartree.
+            orbitals: orbitals of the density from which the Fock matrix was built.
+            fock: Fock matrix in the object's shape, Hartree.
         """
         gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
         norm = float(np.linalg.norm(gradient))
@@ -160,13 +160,13 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A density and the Fock matrix that a level builds of it.
+    """A density and the Fock matrix that a level builds from it.
 
     Attributes:
-        problem: that they belong to.
-        orbitals: of the density, None for a density that is not one of orbitals.
+        problem: the SCF problem of both.
+        orbitals: orbitals of the density, None for a density that is not idempotent.
         factors: L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
-        density: in the object's own shape.
+        density: density matrix in the object's own shape.
         v: effective potential, Hartree.
         fock: h + v, in the object's shape.
         error: commutator FDS - SDF in orthonormal orbitals.
@@ -188,12 +188,12 @@ class Point:
 
 
 def check_functional(xc: str) -> None:
-    """Refuse a functional that PySCF does not know; it would say so in the middle of the first SCF.
+    """Raise DataError if PySCF lacks a functional, before the first SCF starts.
 
     Args:
-        xc: name, or "hf".
+        xc: name of the functional, or "hf".
     """
     try:
         libxc.parse_xc(xc)
     except (KeyError, ValueError, IndexError) as error:
-        raise DataError(f"xc {xc!r}: PySCF knows no such functional ({error}).") from error
+        raise DataError(f"xc {xc!r}: not a functional of PySCF ({error}); check its name.") from error

@@ -1,4 +1,4 @@
-"""Geometries moved onto each other, and the weights with which old geometries stand for a new one."""
+"""Alignment of geometries, and the weights of old geometries in the extrapolation to a new one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-PINNED = 1e-8  # share of the second moments; keeps turns about a linear molecule's axis at zero
+PINNED = 1e-8  # share of the second moments; suppresses rotations about the axis of a linear molecule
 
 
 def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
-    """Return the rotation that brings a molecule nearest to other positions, and the molecule moved there.
+    """Return the rotation that aligns a molecule with other positions, and the aligned positions.
 
     Args:
         positions: (N, 3) Bohr.
@@ -23,7 +23,7 @@ def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
         proper rotation Q (3, 3), and positions (N, 3), Bohr.
     """
     there, here = positions - positions.mean(axis=0), onto - onto.mean(axis=0)
-    # of all rotations that serve equally well (a linear molecule's), the pin picks the smallest
+    # of equally good rotations (of a linear molecule) the pin selects the smallest
     pin = PINNED * max(1.0, float(np.sum(there * there)))
     u, _, vt = np.linalg.svd(here.T @ there + pin * np.eye(3))
     rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
@@ -31,7 +31,7 @@ def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
 
 
 def largest_move(positions: Array, onto: Array) -> float:
-    """Return how far the atom that moved most is from its old place, after alignment; Bohr.
+    """Return the largest displacement of an atom after alignment, Bohr.
 
     Args:
         positions: (N, 3) Bohr.
@@ -41,15 +41,15 @@ def largest_move(positions: Array, onto: Array) -> float:
 
 
 def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
-    """Weights of sum one whose combination of descriptors comes nearest to a target.
+    """Return weights of sum one whose combination of descriptors is nearest to a target.
 
-    The nearest descriptor is the centre: what the others cannot explain well is left to it, and a target equal to
-    it gets it with weight one.
+    The nearest descriptor is the centre: the rest that the others do not describe well is left to it, and it has
+    weight one if it equals the target.
 
     Args:
         descriptors: (m, k).
         target: (k,).
-        noise: of a descriptor, in the norm of k; weights that only amplify it are damped.
+        noise: error of a descriptor, in the norm of k; weights that only amplify it are damped.
 
     Returns:
         (m,).
@@ -64,7 +64,7 @@ def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
 
 
 def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:
-    """Weights as `fitted_weights`, symmetric in time: that of the last q steps, of equal spacing.
+    """Return weights as `fitted_weights`, but symmetric in time, for q steps of equal spacing.
 
     With steps x_1 (the latest) to x_q, x_0 + x_q is fitted by x_k + x_(q-k): backwards in time the same weights give
     x_q from x_0 to x_(q-1). As Polack, Dusson, Stamm and Lipparini do with overlaps.
@@ -72,7 +72,7 @@ def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array
     Args:
         descriptors: (q, k), the latest first.
         target: (k,).
-        noise: of a descriptor, in the norm of k.
+        noise: error of a descriptor, in the norm of k.
 
     Returns:
         (q,).
@@ -90,7 +90,7 @@ def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array
 
 
 def aspc_weights(points: int) -> Array:
-    """Coefficients B_j of the always stable predictor, the latest step first.
+    """Return the coefficients B_j of the always stable predictor, the latest step first.
 
     Kolafa, J. Comput. Chem. 25, 335 (2004).
 

@@ -1,14 +1,14 @@
-"""What the last steps of a trajectory say of the next: densities extrapolated over geometries.
+"""Extrapolation of densities from earlier geometries to the next one.
 
-Converged density matrices are kept in Loewdin orbitals, S^1/2 D S^1/2, where they stay projectors whatever the
-overlap. At a new geometry a cheap descriptor d (the density that a model predicts; without a model the overlap) is
-fitted by those of the old geometries, and the true densities are combined in the same way:
+Converged density matrices are kept in Loewdin orbitals, S^1/2 D S^1/2, in which they are projectors for any overlap.
+At a new geometry a cheap descriptor d (the density that a model predicts; without a model the overlap) is fitted by
+those of the old geometries, and the true densities are combined in the same way:
 
     minimise |d - sum_j w_j d_j|^2 + noise^2 |w|^2,  sum_j w_j = 1;    D = d_ml + sum_j w_j (D_j - d_ml,j),
 
 the last with a model; D = sum_j w_j D_j without. The eigenvectors of D with the largest eigenvalues take the old
-occupations, so the guess holds the right number of electrons and is idempotent. Time enters nowhere: steps of an
-optimisation are as good as those of a trajectory. Every old step is first moved and turned onto the new geometry.
+occupations, so the guess holds the right number of electrons and is idempotent. The method does not use time:
+steps of an optimisation are as good as those of a trajectory. Every old step is first aligned with the new geometry.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Array = NDArray[np.float64]
 
 LEARNED = ("fit", "reversible")
 STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
-DEPTH = 15  # steps remembered; more gain little
-MEMORY = 0.25  # share of max_memory that they may take
-JUMP = 1.0  # Bohr, of one atom after alignment; beyond it old steps say nothing
+DEPTH = 15  # steps kept; more gain little
+MEMORY = 0.25  # share of max_memory for them
+JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
-OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals; beyond it, another state
-PULLED = 1e-2  # Hartree, change of an external potential in Loewdin orbitals, beyond which old steps say nothing
+OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
+FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -50,10 +50,10 @@ class Step(NamedTuple):
         positions: (N, 3) Bohr.
         overlap: (n, n).
         density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
-        predicted: (s, n, n), that of a model, or None.
-        occ: (s, n) occupations, falling.
-        external: (1, n, n) what the core Hamiltonian has beside that of the bare molecule, in Loewdin orbitals,
-            Hartree; None where nothing.
+        predicted: (s, n, n) density predicted by a model, or None.
+        occ: (s, n) occupations, in descending order.
+        external: (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it
+            is zero.
     """
 
     positions: Array
@@ -65,29 +65,29 @@ class Step(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory taken."""
+        """Memory of the arrays, bytes."""
         return sum(0 if a is None else a.nbytes for a in self)
 
-    def turned(self, onto: Array, layout: OrbitalLayout) -> Step:
-        """Return the step with the molecule moved and turned as near as may be to other positions.
+    def rotated(self, onto: Array, layout: OrbitalLayout) -> Step:
+        """Return the step aligned with other positions.
 
         Args:
             onto: (N, 3) Bohr.
-            layout: of the molecule.
+            layout: orbital layout of the molecule.
         """
         rotation, moved = aligned(self.positions, onto)
         d = layout.rotation(rotation)
 
-        def turned(a: Array | None) -> Any:
+        def transformed(a: Array | None) -> Any:
             return None if a is None else d @ a @ d.T
 
-        return Step(
-            moved, turned(self.overlap), turned(self.density), turned(self.predicted), self.occ, turned(self.external)
-        )
+        matrices = (self.overlap, self.density, self.predicted, self.external)
+        overlap, density, predicted, external = map(transformed, matrices)
+        return Step(moved, overlap, density, predicted, self.occ, external)
 
 
 class _Place(NamedTuple):
-    """A geometry and its orbitals: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
+    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
 
     positions: Array
     layout: OrbitalLayout
@@ -103,23 +103,23 @@ class _Place(NamedTuple):
         return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
 
     def density(self, orbitals: Orbitals) -> Array:
-        """Densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
+        """Return densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
         coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
-        found = []
+        densities = []
         for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
             half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
-            found.append(half @ half.T)
-        return np.stack(found)
+            densities.append(half @ half.T)
+        return np.stack(densities)
 
     def external(self, mf: Any) -> Array | None:
-        """Return what the core Hamiltonian has beside a bare molecule's, (1, n, n) in Loewdin orbitals."""
+        """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
         if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
             return None
         added = self.transform.T @ (mf.get_hcore() - hf.get_hcore(mf.mol)) @ self.transform
         return np.asarray(self.metric.inverse @ added @ self.metric.inverse)[None]
 
     def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
-        """Orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
+        """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
         parts = (np.zeros_like(occ), self.transform @ coeff, occ)
         return Orbitals(*(p[0] if flat else p for p in parts))
 
@@ -128,9 +128,9 @@ class Guess(NamedTuple):
     """A density to start from.
 
     Attributes:
-        density: in the object's own shape.
-        steps: number of old steps that it is made of.
-        close: whether it is expected nearer to the solution than a coarse SCF would come.
+        density: density matrix in the object's own shape.
+        steps: number of old steps in it.
+        close: whether it is expected to be nearer to the solution than that of a coarse SCF.
     """
 
     density: Array
@@ -141,49 +141,49 @@ class Guess(NamedTuple):
 class History:
     """Converged densities of past geometries.
 
-    Another kind of molecule or method, a jump, another electronic state or another external potential empties it.
+    Another molecule or method, a jump, another electronic state or another external potential clears it.
 
     Attributes:
-        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or a rival: "aspc"
+        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or for comparison "aspc"
             (Kolafa's predictor on D S), "loewdin" (the last density in the new Loewdin orbitals), "last" (the last
-            density as it is, PySCF's scanners' way).
-        steps: the latest first.
-        error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite where there was no guess.
+            density unchanged, as PySCF's scanners do).
+        steps: steps, the latest first.
+        error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
-        """Start with nothing.
+        """Create an empty history.
 
         Args:
             strategy: one of STRATEGIES.
-            depth: steps to remember.
+            depth: number of steps to keep.
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
         if depth < 1:
-            raise ValueError(f"a history of depth {depth} remembers nothing; expected one or more.")
+            raise ValueError(f"depth = {depth}: a history keeps one step or more.")
         self.strategy, self.depth = strategy, depth
         self.clear()
 
     def clear(self) -> None:
-        """Forget every step."""
+        """Remove all steps."""
         self.steps: list[Step] = []
-        self.responses: list[tuple[Array, Response]] = []  # positions, and what was seen there
+        self.responses: list[tuple[Array, Response]] = []  # positions, response
         self.error = np.inf
         self._subject: Any = None
         self._guessed: tuple[Array, Array] | None = None  # positions, density
         self._predicted: tuple[Array, Array] | None = None  # positions, density
 
     def guess(self, mf: Any) -> Guess | None:
-        """Return a density for the object's present geometry, None where its own guess must serve.
+        """Return a density for the object's present geometry, None if its own guess must be used.
 
-        With ``mf.init_guess = 'ml'`` the model has its part in it.
+        With ``mf.init_guess = 'ml'`` the model contributes to it.
 
         Args:
-            mf: PySCF mean-field object; left as it is.
+            mf: PySCF mean-field object; not changed.
         """
         self._guessed = None
-        if not self.serves(mf):
+        if not self.is_applicable(mf):
             return None
         place = _Place.of(mf)
         orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
@@ -191,11 +191,11 @@ class History:
         close = self.strategy in LEARNED and self.error < CLOSE
         return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
 
-    def serves(self, mf: Any) -> bool:
-        """Return whether there are steps to guess from; where they say nothing of the present geometry they go.
+    def is_applicable(self, mf: Any) -> bool:
+        """Return whether there are steps for a guess at the present geometry; remove them if they are not applicable.
 
         Args:
-            mf: PySCF mean-field object; left as it is.
+            mf: PySCF mean-field object; not changed.
         """
         if self._subject != _subject(mf):
             self.clear()
@@ -204,32 +204,32 @@ class History:
         place = _Place.of(mf)
         jump = min(largest_move(step.positions, place.positions) for step in self.steps)
         if jump > JUMP:
-            logger.note(mf, "history: an atom has moved by %.1f Bohr; it starts afresh.", jump)
+            logger.note(mf, "history: an atom has moved by %.1f Bohr; earlier geometries are not used.", jump)
             self.clear()
-        elif _pulled(self.steps[0].turned(place.positions, place.layout).external, place.external(mf)):
-            logger.note(mf, "history: the external potential has changed; it starts afresh.")
+        elif _field_changed(self.steps[0].rotated(place.positions, place.layout).external, place.external(mf)):
+            logger.note(mf, "history: the external potential has changed; earlier geometries are not used.")
             self.clear()
         return bool(self.steps)
 
     def diis(self, mf: Any) -> RecyclingDIIS:
-        """Return a DIIS for the object's present geometry that knows the responses seen at earlier ones.
+        """Return a DIIS for the object's present geometry, with the responses of earlier ones.
 
         Args:
-            mf: PySCF mean-field object; left as it is.
+            mf: PySCF mean-field object; not changed.
         """
         place = _Place.of(mf)
-        known = []
+        earlier = []
         for positions, response in self.responses:
             d = place.layout.rotation(aligned(positions, place.positions)[0])
-            known.append(Response(*(d @ a @ d.T for a in response)))
-        return RecyclingDIIS(mf, place.transform, place.metric, known)
+            earlier.append(Response(*(d @ a @ d.T for a in response)))
+        return RecyclingDIIS(mf, place.transform, place.metric, earlier)
 
     def learn(self, mf: Any, diis: RecyclingDIIS) -> None:
-        """Keep the responses that a converged SCF has shown.
+        """Keep the responses of a converged SCF.
 
         Args:
-            mf: the object that `diis` was made for.
-            diis: after use.
+            mf: PySCF mean-field object of the SCF.
+            diis: its DIIS.
         """
         place = np.asarray(mf.mol.atom_coords())
         self.responses = [(place, response) for response in diis.responses()] + self.responses
@@ -237,10 +237,10 @@ class History:
         del self.responses[min(KEPT, room) :]
 
     def record(self, mf: Any) -> None:
-        """Remember a converged calculation.
+        """Add a converged calculation.
 
         Args:
-            mf: converged PySCF mean-field object; left as it is.
+            mf: converged PySCF mean-field object; not changed.
         """
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
@@ -254,29 +254,29 @@ class History:
         self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
         self._guessed = None
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
-        occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # where S is nearly singular
+        occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # if S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf))
-        if self.steps and _other_state(self.steps[0].turned(place.positions, place.layout), step):
-            self.steps, self.responses = [], []  # a mixture of two states is no guess for either
+        if self.steps and _other_state(self.steps[0].rotated(place.positions, place.layout), step):
+            self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
         self.steps.insert(0, step)
         room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
         del self.steps[max(1, min(self.depth, room)) :]
 
     def _prediction(self, mf: Any, place: _Place) -> Array | None:
-        """Density that the model of mf.init_guess predicts, asked for once at each geometry; None without one."""
+        """Return the density predicted by the model of mf.init_guess, computed once per geometry; None without one."""
         if self._predicted is None or not np.array_equal(self._predicted[0], place.positions):
             self._predicted = None
             try:
                 model = model_of(mf)
                 if model is not None:
                     self._predicted = (place.positions, place.density(predict(mf, model).orbitals))
-            except Exception as error:  # as with the guess: whatever goes wrong inside a model, SCF goes on
+            except Exception as error:  # the SCF continues after any error of a model
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
     def _coefficients(self, mf: Any, place: _Place) -> Array:
-        """Orbitals of the guess, (s, n, n) over AOs in irreps order; those with occupation come first."""
+        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first."""
         if self.strategy == "aspc":
             return self._aspc(place)
         if self.strategy in LEARNED:
@@ -286,11 +286,11 @@ class History:
         return metric.inverse @ _natural(last.density)
 
     def _fitted(self, mf: Any, place: _Place) -> Array:
-        """Extrapolated density in Loewdin orbitals."""
+        """Return the extrapolated density in Loewdin orbitals, (s, n, n)."""
         predicted, steps = self._prediction(mf, place), self.steps
         if predicted is not None:
             steps = [step for step in steps if step.predicted is not None] or steps
-        steps = [step.turned(place.positions, place.layout) for step in steps]
+        steps = [step.rotated(place.positions, place.layout) for step in steps]
         target, d = place.overlap, np.stack([step.overlap for step in steps])
         learned = predicted is not None and steps[0].predicted is not None
         if learned:
@@ -302,24 +302,24 @@ class History:
         return np.asarray(density + (target - np.tensordot(weights, d, axes=1)) if learned else density)
 
     def _aspc(self, place: _Place) -> Array:
-        """Kolafa's predictor: sum_j B_j (D_j S_j) C_last, orthogonalised anew."""
+        """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
         steps = self.steps[:ASPC_POINTS]
         metrics = [metric_from_overlap(step.overlap) for step in steps]
         coeff = metrics[0].inverse @ _natural(steps[0].density)
         projector = np.zeros_like(steps[0].density)
         for b, step, metric in zip(aspc_weights(len(steps)), steps, metrics, strict=True):
             projector += b * (metric.inverse @ step.density @ metric.half)
-        moved, found = projector @ coeff, []
+        moved, orbitals = projector @ coeff, []
         for c, occ in zip(moved, steps[0].occ, strict=True):
             kept = c[:, occ > 0] / occ[occ > 0]  # each was multiplied by its own occupation
             s, u = np.linalg.eigh(kept.T @ place.overlap @ kept)
             half = place.metric.half @ kept @ (u / np.sqrt(s)) @ u.T
-            found.append(place.metric.inverse @ np.hstack([half, _complement(half)]))
-        return np.stack(found)
+            orbitals.append(place.metric.inverse @ np.hstack([half, _complement(half)]))
+        return np.stack(orbitals)
 
 
 def _subject(mf: Any) -> tuple[Any, ...] | None:
-    """Return what must not change along a history; None for objects that it does not serve."""
+    """Return the properties that are constant along a history; None for objects that are not supported."""
     kind = next((kind for kind in ("ROHF", "UHF", "RHF") if mf.istype(kind)), None)
     mol = mf.mol
     if kind is None or mol.natm == 0 or any(c.__name__ == "Cell" for c in type(mol).__mro__):
@@ -332,27 +332,27 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
     return (kind, getattr(mf, "xc", "hf"), around, model, mol.charge, mol.spin, atoms, *basis)
 
 
-def _pulled(old: Array | None, new: Array | None) -> bool:
+def _field_changed(old: Array | None, new: Array | None) -> bool:
     """Whether an external potential has changed by more than small moves of the atoms explain."""
     if old is None or new is None:
         return old is not new
-    return bool(np.abs(old - new).max() > PULLED)
+    return bool(np.abs(old - new).max() > FIELD_CHANGE)
 
 
 def _other_state(old: Step, new: Step) -> bool:
-    """Whether an orbital has lost its electrons to another between two geometries, turned onto each other."""
+    """Whether electrons have moved to another orbital between two aligned geometries."""
     if not np.array_equal(old.occ > 0, new.occ > 0):
         return True
     moved = np.linalg.norm(new.density - old.density, ord=2, axis=(-2, -1))
-    whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron, where some are unpaired
+    whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron if some are unpaired
     return bool(np.any((moved / whole) ** 2 > OTHER_STATE))
 
 
 def _natural(density: Array) -> Array:
-    """Eigenvectors (s, n, n) of densities, the fullest first."""
+    """Return eigenvectors (s, n, n) of densities, in descending order of occupation."""
     return np.asarray(np.linalg.eigh((density + np.swapaxes(density, -1, -2)) / 2)[1][..., ::-1])
 
 
 def _complement(vectors: Array) -> Array:
-    """Orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
+    """Return orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
     return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])

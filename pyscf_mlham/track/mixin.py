@@ -1,4 +1,4 @@
-"""track(): a mean-field object that learns from its own past geometries."""
+"""track(): a mean-field object whose guesses are extrapolated from earlier geometries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyscf_mlham.track.recycle import RecyclingDIIS
 
 Array = NDArray[Any]
 
-# With any of these changed, somebody has settled how SCF is to converge.
+# If any of these is changed, the user has chosen how the SCF converges.
 SETTINGS = (
     "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
 )  # fmt: skip
@@ -32,12 +32,12 @@ def track(mf: Any, history: History | str = "fit") -> Any:
     For scanners, optimisations and molecular dynamics: ``track(mf).as_scanner()``,
     ``track(mf).nuc_grad_method().as_scanner()``, ``pyscf.md.NVE(track(mf))``. With ``mf.init_guess = 'ml'`` the model
     and the history work together, and the model alone at the first geometry. Decorate with `density_fit`, `PCM`,
-    `accelerate` first and with this last. A density that you give yourself is used as it is.
+    `accelerate` first and with this last. A density that you pass is used unchanged.
 
     Args:
-        mf: PySCF mean-field object or scanner; left as it is.
-        history: one to go on with (several objects may share it), or the strategy of a new one: "fit", "reversible"
-            (for NVE), or a rival: "aspc", "loewdin", "last".
+        mf: PySCF mean-field object or scanner; not changed.
+        history: history to continue (several objects may share it), or the strategy of a new one: "fit", "reversible"
+            (for NVE), or for comparison "aspc", "loewdin", "last".
     """
     if isinstance(mf, _TrackedSCF):
         mf = mf.undo_track()
@@ -56,16 +56,16 @@ class _TrackedSCF(Picklable):
         self._own_coeff: Any = None
 
     def undo_track(self: Any) -> Any:
-        """Return the plain object, with whatever it has converged to."""
+        """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
         del plain.history, plain._own_coeff
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
-        """Return another object that goes on with the same history.
+        """Return another object with the same history.
 
         Args:
-            mf: PySCF mean-field object; left as it is.
+            mf: PySCF mean-field object; not changed.
         """
         return track(mf, self.history)
 
@@ -74,10 +74,10 @@ class _TrackedSCF(Picklable):
 
         Args:
             dm0: density matrix to start from; by default from the history, else as PySCF does.
-            kwargs: handed on.
+            kwargs: passed on.
         """
         self.build(self.mol)
-        # a scanner hands over the last density, for it knows nothing better
+        # a scanner passes the last density, its own guess
         if dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff):
             dm0 = self._from_history(dm0)
         diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
@@ -99,7 +99,7 @@ class _TrackedSCF(Picklable):
     def from_chk(self: Any, *args: Any, **kwargs: Any) -> Array | None:
         """Read a density from a checkpoint file; see PySCF's.
 
-        A scanner does so at another molecule, where the object's own guess is better than such a projection.
+        A scanner reads one for another molecule, for which the object's own guess is better: None.
         """
         if isinstance(self, hf.SCF_Scanner):
             return None
@@ -107,14 +107,14 @@ class _TrackedSCF(Picklable):
         return density
 
     def _plain_diis(self: Any) -> bool:
-        """Whether SCF is PySCF's ordinary one, with nobody's own settings of its convergence."""
+        """Whether SCF is PySCF's ordinary one, with default settings of its convergence."""
         ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
         own = any(getattr(self, name) != getattr(hf.SCF, name) for name in SETTINGS)
         other = hasattr(self, "full_builds") or hasattr(self, "undo_soscf")
         return ordinary and not own and not other and self._independent()
 
     def _independent(self: Any) -> bool:
-        """Whether PySCF keeps every function of the basis set: the others hold nothing but rounding."""
+        """Whether PySCF drops no function of the basis set; responses along dropped ones are only rounding."""
         with undisturbed(self):
             kept = self.check_linear_dependency(self.get_ovlp())
         return bool(kept.shape[-1] == kept.shape[-2])
@@ -123,7 +123,7 @@ class _TrackedSCF(Picklable):
         start = time.perf_counter()
         try:
             guess = self.history.guess(self)
-        except Exception as error:  # whatever goes wrong with a guess, SCF goes on
+        except Exception as error:  # the SCF continues after any error of a guess
             self.history.clear()
             logger.warn(self, "history not used: %s: %s", type(error).__name__, error)
             return otherwise

@@ -1,7 +1,7 @@
-"""DIIS that remembers, from the geometries before, how errors of the density answer changes of the Fock matrix.
+"""DIIS that reuses the responses of earlier geometries: changes of the error with changes of the Fock matrix.
 
 From a guess close to the solution PySCF's SCF makes two plain steps before its DIIS has two matrices to combine, and
-a plain step may enlarge the error. Here the pairs (dF, de) of earlier geometries, in Loewdin orbitals, stand in:
+a plain step may increase the error. Here the pairs (dF, de) of earlier geometries, in Loewdin orbitals, are added:
 
     F <- F_k + sum_i a_i (F_i - F_k) + sum_j b_j dF_j,   a, b minimise |e_k + sum_i a_i (e_i - e_k) + sum_j b_j de_j|,
 
@@ -20,14 +20,14 @@ from pyscf_mlham.ao.loewdin import Metric
 
 Array = NDArray[np.float64]
 
-KEPT = 12  # responses remembered
+KEPT = 12  # responses kept
 SPACE = 8  # Fock matrices of one SCF that are combined
-UNSEEN = 1e-6  # share of a change of F; an error that answers with less shows nothing but rounding
-SINGULAR = 1e-3  # of normalised error differences: directions seen less clearly are left alone
+UNSEEN = 1e-6  # share of a change of F; a smaller change of the error is only rounding
+SINGULAR = 1e-3  # of normalised error differences: smaller singular values are dropped
 
 
 class Response(NamedTuple):
-    """How the error changed with the Fock matrix, in Loewdin orbitals.
+    """A change of the Fock matrix and the resulting change of the error, in Loewdin orbitals.
 
     Attributes:
         fock: (..., n, n) change of F, Hartree.
@@ -39,32 +39,32 @@ class Response(NamedTuple):
 
 
 class RecyclingDIIS(lib.diis.DIIS):  # type: ignore[misc]
-    """Direct inversion of the iterative subspace, begun with what earlier geometries have shown.
+    """Direct inversion in the iterative subspace, started with responses of earlier geometries.
 
     Attributes:
         pairs: F and e of this SCF, in Loewdin orbitals of irreps order.
     """
 
-    def __init__(self, mf: Any, transform: Array, metric: Metric, known: list[Response]) -> None:
-        """Begin.
+    def __init__(self, mf: Any, transform: Array, metric: Metric, earlier: list[Response]) -> None:
+        """Set up.
 
         Args:
             mf: PySCF mean-field object.
             transform: (n, n) T with functions_irreps = T^T functions_pyscf.
-            metric: of the overlap in irreps order.
-            known: responses of earlier geometries, turned onto this one.
+            metric: roots of the overlap in irreps order.
+            earlier: responses of earlier geometries, rotated to this one.
         """
         super().__init__(mf)
         self._down = transform @ metric.inverse  # Loewdin orbitals over AOs
         self._up = metric.half @ np.linalg.inv(transform)
-        self._known = known
+        self._earlier = earlier
         self.pairs: list[Response] = []
 
     def update(self, s: Array, d: Array, f: Array, *_: Any, **__: Any) -> Array:
         """Return the Fock matrix to diagonalise next.
 
         Args:
-            s: overlap; known already.
+            s: overlap; not used.
             d: density matrix, (n, n) or (2, n, n).
             f: its Fock matrix.
         """
@@ -74,8 +74,8 @@ class RecyclingDIIS(lib.diis.DIIS):  # type: ignore[misc]
         del self.pairs[:-SPACE]
         last = self.pairs[-1]
         if len(self.pairs) == SPACE:
-            self._known = []  # they were to save the first cycles; if that fails, this SCF's own must do
-        ways = [Response(p.fock - last.fock, p.error - last.error) for p in self.pairs[:-1]] + self._known
+            self._earlier = []  # they are for the first cycles only; later ones use the responses of this SCF
+        ways = [Response(p.fock - last.fock, p.error - last.error) for p in self.pairs[:-1]] + self._earlier
         ways = [way for way in ways if np.linalg.norm(way.error) > UNSEEN * np.linalg.norm(way.fock)]
         if not ways:
             return f
@@ -86,8 +86,8 @@ class RecyclingDIIS(lib.diis.DIIS):  # type: ignore[misc]
         return np.asarray(self._up.T @ best @ self._up)
 
     def responses(self) -> list[Response]:
-        """Return what this SCF has shown, the latest first."""
-        found = [
+        """Return the responses of this SCF, the latest first."""
+        changes = [
             Response(b.fock - a.fock, b.error - a.error) for a, b in zip(self.pairs[:-1], self.pairs[1:], strict=True)
         ]
-        return found[::-1]
+        return changes[::-1]

@@ -1,4 +1,4 @@
-"""The settings of a training run: a YAML file that maps onto frozen dataclasses one to one."""
+"""Settings of a training run: frozen dataclasses with the keys of a YAML file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyscf_mlham.h0 import BASELINES
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 
 SCHEDULES = ("cosine", "wsd")
-RANGES: dict[str, Range] = {  # of all others: FROM_0
+RANGES: dict[str, Range] = {  # all others: FROM_0
     "steps": FROM_1,
     "pairs": FROM_1,
     "validate_every": FROM_1,
@@ -35,7 +35,7 @@ class LossConfig:
         absolute: mean absolute error of the elements.
         spectral: root of the squared error for each orbital.
         density: error of the density matrix to first order, from occupied-virtual elements over orbital gaps.
-        trace: of the traces' error, relative to all the rest of the loss, for a network with the tracegrad wrapper.
+        trace: error of the traces, as a share of the rest of the loss, for a network with the tracegrad wrapper.
     """
 
     absolute: float = 10.0
@@ -46,38 +46,38 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to train, on what, and how.
+    """Model, data and optimisation of a training run.
 
     Attributes:
-        name: of the model.
-        data: files of labelled molecules, all of one functional and basis set; the first one's grid is written down.
+        name: name of the model.
+        data: files of labelled molecules, all of one functional and basis set; the model records the first one's grid.
         output: folder of the model, the checkpoint, the log and the loss curve.
-        architecture: of the network, qhnetv2 or qhnet.
-        network: its options.
+        architecture: architecture of the network, qhnetv2 or qhnet.
+        network: options of the network.
         wrapper: tracegrad or none.
-        wrapper_options: its options.
+        wrapper_options: options of the wrapper.
         refiner: harmose or none.
-        refiner_options: its options.
-        start: shipped model, or model folder, whose weights the first stage starts from; empty for fresh ones. The new
-            model's elements are those of that one, and the training molecules may lack some of them.
-        frozen: leave the weights that it starts from as they are, and train the refiner alone.
+        refiner_options: options of the refiner.
+        start: shipped model, or model folder, with the initial weights of the first stage; empty for random ones. The
+            new model has the same elements, and the training molecules may lack some of them.
+        frozen: whether to keep the initial weights fixed and train the refiner only.
         baseline: name of H0.
-        charges: total charges that the model may be used for.
-        elements: symbols of the elements that it may be used for; empty for those of the training molecules. Molecules
-            with others are left out.
-        steps: optimiser steps in all.
-        pairs: pairs of atoms in a step, roughly; what memory bounds.
-        learning_rate: at its highest.
+        charges: total charges supported by the model.
+        elements: symbols of the supported elements; empty for those of the training molecules. Molecules with other
+            elements are left out.
+        steps: total number of optimiser steps.
+        pairs: approximate number of pairs of atoms in a step, limited by memory.
+        learning_rate: highest learning rate.
         warmup: steps of linear increase.
         schedule: cosine, or wsd (constant, and linear to zero over the last fifth).
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         clip: largest norm of the gradient.
-        average: decay of the running average of the weights, which is what is evaluated and kept.
-        loss: weights of its terms.
+        average: decay of the running average of the weights, which is evaluated and written.
+        loss: weights of the terms of the loss.
         validate_every: steps between two evaluations.
-        checkpoint_minutes: between two checkpoints.
-        train_molecules: use only so many, drawn by the seed; 0 = all.
-        seed: of weights and order.
+        checkpoint_minutes: minutes between two checkpoints.
+        train_molecules: number of training molecules to use, drawn by the seed; 0 = all.
+        seed: seed of weights and order.
     """
 
     name: str
@@ -113,28 +113,28 @@ def read_config(path: str | Path) -> TrainConfig:
     """Read a YAML file; an unknown key is an error, and paths are relative to the file.
 
     Args:
-        path: of the file.
+        path: path of the YAML file.
     """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file; give the YAML file of a training run.") from error
+        raise ModelError(f"{path}: no such file; give the YAML file of a training run.") from error
     except (OSError, yaml.YAMLError) as error:
         raise ModelError(f"{path}: cannot be read as YAML ({error}).") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
     config = _config_from_dict(path, content)
-    here = path.parent
-    beside = here / config.start
+    folder = path.parent
+    beside = folder / config.start
     start = str(beside) if config.start and (beside / CONFIG).exists() else config.start
     return dataclasses.replace(
-        config, data=tuple(str(here / file) for file in config.data), output=str(here / config.output), start=start
+        config, data=tuple(str(folder / file) for file in config.data), output=str(folder / config.output), start=start
     )
 
 
 def _check_kinds(path: Path, content: dict[str, Any]) -> None:
-    """Refuse what is missing, and values of the wrong kind."""
+    """Raise ModelError if keys are missing or values have a wrong type."""
     if missing := [key for key in ("name", "data", "output") if key not in content]:
         raise ModelError(f"{path}: keys {missing} are missing.")
     for key in ("loss", "network", "wrapper_options", "refiner_options"):
@@ -156,12 +156,12 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
 
 
 def _lists(values: object, kind: type) -> bool:
-    """Whether it is a list of such, and not empty."""
+    """Whether an object is a list of values of a type, and not empty."""
     return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
 
 
 def _check_numbers(path: Path, config: TrainConfig | LossConfig, within: str = "") -> None:
-    """Refuse what should be a number and is none, and numbers out of range."""
+    """Raise ModelError for values that are not numbers, and for numbers out of range."""
     for f in dataclasses.fields(config):
         if f.type not in ("int", "float"):
             continue
@@ -186,7 +186,7 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
     _check_numbers(path, config)
     _check_numbers(path, config.loss, "loss: ")
     if config.frozen and (not config.start or config.refiner == "none"):
-        raise ModelError(f"{path}: frozen needs a refiner, which is then trained, and start, whose weights stay.")
+        raise ModelError(f"{path}: frozen needs a refiner to train, and start for the fixed weights.")
     for name, names in (("schedule", SCHEDULES), ("baseline", BASELINES)):
         if (value := getattr(config, name)) not in names:
             raise ModelError(f"{path}: unknown {name} {value!r}; expected {', '.join(names[:-1])} or {names[-1]}.")

@@ -1,4 +1,4 @@
-"""mlham eval: how good a model is on labelled molecules, and what its guess saves in SCF."""
+"""mlham eval: errors of a model on labelled molecules, and SCF cycles saved by its guess."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, mea
 from pyscf_mlham.train.preparation import recipe_of
 
 GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
-FALLBACK = "why the model was not used"  # of a run in which it was not
+FALLBACK = "why the model was not used"  # key of a run with a fallback
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 MEANINGS = {
     "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
@@ -38,12 +38,12 @@ MEANINGS = {
     "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
     "occupied_mae": "mean absolute error of the occupied orbitals' energies",
     "similarity": "mean overlap of predicted and converged occupied orbitals, one by one in order of energy; 1 is "
-    "perfect, but orbitals of one energy mix at will, so that a nearly perfect prediction may have less",
+    "perfect, but degenerate orbitals mix arbitrarily, so that a nearly perfect prediction may have less",
     "gap_error": "absolute error of the HOMO-LUMO gap",
     "gap_ratio": "predicted over converged gap; 1 is perfect",
-    "occupied_virtual": "norm of the error between occupied and virtual orbitals, all that an SCF has to mend",
-    "density": "norm of the error of the density matrix, to first order; what models are chosen by",
-    "intruders": "predicted occupied orbitals that belong among the virtual ones; 0 is perfect",
+    "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
+    "density": "norm of the error of the density matrix, to first order; the criterion for the best weights",
+    "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
 }
 
 
@@ -53,82 +53,84 @@ def evaluate_model(
     """Print the metrics of a trained model on a file of labelled molecules, and SCF cycles from several guesses.
 
     Args:
-        name: of a shipped model, or a model folder.
-        path: of the file.
+        name: name of a shipped model, or a model folder.
+        path: path of the file.
         split: train, val, test or all.
-        scf_molecules: how many molecules to run SCF on.
+        scf_molecules: number of molecules to run SCF on.
         guesses: PySCF's names, and "ml" for the model.
-        console: to draw on.
+        console: console for progress and results.
     """
     model = load(name)
     if not isinstance(model, NetworkModel):
-        raise MLHamError(f"model {model.config.name} is no network; there is nothing to evaluate.")
+        raise MLHamError(f"model {model.config.name} is not a network; there is nothing to evaluate.")
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
-            raise DataError(f"{path} is {level.xc}/{level.basis}, model {config.name} {config.xc}/{config.basis}.")
+            raise DataError(
+                f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of model {config.name}."
+            )
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in served(file, s, config)]
         counts = {s: len(file.indices(s)) for s in SPLITS}
         if not sum(counts[s] for s in splits):
             held = ", ".join(f"{count} {s}" for s, count in counts.items())
-            raise DataError(f"{path}: it holds no molecules of split {split} ({held}); name another --split, or all.")
+            raise DataError(f"{path}: no molecules of split {split} ({held}); choose another --split, or all.")
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
         if outside := sum(counts[s] for s in splits) - len(indices):
             console.print(f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
-        turned: list[float] = []
+        changes: list[float] = []
         samples: list[Sample] = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             prepared = examples(path, indices, recipe_of(config), usable_cores())
             for example in progress.track(prepared, total=len(indices), description="predicting"):
                 found += evaluate(model.network, [example])
                 samples.append(example.sample)
-                turned.append(equivariance_error(model.network, example, len(turned)))
+                changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, f"{config.name} on {len(found)} molecules of {path.name} ({split})", console)
         print_classes(found, samples, console)
-        print_equivariance(model.network, turned, console)
+        print_equivariance(model.network, changes, console)
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
             print_guesses(runs, console)
 
 
 def served(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
-    """Return the records of a split that a model is for: of its charges, its elements, and the spins of its baseline.
+    """Return the records of a split in the domain of a model: its charges, its elements and the spins of its baseline.
 
     Args:
-        file: of labelled molecules.
+        file: file of labelled molecules.
         split: train, val or test.
-        config: of the model.
+        config: config of the model.
     """
-    known = set(config.elements)
+    supported = set(config.elements)
     inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
-    return [int(i) for i in file.indices(split) if inside[i] and known.issuperset(file.numbers(i).tolist())]
+    return [int(i) for i in file.indices(split) if inside[i] and supported.issuperset(file.numbers(i).tolist())]
 
 
-def print_equivariance(network: HamiltonianModel, turned: Sequence[float], console: Console) -> None:
-    """Say how much turning molecules changes the answer.
+def print_equivariance(network: HamiltonianModel, changes: Sequence[float], console: Console) -> None:
+    """Print how much the prediction changes if molecules are rotated.
 
     Args:
-        network: of the model.
-        turned: of each molecule, from `equivariance_error`.
-        console: to draw on.
+        network: network of the model.
+        changes: `equivariance_error` of each molecule.
+        console: console to print on.
     """
     kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learnt"
     console.print(
-        f"Turned molecules: the prediction changes by {np.mean(turned):.1e} Ha on average, {max(turned):.1e} at worst "
-        f"({kind})."
+        f"Rotated molecules: the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at "
+        f"worst ({kind})."
     )
 
 
 def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
-    """Print means and worst cases, and what each of them is.
+    """Print means and worst cases of the metrics, and their definitions.
 
     Args:
-        found: of each molecule.
-        title: of the table.
-        console: to draw on.
+        found: metrics of each molecule.
+        title: title of the table.
+        console: console to print on.
     """
     table = Table("metric", "mean", "median", "worst", "unit", title=title)
     for key, value in mean(found)._asdict().items():
@@ -137,17 +139,17 @@ def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
         cells = [f"{v:.3g}" for v in (value, float(np.median(column)), float(worst))]
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
-    for key, words in MEANINGS.items():
-        console.print(f"{key}: {words}", highlight=False, soft_wrap=True)
+    for key, meaning in MEANINGS.items():
+        console.print(f"{key}: {meaning}", highlight=False, soft_wrap=True)
 
 
 def print_classes(found: list[Metrics], samples: Sequence[Sample], console: Console) -> None:
-    """Print mean errors of closed shells, ions and radicals, and of the molecules that have an element.
+    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element.
 
     Args:
-        found: of each molecule, or of each spin of an open shell.
+        found: metrics of each molecule, or of each spin of an open shell.
         samples: input of the network for each of them.
-        console: to draw on.
+        console: console to print on.
     """
     classes: dict[str, list[Metrics]] = {}
     for each, sample in zip(found, samples, strict=True):
@@ -169,14 +171,14 @@ def compare_guesses(
     """Run SCF from several guesses.
 
     Args:
-        file: labelled molecules.
-        indices: which records.
-        model: stands for "ml".
-        guesses: names.
-        console: to draw on.
+        file: file of labelled molecules.
+        indices: indices of the records.
+        model: model of the guess "ml".
+        guesses: names of the guesses.
+        console: console for progress.
 
     Returns:
-        for each molecule, its name and atoms, why the model was not used where it was not, and for each guess: cycles,
+        for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
         converged, and the energy, Hartree.
     """
     if unknown := sorted(set(guesses) - GUESSES):
@@ -202,8 +204,8 @@ def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
     """Print cycles by guess, relative to the first one.
 
     Args:
-        runs: from `compare_guesses`.
-        console: to draw on.
+        runs: result of `compare_guesses`.
+        console: console to print on.
     """
     guesses = [key for key, value in runs[0].items() if isinstance(value, tuple)]
     first = guesses[0]
@@ -211,11 +213,11 @@ def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
     for guess in guesses:
         cycles = np.array([run[guess][0] for run in runs], dtype=float)
         reference = np.array([run[first][0] for run in runs], dtype=float)
-        lost = sum(not run[guess][1] for run in runs)
+        failed = sum(not run[guess][1] for run in runs)
         difference = max((run[guess][2] - run[first][2] for run in runs), key=abs)
         ratios = (f"{np.mean(cycles / reference):.2f}", f"{np.max(cycles / reference):.2f}")
-        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(lost), f"{difference:.0e}")
+        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(failed), f"{difference:.0e}")
     console.print(table)
     if reasons := [run[FALLBACK] for run in runs if run.get(FALLBACK)]:
-        words = f"the model was not used for {len(reasons)} of {len(runs)} molecules, but minao: {reasons[0]}"
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
+        note = f"minao was used instead of the model for {len(reasons)} of {len(runs)} molecules: {reasons[0]}"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What decides what the weights of a run become: the same in whoever goes on with it."""
+"""Identity of a training run: the settings and data that determine its weights, compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.start import start_folder
 
 FINGERPRINT = "baseline_fingerprint"
-LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # which checkpoints of earlier versions do not have
+LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in checkpoints of earlier versions
 
 
 def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
@@ -23,15 +23,15 @@ def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Exa
 
     Args:
         config: settings.
-        train: examples.
-        val: examples on which the weights to keep are chosen.
-        model: to write.
+        train: training examples.
+        val: validation examples, by which the best weights are chosen.
+        model: config of the model to write.
     """
     plain = dataclasses.asdict(config)
     for key in ("output", "data", "checkpoint_minutes", "validate_every"):
         del plain[key]
     for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
-        if plain[key] in ("none", "", {}, False):  # runs without them are those of versions that had none
+        if plain[key] in ("none", "", {}, False):  # equal to runs of versions without these settings
             del plain[key]
     if config.start:
         plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
@@ -47,14 +47,14 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def differences(there: str, here: str) -> list[str]:
-    """Name what two runs differ in; what a checkpoint of an earlier version does not say is taken to be the same.
+def differences(stored: str, current: str) -> list[str]:
+    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared.
 
     Args:
-        there: from `identity_of`, of a checkpoint.
-        here: from `identity_of`.
+        stored: `identity_of` a checkpoint's run.
+        current: `identity_of` this run.
     """
-    old, new = json.loads(there), json.loads(here)
+    old, new = json.loads(stored), json.loads(current)
     keys = (old.keys() | new.keys()) - (LATER - old.keys())
     different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
     if FINGERPRINT in different and same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):

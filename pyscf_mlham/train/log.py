@@ -1,6 +1,6 @@
-"""The log of a run: a row for each evaluation, and the curve that it draws.
+"""The log of a run: a row for each evaluation, and a plot of the errors.
 
-What a killed process or a full disk leaves behind, rows that are not whole among it, ends no later run.
+Incomplete rows, left by a killed process or a full disk, do not stop a later run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CURVE = "loss.png"
 
 
 def append_row(folder: Path, row: Mapping[str, float]) -> str:
-    """Add an evaluation to the log, draw the curve anew, and say why it could not be drawn; "" where it was.
+    """Add an evaluation to the log and draw the curve again; return why that failed, "" if it did not.
 
     Args:
-        folder: of the run.
+        folder: output folder of the run.
         row: values by column.
     """
     path = folder / LOG
@@ -32,7 +32,7 @@ def append_row(folder: Path, row: Mapping[str, float]) -> str:
         writer.writerow(row)
     try:
         draw_curve(path, folder / CURVE)
-    except Exception as error:  # whatever it is, the run is worth more than its picture
+    except Exception as error:  # any error: the run continues without the plot
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -63,11 +63,11 @@ def draw_curve(log: Path, image: Path) -> None:
 
 
 def forget_later_rows(folder: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that a run goes on from, which will be logged again, and torn rows.
+    """Remove incomplete rows, and those after the checkpoint from which a run resumes, which will be logged again.
 
     Args:
-        folder: of the run.
-        step: of the checkpoint; 0 where there is none.
+        folder: output folder of the run.
+        step: step of the checkpoint, 0 without one.
     """
     log = folder / LOG
     if not log.exists():
@@ -78,7 +78,7 @@ def forget_later_rows(folder: Path, step: int) -> None:
 
 
 def whole_lines(log: Path) -> list[str]:
-    """Return the header and the rows that were written to their end; none where not even the header was.
+    """Return the header and all complete rows; an empty list if the header is incomplete.
 
     Args:
         log: CSV file.
@@ -90,7 +90,7 @@ def whole_lines(log: Path) -> list[str]:
 
 
 def _is_whole(row: str, commas: int) -> bool:
-    """Whether a row has its end, all its values, and nothing but numbers, a step first."""
+    """Whether a row is complete: all its values, only numbers, a step first, and the end of the line."""
     values = row.split(",")
     if not row.endswith("\n") or len(values) != commas + 1 or not values[0].isdecimal():
         return False

@@ -16,26 +16,24 @@ from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
 from pyscf_mlham.train.config import LossConfig
 
-TINY = 1e-12  # the root's slope is finite at zero
-SMALLEST_GAP = (
-    1e-3  # Hartree; the first-order error means nothing where orbitals come closer, or are in the wrong order
-)
+TINY = 1e-12  # keeps the derivative of the root finite at zero
+SMALLEST_GAP = 1e-3  # Hartree; for smaller gaps, or a wrong order of orbitals, the first-order error has no meaning
 
 
 class Targets(NamedTuple):
-    """Answers of a batch, orbitals padded to the largest molecule.
+    """Targets of a batch, with orbitals padded to the largest molecule.
 
     Attributes:
-        onsite: (N, B, B) Hartree.
-        pair: (P, B, B) Hartree.
-        onsite_mask, pair_mask: same shapes, 1 where there are orbitals.
-        slots: (N, B) place in the padded matrix of the molecule; empty ones point to its last row.
+        onsite: (N, B, B) onsite blocks, Hartree.
+        pair: (P, B, B) pair blocks, Hartree.
+        onsite_mask, pair_mask: same shapes, 1 for orbitals, 0 for padding.
+        slots: (N, B) index in the padded matrix of the molecule; that of its last row for padding.
         pair_molecule: (P,) molecule of each pair.
         n_ao: (molecules,) number of orbitals.
-        occupied: (molecules, n+1, o) orbitals, zero where padded.
-        virtual: (molecules, n+1, v).
-        inverse_gap: (molecules, o, v) 1 / (e_v - e_o), zero where padded.
-        beyond: (molecules, o, v) of dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
+        occupied: (molecules, n+1, o) occupied orbitals, padded with zeros.
+        virtual: (molecules, n+1, v) virtual orbitals, padded with zeros.
+        inverse_gap: (molecules, o, v) 1 / (e_v - e_o), padded with zeros.
+        beyond: (molecules, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
     """
 
     onsite: Tensor
@@ -56,12 +54,12 @@ class Targets(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Of each molecule, (molecules,).
+    """Errors of each molecule, (molecules,).
 
     Attributes:
         absolute: mean absolute error of dH in Loewdin orbitals, Hartree.
-        spectral: root of the squared error for each orbital, Hartree.
-        density: norm of the first-order error of the density matrix, for each occupied orbital's root.
+        spectral: root of the squared error per orbital, Hartree.
+        density: norm of the first-order error of the density matrix over the root of the number of occupied orbitals.
     """
 
     absolute: Tensor
@@ -70,7 +68,7 @@ class Errors(NamedTuple):
 
 
 def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
-    """Put examples side by side.
+    """Concatenate examples to a batch.
 
     Args:
         examples: one or more.
@@ -90,14 +88,14 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
         if e.beyond.size:
             beyond[k, :o, : n - o] = e.orbitals[:, :o].T @ e.beyond @ e.orbitals[:, o:]
     slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
-    there = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
+    mask = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
     offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])
     pairs = np.concatenate([e.sample.pairs + at for e, at in zip(examples, offsets, strict=True)]).reshape(-1, 2)
-    rows, columns = there[pairs[:, 0]], there[pairs[:, 1]]
+    rows, columns = mask[pairs[:, 0]], mask[pairs[:, 1]]
     arrays = (
         np.concatenate([e.onsite for e in examples]),
         np.concatenate([e.pair for e in examples]).reshape(-1, width, width),
-        there[:, :, None] * there[:, None, :],
+        mask[:, :, None] * mask[:, None, :],
         rows[:, :, None] * columns[:, None, :],
         slots,
         np.repeat(np.arange(len(examples)), [len(e.sample.pairs) for e in examples]),
@@ -111,12 +109,12 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
 
 
 def errors(output: Output, batch: Batch, targets: Targets, template: ShellTemplate) -> Errors:
-    """Compare a prediction with the answers; only the density's error counts what is beyond the cutoff.
+    """Compare a prediction with its targets; only the error of the density includes dH beyond the cutoff.
 
     Args:
-        output: of the network.
-        batch: that it read.
-        targets: answers.
+        output: output of the network.
+        batch: input of the network.
+        targets: targets of the batch.
         template: shape of a block.
     """
     onsite = (output.onsite - targets.onsite) * targets.onsite_mask
@@ -138,7 +136,7 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
         onsite: (N, B, B).
         pair: (P, B, B) in the pairs' frames.
         batch: molecules.
-        targets: places of the orbitals.
+        targets: targets of the batch, for the indices of the orbitals.
         template: shape of a block.
     """
     size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
@@ -148,13 +146,13 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
     matrix = onsite.new_zeros(n_mol, size, size)
     at = (batch.molecule[:, None, None], targets.slots[:, :, None], targets.slots[:, None, :])
     matrix = matrix.index_put(at, onsite)
-    where = targets.pair_molecule[:, None, None]
-    matrix = matrix.index_put((where, rows[:, :, None], columns[:, None, :]), pair)
-    return matrix.index_put((where, columns[:, :, None], rows[:, None, :]), pair.transpose(1, 2))
+    molecule = targets.pair_molecule[:, None, None]
+    matrix = matrix.index_put((molecule, rows[:, :, None], columns[:, None, :]), pair)
+    return matrix.index_put((molecule, columns[:, :, None], rows[:, None, :]), pair.transpose(1, 2))
 
 
 def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
-    """Return tr(Q Q^T) = sum of squares for each two shells of every block, (..., S, S).
+    """Return tr(Q Q^T), the sum of squares, of each pair of shells of every block, (..., S, S).
 
     Args:
         onsite: (N, B, B).
@@ -167,25 +165,25 @@ def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
 
 
 def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
-    """Return the mean absolute error of the traces of each molecule's blocks, in typical ones, (molecules,).
+    """Return the mean absolute error of the traces of each molecule's blocks, relative to typical traces, (molecules,).
 
-    Typical is what the heads' scales say of blocks at that distance; in Hartree^2 far pairs would not be seen at all.
+    Typical traces follow from the heads' scales at each distance; in Hartree^2 distant pairs would have no weight.
 
     Args:
-        traces: predicted.
+        traces: predicted traces.
         batch: molecules.
-        targets: answers.
+        targets: targets of the batch.
         template: shape of a block.
     """
-    there = traces_of(targets.onsite_mask, targets.pair_mask, template)
+    present = traces_of(targets.onsite_mask, targets.pair_mask, template)
     wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
-    found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, there, strict=True)]
+    found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, present, strict=True)]
     onsite, pair = found[0] / ONSITE_SCALE**2, found[1] / pair_size(batch.distances) ** 2
     return _per_molecule(onsite, pair, batch, targets) / targets.n_ao**2
 
 
 def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) -> Tensor:
-    """Add up blocks, each pair twice: (molecules,)."""
+    """Sum blocks over each molecule, each pair twice: (molecules,)."""
     summed = onsite.new_zeros(len(targets.n_ao)).index_add(0, batch.molecule, onsite.sum((1, 2)))
     return summed.index_add(0, targets.pair_molecule, 2 * pair.sum((1, 2)))
 
@@ -193,13 +191,13 @@ def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) 
 def total(found: Errors, weights: LossConfig, traces: Tensor | None = None) -> Tensor:
     """Return the loss of each molecule, (molecules,).
 
-    The error of the traces counts as a fixed share of the molecule's loss, whatever its size; it is the direction of
-    its gradient that teaches.
+    The error of the traces is scaled to a fixed share of the molecule's loss, so that only the direction of its
+    gradient matters.
 
     Args:
-        found: errors.
-        weights: of the terms.
-        traces: (molecules,) from `trace_error`.
+        found: errors of the molecules.
+        weights: weights of the terms.
+        traces: (molecules,) result of `trace_error`.
     """
     loss = weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density
     if traces is None:

@@ -1,4 +1,4 @@
-"""How good a prediction is, in the terms of the field and in the terms of SCF."""
+"""Metrics of predictions: those of the literature, and those that matter for the SCF."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
 from pyscf_mlham.train.loss import SMALLEST_GAP, collate, dense
 
-FAILED = "similarity", "gap_ratio"  # which are 0 where there is nothing to judge; all others are infinite
-INTRUDER = 0.15  # share of a predicted occupied orbital in converged virtual ones from which it is an intruder
+FAILED = "similarity", "gap_ratio"  # 0 for a prediction that is not finite; all other metrics are infinite
+INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted occupied orbital that is an intruder
 
 
 class Metrics(NamedTuple):
-    """Of one molecule, or means over several; Hartree where not said otherwise.
+    """Metrics of one molecule, or means over several; Hartree unless stated otherwise.
 
     Attributes:
         h_mae: mean absolute error of the Fock matrix in AOs, all elements.
-        onsite_mae: of the blocks of an atom with itself.
-        pair_mae: of the blocks between atoms.
-        lowdin_mae: in Loewdin orbitals.
-        occupied_mae: of the occupied orbitals' energies.
-        similarity: mean |<predicted|converged>| over the occupied orbitals, in order of energy (QH9's psi); orbitals
-            of one energy mix at will, and lower it.
+        onsite_mae: mean absolute error of the blocks of an atom with itself.
+        pair_mae: mean absolute error of the blocks between atoms.
+        lowdin_mae: mean absolute error in Loewdin orbitals.
+        occupied_mae: mean absolute error of the occupied orbitals' energies.
+        similarity: mean |<predicted|converged>| over the occupied orbitals, in order of energy (QH9's psi); reduced by
+            arbitrary mixing of degenerate orbitals.
         gap_error: absolute error of the HOMO-LUMO gap.
         gap_ratio: predicted over converged gap.
         occupied_virtual: Frobenius norm of the error between converged occupied and virtual orbitals.
         density: norm of the first-order error of the density matrix, dimensionless.
-        intruders: occupied orbitals that belong among the virtual ones.
+        intruders: number of occupied orbitals that are virtual in the converged SCF.
     """
 
     h_mae: float
@@ -50,11 +50,11 @@ class Metrics(NamedTuple):
 
 
 def judged(error: np.ndarray, example: Example) -> Metrics:
-    """Judge one prediction, or say that it failed: infinite errors where it is not finite.
+    """Return the metrics of one prediction; infinite errors if it is not finite.
 
     Args:
-        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order.
-        example: the molecule and its answer.
+        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
+        example: the molecule and its label.
     """
     if np.isfinite(error).all():
         with contextlib.suppress(np.linalg.LinAlgError):
@@ -63,11 +63,11 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
 
 
 def metrics(error: np.ndarray, example: Example) -> Metrics:
-    """Judge one prediction.
+    """Return the metrics of one finite prediction.
 
     Args:
-        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order.
-        example: the molecule and its answer.
+        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
+        example: the molecule and its label.
     """
     half, V = example.half.astype(np.float64), example.orbitals.astype(np.float64)
     o, e = example.n_occupied, example.energies.astype(np.float64)
@@ -78,10 +78,10 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
         same[np.ix_(inside, inside)] = True
     between = V.T @ error @ V
     predicted, U = np.linalg.eigh(np.diag(e) + between)
-    gap = true_gap = SMALLEST_GAP  # without virtual orbitals there is none to be wrong
+    gap = true_gap = SMALLEST_GAP  # without virtual orbitals the gap has no error
     if o < len(e):
         gap, true_gap = predicted[o] - predicted[o - 1], e[o] - e[o - 1]
-    foreign = np.square(U[o:, :o]).sum(axis=0)  # share of each predicted occupied orbital in virtual ones
+    virtual_share = np.square(U[o:, :o]).sum(axis=0)  # share of each predicted occupied orbital in virtual ones
     ov = between[:o, o:]
     return Metrics(
         h_mae=float(in_aos.mean()),
@@ -94,12 +94,12 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
         gap_ratio=float(gap / max(true_gap, SMALLEST_GAP)),
         occupied_virtual=float(np.linalg.norm(ov)),
         density=float(np.linalg.norm(ov / np.maximum(e[None, o:] - e[:o, None], SMALLEST_GAP))),
-        intruders=float(np.sum(foreign > INTRUDER)),
+        intruders=float(np.sum(virtual_share > INTRUDER)),
     )
 
 
 def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metrics]:
-    """Judge a network on examples, one molecule at a time; where a prediction is not finite, errors are infinite.
+    """Evaluate a network on examples, one molecule at a time; errors of predictions that are not finite are infinite.
 
     Args:
         model: network.
@@ -118,22 +118,22 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
             pair = (output.pair - targets.pair) * targets.pair_mask
             error = dense(onsite, pair, batch, targets, model.template)[0, :-1, :-1].double().cpu().numpy()
             if example.beyond.size:
-                error = error - example.beyond  # what the assembled matrix lacks
+                error = error - example.beyond  # zero in the assembled matrix
             found.append(judged(error, example))
     model.train(training)
     return found
 
 
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:
-    """Return how much turning a molecule changes what a network says: mean over the elements of its blocks, Hartree.
+    """Return the mean absolute change of a network's blocks if a molecule is rotated, Hartree.
 
-    The pairs' frames do not simply turn along, as whatever is made in them would pass the test then: each is turned
-    about the pair's axis, too, by an angle of its own. An equivariant network shows its rounding.
+    The pairs' frames do not only rotate with the molecule, since every operation within them would pass that test:
+    each is also rotated about the pair's axis by a random angle. An equivariant network changes by rounding only.
 
     Args:
         model: network.
         example: molecule.
-        seed: of the rotations.
+        seed: seed of the rotations.
     """
     weight, template = next(model.parameters()), model.template
     batch, targets = collate([example])
@@ -141,11 +141,11 @@ def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> 
     Q = random_orthogonal((seed,))
     rotation = rotation_from_matrix(Q * np.linalg.det(Q), model.options.degree, template).to(weight)
     angles = np.random.default_rng((seed, 1)).uniform(0, 2 * np.pi, len(batch.first))
-    turned, T = twisted_batch(rotated_batch(batch, rotation), angles, template)
+    rotated, T = twisted_batch(rotated_batch(batch, rotation), angles, template)
     with torch.no_grad():
-        here, there = model(batch), model(turned)
-    onsite = (rotation.block.T @ there.onsite @ rotation.block - here.onsite) * targets.onsite_mask
-    pair = (T.transpose(1, 2) @ there.pair @ T - here.pair) * targets.pair_mask
+        output, other = model(batch), model(rotated)
+    onsite = (rotation.block.T @ other.onsite @ rotation.block - output.onsite) * targets.onsite_mask
+    pair = (T.transpose(1, 2) @ other.pair @ T - output.pair) * targets.pair_mask
     size = targets.onsite_mask.sum() + 2 * targets.pair_mask.sum()
     return float((onsite.abs().sum() + 2 * pair.abs().sum()) / size)
 

@@ -1,4 +1,4 @@
-"""From the files of a training run to examples in memory."""
+"""Preparation of a training run: from its files to examples in memory."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
-    """Read the data, and compute what the network is shown and what it must learn.
+    """Read the data, and compute the inputs and targets of the network.
 
     Args:
         config: settings.
-        console: to draw on.
+        console: console for progress and notes.
     """
     if os.environ.get("RANK", "0") != "0":
-        console = Console(quiet=True)  # one process of several speaks
+        console = Console(quiet=True)  # only one of several processes prints
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(HamiltonianFile(path)) for path in config.data]
         _check_theories(files)
@@ -46,13 +46,13 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         model_config = _described(files[0].level, elements, config)
         _try_network(model_config, config)
         if start and (other := other_h0(start_folder(config), start, model_config)):
-            words = f"start: {other}; its weights have to adapt."
-            console.print(words, markup=False, highlight=False, soft_wrap=True)
+            note = f"start: {other}; its weights have to adapt."
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
         if not console.is_terminal:
-            words = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
-            console.print(f"preparing {words}", highlight=False, soft_wrap=True)
+            numbers = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
+            console.print(f"preparing {numbers}", highlight=False, soft_wrap=True)
         with progress_bar(console) as progress:
             for split, found in loaded.items():
                 bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")
@@ -65,11 +65,11 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
 
 
 def _check_theories(files: Sequence[HamiltonianFile]) -> None:
-    """Refuse files that differ in more than grids and fitted integrals, whose part is less than a network's error."""
+    """Raise DataError if files differ in more than grids and fitted integrals, whose effect is below network errors."""
     levels = [file.level for file in files]
     if not all(same_name(level.xc, levels[0].xc) and same_name(level.basis, levels[0].basis) for level in levels):
         theories = sorted({f"{level.xc}/{level.basis}" for level in levels})
-        raise DataError(f"the files are of different levels of theory: {', '.join(theories)}.")
+        raise DataError(f"the files have different levels of theory: {', '.join(theories)}; expected one.")
 
 
 def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> ModelConfig:
@@ -89,7 +89,7 @@ def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> 
 
 
 def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
-    """Make the network and use it once, so that what does not fit is found before the molecules are prepared."""
+    """Build and run the network once, so that errors are found before the molecules are prepared."""
     try:
         network = network_from_config(model_config).eval()
         sample = trial_sample(recipe_of(model_config), model_config.elements[0], model_config.basis)
@@ -98,17 +98,17 @@ def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
     except ModelError:
         raise
     except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
-        raise ModelError(f"the network cannot be made: {error}") from error
+        raise ModelError(f"the network cannot be built: {error}") from error
     if config.start:
         start_from(network, config, model_config)
 
 
 def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, Any]:
-    """Return the options of a model that describe its network; all of them, as defaults may change one day.
+    """Return all options of a model that describe its network, including those with default values.
 
     Args:
         config: settings.
-        template: of the orbitals of an atom.
+        template: shape of a block.
     """
     network = {"scale": SCALES.get(config.baseline, 1.0), **config.network}
     options: dict[str, Any] = {
@@ -123,10 +123,10 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
 
 
 def recipe_of(config: ModelConfig) -> Recipe:
-    """Return what a model's network wants of a molecule.
+    """Return the properties of a model's network that determine its input.
 
     Args:
-        config: of the model.
+        config: config of the model.
     """
     network = options_of(config.architecture, config.options["network"])
     template = ShellTemplate(tuple(config.options["template"]))
@@ -134,11 +134,11 @@ def recipe_of(config: ModelConfig) -> Recipe:
 
 
 def progress_bar(console: Console, *, silent: bool = False) -> Progress:
-    """Return a progress bar with times and a note; nothing is drawn where the output is no terminal.
+    """Return a progress bar with times and a note, drawn only on a terminal.
 
     Args:
-        console: to draw on.
-        silent: draw nothing.
+        console: console to draw on.
+        silent: whether to draw nothing.
     """
     columns = (
         TextColumn("{task.description}"),

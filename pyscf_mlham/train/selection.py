@@ -1,4 +1,4 @@
-"""Which records of the files train and which validate; none trains that is held out under another name."""
+"""Selection of training and validation records; molecules held out under any name are not trained on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pyscf_mlham.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record is.
+    """Location of a record.
 
     Attributes:
-        file: that holds it, open.
-        index: of the record.
+        file: open file of the record.
+        index: index of the record.
     """
 
     file: HamiltonianFile
@@ -31,7 +31,7 @@ class Place:
 
     @property
     def group(self) -> tuple[Path, str]:
-        """The molecule, as the file calls it."""
+        """File and name of the molecule."""
         return self.file.path, str(self.file.group[self.index])
 
     @property
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def molecule(self) -> str:
-        """The molecule, by its bonds."""
+        """Identity of the molecule by its bonds."""
         return group_of(self.file.numbers(self.index), self.file.positions(self.index))
 
     @property
@@ -54,18 +54,18 @@ class Place:
 def choose(
     files: Sequence[HamiltonianFile], config: TrainConfig, console: Console, started: tuple[int, ...] | None = None
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
-    """Choose molecules of the charges asked for, by split; the elements are those of the training molecules.
+    """Choose molecules of the requested charges, by split; the elements are those of the training molecules.
 
     Args:
-        files: of labelled molecules, open.
+        files: open files of labelled molecules.
         config: settings.
-        console: to draw on.
-        started: the elements of the model that the weights start from, which the new one keeps.
+        console: console for notes.
+        started: elements of the model with the initial weights, which are kept.
 
     Returns:
         records of train and val, and the elements, sorted.
     """
-    chosen = {split: _served(files, config, split) for split in ("train", "val")}
+    chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):
         console.print(
             f"{len(held)} training molecules are left out: they are held out for validation or testing in another file "
@@ -75,32 +75,32 @@ def choose(
     if config.train_molecules:
         order = np.random.default_rng(config.seed).permutation(len(chosen["train"]))
         chosen["train"] = [chosen["train"][i] for i in order[: config.train_molecules]]
-    known = _elements(chosen["train"]) if started is None else set(started)
-    if foreign := _elements(chosen["train"]) - known:
+    supported = _elements(chosen["train"]) if started is None else set(started)
+    if others := _elements(chosen["train"]) - supported:
         raise DataError(
-            f"start: {config.start} does not know {symbols(foreign)}, which training molecules have; leave those "
+            f"start: {config.start} does not support {symbols(others)}, which training molecules contain; leave those "
             "molecules out of the data, or train without start."
         )
-    usable = [place for place in chosen["val"] if known.issuperset(place.composition)]
-    if lost := len(chosen["val"]) - len(usable):
+    usable = [place for place in chosen["val"] if supported.issuperset(place.composition)]
+    if left_out := len(chosen["val"]) - len(usable):
         console.print(
-            f"{lost} of {len(chosen['val'])} validation molecules are left out: the model will not know "
-            f"{symbols(_elements(chosen['val']) - known)}.",
+            f"{left_out} of {len(chosen['val'])} validation molecules are left out: the model will not support "
+            f"{symbols(_elements(chosen['val']) - supported)}.",
             highlight=False,
             soft_wrap=True,
         )
     chosen["val"] = usable
     charges = {int(place.file.charge[place.index]) for place in chosen["train"]}
     if missing := sorted(set(config.charges) - charges):
-        raise DataError(f"there is no training molecule of charge {missing}; take it out of charges.")
+        raise DataError(f"there is no training molecule of charge {missing}; remove it from charges.")
     for split, found in chosen.items():
         if not found:
             raise DataError(
-                f"there is no molecule to use in the split {split}: closed-shell, of charge "
-                f"{', '.join(map(str, config.charges))}, and for val of elements that the training molecules have; see "
-                "`mlham data info`. A small set needs more molecules, or larger shares (--val 0.2)."
+                f"there is no usable molecule in the split {split}; expected closed shells of charge "
+                f"{', '.join(map(str, config.charges))}, for val of the elements of the training molecules. See "
+                "`mlham data info`; a small set needs more molecules, or larger shares (--val 0.2)."
             )
-    return chosen, tuple(sorted(known))
+    return chosen, tuple(sorted(supported))
 
 
 def _elements(places: Iterable[Place]) -> set[int]:
@@ -116,8 +116,8 @@ def symbols(elements: Iterable[int]) -> str:
     return ", ".join(ELEMENTS[z] for z in sorted(elements))
 
 
-def _served(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
-    """Return the records of a split that are asked for; open shells only if the baseline knows spins."""
+def _requested(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
+    """Return the requested records of a split, with open shells only if the baseline depends on spin."""
     wanted = {ELEMENTS.index(symbol) for symbol in config.elements}
     places = [Place(file, int(i)) for file in files for i in file.indices(split)]
     places = [p for p in places if p.file.charge[p.index] in config.charges]
@@ -127,13 +127,13 @@ def _served(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -
 
 
 def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place]) -> set[Place]:
-    """Find training records of molecules that are held out, in another file or under another name.
+    """Return training records of molecules that are held out, in another file or under another name.
 
-    Where a file has geometries of one molecule in several splits, it is geometries that were split, on purpose. Such a
-    molecule stays, and only geometries that are held out go.
+    A file with geometries of one molecule in several splits was split by geometries on purpose. Such a molecule is
+    kept, and only the geometries that are held out are returned.
 
     Args:
-        files: of labelled molecules, open.
+        files: open files of labelled molecules.
         train: records to train on.
     """
     held = [Place(file, int(i)) for file in files for i in np.flatnonzero(file.split != "train")]

@@ -1,4 +1,4 @@
-"""The model whose weights a network starts from, and what the two must have in common."""
+"""Initial weights from another model, and the check that it matches the network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pyscf_mlham.model.store import shipped
 from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
 from pyscf_mlham.train.config import TrainConfig
 
-NAMES = ("xc", "basis")  # of which PySCF knows several spellings
+NAMES = ("xc", "basis")  # with several spellings in PySCF
 
 
 def start_folder(config: TrainConfig) -> Path:
-    """Return the folder of the model that a network starts from.
+    """Return the folder of the model with the initial weights.
 
     Args:
         config: settings.
@@ -30,19 +30,19 @@ def start_folder(config: TrainConfig) -> Path:
 
 
 def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
-    """Give a network the weights that its settings say it starts from, and freeze them where they say so.
+    """Load the initial weights of a network from the model of its settings, and freeze them if requested.
 
     Args:
-        model: with fresh weights.
+        model: network with random weights.
         config: settings.
-        model_config: of the network.
+        model_config: config of the network.
     """
     folder = start_folder(config)
     found, weights = checkpoint.read(folder)
     for key in ("architecture", "elements", "basis", "baseline"):
-        there, here = getattr(found, key), getattr(model_config, key)
-        if not _same(key, there, here):
-            raise ModelError(f"start: {folder} has {key} {there}, this run {here}; they must be the same.")
+        old, new = getattr(found, key), getattr(model_config, key)
+        if not _same(key, old, new):
+            raise ModelError(f"start: {folder} has {key} {old}, this run {new}; they must be the same.")
     _check_options(folder, found, config, model_config)
     if config.frozen and (other := other_h0(folder, found, model_config)):
         raise ModelError(f"start: {other}; frozen weights cannot adapt: use the PySCF version of the model's card.")
@@ -57,12 +57,12 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
         model.freeze_first_stage()
 
 
-def _same(key: str, there: Any, here: Any) -> bool:
-    return same_name(there, here) if key in NAMES else bool(there == here)
+def _same(key: str, one: Any, other: Any) -> bool:
+    return same_name(one, other) if key in NAMES else bool(one == other)
 
 
 def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted: ModelConfig) -> None:
-    """Refuse what no weight's shape shows: with another cutoff, or limit, the same weights are another network."""
+    """Raise ModelError if options differ that no weight's shape depends on, such as the cutoff or the limit."""
     both = "refiner" in found.options and "refiner" in wanted.options
 
     def described(model: ModelConfig) -> dict[str, Any]:
@@ -70,29 +70,27 @@ def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted
         stays = {"wrapper": model.options.get("wrapper"), "xc": model.xc} if config.frozen else {}
         return {**sizes, **stays, **(_refiner_sizes(model) if both else {})}
 
-    there, here = described(found), described(wanted)
-    if others := [
-        f"{key} {there[key]} instead of {here[key]}" for key in here if not _same(key, there[key], here[key])
-    ]:
+    old, new = described(found), described(wanted)
+    if others := [f"{key} {old[key]} instead of {new[key]}" for key in new if not _same(key, old[key], new[key])]:
         raise ModelError(f"start: {folder} has {', '.join(others)}; they must be the same.")
 
 
 def _refiner_sizes(model: ModelConfig) -> dict[str, Any]:
-    """Return what a trained refiner is made of; over how many frames it is averaged is no matter of its weights."""
+    """Return the sizes of a trained refiner, without the number of frames, on which its weights do not depend."""
     sizes = dict(model.options["refiner"])
     full = part_of("refiner", sizes.pop("name", ""), sizes) or {}
     return {f"refiner's {key}": value for key, value in full.items() if key != "frames"}
 
 
 def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
-    """Say that a model's weights were trained on another H0 than a run's; nothing where it is the same.
+    """Return a sentence if a model's weights were trained on another H0 than a run's, "" if on the same.
 
     Args:
-        folder: of the model.
-        found: its config.
-        wanted: of the run's model.
+        folder: folder of the model.
+        found: config of the model.
+        wanted: config of the run's model.
     """
-    there, here = found.baseline_fingerprint, wanted.baseline_fingerprint
-    if same_h0(there, here):
+    old, new = found.baseline_fingerprint, wanted.baseline_fingerprint
+    if same_h0(old, new):
         return ""
-    return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {there}) than this run's ({here})"
+    return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {old}) than this run's ({new})"

@@ -1,4 +1,4 @@
-"""The training loop: one for a CPU, a GPU, and several processes under torchrun."""
+"""The training loop, for a CPU, a GPU, or several processes under torchrun."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from pyscf_mlham.train.preparation import prepare, progress_bar
 from pyscf_mlham.train.start import start_from
 
 STATE = "training.safetensors"
-FINAL_SHARE = 0.2  # of the steps, in which the wsd schedule falls to zero
-MOST_SKIPPED = 100  # steps in a row without a finite gradient, before a run is given up
+FINAL_SHARE = 0.2  # share of the steps in which the wsd schedule falls to zero
+MOST_SKIPPED = 100  # consecutive steps without a finite gradient, before a run is given up
 SUSPECTS = 12  # names of molecules in one line
-ADVICE = "lower learning_rate, or look for a label that is wrong, and name another output folder"
+ADVICE = "lower learning_rate, or look for a wrong label, and name another output folder"
 
 
 class Trainer:
@@ -46,10 +46,10 @@ class Trainer:
 
     Args:
         config: settings.
-        train: examples.
-        val: examples on which the weights to keep are chosen.
-        model_config: of the model to write.
-        console: to draw on.
+        train: training examples.
+        val: validation examples, by which the best weights are chosen.
+        model_config: config of the model to write.
+        console: console for progress and notes.
     """
 
     def __init__(
@@ -75,26 +75,26 @@ class Trainer:
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
         )
-        for parameter in self.model.parameters():  # a process without a molecule in a batch has gradients, too
+        for parameter in self.model.parameters():  # a process without a molecule in a batch needs gradients, too
             parameter.grad = torch.zeros_like(parameter)
         self.identity = identity_of(config, train, val, model_config)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.output = Path(config.output)
-        self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, and till now
-        self._suspects: dict[str, None] = {}  # molecules of the former, in order
+        self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, consecutive
+        self._suspects: dict[str, None] = {}  # molecules of the skipped steps, in order
         self._lines = Lines(console, silent=self.rank > 0)
-        self._asked, self._stop = False, False  # this process was told to stop; all processes stop after this step
+        self._asked, self._stop = False, False  # a signal to this process; all processes stop after this step
 
     def run(self) -> None:
-        """Train from where the last checkpoint left off; on SIGTERM and SIGINT save and stop."""
+        """Train from the last checkpoint on; save and stop on SIGTERM and SIGINT."""
         self.output.mkdir(parents=True, exist_ok=True)
         self.resume()
-        with _signals(self._ask_to_stop):
+        with _signals(self._request_stop):
             self._run()
         if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
             raise ModelError(
-                f"{self.output}: no model was written, as there was no evaluation in which the prediction for every "
-                f"validation molecule was finite; {ADVICE}."
+                f"{self.output}: no model was written, as in no evaluation the predictions for all validation "
+                f"molecules were finite; {ADVICE}."
             )
 
     def _run(self) -> None:
@@ -102,7 +102,7 @@ class Trainer:
         started = saved - self.seconds
         sums, count = np.zeros(3), 0
         if self.step >= self.config.steps:
-            self._say_finished()
+            self._report_finished()
         with progress_bar(self.console, silent=bool(self.rank)) as progress:
             task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
             for batch in self._batches():
@@ -112,7 +112,7 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
                 progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
-                self._say_step(f"density error {means[2]:.4f}")
+                self._report_step(f"density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -122,26 +122,28 @@ class Trainer:
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
                     if not self.rank:
-                        self.console.print(f"Stopped at step {self.step}; the same command goes on from here.")
+                        self.console.print(f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
-    def _say_step(self, note: str) -> None:
-        self._lines.say(f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}")
+    def _report_step(self, note: str) -> None:
+        self._lines.report(
+            f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}"
+        )
 
-    def _say_finished(self) -> None:
-        """Say that nothing is left to do, and how the weights may be trained further."""
+    def _report_finished(self) -> None:
+        """Print that the run is finished, and how its weights may be trained further."""
         if self.rank:
             return
-        words = f"{self.config.name} is finished: {self.step} steps; more need another output folder"
+        note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
-            words += f", which goes on from these weights with the key `start: {self.output / 'model'}`"
-        self.console.print(f"{words}.", markup=False, highlight=False, soft_wrap=True)
+            note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
+        self.console.print(f"{note}.", markup=False, highlight=False, soft_wrap=True)
 
-    def _ask_to_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
+    def _request_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
         self._asked = True
 
     def _batches(self) -> Iterator[list[Example]]:
-        """Batches from the present step to the last; their order depends on the seed and the epoch alone."""
+        """Return batches from the present step to the last; their order depends on the seed and the epoch only."""
         sizes = [max(1, len(e.sample.pairs)) for e in self.train_set]
         step = 0
         for epoch in range(self.config.steps):
@@ -153,10 +155,10 @@ class Trainer:
                 step += 1
 
     def update(self, batch: Sequence[Example]) -> np.ndarray:
-        """Take one optimiser step, or skip it where the gradient is not finite; return the batch's mean `shown` errors.
+        """Take one optimiser step, or skip it if the gradient is not finite; return the batch's mean `shown` errors.
 
         Args:
-            batch: of all processes together.
+            batch: batch of all processes together.
         """
         self.optimizer.zero_grad(set_to_none=False)
         sums = np.zeros(3)
@@ -180,20 +182,20 @@ class Trainer:
         return sums / len(batch)
 
     def _counted(self, finite: bool, batch: Sequence[Example]) -> bool:
-        """Count steps whose gradient is not finite, which are skipped, and give up after too many in a row."""
+        """Return whether the gradient is finite; count skipped steps, and raise after too many in a row."""
         self._in_a_row = 0 if finite else self._in_a_row + 1
         if not finite:
             self.skipped += 1
             self._suspects |= dict.fromkeys(e.name for e in batch)
         if self._in_a_row >= MOST_SKIPPED:
-            raise ModelError(f"step {self.step}: the loss is not finite, for {MOST_SKIPPED} steps in a row; {ADVICE}.")
+            raise ModelError(f"step {self.step}: the loss was not finite for {MOST_SKIPPED} steps in a row; {ADVICE}.")
         return finite
 
     def errors(self, batch: Sequence[Example]) -> tuple[Errors, Tensor | None]:
-        """Return the errors that the loss is made of, and those of the traces where the network is taught by them.
+        """Return the errors in the loss, and those of the traces for a network with the tracegrad wrapper.
 
         Args:
-            batch: of this process.
+            batch: batch of this process.
         """
         inputs, targets = collate(batch)
         inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
@@ -204,10 +206,10 @@ class Trainer:
         return found, None if traces is None else trace_error(traces, inputs, targets, template)
 
     def validate(self, train_errors: np.ndarray) -> None:
-        """Evaluate the averaged weights, log, and keep them where they are the best so far.
+        """Evaluate and log the averaged weights, and write them if they are the best so far.
 
         Args:
-            train_errors: means since the last evaluation, (3,).
+            train_errors: mean training errors since the last evaluation, (3,).
         """
         skipped, self.skipped = self.skipped, 0
         suspects, self._suspects = list(self._suspects), {}
@@ -218,16 +220,16 @@ class Trainer:
         row = {"step": self.step, "seconds": round(self.seconds), "lr": self.optimizer.param_groups[0]["lr"]}
         row |= dict(zip(("train_absolute", "train_spectral", "train_density"), train_errors, strict=True))
         if reason := append_row(self.output, row | found._asdict()):
-            words = f"{self.output / CURVE} could not be drawn ({reason}); the run goes on."
-            self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+            note = f"{self.output / CURVE} could not be drawn ({reason}); the run continues."
+            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
         self.console.print(
             f"step {self.step}: H MAE {found.h_mae:.2e} Ha, density error {found.density:.4f}, "
             f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
         )
         if skipped:
             names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
-            words = f"{skipped} steps before were skipped: the loss was not finite. Their molecules: {names}."
-            self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+            note = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
+            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
@@ -236,7 +238,7 @@ class Trainer:
             checkpoint.write(self.output / "model", self.model_config, weights)
 
     def save(self) -> None:
-        """Write everything that the next process needs to go on as if nothing had happened."""
+        """Write a checkpoint from which the run resumes exactly."""
         if self.rank:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -248,13 +250,13 @@ class Trainer:
         checkpoint.replace_file(self.output / STATE, data)
 
     def resume(self) -> None:
-        """Take up the last checkpoint, where there is one."""
+        """Resume from the last checkpoint if there is one."""
         if (path := self.output / STATE).exists():
-            self._take_up(path)
+            self._load(path)
         if self.rank == 0:
             forget_later_rows(self.output, self.step)
 
-    def _take_up(self, path: Path) -> None:
+    def _load(self, path: Path) -> None:
         progress = _metadata(path)
         if different := differences(progress["config"], self.identity):
             raise ModelError(
@@ -277,7 +279,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask for an end in good order, inside the block only."""
+    """Handle SIGTERM and SIGINT inside the block."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -287,7 +289,7 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
-    """Sum what the log shows over molecules, (3,): the density's error is that of validation, not of an orbital's root.
+    """Return sums of the logged errors over molecules, (3,), with the density's error as in validation.
 
     Args:
         found: errors of the molecules.
@@ -302,7 +304,7 @@ def schedule(step: int, config: TrainConfig) -> float:
     """Return the learning rate over its highest value.
 
     Args:
-        step: 1 .. steps.
+        step: number of the step, from 1.
         config: settings.
     """
     rise = min(1.0, step / max(1, config.warmup))
@@ -313,12 +315,12 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iterator[list[int]]:
-    """Draw every index once, in batches that reach the limit of pairs and go no further than one molecule beyond.
+    """Draw every index once, in batches that exceed the limit of pairs by less than one molecule.
 
     Args:
-        sizes: pairs of each molecule.
-        limit: pairs in a batch.
-        seed: of the order.
+        sizes: numbers of pairs of each molecule.
+        limit: number of pairs in a batch.
+        seed: seed of the order.
     """
     batch: list[int] = []
     pairs = 0
@@ -333,7 +335,7 @@ def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iter
 
 
 def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> None:
-    """Let each element's isotropic onsite blocks begin at their mean over the training set."""
+    """Initialise each element's isotropic onsite blocks by their mean over the training set."""
     coupling, biases = model.onsite.coupling, model.onsite.biases.weight
     sums, counts = torch.zeros_like(biases), torch.zeros(len(biases), 1)
     for example in train:
@@ -346,7 +348,7 @@ def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> Non
 
 
 def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch.device) -> np.ndarray:
-    """Add gradients in place, and return the sum of the errors, over all processes."""
+    """Sum gradients in place, and return the sum of the errors, over all processes."""
     errors_ = torch.tensor(sums, dtype=torch.float32, device=device)
     flat = torch.cat([errors_, *(g.flatten() for g in gradients)])
     distributed.all_reduce(flat)
@@ -368,11 +370,11 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def train(config: TrainConfig, console: Console) -> None:
-    """Train a model as its settings say; under torchrun, together with the other processes.
+    """Train a model by its settings; under torchrun, together with the other processes.
 
     Args:
         config: settings.
-        console: to draw on.
+        console: console for progress and notes.
     """
     with contextlib.ExitStack() as stack:
         if "WORLD_SIZE" in os.environ and not distributed.is_initialized():

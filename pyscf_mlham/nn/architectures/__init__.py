@@ -1,1 +1,1 @@
-"""Networks beside the one that ships; each is imported when `nn.registry` is asked for it."""
+"""Networks other than the shipped one; `nn.registry` imports each on use."""

@@ -1,7 +1,7 @@
 """HarmoSE's second stage: a graph transformer that corrects the blocks of any first stage.
 
 Its inputs are the first stage's blocks and features as plain numbers in the global frame, mixed without regard to
-symmetry; so it may be as non-linear as it likes, and its equivariance is learnt, not strict. Four things limit the
+symmetry; so it may have any non-linearity, and its equivariance is learnt, not strict. Four things limit the
 error. Training rotates the molecules of each step into one random orientation. Inference averages over a group of fixed
 orientations, under which the result is exactly equivariant. Each block's correction is limited in norm, so that a
 rotation can change a block by no more than twice that limit. And the correction starts at zero. Hermiticity,
@@ -72,7 +72,7 @@ class HarmoSE(nn.Module):
 
     Args:
         options: sizes.
-        sizes: of the backbone.
+        sizes: sizes of the backbone.
         order: largest m of pairs.
         template: shape of a block.
         n_elements: number of elements.
@@ -132,7 +132,7 @@ class HarmoSE(nn.Module):
         return Rotation(*(self.get_buffer(f"frame_{index}_{name}") for name in Rotation._fields))
 
     def _from(self, rotation: Rotation, output: Output, masks: Output, features: Features, species: Tensor) -> Output:
-        """Return the correction of one orientation, rotated back; zero where blocks are padded."""
+        """Return the correction of one orientation, rotated back; zero for padding."""
         _, D, B = rotation
         directed = features.directed._replace(wigner_d=features.directed.wigner_d @ D.T)
         R, _ = block_rotations(directed.wigner_d, self.template).chunk(2)

@@ -102,7 +102,7 @@ class PathWeights(nn.Module):
 
     Args:
         options: sizes.
-        paths: of the product.
+        paths: number of paths of the product.
     """
 
     def __init__(self, options: QHNetOptions, paths: int) -> None:

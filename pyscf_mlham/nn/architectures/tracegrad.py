@@ -1,8 +1,8 @@
 """TraceGrad: non-linear invariants, supervised by the norms of the blocks; their gradients enrich the features.
 
 The traces T = tr(Q Q^T) of the target, for each pair of shells of each block Q, supervise invariant features z of the
-network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does,
-whatever the MLP is, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
+network: z = MLP(q), q quadratic in the normalised features f. The gradient v = d(sum of z)/df rotates as f does
+for any MLP, and is added to f, each degree in proportion to its own size: non-linearity for every degree. This
 is done once, between the backbone's last layer and the head, so that any backbone can be wrapped.
 
 At atoms q are scalar products within one l, invariants of SO(3). Features of pairs have orders m in the pair's own
@@ -77,12 +77,12 @@ def silu_slope(x: Tensor) -> Tensor:
 
 
 class InvariantGradient(nn.Module):
-    """Invariants of features, and the features that their gradient makes.
+    """Invariants of features, and the features given by their gradient.
 
     Args:
         sizes: numbers of rows that rotations mix; the first row is invariant.
         channels: C.
-        floor: of the norm; see `GroupNorm`.
+        floor: floor of the norm; see `GroupNorm`.
         options: sizes.
     """
 
@@ -149,7 +149,7 @@ class TraceGrad(nn.Module):
 
     Args:
         options: sizes.
-        sizes: of the backbone.
+        sizes: sizes of the backbone.
         order: largest m of pairs.
         template: shape of a block.
         n_elements: number of elements.
@@ -177,7 +177,7 @@ class TraceGrad(nn.Module):
         """Return enriched features, and the invariants of atoms and directed pairs.
 
         Args:
-            features: of the backbone.
+            features: features of the backbone.
         """
         atoms, z_atoms = self.atoms(features.atoms)
         pairs, z_pairs = self.pairs(features.pairs)
@@ -187,8 +187,8 @@ class TraceGrad(nn.Module):
         """Predict the traces from the invariants, for the loss.
 
         Args:
-            invariants: of atoms and directed pairs.
-            features: of the backbone.
+            invariants: invariants of atoms and directed pairs.
+            features: features of the backbone.
             species: (N,) index of each atom's element.
         """
         shape = (self.shells, self.shells)

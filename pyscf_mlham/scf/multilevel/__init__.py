@@ -1,4 +1,4 @@
-"""The same SCF from two or three full Fock builds: `solver` has the algorithm, `mixin` accelerate()."""
+"""The SCF solution from two or three full Fock builds: the algorithm is in `solver`, `accelerate` in `mixin`."""
 
 from pyscf_mlham.scf.multilevel.mixin import accelerate
 

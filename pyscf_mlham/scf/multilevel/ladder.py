@@ -1,4 +1,4 @@
-"""Which cheaper levels an object's SCF uses, and what it turns to if they are too coarse."""
+"""Choice of the cheaper levels of an SCF, and of more accurate ones if those are too coarse."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Point, Problem
 
-# What stands below the full level, in the order of trial.
+# Levels below the full one, in the order in which they are tried.
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
-START = (COARSE.name, RESPONSE.name)  # what the first full build's density comes from
+START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build
 
 
 class Ladder:
-    """The cheaper fields of a problem, made when they are needed.
+    """The cheaper fields of a problem, created when needed.
 
     Attributes:
-        fields: those that are made.
+        fields: the fields created so far.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -32,16 +32,16 @@ class Ladder:
         self.rungs = list(FITTED if _is_fitted(problem) else EXACT)
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
-        """Return levels by name; a response that cannot be had is left out."""
+        """Return levels by name, without the response level if the functional does not allow one."""
         fields = [self._field(name) for name in names]
         return [CheapLevel(self._problem, field) for field in fields if field is not None]
 
     def builds(self, name: str) -> int:
-        """Count the potentials that fields of a name have built."""
+        """Return the number of potentials built by fields of this name."""
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
     def sharpen(self, point: Point) -> None:
-        """Give the response the semilocal kernel of a density that is nearly the solution."""
+        """Recompute the semilocal kernel of the response level at a nearly converged density."""
         for i, field in enumerate(self.fields):
             if isinstance(field, ResponseField):
                 self.fields[i] = field.with_kernel(point.factors)
@@ -58,13 +58,13 @@ class Ladder:
             self.fields.append(ResponseField(mf).with_kernel(atomic_factors(mf), rough=True))
         except ResourceError:
             raise
-        except Exception as error:  # a functional without second derivatives, for one
+        except Exception as error:  # for example a functional without second derivatives
             logger.info(mf, "multilevel SCF: no response level (%s: %s)", type(error).__name__, error)
             return None
         return self.fields[-1]
 
 
 def _is_fitted(problem: Problem) -> bool:
-    """Whether full builds are cheap: Coulomb and exchange of the object are fitted."""
+    """Whether full builds are cheap: Coulomb and exchange are density-fitted."""
     mf = problem.mf
     return isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)

@@ -1,4 +1,4 @@
-"""The levels of a multilevel SCF: cheap fields, and the full field with its guards."""
+"""The levels of a multilevel SCF: cheap fields, and the full field with its safeguards."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ RESPONSE_SHARE = 2e-2  # see `Level.share`
 COARSE_SHARE = 3e-4
 RESPONSE_CYCLES = 25
 CYCLES = 50
-FLAT = 1e-2  # Hartree; no rotation is taken to be softer than this
-RISE = 10  # times what was to be gained: solutions that are saddle points are reached from a little below them ...
-NOISE = 1e-5  # ... and the grid lets degenerate ones differ by less than this; Hartree
-SLOW = 0.2  # a full gradient must fall to this share of the last one, or the cheaper levels are too coarse
-STALLED = 10  # cycles without a smaller gradient, after which the smallest is taken: single precision allows no less
-NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies have no order of their own
+FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
+RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
+NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
+SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
+STALLED = 10  # cycles without a smaller gradient, after which the smallest is accepted: the limit of single precision
+NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies are ambiguous
 
 
 class CheapLevel:
-    """A field that is solved by DIIS or with the help of a cheaper one.
+    """A cheap field, solved by DIIS or with the help of a cheaper one.
 
     Attributes:
-        field: potentials of this level.
+        field: builds the potentials of this level.
         share, trusting: see `Level`.
     """
 
@@ -44,7 +44,7 @@ class CheapLevel:
         return self._problem.point_of(orbitals, self.field)
 
     def shifted(self, point: Point) -> CheapLevel:
-        """Return the level as exact at a point; see `Level`."""
+        """Return the level shifted to be exact at a point; see `Level`."""
         return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trusting)
 
     def carried(self, point: Point, to: Point) -> Array:
@@ -59,7 +59,7 @@ class CheapLevel:
         return orbitals
 
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:
-        """Whether the last point is converged, or the gradient no longer falls; see `Level`."""
+        """Whether the last point is converged or the gradient has stopped falling; see `Level`."""
         smallest = int(np.argmin([point.gradient for point in points]))
         stalled = len(points) - 1 - smallest > min(STALLED, self._cycles // 4)
         converged = points[-1].gradient < tolerance and points[-1].orbitals is not None
@@ -80,10 +80,10 @@ class Iterate(Point):
     """A point of the full field.
 
     Attributes:
-        vhf: what the object's get_veff returned.
+        vhf: result of the object's get_veff.
         energy: total energy, Hartree.
-        lowering: second-order estimate of what the energy still lies above the solution, Hartree.
-        clock: processor and wall time when it was made, seconds.
+        lowering: second-order estimate of the energy above the solution, Hartree.
+        clock: processor and wall time when it was built, seconds.
     """
 
     vhf: Any
@@ -93,12 +93,12 @@ class Iterate(Point):
 
     @property
     def canonical(self) -> Orbitals:
-        """Orbitals, canonical in the full field."""
+        """Canonical orbitals of the full field."""
         assert self.orbitals is not None
         return self.orbitals
 
     def lies_above(self, last: Iterate) -> bool:
-        """Whether the energy has risen by more than a step to the solution near the last one explains."""
+        """Whether the energy has risen by more than a step to the solution nearest to the last point explains."""
         return self.energy > last.energy + RISE * last.lowering + NOISE
 
 
@@ -107,12 +107,12 @@ class NoProgressError(Exception):
 
 
 class Outcome(NamedTuple):
-    """What a multilevel SCF ended with.
+    """Result of a multilevel SCF.
 
     Attributes:
-        best: point of the full level.
+        best: best point of the full level.
         failure: why it is not converged, "" if it is.
-        slow: whether that is for cheaper levels that are too coarse.
+        slow: whether the cause is that the cheaper levels are too coarse.
     """
 
     best: Iterate
@@ -121,24 +121,24 @@ class Outcome(NamedTuple):
 
 
 class FullLevel:
-    """The mean-field object's own field, its criteria of convergence, and the guards of the solver.
+    """The mean-field object's own field, its convergence criteria, and the safeguards of the solver.
 
     Attributes:
-        builds: full Fock builds so far.
-        fields: cheaper ones; they free memory for a full build.
+        builds: number of full Fock builds so far.
+        fields: cheaper fields; they free memory for a full build.
         share, trusting: see `Level`.
     """
 
     share, trusting = 1.0, False
 
     def __init__(self, problem: Problem, start: Array, write: bool, limit: int | None = None) -> None:
-        """Watch an SCF.
+        """Set up the full level of an SCF.
 
         Args:
-            problem: to solve.
-            start: density that the first build starts from.
-            write: whether each full build goes to the checkpoint file.
-            limit: full builds at most, max_cycle if not given.
+            problem: the SCF problem to solve.
+            start: density matrix of the initial guess.
+            write: whether to write each full build to the checkpoint file.
+            limit: largest number of full builds, max_cycle by default.
         """
         self._problem, self._start, self._write = problem, start, write
         self._limit = min(limit or problem.mf.max_cycle, problem.mf.max_cycle)
@@ -150,18 +150,18 @@ class FullLevel:
 
     @property
     def last(self) -> Iterate:
-        """Latest point; not before the first build."""
+        """Latest point; defined after the first build."""
         assert self._last is not None
         return self._last
 
     @property
     def best(self) -> Iterate:
-        """Best point; not before the first build."""
+        """Best point; defined after the first build."""
         return self._best or self.last
 
     @property
     def outcome(self) -> Outcome:
-        """What the last solution ended with; not before the first build is judged."""
+        """Result of the last solution; defined after the first convergence test."""
         assert self._outcome is not None
         return self._outcome
 
@@ -188,10 +188,10 @@ class FullLevel:
         return self._last
 
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:  # noqa: ARG002  (the object's own criteria)
-        """Judge a full build by the object's own criteria, and stop if it leads astray; see `Level`."""
+        """Whether the object's own criteria are met, or the iteration must stop; see `Level`."""
         here, best = points[-1], self._best
         assert isinstance(here, Iterate)
-        if here is best:  # judged before, with other levels below
+        if here is best:  # tested before, with other levels below
             return False
         envs = _state(self._problem, here, best, self._start, self.builds)
         converged = _is_converged(self._problem, here, best, envs)
@@ -213,11 +213,11 @@ class FullLevel:
         return slow or self.builds >= self._limit
 
     def _report(self, here: Iterate, envs: dict[str, Any]) -> None:
-        """Log, write the checkpoint file, call back as PySCF's kernel does."""
+        """Log the build, write the checkpoint file and call mf.callback, as PySCF's kernel does."""
         mf = self._problem.mf
         counts = ", ".join(f"{field.tally.builds} {field.name}" for field in self.fields)
         logger.info(
-            mf, "full build %d  E= %.15g  |g|= %4.3g  still to gain= %4.3g  cheaper builds= %s",
+            mf, "full build %d  E= %.15g  |g|= %4.3g  expected lowering= %4.3g  cheaper builds= %s",
             envs["cycle"] + 1, here.energy, here.gradient, here.lowering, counts or "0",
         )  # fmt: skip
         if self._write:
@@ -226,20 +226,20 @@ class FullLevel:
             mf.callback(envs)
 
     def shifted(self, point: Point) -> FullLevel:
-        """Nothing is more expensive; see `Level`."""
+        """Raise: no level is more expensive; see `Level`."""
         raise NotImplementedError("the full level is not shifted.")
 
     def carried(self, point: Point, to: Point) -> Array:
-        """Nothing is more expensive; see `Level`."""
+        """Raise: no level is more expensive; see `Level`."""
         raise NotImplementedError("the full level does not carry potentials.")
 
     def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Level`)
-        """Give up, for the cheaper levels have made no progress; see `Level`."""
+        """Raise: the cheaper levels have made no progress; see `Level`."""
         raise NoProgressError
 
 
 def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
-    """Sum over orbital rotations of gradient^2 / curvature: what the next step would gain, without making it."""
+    """Sum gradient^2 / curvature over orbital rotations: the expected energy lowering of the next step."""
     mf = problem.mf
     up, down = problem.hcore + v if v.ndim == 3 else (problem.hcore + v,) * 2
     if mf.istype("UHF"):
@@ -259,7 +259,7 @@ def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
 
 
 def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
-    """Return what PySCF's kernel hands to callbacks, criteria and checkpoint files; see `accelerate`."""
+    """Return the variables that PySCF's kernel passes to callbacks, criteria and checkpoint files; see `accelerate`."""
     mf = problem.mf
     mo_energy, mo_coeff, mo_occ = here.canonical
     before = last or replace(here, density=start, clock=problem.clock)
@@ -274,14 +274,14 @@ def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, 
 
 
 def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: dict[str, Any]) -> bool:
-    """Judge a full build by the object's own criteria."""
+    """Whether a full build meets the object's own convergence criteria."""
     if last is not None and here.lies_above(last):
-        return False  # another state took the place of a lower one
+        return False  # a higher state has replaced a lower one
     criterion = problem.mf.check_convergence
     if callable(criterion):
-        # it may compare with the build before, and the first has none
+        # it may compare with the previous build, which the first one lacks
         converged = last is not None and bool(criterion(envs))
     else:
         converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
-    # else a stationary state above the ground state
+    # otherwise a stationary state above the ground state
     return converged and problem.filled_from_below(here.canonical)

@@ -1,9 +1,9 @@
-"""accelerate(): the same SCF solution from two or three full Fock builds; `solver` has the algorithm.
+"""accelerate(): the same SCF solution from two or three full Fock builds; the algorithm is in `solver`.
 
-Every convergence test is made with the full field, so the answer is the full one's whatever the cheaper fields are.
-Non-local correlation (VV10) and dispersion live in the full level only: they respond weakly to the density, and each
-full build brings them up to date. A solvent answers the density linearly and at once, as the Coulomb field does, so
-it is in all levels: left out of the cheaper ones, it costs three more full builds (water in PCM: five instead of two).
+Every convergence test uses the full field, so the solution is that of the full field for any cheaper fields.
+Non-local correlation (VV10) and dispersion are in the full level only: they respond weakly to the density, and each
+full build updates them. A solvent responds linearly to the density, as the Coulomb field does, and is in all levels:
+without it in the cheaper ones, three more full builds are needed (water in PCM: five instead of two).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
-RESPONSE_ERROR = 0.05  # share of the energy still to gain by which a response misses it, at most
+RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share of the expected lowering
 
 
 def accelerate(mf: Any, builds: int | None = None) -> Any:
     """Return an object of mf's own kind that needs two or three full Fock builds instead of ten or more.
 
-    The solution is that of mf, by mf's own criteria; where two levels do not pay or do not converge, PySCF's plain
-    SCF does the work, and the log says so.
+    The solution is that of mf, by mf's own criteria. If the multilevel SCF is not applicable or does not converge,
+    PySCF's plain SCF is used, and the log gives the reason.
 
-    After each full build, callbacks and criteria of convergence get what PySCF's kernel gives them: mf, mol, cycle,
+    After each full build, callbacks and convergence criteria get the variables of PySCF's kernel: mf, mol, cycle,
     e_tot, last_hf_e, mo_energy, mo_coeff, mo_occ, dm, dm_last, norm_ddm, vhf, fock, fock_last, norm_gorb, h1e, s1e,
-    x_orth, conv_tol, conv_tol_grad, cput0, cput1; mf_diis is None, for no full build is extrapolated. At the first,
-    dm_last is the density to start from, for which no full field was built: last_hf_e and fock_last are e_tot and
-    fock themselves. Callbacks get scf_conv as well.
+    x_orth, conv_tol, conv_tol_grad, cput0, cput1; mf_diis is None, as no full build is extrapolated. At the first,
+    dm_last is the initial guess, for which no full field was built: last_hf_e and fock_last are e_tot and fock
+    themselves. Callbacks also get scf_conv.
 
     Args:
-        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; left as it is.
+        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; not changed.
         builds: full Fock builds after which the energy is estimated instead of converged, for screening: `e_tot` is
             then that of the response to the last one, `energy_error` an estimate of its error, and `converged` stays
             False unless the criteria are met. None converges.
@@ -61,18 +61,18 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
         if builds == mf.builds:
             return mf
         mf = mf.undo_accelerate()
-    if hasattr(mf, "undo_track"):  # that decoration chooses the start, and must stay the outermost
+    if hasattr(mf, "undo_track"):  # that decoration chooses the initial guess and must stay the outermost
         return mf.retrack(accelerate(mf.undo_track(), builds))
     return lib.set_class(_MultilevelSCF(mf, builds), (_MultilevelSCF, mf.__class__))
 
 
 def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> float:
-    """Converge a plain object itself as its accelerated one would; it is the plain object again, with the results.
+    """Converge a plain object by the multilevel SCF; it stays the plain object, with the results in it.
 
     Args:
         mf: PySCF mean-field object.
         dm0: density matrix to start from; by default from existing orbitals, or init_guess.
-        kwargs: of PySCF's scf.
+        kwargs: arguments of PySCF's scf.
 
     Returns:
         total energy, Hartree.
@@ -102,22 +102,22 @@ class _MultilevelSCF(Picklable):
         self.coarse_cycles = 0
         self.full_builds = 0
         self.response_builds = 0
-        self.plain_reason = ""  # why plain SCF did the work, or went on with it
+        self.plain_reason = ""  # why plain SCF was used, from the start or to continue
         self._builds = 0
-        self._earlier: int | None = None  # full builds before plain SCF goes on, None if it does not
+        self._earlier: int | None = None  # full builds before plain SCF continues, None if it does not
 
     def _clear(self) -> None:
         for name in (*_MultilevelSCF._keys, "_builds", "_earlier"):
             vars(self).pop(name, None)
 
     def undo_accelerate(self: Any) -> Any:
-        """Return the plain mean-field object, with whatever it has converged to."""
+        """Return the plain mean-field object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
         _MultilevelSCF._clear(plain)
         return plain
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Build the full potential, and count it; see PySCF's get_veff."""
+        """Build and count a full potential; see PySCF's get_veff."""
         self._builds += 1
         # the surface charges of a solvent, and PySCF's fitted J, are large products of NumPy's
         large = hasattr(self, "with_solvent") or getattr(self, "with_df", None)
@@ -125,7 +125,7 @@ class _MultilevelSCF(Picklable):
             return super().get_veff(*args, **kwargs)  # type: ignore[misc]
 
     def dump_flags(self: Any, verbose: Any = None) -> Any:
-        """Print PySCF's settings and the solver's, once in each calculation."""
+        """Print the settings of PySCF and of the solver, once per calculation."""
         if self._earlier is not None:
             return self
         super().dump_flags(verbose)  # type: ignore[misc]
@@ -135,7 +135,7 @@ class _MultilevelSCF(Picklable):
         return self
 
     def _finalize(self: Any) -> Any:
-        """Print the result, with all cycles in it; PySCF takes them to be max_cycle."""
+        """Print the result with the number of all cycles, for which PySCF prints max_cycle."""
         self.cycles += self._earlier or 0
         with nullcontext() if self.converged else lib.temporary_env(self, max_cycle=self.cycles):
             return super()._finalize()  # type: ignore[misc]
@@ -145,7 +145,7 @@ class _MultilevelSCF(Picklable):
 
         Args:
             dm0: density matrix to start from; by default from existing orbitals, or init_guess.
-            kwargs: handed to PySCF's SCF where that does the work.
+            kwargs: passed to PySCF's SCF if that is used.
 
         Returns:
             total energy, Hartree.
@@ -158,24 +158,24 @@ class _MultilevelSCF(Picklable):
         if reason:
             return float(self._plain(reason, dm0, **kwargs))
         if hasattr(self, "undo_soscf"):
-            logger.note(self, "multilevel SCF: it comes first; the second-order solver only where it fails.")
+            logger.note(self, "multilevel SCF: tried first; the second-order solver is used only if it fails.")
         return float(self._multilevel(dm0, **kwargs))
 
     def _plain(self: Any, reason: str, dm0: Array | None, earlier: int | None = None, **kwargs: Any) -> float:
-        """Converge without a coarse field; see `scf`."""
+        """Converge by plain SCF; see `scf`."""
         self.plain_reason = reason
         logger.note(self, "multilevel SCF: %s; plain SCF is used.", reason)
         with lib.temporary_env(self, _earlier=earlier):
             return float(self._decorated(dm0, **kwargs))
 
     def _decorated(self: Any, dm0: Array | None, **kwargs: Any) -> float:
-        """Converge as the decorated object does, and count its builds."""
+        """Converge by the decorated object's own method, and count its builds."""
         if not hasattr(self, "undo_soscf"):
             energy = super().scf(dm0, **kwargs)  # type: ignore[misc]
             self.full_builds = self._builds
             return float(energy)
-        # PySCF's second-order solvers are in `kernel`, and build in the object inside. That is silent here, for PySCF
-        # warns of methods that are replaced, as the counting does.
+        # PySCF's second-order solvers are in `kernel`, and build with the inner object. It prints nothing here, as
+        # PySCF warns of replaced methods, and the counting replaces one.
         silent, own = {} if kwargs.get("dump_chk", True) else {"chkfile": None}, self._scf
         with lib.temporary_env(own, verbose=0), lib.temporary_env(self, **silent), counting_fock_builds(own) as counter:
             energy = super().kernel(dm0=dm0)  # type: ignore[misc]
@@ -236,14 +236,14 @@ class _MultilevelSCF(Picklable):
         return float(self.e_tot)
 
     def _record_scc(self: Any, problem: Problem, ladder: Ladder) -> None:
-        """Set guess_info if init_guess is 'scc': the levels of the start have relaxed the atoms."""
+        """Set guess_info if init_guess is 'scc': the cheap levels have relaxed the superposed atoms."""
         if self.init_guess.lower() != "minao":
             record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
-        """Take the solution of the response to the last full build, to second order in the energy."""
+        """Estimate the energy to second order from the response to the last full build."""
         point: Point = last
-        for response in ladder.levels((RESPONSE.name,)):  # none for functionals without second derivatives
+        for response in ladder.levels((RESPONSE.name,)):  # empty for functionals without second derivatives
             level = response.shifted(last)
             point = level.build(solve([level], last, level.share * last.gradient).orbitals)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
@@ -257,31 +257,31 @@ class _MultilevelSCF(Picklable):
         return float(self.e_tot)
 
     def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, **kwargs: Any) -> float:
-        """Converge where two levels have not: from their best density, or from the start where that is no good one."""
+        """Converge by plain SCF from the best density so far, or from the initial guess if that is the better start."""
         self.plain_reason, builds = outcome.failure, self.full_builds
-        best, where = outcome.best, "goes on from its best density"
+        best, continuation = outcome.best, "continues from the best density"
         start = best.density
         if self.istype("ROHF") and problem.would_be_refilled(best.canonical, best.fock):
-            # Plain SCF refills it at once, and where the order of orbitals is ambiguous that is a poor start
-            start, where = dm0, "starts anew, for its best density is not filled from below"
-        logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, where)
-        self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers count none
+            # Plain SCF would fill other orbitals at once; for an ambiguous order of orbitals that is a poor start
+            start, continuation = dm0, "starts again, as the best density is not filled from below"
+        logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, continuation)
+        self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers do not count cycles
         with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
             energy = self._decorated(start, **kwargs)
         self._suggest()
         return float(energy)
 
     def _suggest(self: Any) -> None:
-        """Warn of an SCF that is not converged, with what else there is."""
+        """Warn of an SCF that is not converged, and suggest remedies."""
         if self.converged:
             return
         newton = "" if hasattr(self, "undo_soscf") else "try mf.newton(), or "
-        words = f"{newton}set mf.level_shift (0.2 Hartree, for example) or a larger mf.max_cycle"
-        logger.warn(self, "multilevel SCF: not converged after %d full Fock builds; %s.", self.full_builds, words)
+        advice = f"{newton}set mf.level_shift (0.2 Hartree, for example) or a larger mf.max_cycle"
+        logger.warn(self, "multilevel SCF: not converged after %d full Fock builds; %s.", self.full_builds, advice)
 
     def newton(self: Any) -> Any:
-        """Return PySCF's second-order solver of the plain object: the two ways of converging exclude one another."""
-        logger.note(self, "multilevel SCF: a second-order solver takes its place.")
+        """Return PySCF's second-order solver of the plain object: the two solvers exclude each other."""
+        logger.note(self, "multilevel SCF: replaced by the second-order solver.")
         return self.undo_accelerate().newton()
 
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
@@ -290,7 +290,7 @@ class _MultilevelSCF(Picklable):
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
-    """Converge the full level with the first levels of the ladder below it, and with later ones if those are slow."""
+    """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
     full.fields = ladder.fields
     if full.build(orbitals).gradient > tolerance:
         ladder.sharpen(full.last)

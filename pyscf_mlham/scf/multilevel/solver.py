@@ -1,8 +1,8 @@
 """The multilevel SCF: one recursion over fields of falling cost.
 
-A level builds a Fock matrix F from a density D. Near a point (F_r, D_r) of one level the next cheaper one is shifted so
-that it is exact there, F_r + G[D] - G[D_r], and solved in its place: its error is that of its *response*, not that of
-its field. Its solution is the level's next density. The cheapest level takes plain DIIS steps.
+A level builds a Fock matrix F from a density D. Near a point (F_r, D_r) of one level the next cheaper one is shifted to
+be exact there, F_r + G[D] - G[D_r], and solved in its place: its error is that of its *response*, not that of its
+field. Its solution is the level's next density. The cheapest level takes plain DIIS steps.
 
     full:      F_1     solve the shifted coarse level     F_2     solve ...     converged
     coarse:       F_1   solve the shifted response  F_2   ...
@@ -10,7 +10,7 @@ its field. Its solution is the level's next density. The cheapest level takes pl
 
 Each level combines its points so far as DIIS does, min |sum_k c_k e_k| with e = FDS - SDF. Points of other densities
 than the last one are first carried there by the response, F_k + R[D - D_k]. The first level makes its own convergence
-test, so that its answer does not depend on the others; those below it may accept a cheaper level's solution unseen.
+test, so its solution does not depend on the others; those below may accept a cheaper level's solution without a build.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from pyscf_mlham.scf.problem import Array, Point
 
 ROUGH = 1e-3  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
-SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are left out
-TRUST = 5e-2  # expected share of the gradient that the solution of the next cheaper level leaves, at most
+SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
+TRUST = 5e-2  # upper estimate of the share of the gradient left by the solution of the next cheaper level
 SPACE = 5  # points of a level that are combined
 
 
 class Level(Protocol):
-    """A field of one cost, as the recursion sees it.
+    """Interface of a level to the recursion.
 
     Attributes:
-        share: of the next more expensive level's gradient, to which this level is converged: what its solution leaves.
-        trusting: whether the level takes a cheaper one's solution for its own if that is expected to be good enough;
-            otherwise it builds its own Fock matrix to see.
+        share: convergence goal, as a share of the next more expensive level's gradient: what its solution leaves.
+        trusting: whether the level accepts a cheaper one's solution that is expected to be accurate enough; otherwise
+            it builds its own Fock matrix to test it.
     """
 
     share: float
     trusting: bool
 
     def build(self, orbitals: Orbitals) -> Point:
-        """Build the Fock matrix of the orbitals' density: what a level costs."""
+        """Build the Fock matrix of the orbitals' density, the expensive step."""
 
     def shifted(self, point: Point) -> Level:
-        """Return the level as exact at a point of a more expensive one."""
+        """Return the level shifted to be exact at a point of a more expensive one."""
 
     def carried(self, point: Point, to: Point) -> Array:
         """Return the effective potential that this level expects at another density, v + G[D] - G[D_r]."""
@@ -55,14 +55,14 @@ class Level(Protocol):
         """Return the orbitals of the next density by DIIS."""
 
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:
-        """Whether the last point is converged, or there is no use in going on."""
+        """Whether the last point is converged or no further progress is possible."""
 
 
 class Solution(NamedTuple):
-    """What a level's SCF ended with.
+    """Result of a level's SCF.
 
     Attributes:
-        orbitals: the best ones.
+        orbitals: best orbitals.
         converged: whether they meet, or are expected to meet, the tolerance.
     """
 
@@ -74,15 +74,15 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
     """Converge the first of several levels to an orbital gradient.
 
     Args:
-        levels: from the most expensive to the cheapest.
-        point: of the first level, to start from.
+        levels: levels from the most expensive to the cheapest.
+        point: starting point, of the first level.
         tolerance: orbital gradient, Hartree.
     """
     level, *cheaper = levels
     points = [point]
     while not level.finished(points, tolerance):
         if len(points) > 1 and point.gradient > SLOW * points[-2].gradient:
-            cheaper = []  # of no use here
+            cheaper = []  # too inaccurate here
         if cheaper:
             last = combined(points[-SPACE:], cheaper[-1])
             floor = min(FLOOR * tolerance, last.gradient / 2)
@@ -108,8 +108,8 @@ def combined(points: Sequence[Point], response: Level) -> Point:
     """Return the last point with the potential that all points together expect at its density.
 
     Args:
-        points: of one level, the latest last.
-        response: carries a potential from one density to another.
+        points: points of one level, the latest last.
+        response: level that carries a potential from one density to another.
     """
     *earlier, last = points
     if not earlier:
@@ -120,7 +120,7 @@ def combined(points: Sequence[Point], response: Level) -> Point:
 
 
 def diis_weights(errors: Sequence[Array]) -> Array:
-    """Return the coefficients c, sum 1, that minimise the norm of the combined error: Pulay's equations."""
+    """Return the coefficients c, sum 1, that minimise the norm of the combined error (Pulay's equations)."""
     n = len(errors)
     scale = float(np.linalg.norm(errors[-1])) or 1.0
     flat = [np.ravel(error) / scale for error in errors]
