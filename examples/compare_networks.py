@@ -1,6 +1,6 @@
 """Train every network on the same molecules with the same budget, and say what each reaches and costs.
 
-python examples/compare_networks.py organic-b3lyp-svp.h5 --minutes 15 --scf 12 --out out/networks
+python examples/compare_networks.py labels.h5 --minutes 15 --scf 12 --out out/networks
 
 Every run takes as many steps as fit so many minutes of processor time on one thread (--minutes), by what a step of each
 network costs; all networks are timed in turns when a folder is begun. Or every run takes --steps. The time that a run

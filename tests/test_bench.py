@@ -296,7 +296,7 @@ def test_inputs(tmp_path: Path) -> None:
 def test_written_guesses_start_an_scf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for suffix in ("npz", "chk"):
         assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / f"guess.{suffix}")]) == 0
-    assert "model organic-b3lyp-svp" in capsys.readouterr().out
+    assert "model b3lyp-svp" in capsys.readouterr().out
     content = np.load(tmp_path / "guess.npz")
     atoms = list(zip(content["numbers"].tolist(), content["positions"].tolist(), strict=True))
     mol = mole(atoms, "def2-svp", unit="Bohr")

@@ -338,7 +338,7 @@ def test_other_guesses_are_untouched(key: str) -> None:
 
 
 def test_what_counts_as_ml() -> None:
-    assert all(is_ml(key) for key in ("ml", "ML", "ml:organic-b3lyp-svp", "ml:/a/Path"))
+    assert all(is_ml(key) for key in ("ml", "ML", "ml:b3lyp-svp", "ml:/a/Path"))
     assert not any(is_ml(key) for key in ("minao", "mlx", "", None, np.eye(2)))
 
 

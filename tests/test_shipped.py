@@ -37,7 +37,7 @@ def native(config: checkpoint.ModelConfig, atoms: str = CHLOROPROPANOL, **option
 
 
 def test_something_ships() -> None:
-    assert "organic-b3lyp-svp" in FOLDERS
+    assert "b3lyp-svp" in FOLDERS
 
 
 def test_files_are_small_and_have_a_card(folder: Path) -> None:
@@ -98,11 +98,11 @@ def test_it_is_the_default_and_saves_cycles() -> None:
 
 def test_outside_its_domain_it_says_so() -> None:
     for atoms, options in (
-        ("Si 0 0 0; H 0 0 1.5; H 1.4 0 -0.5; H -0.7 1.2 -0.5; H -0.7 -1.2 -0.5", {}),
+        ("Ti 0 0 0; Cl 0 0 2.2; Cl 2.07 0 -0.73; Cl -1.04 1.79 -0.73; Cl -1.04 -1.79 -0.73", {}),
         (WATER, {"charge": 2}),
     ):
         mf = gto.M(atom=atoms, basis="def2-svp", verbose=0, **options).RKS(xc="b3lyp")
-        with pytest.raises(pyscf_mlham.MLHamError, match="not among those of model organic-b3lyp-svp"):
+        with pytest.raises(pyscf_mlham.MLHamError, match="not among those of model b3lyp-svp"):
             pyscf_mlham.guess(mf, fallback="raise")
 
 
@@ -110,7 +110,7 @@ def test_loading_is_quick_and_importing_is_light() -> None:
     import torch  # noqa: F401  (its own time does not count)
 
     start = time.process_time()
-    load(FOLDERS["organic-b3lyp-svp"])
+    load(FOLDERS["b3lyp-svp"])
     assert time.process_time() - start < 2.0
     code = "import sys, pyscf_mlham; assert not {'torch', 'e3nn', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -118,17 +118,63 @@ def test_loading_is_quick_and_importing_is_light() -> None:
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models"]) == 0
-    assert "organic-b3lyp-svp" in capsys.readouterr().out
+    assert "b3lyp-svp" in capsys.readouterr().out
 
 
-def test_h0_and_correction_are_those_of_the_release() -> None:
-    """The shipped model depends on its H0 to 1e-6 Ha: changes of the solver's own levels must not reach it."""
-    atoms = """O 0.95 0.00 0.55; H 1.70 0.55 0.35; C -0.25 0.70 0.25; H -0.35 1.55 0.95; H -0.30 1.05 -0.80
-    C -1.35 -0.25 0.45; N -2.20 -1.00 0.60"""
-    model = load(FOLDERS["organic-b3lyp-svp"])
-    mol = native(model.config, atoms)
+GLYCOLONITRILE = """O 0.95 0.00 0.55; H 1.70 0.55 0.35; C -0.25 0.70 0.25; H -0.35 1.55 0.95; H -0.30 1.05 -0.80
+C -1.35 -0.25 0.45; N -2.20 -1.00 0.60"""
+
+
+@pytest.mark.parametrize(("baseline", "tolerance"), [("minao", 2e-6), ("scc", 2e-5)])
+def test_baselines_are_those_of_the_release(baseline: str, tolerance: float) -> None:
+    """Models depend on their H0: changes of the solver's own levels must not reach it."""
+    mol = gto.M(atom=GLYCOLONITRILE, basis="def2-svp", verbose=0)
+    with np.load(Path(__file__).parent / "data" / "glycolonitrile.npz") as stored:
+        h0 = hamiltonian(baseline, mol, "b3lyp")
+        np.testing.assert_allclose(h0[np.tril_indices(mol.nao)], stored[baseline], rtol=0, atol=tolerance)
+
+
+def test_the_correction_is_that_of_the_release() -> None:
+    mol = gto.M(atom=GLYCOLONITRILE, basis="def2-svp", verbose=0)
     lower = np.tril_indices(mol.nao)
     with np.load(Path(__file__).parent / "data" / "glycolonitrile.npz") as stored:
-        h0 = hamiltonian("minao", mol, model.config.xc)
-        np.testing.assert_allclose(h0[lower], stored["h0"], rtol=0, atol=2e-6)
-        np.testing.assert_allclose(model.correction(mol, h0)[lower], stored["correction"], rtol=0, atol=2e-6)
+        h0 = np.zeros((mol.nao, mol.nao))
+        h0[lower] = stored["scc"]
+        h0 = h0 + np.tril(h0, -1).T
+        correction = load(FOLDERS["b3lyp-svp"]).correction(mol, h0)
+        np.testing.assert_allclose(correction[lower], stored["correction"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "options", "kind"),
+    [
+        ("N 0 0 0; H 0 0 1.03; H 0.99 0 -0.25", {"spin": 1}, "UKS"),
+        ("N 0 0 0; H 0 0 1.03; H 0.99 0 -0.25", {"spin": 1}, "ROKS"),
+        ("N 0 0 0; H 0.94 0 0.4; H -0.47 0.81 0.4; H -0.47 -0.81 0.4; H 0 0 -1.03", {"charge": 1}, "RKS"),
+        ("I 0 0 0; C 0 0 2.13; H 1.03 0 2.46; H -0.515 0.892 2.46; H -0.515 -0.892 2.46", {}, "RKS"),
+    ],
+    ids=["radical", "restricted open shell", "cation", "core potential"],
+)
+def test_ions_radicals_and_heavy_elements(atoms: str, options: dict[str, int], kind: str) -> None:
+    mol = gto.M(atom=atoms, basis="def2-svp", ecp={"I": "def2-svp"} if "I" in atoms else {}, verbose=0, **options)
+    cycles = {}
+    for guess in ("minao", "ml"):
+        mf = getattr(mol, kind)(xc="b3lyp").density_fit().set(init_guess=guess)
+        mf.grids.level = 1
+        cycles[guess], energy = (mf.run().cycles, mf.e_tot)
+    assert mf.guess_info.guess == "ml"
+    assert cycles["ml"] <= 0.6 * cycles["minao"]
+    quick = pyscf_mlham.accelerate(mf.copy())
+    assert quick.kernel() == pytest.approx(energy, abs=1e-8)
+
+
+def test_accelerate_needs_no_coarse_builds_after_it() -> None:
+    mf = mole(basis="def2-svp").RKS(xc="b3lyp").density_fit().set(init_guess="ml")
+    quick = pyscf_mlham.accelerate(mf)
+    assert quick.run().converged
+    assert (quick.full_builds, quick.coarse_cycles) == (2, 0)
+
+
+def test_withdrawn_models_are_named() -> None:
+    with pytest.raises(pyscf_mlham.ModelError, match="withdrawn; use 'b3lyp-svp'"):
+        load("organic-b3lyp-svp")
