@@ -331,7 +331,7 @@ def test_a_closed_shell_has_unrestricted_guesses(tmp_path: Path, capsys: pytest.
     assert "of equal spins (init_guess_breaksym = 0)" in printed
     assert "--frame" not in printed  # the file holds nothing else
     alpha, beta = np.load(tmp_path / "guess.npz")["dm"]
-    assert_close(alpha, beta, 1e-12)
+    assert_close(alpha, beta, 1e-8)
     atoms = molecule("H2O")
     mol = mole(list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True)), "def2-svp")
     plain = mol.UKS(xc="b3lyp").run()
@@ -351,8 +351,8 @@ def test_runs_of_earlier_commands_are_named(
 
 
 def test_a_guess_that_cannot_be_made_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["guess", "ase:g2/SiH4", "-o", str(tmp_path / "g.npz")]) == 1
-    assert "element Si is not among those" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["guess", "ase:g2/BeH", "-o", str(tmp_path / "g.npz")]) == 1
+    assert "element Be is not among those" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.txt")]) == 1
     assert "ends in .npz or .chk" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["guess", "ase:g2/H2O", "-o", str(tmp_path / "g.npz"), "--xc", "foo"]) == 1

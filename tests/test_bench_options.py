@@ -34,7 +34,7 @@ from pyscf_mlham.model.store import shipped
         (["--repeat", "0"], "--repeat 0"),
         (["--model", "nobody"], "nobody"),
         (["-j", "0"], "0 worker processes"),
-        (["--report", "/proc/none"], "/proc/none: it cannot be made"),
+        (["--report", "/proc/none"], "/proc/none: it cannot be created"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_runs(

@@ -14,7 +14,7 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham import MLHamError, ModelError, OracleModel, OutOfDomainError, checkpoint
-from pyscf_mlham.model import store
+from pyscf_mlham.model import predictor, store
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,8 @@ def test_pyscfs_own_error_is_not_chained_to_the_models(oracle: OracleModel) -> N
     assert raised.value.__context__ is None
 
 
-def test_an_atom_far_away_is_named() -> None:
+def test_an_atom_far_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "COLLAPSE", 1e9)  # no prediction is accepted
     mf = mole("O 0 0 0; H 0 0 1; H 0 1e6 0", "def2-svp").RHF()
     mf.get_init_guess(mf.mol, "ml")
     assert "atom 2 (H) is 1e+06 Angstrom" in mf.guess_info.fallback_reason

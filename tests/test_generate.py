@@ -316,7 +316,7 @@ def test_journal_forgets_a_half_written_end(tmp_path: Path) -> None:
 
 def test_journal_keeps_its_level_of_theory(tmp_path: Path) -> None:
     Journal(tmp_path / "new" / "j", LEVEL).close()
-    words = "another level of theory: basis 'sto-3g' instead of 'def2-svp', xc 'hf' instead of 'pbe0'; finish it"
+    words = "another level of theory: basis 'sto-3g' instead of 'def2-svp', xc 'hf' instead of 'pbe0'"
     with pytest.raises(DataError, match=words):
         Journal(tmp_path / "new" / "j", Level("pbe0", "def2-svp"))
     Journal(tmp_path / "new" / "j", LEVEL).close()

@@ -316,7 +316,7 @@ def test_what_get_occ_writes_is_taken_back() -> None:
 
 
 def test_no_model_at_all_is_said() -> None:
-    with pytest.raises(ModelError, match="3 is no model"):
+    with pytest.raises(ModelError, match="3 is not a model"):
         pyscf_mlham.guess(mole().RHF(), 3, fallback="raise")
 
 

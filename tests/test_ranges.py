@@ -18,7 +18,7 @@ from pyscf_mlham.nn.model import build, options_of, part_of
         ("qhnetv2", {"cutoff": -5}, "cutoff of qhnetv2 must be more than 0 and finite, found -5"),
         ("qhnetv2", {"cutoff": math.nan}, "cutoff of qhnetv2 must be .*, found nan"),
         ("qhnetv2", {"cutoff": math.inf}, "cutoff of qhnetv2 must be .*, found inf"),
-        ("qhnetv2", {"cutoff": "1e1"}, r"must be a number \(float\), found '1e1' \(YAML wants 3\.0e-3\)"),
+        ("qhnetv2", {"cutoff": "1e1"}, r"must be a number \(float\), found '1e1' \(YAML needs 3\.0e-3\)"),
         ("qhnetv2", {"channels": 0}, "channels of qhnetv2 must be 1 or more, found 0"),
         ("qhnetv2", {"layers": -1}, "layers of qhnetv2 must be 0 or more, found -1"),
         ("qhnetv2", {"product": 8.0}, r"product of qhnetv2 must be a number \(int\), found 8\.0\."),

@@ -122,7 +122,7 @@ def test_two_spellings_of_one_level_of_theory_go_together(data: Path, tmp_path: 
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(HamiltonianFile(path)) for path in paths]
         _check_theories(files[:3])
-        with pytest.raises(DataError, match=r"different levels of theory: hf/sto-3g, pbe/sto-3g\."):
+        with pytest.raises(DataError, match=r"different levels of theory: hf/sto-3g, pbe/sto-3g;"):
             _check_theories([files[0], files[3]])
 
 

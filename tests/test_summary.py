@@ -89,7 +89,7 @@ def test_runs_of_several_machines_are_reported() -> None:
         (Protocol(grid_level=0, conv_tol=1e-7), "SCF on grid level 0 to 1e-07 Ha first"),
         (Protocol(density_fit=True, grid_level=1), "SCF on grid level 0 to 1e-08 Ha first"),
         (Protocol(xc="hf"), "SCF to 1e-08 Ha first"),
-        (Protocol(xc="hf", density_fit=True), "there is none here"),
+        (Protocol(xc="hf", density_fit=True), "not available at this level"),
     ],
 )
 def test_the_rival_is_described_as_it_was_run(protocol: Protocol, words: str) -> None:

@@ -196,7 +196,7 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("- a", "expected keys and values"),
         ("name: a\ndata: b\noutput: c\nloss:", "loss must hold keys and values"),
         ("name: a\ndata: b\noutput: c\nnetwork: [1]", "network must hold keys and values"),
-        ("name: a\ndata: b\noutput: c\nloss: {density: 1e1}", r"loss: density must be a number .*YAML wants 3.0e-3"),
+        ("name: a\ndata: b\noutput: c\nloss: {density: 1e1}", r"loss: density must be a number .*YAML needs 3.0e-3"),
         ("name: a\ndata: b\noutput: c\nloss: {density: -1.0}", "loss: density must be 0 or more, found -1.0"),
         ("name: a\ndata: b\noutput: c\naverage: 1.0", "average must be 0 or more and less than 1"),
         ("name: a\ndata: b\noutput: c\nclip: 0.0", "clip must be more than 0"),

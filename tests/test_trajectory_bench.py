@@ -223,7 +223,7 @@ QUICKLY = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
         (["--conv-tol", "0"], "--conv-tol 0.0"),
         (["--xc", "b3lpy"], "b3lpy"),
         (["--model", "nobody"], "nobody"),
-        (["--out", "/proc/none"], "/proc/none: it cannot be made"),
+        (["--out", "/proc/none"], "/proc/none: it cannot be created"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_runs(
@@ -278,7 +278,7 @@ def test_a_molecule_that_fails_costs_no_other_its_report(
 
 @pytest.mark.filterwarnings("ignore:MLHam. the model is not used")
 def test_a_model_that_is_not_applicable_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "in.xyz", molecule("SiH4"))
+    write(tmp_path / "in.xyz", molecule("BeH"))
     out = tmp_path / "out"
     command = ["md-bench", str(tmp_path / "in.xyz"), "--steps", "1", "--out", str(out), "--xc", "hf"]
     assert cli.main([*command, "--basis", "sto-3g", "--strategy", "ml,ml+history,minao,scanner"]) == 0
@@ -286,7 +286,7 @@ def test_a_model_that_is_not_applicable_is_reported(tmp_path: Path, capsys: pyte
     assert "| ml (minao for 2 of 2) |" in text
     assert "| ml+history (no model for 2 of 2) |" in text
     assert "| minao |" in text
-    words = "in-0: without the model: ml at 2 of 2 geometries, ml+history at 2 of 2 geometries (element Si"
+    words = "in-0: without the model: ml at 2 of 2 geometries, ml+history at 2 of 2 geometries (element Be"
     for page in (text, (out / "report.html").read_text()):
         assert words in page
     assert words in " ".join(capsys.readouterr().out.split())

@@ -23,7 +23,7 @@ from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
-from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
@@ -127,7 +127,7 @@ def _learned(mf: Any, model: str | None) -> Start:
 
 def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
     """Return the number of coarse builds of H0: in the model's basis set, and in the molecule's if that differs."""
-    return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline == "minao")
+    return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline in ("minao", SCC))
 
 
 def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
