@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "docs" / "tables"
 RESULTS = {
     "g2-ten": "examples/table/results.json",
-    **{name: f"examples/table/{name}.json" for name in ("qm9", "ions", "elements", "radicals")},
+    **{name: f"examples/table/{name}.json" for name in ("qm9", "druglike", "ions", "elements", "radicals")},
 }
 
 
