@@ -113,11 +113,14 @@ def _coarse_solution(mf: Any) -> _Solution:
     """
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
+    response = ResponseField(mf)  # before the baseline, which shares its integrals
     start = self_consistent_atoms(mf)
     problem, field = start.problem, CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
-    response = ResponseField(mf).with_kernel(point.factors)
-    levels = [CheapLevel(problem, field, trusting=False), CheapLevel(problem, response)]
+    levels = [
+        CheapLevel(problem, field, trusting=False),
+        CheapLevel(problem, response.with_kernel(point.factors)),
+    ]
     point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")

@@ -133,15 +133,15 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     native = native_if_applicable(mf, mol, model)  # before anything is computed
     lifted = not same_basis(native, mol)
     h = np.asarray(mf.get_hcore(mol))
-    # before H0, which shares its integrals
-    field = _coarse_field(mf, mol, model) if refine and not np.iscomplexobj(h) else None
+    # before H0, which shares their integrals
+    fields = _fields(mf, mol, model) if refine and not np.iscomplexobj(h) else None
     base = _baseline(mf, mol, native if lifted else None, h, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
     fock, orbitals, damping = _decode(mf, mol, base, lift(correction, native, mol), model.exact)
     coarse_builds = base.coarse_builds
-    if field is not None:
-        fock, orbitals = _refined(mf, fock, orbitals, field)
-        coarse_builds += field.tally.builds
+    if fields is not None:
+        fock, orbitals = _refined(mf, fock, orbitals, *fields)
+        coarse_builds += fields[0].tally.builds
     return Prediction(
         fock=fock,
         orbitals=orbitals,
@@ -211,26 +211,28 @@ def _self_consistent_baseline(mf: Any, native: gto.Mole | None, config: ModelCon
     )
 
 
-def _coarse_field(mf: Any, mol: gto.Mole, model: Predictor) -> CoarseField | None:
-    """Return a coarse field of the object, None if it is not needed, not applicable or not cheap."""
+def _fields(mf: Any, mol: gto.Mole, model: Predictor) -> tuple[CoarseField, ResponseField] | None:
+    """Return the coarse field of the object and its response, None if not needed, not applicable or not cheap."""
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
     if model.exact or mol is not mf.mol or two_spins or unknown_field(mf):
         return None
     if hasattr(mf, "U_idx"):
         return None  # DFT+U: the field lacks the Hubbard term
     try:
-        return CoarseField(mf, COARSE)
+        return CoarseField(mf, COARSE), ResponseField(mf)
     except Exception as error:  # a prediction is useful without it
         logger.info(mf, "no coarse field for this prediction (%s: %s)", type(error).__name__, error)
         return None
 
 
-def _refined(mf: Any, fock: Array, orbitals: Orbitals, field: CoarseField) -> tuple[Array, Orbitals]:
+def _refined(
+    mf: Any, fock: Array, orbitals: Orbitals, field: CoarseField, response: ResponseField
+) -> tuple[Array, Orbitals]:
     """Build the coarse field at the predicted density once, and solve its response."""
     try:
         problem = Problem.of(mf)
         point = problem.point_of(orbitals, field)
-        level = CheapLevel(problem, ResponseField(mf).with_kernel(point.factors)).shifted(point)
+        level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
         result = level.build(solve([level], point, max(level.share * point.gradient, REFINED)).orbitals)
         refined = problem.orbitals(result.fock)
         if _is_plausible(refined, orbitals, problem.overlap):
