@@ -18,7 +18,7 @@ from pyscf import gto
 
 from pyscf_mlham.bench.protocol import Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.geometries import Molecule, identity, mol_from_geometry
+from pyscf_mlham.data.geometries import Molecule, identity_of_record, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
@@ -182,8 +182,7 @@ def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:
         for index in range(len(file)):
             if file.n_atoms[index] != len(molecule.numbers):
                 continue
-            key = identity(file.numbers(index), file.positions(index), int(file.charge[index]), int(file.spin[index]))
-            if key == molecule.key:
+            if identity_of_record(file, index) == molecule.key:
                 return _oracle_from_record(file[index], file.level)
     raise DataError(f"{path} does not hold this geometry with this charge and multiplicity")
 

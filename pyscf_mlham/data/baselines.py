@@ -10,7 +10,7 @@ import pyscf
 from rich.console import Console
 
 from pyscf_mlham.data.generate import COUNTED, journal_path, run_through
-from pyscf_mlham.data.geometries import identity, mol_from_geometry
+from pyscf_mlham.data.geometries import identity_of_record, mol_from_geometry
 from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
 from pyscf_mlham.errors import DataError
@@ -48,7 +48,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     with HamiltonianFile(source) as file:
         journal = Journal(journal_path(output), file.level)
         try:
-            keys = [_key(file, i) for i in range(len(file))]
+            keys = [identity_of_record(file, i) for i in range(len(file))]
             tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in journal.offsets]
             counts["done"] = len(keys) - len(tasks)
             run_through(tasks, process_engine(JOB, jobs), journal, counts, console)
@@ -61,10 +61,6 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     return counts
 
 
-def _key(file: HamiltonianFile, i: int) -> str:
-    return identity(file.numbers(i), file.positions(i), int(file.charge[i]), int(file.spin[i]))
-
-
 def with_baseline(task: Task) -> Entry:
     """Compute the baseline of one record; return a failure as an entry with its reason, never raise.
 
@@ -72,7 +68,7 @@ def with_baseline(task: Task) -> Entry:
         task: record to process.
     """
     with HamiltonianFile(task.path) as file:
-        key, record, level = _key(file, task.number), file[task.number], file.level
+        key, record, level = identity_of_record(file, task.number), file[task.number], file.level
     try:
         h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
     except Exception as error:  # any error: report this record, continue with the others
@@ -90,7 +86,7 @@ def _named(record: Record, h0: np.ndarray) -> dict[str, np.ndarray]:
 
 def _lost(task: Task, reason: str) -> Entry:
     with HamiltonianFile(task.path) as file:
-        return Entry(_key(file, task.number), str(file.name[task.number]), None, reason)
+        return Entry(identity_of_record(file, task.number), str(file.name[task.number]), None, reason)
 
 
 JOB: Job[Task, Entry] = Job(with_baseline, _lost)

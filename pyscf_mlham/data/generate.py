@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyscf_mlham.data.geometries import Molecule, identity
+from pyscf_mlham.data.geometries import Molecule, identity_of_record
 from pyscf_mlham.data.journal import Entry, Journal, differences
 from pyscf_mlham.data.label import Task, label
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
@@ -107,10 +107,7 @@ def _stored(path: Path) -> dict[str, bool]:
     if not path.exists():
         return {}
     with HamiltonianFile(path) as file:
-        keys = {
-            identity(file.numbers(i), file.positions(i), int(file.charge[i]), int(file.spin[i])): True
-            for i in range(len(file))
-        }
+        keys = {identity_of_record(file, i): True for i in range(len(file))}
         return keys | {key: False for key, _, _ in failures(path)}
 
 

@@ -14,7 +14,7 @@ from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.data.frames import COLLECTION, frames, why_unreadable
-from pyscf_mlham.data.schema import Record
+from pyscf_mlham.data.schema import HamiltonianFile, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import charge_and_spin, mult_of_moments
 
@@ -77,6 +77,16 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
     places = np.round(np.asarray(positions) / SAME_PLACE).astype(np.int64)
     text = f"{charge} {spin} {np.asarray(numbers).tolist()} {places.tolist()}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def identity_of_record(file: HamiltonianFile, index: int) -> str:
+    """Hash the geometry of a record as `identity` does, without reading its matrices.
+
+    Args:
+        file: open file of labelled molecules.
+        index: index of the record.
+    """
+    return identity(file.numbers(index), file.positions(index), int(file.charge[index]), int(file.spin[index]))
 
 
 def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> Iterator[Molecule | DataError]:

@@ -10,7 +10,7 @@ import numpy as np
 from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 
-from pyscf_mlham.data.geometries import group_of, identity
+from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC
@@ -47,8 +47,7 @@ class Place:
     @property
     def geometry(self) -> str:
         """Identity of the geometry."""
-        file, i = self.file, self.index
-        return identity(file.numbers(i), file.positions(i), int(file.charge[i]), int(file.spin[i]))
+        return identity_of_record(self.file, self.index)
 
 
 def choose(
