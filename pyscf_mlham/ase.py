@@ -17,7 +17,8 @@ from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.extras import missing
-from pyscf_mlham.model.guess import FALLBACKS, GUESSES, SCC, guess_with_info, is_ml, model_of, named_model
+from pyscf_mlham.h0 import SCC
+from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds

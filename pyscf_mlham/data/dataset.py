@@ -19,6 +19,7 @@ from pyscf import gto
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_mol
+from pyscf_mlham.ao.structure import Graph
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
@@ -140,7 +141,7 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
     inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
-    shared = _SpinExamples(record, mol, layout, overlap, metric)
+    shared = _SpinExamples(record, graph_from_mol(mol, recipe.cutoff), layout, metric)
     spins = zip(focks, h0 if h0.ndim == 3 else [h0], inputs, mol.nelec, strict=False)
     return [shared.example(recipe, *spin) for spin in spins]
 
@@ -158,9 +159,8 @@ class _SpinExamples(NamedTuple):
     """Data that both spins of a record share, for their examples."""
 
     record: Record
-    mol: gto.Mole
+    graph: Graph
     layout: OrbitalLayout
-    overlap: Array
     metric: Metric
 
     def example(self, recipe: Recipe, fock: Array, h0: Array, inputs: Array, n_occupied: int) -> Example:
@@ -174,13 +174,12 @@ class _SpinExamples(NamedTuple):
             n_occupied: number of occupied orbitals.
         """
         layout, metric, template = self.layout, self.metric, recipe.template
-        graph = graph_from_mol(self.mol, recipe.cutoff)
-        sample = sample_from_matrices(graph, self.record.charge, inputs, layout, template, recipe.degree)
+        sample = sample_from_matrices(self.graph, self.record.charge, inputs, layout, template, recipe.degree)
         dh = orthogonal_from_ao(fock - h0, metric)
         frames = frames_from_sample(sample)
         target = local_blocks(dh, layout, sample.pairs, template, frames)
         beyond = np.zeros((0, 0))
-        if len(sample.pairs) < self.mol.natm * (self.mol.natm - 1) // 2:
+        if len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
             inside = matrix_from_local_blocks(target, layout, sample.pairs, template, frames)
             beyond = layout.irreps_from_ao(dh - inside)
         e, V = np.linalg.eigh(orthogonal_from_ao(fock, metric))

@@ -54,11 +54,8 @@ def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
         (n_ao, n_ao), or (2, n_ao, n_ao) of alpha and beta electrons for "scc" of an open shell; Hartree.
     """
     if baseline == SCC:
-        kind = scf.hf.RHF if not mol.spin else scf.uhf.UHF
-        if xc.lower() != "hf":
-            kind = dft.rks.RKS if not mol.spin else dft.uks.UKS
-        mf = kind(mol)
-        mf.xc, mf.verbose = xc, 0
+        mf = scf.HF(mol) if xc.lower() == "hf" else dft.KS(mol, xc=xc)
+        mf.verbose = 0
         return np.asarray(self_consistent_atoms(mf).fock)
     return np.asarray(scf.hf.get_hcore(mol)) + potential(baseline, mol, xc)
 

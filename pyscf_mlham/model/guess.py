@@ -15,7 +15,7 @@ from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
-from pyscf_mlham.h0 import scc
+from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.decorator import expect_mean_field
@@ -24,7 +24,6 @@ from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
-SCC = "scc"
 FALLBACKS = ("minao", SCC, "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
 GUESSES = (
     *(name for name in FALLBACKS if name not in ("raise", SCC)),
@@ -169,14 +168,8 @@ def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -
     Returns:
         density matrix in the object's own shape, and the reason.
     """
-    try:
-        return guess(mf, model, fallback="raise"), ""
-    except Exception as error:  # any error inside a model
-        if fallback == "raise":
-            raise
-        reason = str(error) or type(error).__name__
-    with record_kept(mf):
-        return np.asanyarray(mf.get_init_guess(mf.mol, fallback)), reason
+    density, info = guess_with_info(mf, model, fallback)
+    return density, info.fallback_reason
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ def evaluate_model(
                 f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of model {config.name}."
             )
         splits = SPLITS if split == "all" else (split,)
-        indices = [i for s in splits for i in served(file, s, config)]
+        indices = [i for s in splits for i in in_domain(file, s, config)]
         counts = {s: len(file.indices(s)) for s in SPLITS}
         if not sum(counts[s] for s in splits):
             held = ", ".join(f"{count} {s}" for s, count in counts.items())
@@ -96,7 +96,7 @@ def evaluate_model(
             print_guesses(runs, console)
 
 
-def served(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
+def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
     """Return the records of a split in the domain of a model: its charges, its elements and the spins of its baseline.
 
     Args:
