@@ -7,7 +7,7 @@ import pytest
 from conftest import ETHYLENE, mole
 from pyscf import gto
 
-from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid
+from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid, pairs
 from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 
@@ -58,6 +58,7 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     left = factors(mf)
     expected = CoarseField(mf, DOUBLE).potential([left])
     monkeypatch.setattr(fitting, "BLOCK_BYTES", 1e5)
+    monkeypatch.setattr(pairs, "BLOCK_BYTES", 1e5)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
     basis = auxiliary_basis(mf.mol, DOUBLE, exchange=True)
     fit = FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=0)
@@ -117,10 +118,10 @@ def test_atoms_without_orbitals(atoms: str) -> None:
 def test_pairs_are_judged_by_their_own_integrals() -> None:
     mol = mole(ETHYLENE, cart=True)
     diagonal = np.sqrt(np.einsum("ijij->ij", mol.intor("int2e")))
-    np.testing.assert_array_equal(fitting._overlapping(mol, DOUBLE.far), fitting._overlapping(mol, DOUBLE.far).T)
-    assert np.all(fitting._overlapping(mol, DOUBLE.far)[diagonal > 1.01 * DOUBLE.far])
+    np.testing.assert_array_equal(pairs.overlapping(mol, DOUBLE.far), pairs.overlapping(mol, DOUBLE.far).T)
+    assert np.all(pairs.overlapping(mol, DOUBLE.far)[diagonal > 1.01 * DOUBLE.far])
     far = mole("H 0 0 0; H 0 0 20")
-    assert not fitting._overlapping(far, DOUBLE.far)[:2, -2:].any()
+    assert not pairs.overlapping(far, DOUBLE.far)[:2, -2:].any()
 
 
 def test_dependent_auxiliary_functions() -> None:
@@ -160,11 +161,11 @@ def test_sharing_is_safe() -> None:
     one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
     orbitals = one._grid._orbitals
     readers = [orbitals.blocks(1e9), orbitals.blocks(1e9)]
-    pairs = list(zip(*readers, strict=True))
-    for (columns, values), (same_columns, same_values) in pairs:
+    both = list(zip(*readers, strict=True))
+    for (columns, values), (same_columns, same_values) in both:
         np.testing.assert_array_equal(columns, same_columns)
         np.testing.assert_array_equal(values, same_values)
-    assert len(orbitals._kept) == len(pairs)
+    assert len(orbitals._kept) == len(both)
     expected = two.potential([left])
     mf.mol.set_geom_(mf.mol.atom_coords() + 1.0, unit="Bohr")
     two.release()

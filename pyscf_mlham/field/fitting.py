@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +13,18 @@ from typing import Any, cast
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import df, gto, lib, scf
+from pyscf import df, gto, lib
 from pyscf.data.elements import ELEMENTS
 
 from pyscf_mlham.ao.mole import element_shells
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.levels import Level, shared
-from pyscf_mlham.threads import all_blas_threads, shared_out
+from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.threads import all_blas_threads
 
 Array = NDArray[Any]
 
 LAST_LIGHT = 10  # neon
-BLOCK_BYTES = 1.5e8  # bytes of one slice of the fitted integrals
 DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
 
 
@@ -34,20 +33,13 @@ class FittedIntegrals:
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
         self.auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
-        overlap = _overlapping(mol, level.far)
-        self._pairs = np.nonzero(np.tril(overlap))
-        place = np.empty(overlap.shape, dtype=int)
-        place[self._pairs] = place.T[self._pairs] = np.arange(len(self._pairs[0]))
-        self._both_ways = place[overlap]  # index of the pair of each overlapping m, n in both orders, ...
-        self._columns = np.nonzero(overlap)[1]  # ... the n of each, ...
-        self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # ... and the first one of each m
-        self._shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
+        self.pairs = Pairs(mol, level.far)
         self._unpacked: list[Array] | None = None
         with all_blas_threads():
             self._whiten, rank = _whitening(auxmol, omega)
-            self._b = self._allocated((rank, len(self._pairs[0])), level, budget)
+            self._b = self._allocated((rank, len(self.pairs)), level, budget)
             done = 0
-            for integrals in _three_centre(mol, auxmol, omega, self._pairs):
+            for integrals in _three_centre(mol, auxmol, omega, self.pairs.both):
                 white = self._whiten(integrals)
                 self._b[:, done : done + white.shape[1]] = white
                 done += white.shape[1]
@@ -73,7 +65,7 @@ class FittedIntegrals:
         Args:
             density: (n, n).
         """
-        return np.asarray(self._b @ self._of_pairs(density), dtype=float)
+        return np.asarray(self._b @ self.pairs.elements(density, self._b.dtype), dtype=float)
 
     def potential(self, charges: Array) -> Array:
         """Return the potential of charges in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n).
@@ -81,9 +73,7 @@ class FittedIntegrals:
         Args:
             charges: (rank,).
         """
-        v = np.zeros(2 * (len(self._starts) - 1,))
-        v[self._pairs] = v.T[self._pairs] = charges.astype(self._b.dtype) @ self._b
-        return v
+        return self.pairs.matrix(charges.astype(self._b.dtype) @ self._b)
 
     def interaction(self, others: gto.Mole) -> Array:
         """Return the Coulomb interaction of the whitened auxiliary functions with other functions, (rank, n).
@@ -98,85 +88,35 @@ class FittedIntegrals:
         half = self._whiten(np.array(matrix, dtype=float))
         return np.asarray(self._whiten(np.array(half.T)))
 
-    def _of_pairs(self, density: Array) -> Array:
-        """Return elements of a symmetric matrix, off-diagonal ones doubled, in the precision of the integrals."""
-        twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
-        return np.asarray((twice * density[self._pairs]).astype(self._b.dtype))
-
     def coulomb_exchange(
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
         """Return J of the sum of the densities, and K of each, minus those of the reference; zero if not requested."""
-        dtype = self._b.dtype
-        density = density_of(factors) - (density_of(reference) if reference else 0.0)
-        of_pairs = self._of_pairs(density) if with_j else None
-        pairs = []
-        for one, other in changes(factors, reference) if with_k else ():
-            single = one.astype(dtype)
-            pairs.append((single, single if other is one else other.astype(dtype)))
-        j, ks = np.zeros(density.shape), np.zeros((len(factors), *density.shape))
-        of_parts = shared_out(partial(self._part, of_pairs, pairs), len(self._b))
-        j[self._pairs] = j.T[self._pairs] = sum(part for part, _ in of_parts)
-        for _, part in of_parts:
-            ks[: len(pairs)] += part
-        return j, [(k + k.T) / 2 for k in ks]
+        change = density_of(factors) - (density_of(reference) if reference else 0.0)
+        j = self._coulomb(change) if with_j else np.zeros(change.shape)
+        if not with_k:
+            return j, [np.zeros(change.shape) for _ in factors]
+        return j, list(self.pairs.exchange(self._b, in_precision(changes(factors, reference), self._b.dtype)))
 
-    def _part(self, density: Array | None, changes: Sequence[tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
-        """Return J of the pairs and each K, not yet symmetrised, from some of the auxiliary functions."""
-        n = len(self._starts) - 1
-        j, ks = np.zeros(self._b.shape[1]), np.zeros((len(changes), n, n))
-        share = BLOCK_BYTES / lib.num_threads()
-        step = max(1, int(share / (2 * self._b[0].nbytes)))  # both orders of a pair are used
-        for start in range(part.start, part.stop, step):
-            b = self._b[start : min(start + step, part.stop)]
-            if density is not None:
-                j += (b @ density) @ b
-            if changes:
-                b = np.take(b, self._both_ways, axis=1)
-            for k, (one, other) in zip(ks, changes, strict=True):
-                left = self._half_transformed(b, one)
-                k += left @ (left if other is one else self._half_transformed(b, other)).T
-        return j, ks
+    def _coulomb(self, density: Array) -> Array:
+        """Return J (n, n), summed in double precision over blocks of auxiliary functions."""
+        elements, j = self.pairs.elements(density, self._b.dtype), np.zeros(len(self.pairs))
+        step = max(1, int(BLOCK_BYTES / self._b[0].nbytes))
+        for start in range(0, len(self._b), step):
+            b = self._b[start : start + step]
+            j += (b @ elements) @ b
+        return self.pairs.matrix(j)
 
     def half_transformed(self, factor: Array) -> Array:
         """Return (P|mi) of factor columns i, (n, rank * columns), from integrals of both orders of each pair."""
         if self._unpacked is None:
-            self._unpacked = self._unpack()
-        factor = np.asarray(factor, dtype=self._b.dtype)
-        half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=factor.dtype)
-        for shell, block in zip(self._shells, self._unpacked, strict=True):
-            near = factor[self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]]
-            np.matmul(block, near, out=half[shell])
-        return half.reshape(len(factor), -1)
+            self._unpacked = self.pairs.unpacked(self._b)
+        return self.pairs.half_transformed(self._unpacked, factor)
 
     def half_bytes(self, columns: int) -> float:
         """Return the bytes of half-transformed integrals and of the integrals stored for them."""
-        return float(len(self._b) * self._b.itemsize * (len(self._both_ways) + (len(self._starts) - 1) * columns))
-
-    def _unpack(self) -> list[Array]:
-        """Return integrals (orbitals of a shell, rank, orbitals that overlap with it) of each shell."""
-        blocks = []
-        for shell in self._shells:
-            pairs = self._both_ways[self._starts[shell.start] : self._starts[shell.stop]]
-            block = np.take(self._b, pairs, axis=1).reshape(len(self._b), shell.stop - shell.start, -1)
-            blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
-        return blocks
-
-    def _half_transformed(self, b: Array, factor: Array) -> Array:
-        """Transform one index to the columns of the factor: (n, P * columns)."""
-        half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
-        for shell in self._shells:  # all of its orbitals overlap with the same ones
-            near = factor[self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]]
-            for m in range(shell.start, shell.stop):
-                np.matmul(b[:, self._starts[m] : self._starts[m + 1]], near, out=half[m])
-        return half.reshape(len(factor), -1)
-
-
-def _overlapping(mol: gto.Mole, far: float) -> Array:
-    """Return (n, n) whether two orbitals overlap, by the Schwarz bound on the integrals of their shells."""
-    bound = scf.hf.RHF(mol).init_direct_scf(mol).get_q_cond()  # sqrt (mn|mn), Hartree^1/2
-    orbitals = np.diff(mol.ao_loc_nr())
-    return np.repeat(np.repeat(bound > far, orbitals, axis=0), orbitals, axis=1)
+        orbitals = self.pairs.shells[-1].stop
+        return float(len(self._b) * self._b.itemsize * (self.pairs.orders + orbitals * columns))
 
 
 def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
@@ -223,20 +163,6 @@ def _runs(starts: Array, most: float) -> Iterator[slice]:
         if shell == len(starts) - 1 or starts[shell + 1] - starts[first] > most:
             yield slice(first, shell)
             first = shell
-
-
-def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
-    """Return pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change."""
-    if not reference:
-        return [(factor, factor) for factor in factors]
-    pairs = []
-    for factor, origin in zip(factors, reference, strict=True):
-        columns = max(factor.shape[1], origin.shape[1])
-        factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
-        u, _, vt = np.linalg.svd(factor.T @ origin)
-        change = factor @ (u @ vt) - origin  # the rotation among occupied orbitals that brings them nearest
-        pairs.append((change, 2 * origin + change))
-    return pairs
 
 
 def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> FittedIntegrals:

@@ -23,9 +23,10 @@ from pyscf import dft, gto, scf
 
 from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.field.coarse import free_bytes
-from pyscf_mlham.field.fitting import FittedIntegrals, changes, density_of, fitted, fitted_in
+from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
 from pyscf_mlham.field.grid import Functional, neighbours_first
 from pyscf_mlham.field.levels import COARSE, RESPONSE
+from pyscf_mlham.field.pairs import changes
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.solvent import reaction_of
 

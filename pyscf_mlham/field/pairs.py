@@ -1,0 +1,151 @@
+"""Pairs of overlapping orbitals, and the exchange of fitted integrals stored for them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto, lib, scf
+
+from pyscf_mlham.threads import shared_out
+
+Array = NDArray[Any]
+
+BLOCK_BYTES = 1.5e8  # bytes of one slice of the fitted integrals
+
+
+class Pairs:
+    """Pairs m >= n of overlapping orbitals.
+
+    Attributes:
+        both: orbitals m and n of each pair, (pairs,) each.
+        shells: orbitals of each shell; all of them overlap with the same ones.
+    """
+
+    def __init__(self, mol: gto.Mole, far: float) -> None:
+        """Find the pairs.
+
+        Args:
+            mol: molecule.
+            far: Schwarz bound below which a pair is left out, Hartree^1/2.
+        """
+        overlap = overlapping(mol, far)
+        self.both = m, n = np.nonzero(np.tril(overlap))
+        place = np.empty(overlap.shape, dtype=int)
+        place[m, n] = place[n, m] = np.arange(len(m))
+        self._both_ways = place[overlap]  # index of the pair of each overlapping m, n in both orders, ...
+        self._columns = np.nonzero(overlap)[1]  # ... the n of each, ...
+        self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # ... and the first one of each m
+        self.shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
+
+    def __len__(self) -> int:
+        return len(self.both[0])
+
+    @property
+    def orders(self) -> int:
+        """Number of pairs in both orders."""
+        return len(self._both_ways)
+
+    @property
+    def packed(self) -> Array:
+        """Index of each pair in a packed lower triangle."""
+        m, n = self.both
+        return np.asarray(m * (m + 1) // 2 + n)
+
+    def elements(self, matrix: Array, dtype: Any) -> Array:
+        """Return the elements of a symmetric matrix, off-diagonal ones doubled."""
+        m, n = self.both
+        return np.asarray((np.where(m == n, 1.0, 2.0) * matrix[m, n]).astype(dtype))
+
+    def matrix(self, elements: Array) -> Array:
+        """Return the symmetric matrix (n, n) of these elements."""
+        orbitals = len(self._starts) - 1
+        full = np.zeros((orbitals, orbitals))
+        full[self.both] = full.T[self.both] = elements
+        return full
+
+    def exchange(self, b: Array, changes: Sequence[tuple[Array, Array]]) -> Array:
+        """Return sum_P B_P (a b^T + b a^T) / 2 B_P of pairs of factors a, b: (len(changes), n, n).
+
+        Args:
+            b: fitted integrals of the pairs, (functions, pairs).
+            changes: a and b of each density (n, columns).
+        """
+        ks = np.sum(shared_out(partial(self._exchange, b, changes), len(b)), axis=0)
+        return np.asarray(ks + ks.swapaxes(1, 2)) / 2
+
+    def _exchange(self, b: Array, changes: Sequence[tuple[Array, Array]], part: slice) -> Array:
+        """Return `exchange` of some of the functions, not yet symmetrised."""
+        orbitals = len(self._starts) - 1
+        ks = np.zeros((len(changes), orbitals, orbitals))
+        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * b[0].nbytes)))  # both orders of a pair are used
+        for start in range(part.start, part.stop, step):
+            block = np.take(b[start : min(start + step, part.stop)], self._both_ways, axis=1)
+            for k, (one, other) in zip(ks, changes, strict=True):
+                left = self._half_transformed(block, one)
+                k += left @ (left if other is one else self._half_transformed(block, other)).T
+        return ks
+
+    def _half_transformed(self, b: Array, factor: Array) -> Array:
+        """Transform one index of integrals in both orders to the columns of a factor: (n, functions * columns)."""
+        half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
+        for shell in self.shells:
+            near = factor[self._near(shell)]
+            for m in range(shell.start, shell.stop):
+                np.matmul(b[:, self._starts[m] : self._starts[m + 1]], near, out=half[m])
+        return half.reshape(len(factor), -1)
+
+    def unpacked(self, b: Array) -> list[Array]:
+        """Return integrals (orbitals of a shell, functions, orbitals that overlap with it) of each shell."""
+        blocks = []
+        for shell in self.shells:
+            places = self._both_ways[self._starts[shell.start] : self._starts[shell.stop]]
+            block = np.take(b, places, axis=1).reshape(len(b), shell.stop - shell.start, -1)
+            blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
+        return blocks
+
+    def half_transformed(self, unpacked: Sequence[Array], factor: Array) -> Array:
+        """Return (P|mi) of factor columns i, (n, functions * columns), from `unpacked` integrals."""
+        factor = np.asarray(factor, dtype=unpacked[0].dtype)
+        half = np.empty((len(factor), unpacked[0].shape[1], factor.shape[1]), dtype=factor.dtype)
+        for shell, block in zip(self.shells, unpacked, strict=True):
+            np.matmul(block, factor[self._near(shell)], out=half[shell])
+        return half.reshape(len(factor), -1)
+
+    def _near(self, shell: slice) -> Array:
+        """Return the orbitals that overlap with those of a shell."""
+        return self._columns[self._starts[shell.start] : self._starts[shell.start + 1]]
+
+
+def overlapping(mol: gto.Mole, far: float) -> Array:
+    """Return (n, n) whether two orbitals overlap, by the Schwarz bound on the integrals of their shells."""
+    bound = scf.hf.RHF(mol).init_direct_scf(mol).get_q_cond()  # sqrt (mn|mn), Hartree^1/2
+    orbitals = np.diff(mol.ao_loc_nr())
+    return np.repeat(np.repeat(bound > far, orbitals, axis=0), orbitals, axis=1)
+
+
+def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Return pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change."""
+    if not reference:
+        return [(factor, factor) for factor in factors]
+    pairs = []
+    for factor, origin in zip(factors, reference, strict=True):
+        columns = max(factor.shape[1], origin.shape[1])
+        factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
+        u, _, vt = np.linalg.svd(factor.T @ origin)
+        change = factor @ (u @ vt) - origin  # the rotation among occupied orbitals that brings them nearest
+        pairs.append((change, 2 * origin + change))
+    return pairs
+
+
+def in_precision(pairs: Sequence[tuple[Array, Array]], dtype: Any) -> list[tuple[Array, Array]]:
+    """Return pairs of factors in another precision; equal ones stay one array."""
+    single = []
+    for one, other in pairs:
+        a = one.astype(dtype)
+        single.append((a, a if other is one else other.astype(dtype)))
+    return single
