@@ -68,7 +68,7 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    kept, less, partly = (GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
+    kept, less, partly = (GridOrbitals.of_level(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
     expected_blocks = list(kept.blocks(1e9))
     size = sum(values.nbytes for _, values in expected_blocks)
     for orbitals, many, budget in ((kept, len(expected_blocks), 1e9), (less, 0, 0.0), (partly, None, size / 2)):
@@ -80,7 +80,7 @@ def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
                 np.testing.assert_array_equal(values, same_values)
         assert sum(values.nbytes for _, values in orbitals._kept) <= budget
         assert 0 < len(orbitals._kept) < len(expected_blocks) if many is None else len(orbitals._kept) == many
-    xc = GridXC(mf, Functional(mf), DOUBLE, budget=1e9)
+    xc = GridXC.of_level(mf, Functional(mf), DOUBLE, budget=1e9)
     expected_xc = xc.potential([left])
     for left_over in (len(expected_blocks), 0):  # kept, and given back
         assert len(xc._orbitals._kept) == left_over

@@ -163,9 +163,10 @@ def test_energy_after_one_build(name: str) -> None:
     exact = METHODS[name][0]().run()
     quick = accelerate(METHODS[name][0](), builds=1).run()
     assert quick.full_builds == 1
-    assert not quick.converged
-    assert abs(quick.e_tot - exact.e_tot) < max(quick.energy_error, 1e-9)
-    assert quick.energy_error < 1e-5
+    # a density-fitted object meets the criteria after one
+    assert quick.converged == (name == "density_fit")
+    assert abs(quick.e_tot - exact.e_tot) < np.nanmax([quick.energy_error, 1e-9])
+    assert quick.converged or quick.energy_error < 1e-5
     np.testing.assert_allclose(quick.mo_energy, exact.mo_energy, atol=2e-3)
     converged = accelerate(quick).run()
     assert converged.converged

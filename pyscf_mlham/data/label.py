@@ -118,7 +118,7 @@ def _coarse_solution(mf: Any) -> _Solution:
     problem, field = start.problem, CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
     levels = [
-        CheapLevel(problem, field, trusting=False),
+        CheapLevel(problem, field, trust=float("inf")),
         CheapLevel(problem, response.with_kernel(point.factors)),
     ]
     point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)

@@ -51,7 +51,7 @@ class CoarseField:
         if self._xc.long_range:
             self._long_range = fitted(mf.mol, level, True, self._xc.omega, budget / 2)
         self._solvent = reaction_of(mf, self._coulomb)
-        self._grid = GridXC(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
+        self._grid = GridXC.of_level(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
     def around(self, factors: Sequence[Array], v: Array) -> CoarseField:
         """Return a field that is exact at one density: its potential plus the coarse change from it.

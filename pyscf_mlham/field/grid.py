@@ -1,4 +1,4 @@
-"""Exchange-correlation potentials on a small grid, with stored orbital values."""
+"""Exchange-correlation potentials on a grid, with stored orbital values."""
 
 from __future__ import annotations
 
@@ -36,24 +36,47 @@ class Functional:
             self.kind = ni._xc_type(mf.xc)
             omega, alpha, self.hyb = ni.rsh_and_hybrid_coeff(mf.xc, spin=mf.mol.spin)
             self.omega, self.long_range = omega, (alpha - self.hyb) if omega else 0.0
+        self.deriv = 0 if self.kind == "LDA" else 1  # of the orbitals
+
+    @property
+    def exchange(self) -> list[tuple[float, float]]:
+        """Ranges (omega, 0 for all, negative for the short range) and shares of exact exchange, as PySCF adds them."""
+        alpha = self.hyb + self.long_range
+        if not self.omega:
+            terms = [(0.0, self.hyb)]
+        elif not alpha:
+            terms = [(-self.omega, self.hyb)]
+        elif not self.hyb:
+            terms = [(self.omega, alpha)]
+        else:
+            terms = [(0.0, self.hyb), (self.omega, self.long_range)]
+        return [(omega, share) for omega, share in terms if share]
 
 
 class GridOrbitals:
-    """Values of the atomic orbitals on a small grid, computed once."""
+    """Values of the atomic orbitals on a grid, computed once."""
 
-    def __init__(self, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> None:
-        grids = dft.gen_grid.Grids(mol)
-        grids.verbose, grids.prune = 0, prune
-        grids.level = level.grid
-        grids.build(with_non0tab=False, sort_grids=False)
+    def __init__(self, mol: gto.Mole, grids: dft.gen_grid.Grids, dtype: type, deriv: int) -> None:
+        """Sort the points of a grid.
+
+        Args:
+            mol: molecule.
+            grids: a grid with its points.
+            dtype: floating-point type of the values.
+            deriv: 0 for values, 1 for values and gradients.
+        """
         order = neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
-        self._mol, self._dtype, self._deriv = (
-            mol.copy(),
-            level.dtype,
-            deriv,
-        )  # callers may move theirs
+        self._mol, self.dtype, self._deriv = mol.copy(), dtype, deriv  # callers may move their molecules
         self._kept: list[tuple[Array, Array]] = []
+
+    @classmethod
+    def of_level(cls, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> GridOrbitals:
+        """Return values on the grid of a level."""
+        grids = dft.gen_grid.Grids(mol)
+        grids.verbose, grids.prune, grids.level = 0, prune, level.grid
+        grids.build(with_non0tab=False, sort_grids=False)
+        return cls(mol, grids, level.dtype, deriv)
 
     def release(self) -> None:
         """Free the values; they are recomputed when needed."""
@@ -81,7 +104,7 @@ class GridOrbitals:
         name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
         for start in range(first * GRID_BLOCK, len(self.weights), GRID_BLOCK):
             values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)
-            values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self._dtype), ORBITAL_TAIL)
+            values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self.dtype), ORBITAL_TAIL)
             columns = np.flatnonzero(values.any(axis=(0, 1)))
             yield columns, values if len(columns) == values.shape[2] else values[:, :, columns]
 
@@ -108,16 +131,20 @@ class Weighted(NamedTuple):
 
 
 class GridXC:
-    """Exchange-correlation potential on a small grid."""
+    """Exchange-correlation potential on a grid."""
 
-    def __init__(self, mf: Any, functional: Functional, level: Level, budget: float) -> None:
+    def __init__(self, mf: Any, functional: Functional, orbitals: GridOrbitals, budget: float) -> None:
         self._xc, self._ni = functional, mf._numint
-        self._mol, self._level = mf.mol, level
-        prune, deriv = mf.grids.prune, 0 if functional.kind == "LDA" else 1
-        make = partial(GridOrbitals, mf.mol, level, prune, deriv)
-        self._orbitals = cast(GridOrbitals, shared(("grid", level, prune, deriv), mf.mol, make))
+        self._mol, self._orbitals = mf.mol, orbitals
         self._budget = budget
         self._reference: list[Array] = []
+
+    @classmethod
+    def of_level(cls, mf: Any, functional: Functional, level: Level, budget: float) -> GridXC:
+        """Return the potential on the grid of a level, whose orbital values all fields of the molecule share."""
+        prune, deriv = mf.grids.prune, functional.deriv
+        make = partial(GridOrbitals.of_level, mf.mol, level, prune, deriv)
+        return cls(mf, functional, cast(GridOrbitals, shared(("grid", level, prune, deriv), mf.mol, make)), budget)
 
     def release(self) -> None:
         """Free the memory of the orbital values."""
@@ -140,7 +167,7 @@ class GridXC:
 
     def _on_grid(self, factors: Sequence[Array]) -> Iterator[list[Weighted]]:
         """Yield potentials minus those of the reference, several blocks at a time."""
-        occupied: list[Array] = [np.asarray(factor, dtype=self._level.dtype) for factor in factors]
+        occupied: list[Array] = [np.asarray(factor, dtype=self._orbitals.dtype) for factor in factors]
         spin, start, number = len(factors) - 1, 0, 0
         blocks = self._orbitals.blocks(self._budget)
         while together := list(itertools.islice(blocks, max(TOGETHER, LEAST * lib.num_threads()))):

@@ -15,7 +15,7 @@ from pyscf_mlham.threads import shared_out
 
 Array = NDArray[Any]
 
-BLOCK_BYTES = 1.5e8  # bytes of one slice of the fitted integrals
+BLOCK_BYTES = 2.5e7  # of one slice of the integrals; larger arrays get new pages from the system every time
 
 
 class Pairs:

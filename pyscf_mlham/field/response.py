@@ -47,9 +47,11 @@ class ResponseField:
     Attributes:
         name: name of the level.
         tally: number of responses computed so far.
+        rough: whether the semilocal kernel is a rough one.
     """
 
     name = RESPONSE.name
+    rough = False
 
     def __init__(self, mf: Any) -> None:
         """Prepare integrals and kernel.
@@ -80,6 +82,7 @@ class ResponseField:
             rough: use the local density approximation, at a third of the cost, which is sufficient for a first guess.
         """
         other = copy.copy(self)
+        other.rough = rough and self._xc.kind != "HF"
         if self._xc.kind != "HF":
             name, kind = self._xc.name, self._xc.kind
             if rough:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pyscf import df
 from pyscf.lib import logger
 
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import COARSE, FINE, RESPONSE, CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Point, Problem
@@ -16,7 +17,8 @@ from pyscf_mlham.scf.problem import Point, Problem
 # Levels below the full one, in the order in which they are tried.
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
-START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build
+START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build ...
+IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted
 
 
 class Ladder:
@@ -29,7 +31,9 @@ class Ladder:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.fields: list[Field] = []
-        self.rungs = list(FITTED if _is_fitted(problem) else EXACT)
+        fitted = _is_fitted(problem)
+        self.rungs = list(FITTED if fitted else EXACT)
+        self.has_single = fitted and _is_local(problem.mf)
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
         """Return levels by name, without the response level if the functional does not allow one."""
@@ -41,9 +45,9 @@ class Ladder:
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
     def sharpen(self, point: Point) -> None:
-        """Recompute the semilocal kernel of the response level at a nearly converged density."""
+        """Recompute a rough semilocal kernel of the response level at a nearly converged density."""
         for i, field in enumerate(self.fields):
-            if isinstance(field, ResponseField):
+            if isinstance(field, ResponseField) and field.rough:
                 self.fields[i] = field.with_kernel(point.factors)
 
     def _field(self, name: str) -> Field | None:
@@ -51,6 +55,9 @@ class Ladder:
             if field.name == name:
                 return field
         mf = self._problem.mf
+        if name == SINGLE.name:
+            self.fields.append(SingleField(mf))
+            return self.fields[-1]
         if name != RESPONSE.name:
             self.fields.append(CoarseField(mf, COARSE if name == COARSE.name else FINE))
             return self.fields[-1]
@@ -68,3 +75,9 @@ def _is_fitted(problem: Problem) -> bool:
     """Whether full builds are cheap: Coulomb and exchange are density-fitted."""
     mf = problem.mf
     return isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
+
+
+def _is_local(mf: Any) -> bool:
+    """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density."""
+    nonlocal_ = hasattr(mf, "do_nlc") and mf.do_nlc()
+    return not nonlocal_ and not hasattr(mf, "with_solvent")

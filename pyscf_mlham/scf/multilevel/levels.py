@@ -10,11 +10,13 @@ import numpy as np
 from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
-from pyscf_mlham.field import RESPONSE, Field
+from pyscf_mlham.field import RESPONSE, SINGLE, Field
 from pyscf_mlham.scf.problem import Array, Point, Problem, now
 
 RESPONSE_SHARE = 2e-2  # see `Level.share`
 COARSE_SHARE = 3e-4
+COARSE_TRUST = 5e-2
+SINGLE_TRUST = 1e-2  # a wrong one costs a full build, a test half of one
 RESPONSE_CYCLES = 25
 CYCLES = 50
 FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
@@ -30,11 +32,12 @@ class CheapLevel:
 
     Attributes:
         field: builds the potentials of this level.
-        share, trusting: see `Level`.
+        share, trust: see `Level`.
     """
 
-    def __init__(self, problem: Problem, field: Field, trusting: bool = True) -> None:
-        self._problem, self.field, self.trusting = problem, field, trusting
+    def __init__(self, problem: Problem, field: Field, trust: float | None = None) -> None:
+        self._problem, self.field = problem, field
+        self.trust = (SINGLE_TRUST if field.name == SINGLE.name else COARSE_TRUST) if trust is None else trust
         response = field.name == RESPONSE.name
         self.share, self._cycles = (RESPONSE_SHARE, RESPONSE_CYCLES) if response else (COARSE_SHARE, CYCLES)
         self._diis = diis_of(problem)
@@ -45,7 +48,7 @@ class CheapLevel:
 
     def shifted(self, point: Point) -> CheapLevel:
         """Return the level shifted to be exact at a point; see `Level`."""
-        return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trusting)
+        return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trust)
 
     def carried(self, point: Point, to: Point) -> Array:
         """Carry a potential from one density to another; see `Level`."""
@@ -126,10 +129,10 @@ class FullLevel:
     Attributes:
         builds: number of full Fock builds so far.
         fields: cheaper fields; they free memory for a full build.
-        share, trusting: see `Level`.
+        share, trust: see `Level`.
     """
 
-    share, trusting = 1.0, False
+    share, trust = 1.0, float("inf")
 
     def __init__(self, problem: Problem, start: Array, write: bool, limit: int | None = None) -> None:
         """Set up the full level of an SCF.

@@ -19,7 +19,7 @@ from pyscf.scf import chkfile
 
 from pyscf_mlham.density import Orbitals, factors_from_density
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
+from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.decorator import private_parts, start_of
@@ -27,7 +27,7 @@ from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, is_atomic, is_close
+from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
@@ -90,7 +90,9 @@ def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> fl
 class _MultilevelSCF(Picklable):
     __name_mixin__ = "Multilevel"
 
-    _keys = {"builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds"}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {  # noqa: RUF012  (PySCF's idiom)
+        "builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds", "single_builds",
+    }  # fmt: skip
 
     def __init__(self, mf: Any, builds: int | None) -> None:
         self.__dict__.update(private_parts(mf))
@@ -102,6 +104,7 @@ class _MultilevelSCF(Picklable):
         self.coarse_cycles = 0
         self.full_builds = 0
         self.response_builds = 0
+        self.single_builds = 0
         self.plain_reason = ""  # why plain SCF was used, from the start or to continue
         self._builds = 0
         self._earlier: int | None = None  # full builds before plain SCF continues, None if it does not
@@ -150,7 +153,7 @@ class _MultilevelSCF(Picklable):
         Returns:
             total energy, Hartree.
         """
-        self.coarse_cycles = self.full_builds = self.response_builds = self._builds = 0
+        self.coarse_cycles = self.full_builds = self.response_builds = self.single_builds = self._builds = 0
         self.plain_reason, self.energy_error = "", float("nan")
         reason = inapplicable(self)
         if dm0 is not None and np.iscomplexobj(dm0):
@@ -214,11 +217,12 @@ class _MultilevelSCF(Picklable):
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
+        orbitals = improved(problem, ladder, orbitals)
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
         self.full_builds = self.cycles = full.builds
         self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
-        self.response_builds = ladder.builds(RESPONSE.name)
+        self.single_builds, self.response_builds = ladder.builds(SINGLE.name), ladder.builds(RESPONSE.name)
         if outcome.failure and self.builds:
             return float(self._estimate(problem, ladder, outcome.best))
         if outcome.failure and full.builds < self.max_cycle:
@@ -227,8 +231,9 @@ class _MultilevelSCF(Picklable):
         self.converged, self.e_tot = not outcome.failure, best.energy
         self.mo_energy, self.mo_coeff, self.mo_occ = best.canonical
         logger.note(
-            self, "multilevel SCF: %d full Fock build%s, %d coarse, %d response",
-            full.builds, "s" * (full.builds != 1), self.coarse_cycles, self.response_builds,
+            self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",
+            full.builds, "s" * (full.builds != 1), f", {self.single_builds} in single precision" * ladder.has_single,
+            self.coarse_cycles, self.response_builds,
         )  # fmt: skip
         logger.timer(self, "SCF", *problem.clock)
         self._finalize()

@@ -26,7 +26,6 @@ from pyscf_mlham.scf.problem import Array, Point
 ROUGH = 1e-3  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
-TRUST = 5e-2  # upper estimate of the share of the gradient left by the solution of the next cheaper level
 SPACE = 5  # points of a level that are combined
 
 
@@ -35,12 +34,12 @@ class Level(Protocol):
 
     Attributes:
         share: convergence goal, as a share of the next more expensive level's gradient: what its solution leaves.
-        trusting: whether the level accepts a cheaper one's solution that is expected to be accurate enough; otherwise
-            it builds its own Fock matrix to test it.
+        trust: upper estimate of the share of the gradient that the next cheaper level's solution leaves: one that is
+            accurate enough is accepted without a build. Infinite for a level that tests every solution.
     """
 
     share: float
-    trusting: bool
+    trust: float
 
     def build(self, orbitals: Orbitals) -> Point:
         """Build the Fock matrix of the orbitals' density, the expensive step."""
@@ -93,7 +92,7 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
                 cheaper = []
             if stuck:
                 continue
-            if converged and level.trusting and TRUST * point.gradient < tolerance:
+            if converged and level.trust * point.gradient < tolerance:
                 return Solution(orbitals, True)
         else:
             orbitals = level.step(point, len(points) - 1)

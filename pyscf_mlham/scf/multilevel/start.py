@@ -15,6 +15,7 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_mixed_frontier,
 )
+from pyscf_mlham.scf.multilevel.ladder import IMPROVED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem
@@ -75,6 +76,16 @@ def first_orbitals(
     elif good := _good_start(problem, density, point.v):
         return good
     return solve(levels, point, max(START_TOL, problem.aim)).orbitals
+
+
+def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals) -> Orbitals:
+    """Return orbitals whose full build is expected to meet the criteria, or the same if there is no field for it."""
+    if not ladder.has_single:
+        return orbitals
+    single, *_ = ladder.levels(IMPROVED)
+    point = single.build(orbitals)
+    ladder.sharpen(point)
+    return solve(ladder.levels(IMPROVED), point, problem.aim).orbitals
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:

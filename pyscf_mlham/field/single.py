@@ -1,0 +1,94 @@
+"""The field of a density-fitted object itself, with exchange and exchange-correlation in single precision.
+
+Its integrals are those of the object, read once per build, and its grid is the object's own: the orbital gradient of a
+density differs from the full one by rounding, 1e-6 to 1e-5 Hartree. A build costs a third to a half of a full one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.field.fitting import density_of
+from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
+from pyscf_mlham.field.levels import SINGLE
+from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.field.protocol import Tally
+
+Array = NDArray[Any]
+
+
+class SingleField:
+    """The potential of a density-fitted object, without non-local correlation and solvent.
+
+    Attributes:
+        name: name of the level.
+        tally: number of potentials built so far.
+    """
+
+    name = SINGLE.name
+
+    def __init__(self, mf: Any) -> None:
+        """Prepare a field.
+
+        Args:
+            mf: PySCF mean-field object with density-fitted Coulomb and exchange matrices; its grid is built.
+        """
+        self.tally = Tally()
+        self._mf, self._xc = mf, Functional(mf)
+        self._pairs = Pairs(mf.mol, SINGLE.far)
+        self._grid: GridXC | None = None
+        self._constant: Array | float = 0.0
+
+    def around(self, factors: Sequence[Array], v: Array) -> SingleField:
+        """Return a field that is exact at one density; see `Field`."""
+        shifted = copy.copy(self)
+        shifted._constant = v - self.potential(factors) + self._constant
+        return shifted
+
+    def release(self) -> None:
+        """Do nothing: orbital values are not stored."""
+
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Return the potential of a density; see `Field`."""
+        self.tally.builds += 1
+        density = density_of(factors)
+        v = -self._exchange(factors)  # first: PySCF then takes the integrals for the Coulomb matrix too
+        # single precision would lose too many digits of it, and it is cheap
+        v += self._mf.with_df.get_jk(density, hermi=1, with_k=False)[0]
+        if self._xc.kind != "HF":
+            v = v + np.array(self._on_grid(density).potential(factors))
+        return np.asarray((v if len(factors) == 2 else v[0]) + self._constant)
+
+    def _exchange(self, factors: Sequence[Array]) -> Array:
+        """Return the exchange potential of each spin, (spins, n, n)."""
+        pairs = in_precision(changes(factors, []), SINGLE.dtype)
+        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        k = np.zeros((len(factors), *2 * factors[0].shape[:1]))
+        for omega, share in self._xc.exchange:
+            whole = self._mf.with_df
+            with whole.range_coulomb(omega) if omega else nullcontext(whole) as integrals:
+                for b in self._slices(integrals):
+                    k += per_electron * share * self._pairs.exchange(b, pairs)
+        return k
+
+    def _slices(self, integrals: Any) -> Iterator[Array]:
+        """Yield the integrals of the pairs, of some auxiliary functions at a time, in single precision."""
+        packed = self._pairs.packed
+        step = max(1, int(BLOCK_BYTES / (8 * len(packed))))
+        for block in integrals.loop():
+            for start in range(0, len(block), step):
+                yield np.take(block[start : start + step], packed, axis=1).astype(SINGLE.dtype)
+
+    def _on_grid(self, density: Array) -> GridXC:
+        """Return the exchange-correlation potential on the object's own grid."""
+        if self._grid is None:
+            self._mf.initialize_grids(self._mf.mol, density)
+            orbitals = GridOrbitals(self._mf.mol, self._mf.grids, SINGLE.dtype, self._xc.deriv)
+            self._grid = GridXC(self._mf, self._xc, orbitals, budget=0.0)
+        return self._grid
