@@ -69,7 +69,7 @@ def test_one_full_build(xc: str) -> None:
 
 def test_what_it_lacks_is_left_to_the_full_field() -> None:
     """Non-local correlation and solvents are not in it."""
-    for mf in (fitted("b3lyp").PCM(), fitted("wb97x-v")):
+    for mf in (mole().RKS(xc="b3lyp").density_fit().PCM(), mole().RKS(xc="wb97x-v").density_fit()):
         quick = accelerate(mf).run()
         assert quick.converged
         assert quick.single_builds == 0
