@@ -9,7 +9,7 @@ import pytest
 from labelled import LEVEL, labelled_file, records
 
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, splits_by_group, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError
 
 
@@ -121,11 +121,3 @@ def test_an_empty_file_can_be_read(tmp_path: Path) -> None:
     write_file(tmp_path / "empty.h5", LEVEL, [], {})
     with HamiltonianFile(tmp_path / "empty.h5") as file:
         assert len(file) == 0
-
-
-def test_splits_are_by_molecule_and_stable() -> None:
-    groups = [f"g{i // 3}" for i in range(3000)]
-    splits = splits_by_group(groups)
-    assert all(len({splits[i] for i in range(3 * k, 3 * k + 3)}) == 1 for k in range(1000))
-    assert 0.03 < splits.count("val") / 3000 < 0.07
-    assert splits_by_group(groups[30:60]) == splits[30:60]

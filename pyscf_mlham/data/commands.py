@@ -1,4 +1,4 @@
-"""mlham data generate, import and info."""
+"""mlham data generate, import, baseline, split and info."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures,
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_TOL, GRID_LEVELS, SOLVERS
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.splits import split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
@@ -34,6 +35,7 @@ EXAMPLE = """examples:
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
   mlham data import QH9Stable.db -o qh9.h5 --xc b3lyp5 --basis def2-svp
   mlham data baseline qh9.h5 -o qh9-scc.h5 -j 8
+  mlham data split set.h5 --val 0.2 --test 0.1
   mlham data info set.h5"""
 
 
@@ -59,10 +61,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
-    shared.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
-    shared.add_argument("--test", type=float, default=0.05, help="share of the molecules; default %(default)s")
+    shares = argparse.ArgumentParser(add_help=False)
+    shares.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
+    shares.add_argument("--test", type=float, default=0.05, help="share of the molecules; default %(default)s")
 
-    made = commands.add_parser("generate", parents=[shared], help="label molecules; resumable", epilog=EXAMPLE)
+    made = commands.add_parser("generate", parents=[shared, shares], help="label molecules; resumable", epilog=EXAMPLE)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
     made.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
@@ -84,7 +87,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--retry-failed", action="store_true", help="retry molecules that failed in an earlier run")
     made.set_defaults(run=run_generate)
 
-    brought = commands.add_parser("import", parents=[shared], help="import QH9 or MD17 Hamiltonians", epilog=EXAMPLE)
+    brought = commands.add_parser(
+        "import", parents=[shared, shares], help="import QH9 or MD17 Hamiltonians", epilog=EXAMPLE
+    )
     brought.formatter_class = argparse.RawDescriptionHelpFormatter
     brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
@@ -95,6 +100,15 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
     based.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
     based.set_defaults(run=run_baseline)
+
+    split = commands.add_parser(
+        "split",
+        parents=[shares],
+        help="split the molecules of a file again, without new labels",
+    )
+    split.add_argument("file", type=Path, help="file of labelled molecules, replaced")
+    split.add_argument("--seed", type=int, default=0, help="seed of the choice; default %(default)s")
+    split.set_defaults(run=run_split)
 
     about = commands.add_parser("info", help="counts, elements, sizes, splits, |F - H0|")
     about.add_argument("file", type=Path)
@@ -164,12 +178,16 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
     """Print the number of records of each split, and of those whose split the requested shares did not change."""
     with HamiltonianFile(path) as file:
         split, group = file.split.tolist(), list(file.group)
-    counts = Counter(split)
-    console.print(", ".join(f"{counts[s]} {s}" for s in SPLITS), highlight=False)
+    console.print(_numbers(split), highlight=False)
     others = sum(a != b for a, b in zip(split, splits_by_group(group, shares), strict=True))
     if others:
         note = f"{others} records keep the split of an earlier run; --val and --test apply to new molecules."
         console.print(note, highlight=False, soft_wrap=True)
+
+
+def _numbers(split: list[str]) -> str:
+    counts = Counter(split)
+    return ", ".join(f"{counts[s]} {s}" for s in SPLITS)
 
 
 def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
@@ -223,6 +241,25 @@ def run_baseline(args: argparse.Namespace, console: Console) -> int:
     return 1 if counts["failed"] else 0
 
 
+def run_split(args: argparse.Namespace, console: Console) -> int:
+    """Split the molecules of a file again.
+
+    Args:
+        args: arguments of the command line.
+        console: console for results.
+    """
+    _check_finished(args.file)
+    split_again(args.file, (args.val, args.test), args.seed)
+    with HamiltonianFile(args.file) as file:
+        console.print(f"{args.file}: {_numbers(file.split.tolist())}", highlight=False)
+    return 0
+
+
+def _check_finished(path: Path) -> None:
+    if journal_path(path).exists():
+        raise DataError(f"{path} is not finished, but its journal exists; run the same `mlham data generate` again.")
+
+
 def run_info(args: argparse.Namespace, console: Console) -> int:
     """Print a summary of a file.
 
@@ -231,13 +268,12 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
         console: console to print on.
     """
     path = args.file
-    if not path.exists() and journal_path(path).exists():
-        raise DataError(f"{path} is not finished, but its journal exists; run the same `mlham data generate` again.")
+    if not path.exists():
+        _check_finished(path)
     with HamiltonianFile(path) as file:
         table = Table(show_header=False, title=str(path))
         table.add_row("level", f"{file.level.xc}/{file.level.basis}, grid {file.level.grid_level}")
-        splits = Counter(file.split.tolist())
-        table.add_row("molecules", f"{len(file)} ({', '.join(f'{splits[s]} {s}' for s in SPLITS)})")
+        table.add_row("molecules", f"{len(file)} ({_numbers(file.split.tolist())})")
         table.add_row("different molecules", str(len(set(file.group))))
         places = Counter(group for group, _ in set(zip(file.group, file.split, strict=True)))
         leaks = sum(n > 1 for n in places.values())

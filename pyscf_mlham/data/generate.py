@@ -6,7 +6,6 @@ crash, the journal is merged into the file, which is replaced as a whole. The sa
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
 from pyscf_mlham.data.journal import Entry, Journal, differences
 from pyscf_mlham.data.label import Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
@@ -68,8 +68,10 @@ def generate(
     Returns:
         numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
+    splits: list[str] = []
     if path.exists():
         with HamiltonianFile(path) as file:
+            splits += file.split.tolist()
             if file.level != options.level:
                 others = differences(asdict(file.level), asdict(options.level))
                 raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
@@ -77,6 +79,10 @@ def generate(
     try:
         stored, counts = _stored(path), dict.fromkeys(COUNTED, 0)
         queue = _to_do(molecules, stored, journal, options, counts, console)
+        splits += [task.split for task in queue]
+        early = "" if journal.offsets else advice_on_empty(path, splits, options.shares)
+        if early:
+            console.print(early, markup=False, highlight=False, soft_wrap=True)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
             run_through(queue, engine, journal, counts, console)
@@ -90,6 +96,10 @@ def generate(
         journal.remove()
     finally:
         journal.close()
+    with HamiltonianFile(path) as file:
+        late = advice_on_empty(path, file.split.tolist(), options.shares)
+    if late and late != early:
+        console.print(late, markup=False, highlight=False, soft_wrap=True)
     return counts
 
 
@@ -197,12 +207,7 @@ JOB = Job(label, _lost)
 
 def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
     """Write the file again, with the records of the old file and of the journal, each molecule once."""
-    needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
-    if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
-        raise DataError(
-            f"{path}: not enough disk space ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything "
-            f"computed is safe in {journal.path}. Free disk space and run the same command again."
-        )
+    check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
     failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
     failed |= journal.failures
     for key in journal.offsets:

@@ -6,8 +6,6 @@ numbers per molecule are read when the file is opened, matrices on access.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from pyscf_mlham.checkpoint import replacement
 from pyscf_mlham.errors import DataError
 
 Array = NDArray[np.float64]
@@ -279,25 +278,18 @@ def write_file(
         attributes: provenance to add, such as the PySCF version.
         failed: name and reason of molecules without a label, by their key.
     """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
-            file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
-            file.attrs.update(asdict(level) | dict(attributes))
-            _write_records(file, records)
-            columns = {
-                "key": list(failed),
-                "name": [n for n, _ in failed.values()],
-                "reason": [r for _, r in failed.values()],
-            }
-            for key, column in columns.items():
-                _write_texts(file, f"failed_{key}", column)
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacement(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
+        file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
+        file.attrs.update(asdict(level) | dict(attributes))
+        _write_records(file, records)
+        columns = {
+            "key": list(failed),
+            "name": [n for n, _ in failed.values()],
+            "reason": [r for _, r in failed.values()],
+        }
+        for key, column in columns.items():
+            _write_texts(file, f"failed_{key}", column)
 
 
 def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
@@ -324,15 +316,6 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
     file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
     file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of files, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
@@ -368,21 +351,3 @@ def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
     matrix[rows, columns] = triangle
     matrix[columns, rows] = triangle
     return matrix
-
-
-def splits_by_group(groups: Sequence[str], shares: tuple[float, float] = (0.05, 0.05)) -> list[str]:
-    """Assign a split to each record by a hash of its group's name, so that a molecule is never in two.
-
-    Args:
-        groups: group of each record.
-        shares: shares of val and test.
-    """
-    if min(shares) < 0 or sum(shares) >= 1:
-        raise DataError(f"shares {shares} of val and test: expected non-negative numbers with a sum below 1.")
-    return [_split_of(group, shares) for group in groups]
-
-
-def _split_of(group: str, shares: tuple[float, float]) -> str:
-    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    val, test = shares
-    return "val" if place < val else "test" if place < val + test else "train"
