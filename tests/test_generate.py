@@ -97,6 +97,16 @@ def test_coarse_labels_are_not_added_to_full_ones(tmp_path: Path, capsys: pytest
     assert "name another output file" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("option", [("--guess", "atom"), ("--conv-tol", "1e-10")])
+def test_options_without_effect_on_coarse_labels_are_refused(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("H2O",)), tmp_path / "set.h5"
+    assert cli.main(["data", "generate", str(source), "-o", str(out), "--solver", "coarse", *option]) == 1
+    assert f"{option[0]} has no effect on coarse labels" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("set*"))
+
+
 def test_shares_that_come_too_late_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = geometries(tmp_path / "in.xyz", ("H2O", "NH3")), tmp_path / "set.h5"
     command = ["data", "generate", str(source), "-o", str(out), "--xc", "hf", "--basis", "sto-3g"]

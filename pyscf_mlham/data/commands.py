@@ -164,6 +164,12 @@ def _check_options(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if not (value >= 0 and math.isfinite(value)):
             raise DataError(f"--{option} {value}: expected zero or more.")
+    for option, default in {"guess": GenerateOptions.guess, "conv_tol": Level.conv_tol}.items():
+        if args.solver == "coarse" and getattr(args, option) != default:
+            raise DataError(
+                f"--{option.replace('_', '-')} has no effect on coarse labels, which start from scc and "
+                f"converge to {COARSE_TOL:.0e} Ha; leave it out, or choose another --solver."
+            )
     if is_ml(args.guess):
         model = named_model(args.guess)
         if isinstance(model, str | Path):
