@@ -134,25 +134,17 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
             f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
             "functions for it; the file has the wrong basis set."
         )
-    focks = [record.fock, record.extra["fock_beta"]] if record.spin else [record.fock]
-    h0 = _stored_h0(record, recipe.baseline)
+    fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
+    if fock is None:
+        raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
     if h0 is None:
         h0 = hamiltonian(recipe.baseline, mol, level.xc)
     overlap = np.asarray(mol.intor("int1e_ovlp"))
     metric = metric_from_overlap(overlap)
     inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
     shared = _SpinExamples(record, graph_from_mol(mol, recipe.cutoff), layout, metric)
-    spins = zip(focks, h0 if h0.ndim == 3 else [h0], inputs, mol.nelec, strict=False)
+    spins = zip(*(m if m.ndim == 3 else [m] for m in (fock, h0)), inputs, mol.nelec, strict=False)
     return [shared.example(recipe, *spin) for spin in spins]
-
-
-def _stored_h0(record: Record, baseline: str) -> Array | None:
-    """Return the H0 stored with a label, in the shape of `hamiltonian`."""
-    names = [f"fock_{baseline}", *([f"fock_{baseline}_beta"] if record.spin else [])]
-    if not all(name in record.extra for name in names):
-        return None
-    matrices = [np.asarray(record.extra[name], dtype=float) for name in names]
-    return np.stack(matrices) if record.spin else matrices[0]
 
 
 class _SpinExamples(NamedTuple):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import h5py
+import numpy as np
 import pyscf
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
 from pyscf_mlham.data.journal import Entry, Journal, differences
 from pyscf_mlham.data.label import Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job, dask_engine, process_engine
@@ -225,8 +226,7 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
     try:
         old_keys = _stored(path)
         fresh = [key for key in sorted(journal.offsets) if not old_keys.get(key)]
-        names = set(old.matrices) - {"fock"} if old and len(old) else set()
-        open_shell = "fock_beta" in names or any(journal.record(key).spin for key in fresh)
+        open_shell = bool(old and has_spins(old.matrices)) or any(journal.record(key).spin for key in fresh)
         for record in old or ():
             yield _with_spins(record) if open_shell else record
         splits = dict(zip(old.group, old.split, strict=True)) if old else {}
@@ -242,7 +242,9 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
 
 def _with_spins(record: Record) -> Record:
     """Repeat the matrices of a closed shell for the beta electrons, under their names."""
-    if "fock_beta" in record.extra:
+    if has_spins(record.extra):
         return record
-    matrices = {"fock": record.fock, **record.extra}
-    return record._replace(extra={**record.extra, **{f"{name}_beta": matrix for name, matrix in matrices.items()}})
+    matrices: dict[str, np.ndarray] = {}
+    for name, matrix in record.matrices.items():
+        matrices |= named_by_spin(name, np.stack([matrix, matrix]))
+    return record._replace(fock=matrices.pop("fock"), extra=matrices)

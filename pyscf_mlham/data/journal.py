@@ -184,8 +184,7 @@ def _payload_from_entry(entry: Entry) -> bytes:
         values = {k: getattr(record, k) for k in ("charge", "spin", "energy", "gap")}
         about["record"] = json.dumps(texts | values)
         arrays = {"numbers": np.ascontiguousarray(record.numbers), "positions": np.ascontiguousarray(record.positions)}
-        matrices = {"fock": record.fock, **record.extra}
-        arrays |= {f"matrix.{k}": triangle_from_matrix(m) for k, m in matrices.items()}
+        arrays |= {f"matrix.{k}": triangle_from_matrix(m) for k, m in record.matrices.items()}
     return save(arrays or {"none": np.zeros(1)}, metadata=about)
 
 

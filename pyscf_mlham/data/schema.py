@@ -68,7 +68,7 @@ class Record(NamedTuple):
         fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero.
         energy: total energy, Hartree.
         gap: HOMO-LUMO gap, Hartree.
-        extra: other matrices of the same shape by the name of their dataset, such as fock_minao, fock_beta.
+        extra: other matrices of the same shape by the name of their dataset, see `named_by_spin`.
     """
 
     name: str
@@ -83,6 +83,40 @@ class Record(NamedTuple):
     energy: float
     gap: float
     extra: Mapping[str, Array] = MappingProxyType({})
+
+    @property
+    def matrices(self) -> dict[str, Array]:
+        """All matrices by the name of their dataset."""
+        return {"fock": self.fock, **self.extra}
+
+    def by_spin(self, name: str) -> Array | None:
+        """Return a matrix (n, n), of an open shell (2, n, n) of alpha and beta electrons; None if it is missing."""
+        names = _names(name)[: 2 if self.spin else 1]
+        found = [self.matrices[key] for key in names if key in self.matrices]
+        return None if len(found) < len(names) else np.stack(found) if self.spin else found[0]
+
+
+def _names(name: str) -> tuple[str, str]:
+    return name, f"{name}_beta"
+
+
+def named_by_spin(name: str, matrix: Array) -> dict[str, Array]:
+    """Name matrices by spin: fock and fock_beta, fock_scc and fock_scc_beta; the first one alone for both spins.
+
+    Args:
+        name: fock, or fock_ and the name of a baseline.
+        matrix: (n, n), or (2, n, n) of alpha and beta electrons.
+    """
+    return dict(zip(_names(name), matrix if matrix.ndim == 3 else [matrix], strict=False))
+
+
+def has_spins(matrices: Iterable[str]) -> bool:
+    """Whether the records of a file have matrices of both spins.
+
+    Args:
+        matrices: names of its matrices.
+    """
+    return _names("fock")[1] in matrices
 
 
 class HamiltonianFile:
@@ -250,7 +284,7 @@ def check_record(record: Record, place: str) -> None:
     """
     if not np.all(np.isfinite(record.positions)):
         raise DataError(f"{place}: positions are not finite.")
-    for key, matrix in {"fock": record.fock, **record.extra}.items():
+    for key, matrix in record.matrices.items():
         if not np.all(np.isfinite(matrix)) or np.abs(matrix).max(initial=0.0) > LARGEST_FOCK:
             raise DataError(f"{place}: {key} is not finite, or not a Fock matrix in Hartree.")
     if not (np.isfinite(record.energy) and np.isfinite(record.gap)):
@@ -299,12 +333,11 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         sizes = {"n_atoms": len(record.numbers), "n_ao": len(record.fock)}
         for key, column in tables.items():
             column.append(sizes[key] if key in sizes else getattr(record, key))
-        matrices = {"fock": record.fock, **record.extra}
         if not sets:
-            sets = {key: _growing(file, key) for key in matrices}
-        if set(sets) != set(matrices):
-            raise DataError(f"record {record.name}: has {sorted(matrices)}, earlier ones {sorted(sets)}.")
-        for key, matrix in matrices.items():
+            sets = {key: _growing(file, key) for key in record.matrices}
+        if sets.keys() != record.matrices.keys():
+            raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
+        for key, matrix in record.matrices.items():
             _append(sets[key], triangle_from_matrix(matrix))
     if not sets:
         _growing(file, "fock")
