@@ -224,6 +224,16 @@ def usable_cores() -> int:
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def count_examples(file: HamiltonianFile, indices: Sequence[int]) -> int:
+    """Return the number of examples of records: two of an open shell, one of a closed one.
+
+    Args:
+        file: file of labelled molecules.
+        indices: indices of the records.
+    """
+    return len(indices) + int(np.count_nonzero(file.spin[list(indices)]))
+
+
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
     """Prepare records in parallel, in order, only a few ahead of the caller; two examples per open shell.
 
