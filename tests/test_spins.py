@@ -14,10 +14,11 @@ from labelled import settings, silent
 from pyscf import gto
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Recipe, count_examples, examples, examples_from_record, template_of
+from pyscf_mlham.data.dataset import count_examples, examples, examples_from_record, template_of
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.errors import DataError, OutOfDomainError
 from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.nn.model import network_from_config

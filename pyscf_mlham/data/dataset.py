@@ -17,21 +17,13 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap, orthogonal_from_ao
-from pyscf_mlham.ao.mole import graph_from_mol
-from pyscf_mlham.ao.structure import Graph
+from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
-from pyscf_mlham.features import (
-    Sample,
-    frames_from_sample,
-    inputs_from_h0,
-    local_blocks,
-    matrix_from_local_blocks,
-    sample_from_matrices,
-)
+from pyscf_mlham.features import Sample, frames_from_sample, local_blocks, matrix_from_local_blocks
 from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
@@ -39,22 +31,6 @@ AHEAD = 2  # parts of a file per process that are prepared in advance
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
-
-
-class Recipe(NamedTuple):
-    """Properties of a network that determine its input.
-
-    Attributes:
-        template: shape of a block.
-        degree: largest l of features at atoms.
-        cutoff: cutoff of pairs, Bohr.
-        baseline: name of H0.
-    """
-
-    template: ShellTemplate
-    degree: int
-    cutoff: float
-    baseline: str
 
 
 class Example(NamedTuple):
@@ -126,12 +102,11 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
             f"shells; train with baseline: {SCC}."
         )
     mol = mol_from_geometry(record, level.basis)
-    layout = OrbitalLayout.from_mol(mol)
     if not mol.nelectron:
         raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
-    if layout.n_ao != len(record.fock):
+    if mol.nao != len(record.fock):
         raise DataError(
-            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
+            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {mol.nao} "
             "functions for it; the file has the wrong basis set."
         )
     fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
@@ -139,34 +114,28 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
         raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
     if h0 is None:
         h0 = hamiltonian(recipe.baseline, mol, level.xc)
-    overlap = np.asarray(mol.intor("int1e_ovlp"))
-    metric = metric_from_overlap(overlap)
-    inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
-    shared = _SpinExamples(record, graph_from_mol(mol, recipe.cutoff), layout, metric)
-    spins = zip(*(m if m.ndim == 3 else [m] for m in (fock, h0)), inputs, mol.nelec, strict=False)
-    return [shared.example(recipe, *spin) for spin in spins]
+    shared = _SpinExamples(record, recipe.template, Inputs.from_mol(mol, h0, recipe))
+    spins = zip(shared.inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
+    return [shared.example(*spin) for spin in spins]
 
 
 class _SpinExamples(NamedTuple):
     """Data that both spins of a record share, for their examples."""
 
     record: Record
-    graph: Graph
-    layout: OrbitalLayout
-    metric: Metric
+    template: ShellTemplate
+    inputs: Inputs
 
-    def example(self, recipe: Recipe, fock: Array, h0: Array, inputs: Array, n_occupied: int) -> Example:
-        """Cut the input and the label of one spin into blocks.
+    def example(self, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
+        """Cut the label of one spin into blocks.
 
         Args:
-            recipe: recipe of the network.
+            sample: input of the network.
             fock: (n, n) converged Fock matrix, Hartree.
             h0: (n, n) H0, Hartree.
-            inputs: (K, n, n) input matrices of the network.
             n_occupied: number of occupied orbitals.
         """
-        layout, metric, template = self.layout, self.metric, recipe.template
-        sample = sample_from_matrices(self.graph, self.record.charge, inputs, layout, template, recipe.degree)
+        layout, metric, template = self.inputs.layout, self.inputs.metric, self.template
         dh = orthogonal_from_ao(fock - h0, metric)
         frames = frames_from_sample(sample)
         target = local_blocks(dh, layout, sample.pairs, template, frames)
@@ -201,11 +170,7 @@ def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
         basis: PySCF's name of a spherical basis set.
     """
     mol = gto.M(atom=[(element, (0, 0, 0)), (element, (0, 0, 3))], unit="Bohr", basis=basis, verbose=0)
-    overlap = np.asarray(mol.intor("int1e_ovlp"))
-    h0 = hamiltonian("hcore", mol)
-    inputs, *_ = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), recipe.baseline, mol.nelec)
-    layout, graph = OrbitalLayout.from_mol(mol), graph_from_mol(mol, recipe.cutoff)
-    return sample_from_matrices(graph, 0, inputs, layout, recipe.template, recipe.degree)
+    return Inputs.from_mol(mol, hamiltonian("hcore", mol), recipe).samples[0]
 
 
 def digest_of(record: Record) -> str:

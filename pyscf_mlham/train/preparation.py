@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Example, Recipe, count_examples, examples, template_of, trial_sample, usable_cores
+from pyscf_mlham.data.dataset import Example, count_examples, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import SCC, fingerprint
+from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
