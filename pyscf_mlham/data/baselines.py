@@ -49,10 +49,12 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
         journal = Journal(journal_path(output), file.level)
         try:
             keys = [identity_of_record(file, i) for i in range(len(file))]
-            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in journal.offsets]
+            done = journal.labelled
+            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
             counts["done"] = len(keys) - len(tasks)
             run_through(tasks, process_engine(JOB, jobs), journal, counts, console)
-            records = (journal.record(key) for key in keys if key in journal.offsets)
+            done = journal.labelled
+            records = (journal.record(key) for key in keys if key in done)
             attributes = {"pyscf_version": pyscf.__version__}
             write_file(output, file.level, records, attributes, journal.failures)
             journal.remove()

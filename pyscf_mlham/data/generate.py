@@ -19,11 +19,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
-from pyscf_mlham.data.journal import Entry, Journal, differences
+from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.label import Task, label
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.store import differences
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def generate(
         stored, counts = _stored(path), dict.fromkeys(COUNTED, 0)
         queue = _to_do(molecules, stored, journal, options, counts, console)
         splits += [task.split for task in queue]
-        early = "" if journal.offsets else advice_on_empty(path, splits, options.shares)
+        early = "" if journal.labelled else advice_on_empty(path, splits, options.shares)
         if early:
             console.print(early, markup=False, highlight=False, soft_wrap=True)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
@@ -89,10 +90,10 @@ def generate(
             run_through(queue, engine, journal, counts, console)
         except KeyboardInterrupt:
             console.print(
-                f"Stopped; {len(journal.offsets)} molecules are in {journal.path}. The same command resumes the run."
+                f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes the run."
             )
             raise
-        if journal.offsets or journal.failures or not path.exists():
+        if journal.labelled or journal.failures or not path.exists():
             _merge(path, journal, options)
         journal.remove()
     finally:
@@ -145,7 +146,7 @@ def _to_do(
 ) -> list[Task]:
     """Return tasks for all molecules except those that are unreadable, duplicate, done, or failed and not retried."""
     seen: dict[str, str] = {}
-    done = {key for key, labelled in stored.items() if labelled} | journal.offsets.keys()
+    done = {key for key, labelled in stored.items() if labelled} | journal.labelled
     failed = set() if options.retry_failed else (stored.keys() | journal.failures.keys()) - done
     tasks = []
     for molecule in molecules:
@@ -211,7 +212,7 @@ def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
     check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
     failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
     failed |= journal.failures
-    for key in journal.offsets:
+    for key in journal.labelled:
         failed.pop(key, None)
     records = _all_records(path, journal, options.shares)
     write_file(path, options.level, records, {"pyscf_version": pyscf.__version__}, failed)
@@ -225,7 +226,7 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
     old = HamiltonianFile(path) if path.exists() else None
     try:
         old_keys = _stored(path)
-        fresh = [key for key in sorted(journal.offsets) if not old_keys.get(key)]
+        fresh = [key for key in sorted(journal.labelled) if not old_keys.get(key)]
         open_shell = bool(old and has_spins(old.matrices)) or any(journal.record(key).spin for key in fresh)
         for record in old or ():
             yield _with_spins(record) if open_shell else record
