@@ -20,13 +20,14 @@ from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.label import COARSE_TOL, GRID_LEVELS, SOLVERS
+from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL, GRID_LEVELS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.data.splits import split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import GUESSES, is_ml, named_model
+from pyscf_mlham.options import add_options, from_options
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import dask_engine, process_engine
 
@@ -57,34 +58,21 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=GRID_LEVELS,
         metavar="LEVEL",
-        help="PySCF's level, 0 to 9; default 3, rough labels 1",
+        help=f"PySCF's level, 0 to 9; default {Level.grid_level}, coarse labels {COARSE_GRID}",
     )
-    shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
+    shared.add_argument("--conv-tol", type=float, default=Level.conv_tol, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
     shares = argparse.ArgumentParser(add_help=False)
-    shares.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
-    shares.add_argument("--test", type=float, default=0.05, help="share of the molecules; default %(default)s")
+    for name, share in zip(SPLITS[1:], GenerateOptions.shares, strict=True):
+        shares.add_argument(f"--{name}", type=float, default=share, help="share of the molecules; default %(default)s")
 
     made = commands.add_parser("generate", parents=[shared, shares], help="label molecules; resumable", epilog=EXAMPLE)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
-    made.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
-    made.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
-    made.add_argument(
-        "--solver",
-        choices=SOLVERS,
-        default="twolevel",
-        help="coarse: rough labels of fitted integrals for training, far cheaper; default %(default)s",
-    )
-    made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
-    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
+    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default %(default)s")
     made.add_argument("--mult", type=int, help=MULT)
-    made.add_argument("--rattle", type=int, default=0, metavar="N", help="also N randomly displaced copies of each")
-    made.add_argument("--sigma", type=float, default=0.04, help="width of --rattle, Angstrom; default %(default)s")
-    made.add_argument("--thermal", type=int, default=0, metavar="N", help="also N copies along normal modes")
-    made.add_argument("--temperature", type=float, default=300.0, help="of --thermal, Kelvin; default %(default)s")
-    made.add_argument("--seed", type=int, default=0, help="seed of the displacements")
-    made.add_argument("--retry-failed", action="store_true", help="retry molecules that failed in an earlier run")
+    add_options(made, GenerateOptions)
+    add_options(made, Displacements)
     made.set_defaults(run=run_generate)
 
     brought = commands.add_parser(
@@ -98,7 +86,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     based = commands.add_parser("baseline", help="store the scc baseline beside the labels, for training; resumable")
     based.add_argument("file", type=Path, help="file of labelled molecules")
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
-    based.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
+    add_options(based, GenerateOptions, {"jobs"})
     based.set_defaults(run=run_baseline)
 
     split = commands.add_parser(
@@ -125,9 +113,11 @@ def level_of(args: argparse.Namespace) -> Level:
         args: arguments of the command line.
     """
     check_functional(args.xc)
-    if getattr(args, "solver", "") == "coarse":
-        return Level(args.xc, args.basis, 1 if args.grid is None else args.grid, density_fit=True, conv_tol=COARSE_TOL)
-    return Level(args.xc, args.basis, 3 if args.grid is None else args.grid, args.df, args.conv_tol)
+    coarse = getattr(args, "solver", "") == "coarse"
+    grid = (COARSE_GRID if coarse else Level.grid_level) if args.grid is None else args.grid
+    if coarse:
+        return Level(args.xc, args.basis, grid, density_fit=True, conv_tol=COARSE_TOL)
+    return Level(args.xc, args.basis, grid, args.df, args.conv_tol)
 
 
 def run_generate(args: argparse.Namespace, console: Console) -> int:
@@ -138,15 +128,7 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         console: console for progress and results.
     """
     _check_options(args)
-    options = GenerateOptions(
-        level=level_of(args),
-        solver=args.solver,
-        guess=args.guess,
-        jobs=args.jobs,
-        dask=args.dask,
-        retry_failed=args.retry_failed,
-        shares=(args.val, args.test),
-    )
+    options = from_options(GenerateOptions, args, level=level_of(args), shares=(args.val, args.test))
     memory = args.output.with_name(args.output.name + ".thermal")
     counts = generate(_sampled(args, console, memory), args.output, options, console)
     memory.unlink(missing_ok=True)
@@ -199,9 +181,8 @@ def _numbers(split: list[str]) -> str:
 def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
     """Return the requested molecules and their displaced copies."""
     molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
-    wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
-    return with_copies(molecules, wanted, engine, console, memory)
+    return with_copies(molecules, from_options(Displacements, args), engine, console, memory)
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:

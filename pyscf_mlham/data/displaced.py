@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from rich.progress import track
 
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
 from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
 
@@ -25,22 +27,15 @@ Array = NDArray[np.float64]
 SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as they are not harmonic
 
 
-class Displacements(NamedTuple):
-    """Numbers and kinds of copies.
+@dataclass(frozen=True)
+class Displacements:
+    """Numbers and kinds of copies."""
 
-    Attributes:
-        rattle: number of randomly displaced copies of each molecule.
-        sigma: their standard deviation of each coordinate, Angstrom.
-        thermal: number of copies of each molecule along normal modes.
-        temperature: their temperature, Kelvin.
-        seed: seed of the random numbers.
-    """
-
-    rattle: int = 0
-    sigma: float = 0.04
-    thermal: int = 0
-    temperature: float = 300.0
-    seed: int = 0
+    rattle: int = option(0, "also N randomly displaced copies of each", metavar="N")
+    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom")
+    thermal: int = option(0, "also N copies along normal modes", metavar="N")
+    temperature: float = option(300.0, "of --thermal, Kelvin")
+    seed: int = option(0, "seed of the displacements")
 
 
 class Task(NamedTuple):

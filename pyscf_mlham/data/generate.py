@@ -20,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
 from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import Task, label
+from pyscf_mlham.data.label import SOLVERS, Task, label
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
 from pyscf_mlham.store import differences
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
@@ -35,24 +36,19 @@ COUNTED = ("labelled", "failed", "duplicate", "done", FAILED_EARLIER, "bad")
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Options of labelling.
+    """Options of labelling; `level` and `shares`, of the molecules for val and test, have options of their own.
 
-    Attributes:
-        level: level of theory.
-        solver: "twolevel" (accelerate) or "scf" (plain PySCF), whose labels are the same; or "coarse".
-        guess: initial guess.
-        jobs: worker processes.
-        dask: address of a dask scheduler, "" for worker processes.
-        retry_failed: whether to retry molecules that failed in an earlier run.
-        shares: shares of the molecules for val and test.
+    The labels of the solvers twolevel (accelerate) and scf (plain PySCF) are the same.
     """
 
     level: Level
-    solver: str = "twolevel"
-    guess: str = "minao"
-    jobs: int = 1
-    dask: str = ""
-    retry_failed: bool = False
+    solver: str = option(
+        "twolevel", "coarse: rough labels of fitted integrals for training, far cheaper", choices=SOLVERS
+    )
+    guess: str = option("minao", "initial guess, ml for a model")
+    jobs: int = option(1, "worker processes of one thread", "-j", "--jobs")
+    dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
+    retry_failed: bool = option(False, "retry molecules that failed in an earlier run")
     shares: tuple[float, float] = (0.05, 0.05)
 
 

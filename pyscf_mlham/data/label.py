@@ -26,7 +26,8 @@ Array = NDArray[np.float64]
 
 SOLVERS = ("twolevel", "scf", "coarse")
 COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
-LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=1)
+COARSE_GRID = 1  # PySCF's grid level of coarse labels
+LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=COARSE_GRID)
 
 
 class Task(NamedTuple):
