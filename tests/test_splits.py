@@ -8,8 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.io import write
 from labelled import LEVEL, records
-from test_generate import FLAGS, geometries
 
 from pyscf_mlham import cli
 from pyscf_mlham.data.generate import journal_path
@@ -91,12 +92,14 @@ def test_splitting_that_fails_leaves_the_file(
 
 
 def test_empty_splits_are_reported_before_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = geometries(tmp_path / "in.xyz", ("H2O", "NH3", "CH4")), tmp_path / "set.h5"
-    assert cli.main(["data", "generate", str(source), "-o", str(out), *FLAGS]) == 0
+    source, out = tmp_path / "in.xyz", tmp_path / "set.h5"
+    write(source, [molecule(name) for name in ("H2O", "NH3", "CH4")])
+    command = ["data", "generate", str(source), "-o", str(out), "--xc", "hf", "--basis", "sto-3g"]
+    assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert printed.count(f"mlham data split {out} --val 0.2 --test 0.1") == 1
     assert printed.index("mlham data split") < printed.index("3 labelled")
     assert cli.main(["data", "split", str(out), "--val", "0.2", "--test", "0.1"]) == 0
     assert "1 train, 1 val, 1 test" in capsys.readouterr().out
-    assert cli.main(["data", "generate", str(source), "-o", str(out), *FLAGS]) == 0
+    assert cli.main(command) == 0
     assert "mlham data split" not in capsys.readouterr().out
