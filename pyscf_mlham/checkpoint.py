@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -153,12 +154,32 @@ def replace_file(path: Path, data: bytes) -> None:
         path: path of the file.
         data: its complete content.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with replacement(path, str(os.getpid())) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacement(path: Path, suffix: str = "writing") -> Iterator[Path]:
+    """Yield the path of a temporary file, which takes the place of another one when it is complete and on the disk.
+
+    Args:
+        path: path of the file.
+        suffix: end of the temporary name, different for processes that write the same file at the same time.
+    """
+    temporary = path.with_name(f".{path.name}.{suffix}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Flush a file, or a folder's list of files, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

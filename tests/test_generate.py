@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import errno
 import io
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -95,6 +96,16 @@ def test_coarse_labels_are_not_added_to_full_ones(tmp_path: Path, capsys: pytest
     assert cli.main([*command, "--df", "--grid", "1"]) == 0
     assert cli.main([*command, "--solver", "coarse"]) != 0
     assert "name another output file" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", [("--guess", "atom"), ("--conv-tol", "1e-10")])
+def test_options_without_effect_on_coarse_labels_are_refused(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = geometries(tmp_path / "in.xyz", ("H2O",)), tmp_path / "set.h5"
+    assert cli.main(["data", "generate", str(source), "-o", str(out), "--solver", "coarse", *option]) == 1
+    assert f"{option[0]} has no effect on coarse labels" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("set*"))
 
 
 def test_shares_that_come_too_late_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,30 +304,31 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     assert len(content(out)) == 24
 
 
-def test_journal_forgets_a_half_written_end(tmp_path: Path) -> None:
+def test_journal_returns_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "j"
     (made,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
     entry = label(Task(made, LEVEL, "train", "scf", "minao"))
+    assert entry.record is not None
+    entry = entry._replace(record=entry.record._replace(extra={"fock_beta": 2 * entry.record.fock}))
     journal = Journal(path, LEVEL)
+    journal.append(Entry(made.key, "n", None, "later success"))
     journal.append(entry)
     journal.append(Entry("k", "n", None, "why"))
-    journal.close()
-    sound = path.read_bytes()
-    for damaged in (sound + b"mlhamjr1\x05", sound + os.urandom(100), sound + sound[:200], sound[:-1]):
-        path.write_bytes(damaged)
-        again = Journal(path, LEVEL)
-        np.testing.assert_allclose(again.record(made.key).fock, entry.record.fock, rtol=1e-6, atol=1e-6)
-        assert again.failures == ({} if len(damaged) < len(sound) else {"k": ("n", "why")})
-        again.append(Entry("l", "m", None, "because"))
-        again.close()
-        last = Journal(path, LEVEL)
-        assert last.failures == again.failures
-        last.close()
+    for again in (False, True):
+        opened = Journal(path, LEVEL) if again else journal
+        assert (opened.labelled, opened.failures) == ({made.key}, {"k": ("n", "why")})
+        found = opened.record(made.key)
+        np.testing.assert_array_equal(found.positions, made.positions)
+        np.testing.assert_allclose(found.fock, entry.record.fock, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(found.extra["fock_beta"], 2 * found.fock)
+        assert found[:4] == entry.record[:4]
+        assert found[6:8] + found[9:11] == entry.record[6:8] + entry.record[9:11]
+        opened.close()
 
 
 def test_journal_keeps_its_level_of_theory(tmp_path: Path) -> None:
     Journal(tmp_path / "new" / "j", LEVEL).close()
-    words = "another level of theory: basis 'sto-3g' instead of 'def2-svp', xc 'hf' instead of 'pbe0'"
+    words = "another level of theory: xc 'hf' instead of 'pbe0', basis 'sto-3g' instead of 'def2-svp'"
     with pytest.raises(DataError, match=words):
         Journal(tmp_path / "new" / "j", Level("pbe0", "def2-svp"))
     Journal(tmp_path / "new" / "j", LEVEL).close()
@@ -358,19 +370,20 @@ def test_journal_is_for_one_process(tmp_path: Path) -> None:
 
 def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = geometries(tmp_path / "in.xyz"), tmp_path / "set.h5"
-    pwrite, size = os.pwrite, 3000
+    connect = sqlite3.connect
 
-    def small(descriptor: int, data: memoryview, place: int) -> int:
-        if place >= size:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return pwrite(descriptor, data[: size - place], place)
+    def small(*args: Any, **settings: Any) -> sqlite3.Connection:
+        file = connect(*args, **settings)
+        for limit in ("page_size = 512", "max_page_count = 6"):
+            file.execute(f"PRAGMA {limit}")
+        return file
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.pwrite", small)
-        with pytest.raises(DataError, match=r"No space left on device.*safe in it"):
+        patch.setattr("sqlite3.connect", small)
+        with pytest.raises(DataError, match=r"disk is full.*safe in it"):
             generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())
     journal = Journal(journal_path(out), LEVEL)
-    done = len(journal.offsets)
+    done = len(journal.labelled)
     journal.close()
     assert 1 <= done < 4
     counts = generate(read_geometries(str(source)), out, GenerateOptions(LEVEL), silent())

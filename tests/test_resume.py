@@ -25,10 +25,9 @@ from safetensors.torch import load_file, save
 
 from pyscf_mlham.data.schema import HamiltonianFile, Level, write_file
 from pyscf_mlham.errors import ModelError
-from pyscf_mlham.train import log as logging
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.identity import LATER, differences, identity_of
-from pyscf_mlham.train.log import CURVE, LOG, append_row, whole_lines
+from pyscf_mlham.train.log import LOG
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
 from pyscf_mlham.train.metrics import Metrics, evaluate, judged, metrics
 from pyscf_mlham.train.preparation import prepare
@@ -116,40 +115,35 @@ def test_a_process_that_is_asked_stops_with_the_others(
     assert told[-1] == 0.0
 
 
-def torn_logs(whole: str) -> dict[str, str]:
-    return {
-        "short last row": whole + "4,12\n",
-        "torn step": whole + "1",  # of 18
-        "torn header": "step,seco",
-        "empty": "",
-        "zeros": whole + "\0" * 40,
-        "no number": whole + whole.splitlines()[1].replace("6", "six", 1) + "\n",
-    }
-
-
-@pytest.mark.parametrize("name", list(torn_logs("step\n6\n")))
-def test_torn_logs_end_no_run(data: Path, tmp_path: Path, prepared: Prepared, name: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "", "step,seco", "whole\0\0\0", "whole4,12\n"])
+def test_the_log_is_that_of_the_checkpoint(data: Path, tmp_path: Path, prepared: Prepared, damage: str) -> None:
     trained(settings(data, tmp_path), prepared)
     log = tmp_path / LOG
     whole = log.read_text()
-    rows = whole.splitlines()
-    assert [row.split(",")[0] for row in rows] == ["step", "6", "12"]
-    log.write_text(torn_logs(whole)[name])
-    left = rows if whole in torn_logs(whole)[name] else []
+    assert [row.split(",")[0] for row in whole.splitlines()] == ["step", "6", "12"]
+    log.unlink() if damage == "missing" else log.write_text(damage.replace("whole", whole))
     trained(settings(data, tmp_path), prepared)  # finished already
-    assert log.read_text().splitlines() == left
-    (tmp_path / CURVE).unlink()
-    values = dict(zip(rows[0].split(","), map(float, rows[2].split(",")), strict=True))
-    assert append_row(tmp_path, values | {"step": 18}) == ""
-    assert [row.split(",")[0] for row in whole_lines(log)] == [*(row.split(",")[0] for row in left or rows[:1]), "18"]
-    assert (tmp_path / CURVE).exists()
+    assert log.read_text() == whole
+
+
+def test_rows_after_the_checkpoint_are_logged_again(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    trainer = Trainer(settings(data, tmp_path), *prepared, silent())
+    trainer.run()
+    whole = (tmp_path / LOG).read_text().splitlines()
+    trainer.step, trainer.rows = 6, trainer.rows[:1]  # as of a process that was killed after its last evaluation
+    trainer.save()
+    again = trained(settings(data, tmp_path), prepared)
+    rows = (tmp_path / LOG).read_text().splitlines()
+    assert rows[:2] == whole[:2]
+    assert [row.split(",")[0] for row in rows] == ["step", "6", "12"]
+    assert [row["step"] for row in again.rows] == [6, 12]
 
 
 def test_a_new_run_begins_its_log_anew(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     trained(settings(data, tmp_path), prepared)
     (tmp_path / STATE).unlink()  # as of a process that was killed before its first checkpoint
     trained(settings(data, tmp_path), prepared)
-    assert [row.split(",")[0] for row in whole_lines(tmp_path / LOG)] == ["step", "6", "12"]
+    assert [row.split(",")[0] for row in (tmp_path / LOG).read_text().splitlines()] == ["step", "6", "12"]
 
 
 def test_a_curve_that_cannot_be_drawn_ends_no_run(
@@ -158,7 +152,7 @@ def test_a_curve_that_cannot_be_drawn_ends_no_run(
     def failing(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(logging, "draw_curve", failing)
+    monkeypatch.setattr(training, "draw_curve", failing)
     console = Console(file=io.StringIO(), width=200)
     trainer = Trainer(settings(data, tmp_path), *prepared, console)
     trainer.run()

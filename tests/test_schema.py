@@ -9,7 +9,7 @@ import pytest
 from labelled import LEVEL, labelled_file, records
 
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, splits_by_group, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin, write_file
 from pyscf_mlham.errors import DataError
 
 
@@ -123,9 +123,15 @@ def test_an_empty_file_can_be_read(tmp_path: Path) -> None:
         assert len(file) == 0
 
 
-def test_splits_are_by_molecule_and_stable() -> None:
-    groups = [f"g{i // 3}" for i in range(3000)]
-    splits = splits_by_group(groups)
-    assert all(len({splits[i] for i in range(3 * k, 3 * k + 3)}) == 1 for k in range(1000))
-    assert 0.03 < splits.count("val") / 3000 < 0.07
-    assert splits_by_group(groups[30:60]) == splits[30:60]
+def test_names_of_matrices_by_spin() -> None:
+    pair = np.arange(8.0).reshape(2, 2, 2)
+    assert list(named_by_spin("fock_scc", pair[0])) == ["fock_scc"]
+    named = named_by_spin("fock", pair) | named_by_spin("fock_scc", pair + 1)
+    assert list(named) == ["fock", "fock_beta", "fock_scc", "fock_scc_beta"]
+    assert has_spins(named)
+    assert not has_spins(["fock", "fock_scc_beta"])
+    closed = records()[0]._replace(fock=named.pop("fock"), extra=named)
+    np.testing.assert_array_equal(closed.by_spin("fock_scc"), pair[0] + 1)
+    np.testing.assert_array_equal(closed._replace(spin=2).by_spin("fock_scc"), pair + 1)
+    assert closed.by_spin("fock_minao") is None
+    assert closed._replace(spin=2, extra={}).by_spin("fock") is None

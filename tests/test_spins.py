@@ -14,10 +14,11 @@ from labelled import settings, silent
 from pyscf import gto
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Recipe, examples_from_record, template_of
-from pyscf_mlham.data.schema import Level, Record
+from pyscf_mlham.data.dataset import count_examples, examples, examples_from_record, template_of
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.errors import DataError, OutOfDomainError
 from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.nn.model import network_from_config
@@ -89,7 +90,7 @@ def test_core_potentials_are_those_of_the_basis_set() -> None:
         predict(other, model)
 
 
-def test_one_example_for_each_spin(network: NetworkModel) -> None:
+def test_one_example_for_each_spin(network: NetworkModel, tmp_path: Path) -> None:
     mf = mole(RADICAL, BASIS, spin=1).UKS(xc="b3lyp").run()
     alpha, beta = mf.get_fock()
     record = _record(mf, alpha, {"fock_beta": beta})
@@ -107,6 +108,12 @@ def test_one_example_for_each_spin(network: NetworkModel) -> None:
         np.testing.assert_allclose(one.pair, other.pair, rtol=0, atol=1e-6)
     with pytest.raises(DataError, match="train with baseline: scc"):
         examples_from_record(record, level, recipe._replace(baseline="minao"))
+    with pytest.raises(DataError, match="Fock matrix of its beta electrons is missing"):
+        examples_from_record(record._replace(extra={}), level, recipe)
+    write_file(tmp_path / "both.h5", level, [record, record._replace(name="ion", charge=1, spin=0)], {})
+    with HamiltonianFile(tmp_path / "both.h5") as file:
+        assert [count_examples(file, indices) for indices in ([0], [1], [0, 1], [])] == [2, 1, 3, 0]
+    assert len(list(examples(tmp_path / "both.h5", [0, 1], recipe))) == 3
 
 
 def _record(mf: Any, fock: np.ndarray, extra: dict[str, np.ndarray]) -> Record:
@@ -133,5 +140,5 @@ def test_elements_that_are_asked_for(data: Path, tmp_path: Path, monkeypatch: py
     train, val, config = prepare(settings(data, tmp_path, elements=("H", "C", "O"), baseline=SCC), silent())
     assert config.elements == (1, 6, 8)
     assert config.options["network"]["scale"] == pytest.approx(0.03)
-    for examples in (train, val):
-        assert {int(z) for example in examples for z in example.sample.numbers} == {1, 6, 8}
+    for split in (train, val):
+        assert {int(z) for example in split for z in example.sample.numbers} == {1, 6, 8}

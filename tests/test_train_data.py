@@ -15,12 +15,13 @@ from pyscf import gto, scf
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
-from pyscf_mlham.data.dataset import Example, Recipe, examples, examples_from_record, template_of
+from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.features import frames_from_sample, matrix_from_local_blocks
 from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import read_molecules, read_paths
-from pyscf_mlham.bench.options import add_options, from_options, names
 from pyscf_mlham.bench.protocol import (
     DEFAULT_GUESSES,
     MD,
@@ -29,6 +28,7 @@ from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import add_options, from_options, names
 from pyscf_mlham.scf.problem import check_functional
 
 SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"

@@ -12,13 +12,13 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
-from pyscf_mlham.bench.options import names, option
-from pyscf_mlham.data.journal import differences
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.model.store import shipped
+from pyscf_mlham.options import names, option
 from pyscf_mlham.scf.problem import check_functional
+from pyscf_mlham.store import differences
 
 CLASSICAL = ("minao", "atom", "huckel", "vsap", "sap", "scc")  # names for mf.init_guess; scc is this package's
 GUESSES = (*CLASSICAL, "coarse", "ml", "oracle")

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
-from pyscf_mlham.bench.options import option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, grouped, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
 from pyscf_mlham.progress import Lines
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from pyscf_mlham.data.generate import COUNTED, journal_path, run_through
 from pyscf_mlham.data.geometries import identity_of_record, mol_from_geometry
 from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import Job, process_engine
@@ -49,10 +49,12 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
         journal = Journal(journal_path(output), file.level)
         try:
             keys = [identity_of_record(file, i) for i in range(len(file))]
-            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in journal.offsets]
+            done = journal.labelled
+            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
             counts["done"] = len(keys) - len(tasks)
             run_through(tasks, process_engine(JOB, jobs), journal, counts, console)
-            records = (journal.record(key) for key in keys if key in journal.offsets)
+            done = journal.labelled
+            records = (journal.record(key) for key in keys if key in done)
             attributes = {"pyscf_version": pyscf.__version__}
             write_file(output, file.level, records, attributes, journal.failures)
             journal.remove()
@@ -73,15 +75,9 @@ def with_baseline(task: Task) -> Entry:
         h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
     except Exception as error:  # any error: report this record, continue with the others
         return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
-    return Entry(key, record.name, record._replace(extra={**record.extra, **_named(record, h0)}))
-
-
-def _named(record: Record, h0: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the matrices by name; a closed shell in a file of open ones has two equal ones."""
-    if "fock_beta" not in record.extra:
-        return {f"fock_{SCC}": h0}
-    alpha, beta = h0 if h0.ndim == 3 else (h0, h0)
-    return {f"fock_{SCC}": alpha, f"fock_{SCC}_beta": beta}
+    if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
+        h0 = np.stack([h0, h0])
+    return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
 
 
 def _lost(task: Task, reason: str) -> Entry:

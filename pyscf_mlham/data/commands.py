@@ -1,4 +1,4 @@
-"""mlham data generate, import and info."""
+"""mlham data generate, import, baseline, split and info."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.label import COARSE_TOL, GRID_LEVELS, SOLVERS
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, splits_by_group, write_file
+from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL, GRID_LEVELS
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.splits import split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import GUESSES, is_ml, named_model
+from pyscf_mlham.options import add_options, from_options
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import dask_engine, process_engine
 
@@ -34,6 +36,7 @@ EXAMPLE = """examples:
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
   mlham data import QH9Stable.db -o qh9.h5 --xc b3lyp5 --basis def2-svp
   mlham data baseline qh9.h5 -o qh9-scc.h5 -j 8
+  mlham data split set.h5 --val 0.2 --test 0.1
   mlham data info set.h5"""
 
 
@@ -55,36 +58,26 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=GRID_LEVELS,
         metavar="LEVEL",
-        help="PySCF's level, 0 to 9; default 3, rough labels 1",
+        help=f"PySCF's level, 0 to 9; default {Level.grid_level}, coarse labels {COARSE_GRID}",
     )
-    shared.add_argument("--conv-tol", type=float, default=1e-9, help="Hartree; default %(default)s")
+    shared.add_argument("--conv-tol", type=float, default=Level.conv_tol, help="Hartree; default %(default)s")
     shared.add_argument("--df", action="store_true", help="density-fitted integrals")
-    shared.add_argument("--val", type=float, default=0.05, help="share of the molecules; default %(default)s")
-    shared.add_argument("--test", type=float, default=0.05, help="share of the molecules; default %(default)s")
+    shares = argparse.ArgumentParser(add_help=False)
+    for name, share in zip(SPLITS[1:], GenerateOptions.shares, strict=True):
+        shares.add_argument(f"--{name}", type=float, default=share, help="share of the molecules; default %(default)s")
 
-    made = commands.add_parser("generate", parents=[shared], help="label molecules; resumable", epilog=EXAMPLE)
+    made = commands.add_parser("generate", parents=[shared, shares], help="label molecules; resumable", epilog=EXAMPLE)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
-    made.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
-    made.add_argument("--dask", default="", metavar="ADDRESS", help="scheduler of a dask cluster to use instead")
-    made.add_argument(
-        "--solver",
-        choices=SOLVERS,
-        default="twolevel",
-        help="coarse: rough labels of fitted integrals for training, far cheaper; default %(default)s",
-    )
-    made.add_argument("--guess", default="minao", help="initial guess, ml for a model; default %(default)s")
-    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
+    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default %(default)s")
     made.add_argument("--mult", type=int, help=MULT)
-    made.add_argument("--rattle", type=int, default=0, metavar="N", help="also N randomly displaced copies of each")
-    made.add_argument("--sigma", type=float, default=0.04, help="width of --rattle, Angstrom; default %(default)s")
-    made.add_argument("--thermal", type=int, default=0, metavar="N", help="also N copies along normal modes")
-    made.add_argument("--temperature", type=float, default=300.0, help="of --thermal, Kelvin; default %(default)s")
-    made.add_argument("--seed", type=int, default=0, help="seed of the displacements")
-    made.add_argument("--retry-failed", action="store_true", help="retry molecules that failed in an earlier run")
+    add_options(made, GenerateOptions)
+    add_options(made, Displacements)
     made.set_defaults(run=run_generate)
 
-    brought = commands.add_parser("import", parents=[shared], help="import QH9 or MD17 Hamiltonians", epilog=EXAMPLE)
+    brought = commands.add_parser(
+        "import", parents=[shared, shares], help="import QH9 or MD17 Hamiltonians", epilog=EXAMPLE
+    )
     brought.formatter_class = argparse.RawDescriptionHelpFormatter
     brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
@@ -93,8 +86,17 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     based = commands.add_parser("baseline", help="store the scc baseline beside the labels, for training; resumable")
     based.add_argument("file", type=Path, help="file of labelled molecules")
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
-    based.add_argument("-j", "--jobs", type=int, default=1, help="worker processes of one thread; default %(default)s")
+    add_options(based, GenerateOptions, {"jobs"})
     based.set_defaults(run=run_baseline)
+
+    split = commands.add_parser(
+        "split",
+        parents=[shares],
+        help="split the molecules of a file again, without new labels",
+    )
+    split.add_argument("file", type=Path, help="file of labelled molecules, replaced")
+    split.add_argument("--seed", type=int, default=0, help="seed of the choice; default %(default)s")
+    split.set_defaults(run=run_split)
 
     about = commands.add_parser("info", help="counts, elements, sizes, splits, |F - H0|")
     about.add_argument("file", type=Path)
@@ -111,9 +113,11 @@ def level_of(args: argparse.Namespace) -> Level:
         args: arguments of the command line.
     """
     check_functional(args.xc)
-    if getattr(args, "solver", "") == "coarse":
-        return Level(args.xc, args.basis, 1 if args.grid is None else args.grid, density_fit=True, conv_tol=COARSE_TOL)
-    return Level(args.xc, args.basis, 3 if args.grid is None else args.grid, args.df, args.conv_tol)
+    coarse = getattr(args, "solver", "") == "coarse"
+    grid = (COARSE_GRID if coarse else Level.grid_level) if args.grid is None else args.grid
+    if coarse:
+        return Level(args.xc, args.basis, grid, density_fit=True, conv_tol=COARSE_TOL)
+    return Level(args.xc, args.basis, grid, args.df, args.conv_tol)
 
 
 def run_generate(args: argparse.Namespace, console: Console) -> int:
@@ -124,15 +128,7 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         console: console for progress and results.
     """
     _check_options(args)
-    options = GenerateOptions(
-        level=level_of(args),
-        solver=args.solver,
-        guess=args.guess,
-        jobs=args.jobs,
-        dask=args.dask,
-        retry_failed=args.retry_failed,
-        shares=(args.val, args.test),
-    )
+    options = from_options(GenerateOptions, args, level=level_of(args), shares=(args.val, args.test))
     memory = args.output.with_name(args.output.name + ".thermal")
     counts = generate(_sampled(args, console, memory), args.output, options, console)
     memory.unlink(missing_ok=True)
@@ -150,6 +146,12 @@ def _check_options(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if not (value >= 0 and math.isfinite(value)):
             raise DataError(f"--{option} {value}: expected zero or more.")
+    for option, default in {"guess": GenerateOptions.guess, "conv_tol": Level.conv_tol}.items():
+        if args.solver == "coarse" and getattr(args, option) != default:
+            raise DataError(
+                f"--{option.replace('_', '-')} has no effect on coarse labels, which start from scc and "
+                f"converge to {COARSE_TOL:.0e} Ha; leave it out, or choose another --solver."
+            )
     if is_ml(args.guess):
         model = named_model(args.guess)
         if isinstance(model, str | Path):
@@ -164,20 +166,23 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
     """Print the number of records of each split, and of those whose split the requested shares did not change."""
     with HamiltonianFile(path) as file:
         split, group = file.split.tolist(), list(file.group)
-    counts = Counter(split)
-    console.print(", ".join(f"{counts[s]} {s}" for s in SPLITS), highlight=False)
+    console.print(_numbers(split), highlight=False)
     others = sum(a != b for a, b in zip(split, splits_by_group(group, shares), strict=True))
     if others:
         note = f"{others} records keep the split of an earlier run; --val and --test apply to new molecules."
         console.print(note, highlight=False, soft_wrap=True)
 
 
+def _numbers(split: list[str]) -> str:
+    counts = Counter(split)
+    return ", ".join(f"{counts[s]} {s}" for s in SPLITS)
+
+
 def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
     """Return the requested molecules and their displaced copies."""
     molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
-    wanted = Displacements(args.rattle, args.sigma, args.thermal, args.temperature, args.seed)
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
-    return with_copies(molecules, wanted, engine, console, memory)
+    return with_copies(molecules, from_options(Displacements, args), engine, console, memory)
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:
@@ -223,6 +228,25 @@ def run_baseline(args: argparse.Namespace, console: Console) -> int:
     return 1 if counts["failed"] else 0
 
 
+def run_split(args: argparse.Namespace, console: Console) -> int:
+    """Split the molecules of a file again.
+
+    Args:
+        args: arguments of the command line.
+        console: console for results.
+    """
+    _check_finished(args.file)
+    split_again(args.file, (args.val, args.test), args.seed)
+    with HamiltonianFile(args.file) as file:
+        console.print(f"{args.file}: {_numbers(file.split.tolist())}", highlight=False)
+    return 0
+
+
+def _check_finished(path: Path) -> None:
+    if journal_path(path).exists():
+        raise DataError(f"{path} is not finished, but its journal exists; run the same `mlham data generate` again.")
+
+
 def run_info(args: argparse.Namespace, console: Console) -> int:
     """Print a summary of a file.
 
@@ -231,13 +255,12 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
         console: console to print on.
     """
     path = args.file
-    if not path.exists() and journal_path(path).exists():
-        raise DataError(f"{path} is not finished, but its journal exists; run the same `mlham data generate` again.")
+    if not path.exists():
+        _check_finished(path)
     with HamiltonianFile(path) as file:
         table = Table(show_header=False, title=str(path))
         table.add_row("level", f"{file.level.xc}/{file.level.basis}, grid {file.level.grid_level}")
-        splits = Counter(file.split.tolist())
-        table.add_row("molecules", f"{len(file)} ({', '.join(f'{splits[s]} {s}' for s in SPLITS)})")
+        table.add_row("molecules", f"{len(file)} ({_numbers(file.split.tolist())})")
         table.add_row("different molecules", str(len(set(file.group))))
         places = Counter(group for group, _ in set(zip(file.group, file.split, strict=True)))
         leaks = sum(n > 1 for n in places.values())

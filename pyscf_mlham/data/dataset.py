@@ -17,21 +17,13 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap, orthogonal_from_ao
-from pyscf_mlham.ao.mole import graph_from_mol
-from pyscf_mlham.ao.structure import Graph
+from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
-from pyscf_mlham.features import (
-    Sample,
-    frames_from_sample,
-    inputs_from_h0,
-    local_blocks,
-    matrix_from_local_blocks,
-    sample_from_matrices,
-)
+from pyscf_mlham.features import Sample, frames_from_sample, local_blocks, matrix_from_local_blocks
 from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
@@ -39,22 +31,6 @@ AHEAD = 2  # parts of a file per process that are prepared in advance
 Array = NDArray[np.float64]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
-
-
-class Recipe(NamedTuple):
-    """Properties of a network that determine its input.
-
-    Attributes:
-        template: shape of a block.
-        degree: largest l of features at atoms.
-        cutoff: cutoff of pairs, Bohr.
-        baseline: name of H0.
-    """
-
-    template: ShellTemplate
-    degree: int
-    cutoff: float
-    baseline: str
 
 
 class Example(NamedTuple):
@@ -126,55 +102,40 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
             f"shells; train with baseline: {SCC}."
         )
     mol = mol_from_geometry(record, level.basis)
-    layout = OrbitalLayout.from_mol(mol)
     if not mol.nelectron:
         raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
-    if layout.n_ao != len(record.fock):
+    if mol.nao != len(record.fock):
         raise DataError(
-            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {layout.n_ao} "
+            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {mol.nao} "
             "functions for it; the file has the wrong basis set."
         )
-    focks = [record.fock, record.extra["fock_beta"]] if record.spin else [record.fock]
-    h0 = _stored_h0(record, recipe.baseline)
+    fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
+    if fock is None:
+        raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
     if h0 is None:
         h0 = hamiltonian(recipe.baseline, mol, level.xc)
-    overlap = np.asarray(mol.intor("int1e_ovlp"))
-    metric = metric_from_overlap(overlap)
-    inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
-    shared = _SpinExamples(record, graph_from_mol(mol, recipe.cutoff), layout, metric)
-    spins = zip(focks, h0 if h0.ndim == 3 else [h0], inputs, mol.nelec, strict=False)
-    return [shared.example(recipe, *spin) for spin in spins]
-
-
-def _stored_h0(record: Record, baseline: str) -> Array | None:
-    """Return the H0 stored with a label, in the shape of `hamiltonian`."""
-    names = [f"fock_{baseline}", *([f"fock_{baseline}_beta"] if record.spin else [])]
-    if not all(name in record.extra for name in names):
-        return None
-    matrices = [np.asarray(record.extra[name], dtype=float) for name in names]
-    return np.stack(matrices) if record.spin else matrices[0]
+    shared = _SpinExamples(record, recipe.template, Inputs.from_mol(mol, h0, recipe))
+    spins = zip(shared.inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
+    return [shared.example(*spin) for spin in spins]
 
 
 class _SpinExamples(NamedTuple):
     """Data that both spins of a record share, for their examples."""
 
     record: Record
-    graph: Graph
-    layout: OrbitalLayout
-    metric: Metric
+    template: ShellTemplate
+    inputs: Inputs
 
-    def example(self, recipe: Recipe, fock: Array, h0: Array, inputs: Array, n_occupied: int) -> Example:
-        """Cut the input and the label of one spin into blocks.
+    def example(self, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
+        """Cut the label of one spin into blocks.
 
         Args:
-            recipe: recipe of the network.
+            sample: input of the network.
             fock: (n, n) converged Fock matrix, Hartree.
             h0: (n, n) H0, Hartree.
-            inputs: (K, n, n) input matrices of the network.
             n_occupied: number of occupied orbitals.
         """
-        layout, metric, template = self.layout, self.metric, recipe.template
-        sample = sample_from_matrices(self.graph, self.record.charge, inputs, layout, template, recipe.degree)
+        layout, metric, template = self.inputs.layout, self.inputs.metric, self.template
         dh = orthogonal_from_ao(fock - h0, metric)
         frames = frames_from_sample(sample)
         target = local_blocks(dh, layout, sample.pairs, template, frames)
@@ -209,11 +170,7 @@ def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
         basis: PySCF's name of a spherical basis set.
     """
     mol = gto.M(atom=[(element, (0, 0, 0)), (element, (0, 0, 3))], unit="Bohr", basis=basis, verbose=0)
-    overlap = np.asarray(mol.intor("int1e_ovlp"))
-    h0 = hamiltonian("hcore", mol)
-    inputs, *_ = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), recipe.baseline, mol.nelec)
-    layout, graph = OrbitalLayout.from_mol(mol), graph_from_mol(mol, recipe.cutoff)
-    return sample_from_matrices(graph, 0, inputs, layout, recipe.template, recipe.degree)
+    return Inputs.from_mol(mol, hamiltonian("hcore", mol), recipe).samples[0]
 
 
 def digest_of(record: Record) -> str:
@@ -230,6 +187,16 @@ def usable_cores() -> int:
     """Return the number of cores for this process: those it may use, divided among the processes of one torchrun."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def count_examples(file: HamiltonianFile, indices: Sequence[int]) -> int:
+    """Return the number of examples of records: two of an open shell, one of a closed one.
+
+    Args:
+        file: file of labelled molecules.
+        indices: indices of the records.
+    """
+    return len(indices) + int(np.count_nonzero(file.spin[list(indices)]))
 
 
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from rich.progress import track
 
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
+from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
 
 Array = NDArray[np.float64]
@@ -25,22 +27,15 @@ Array = NDArray[np.float64]
 SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as they are not harmonic
 
 
-class Displacements(NamedTuple):
-    """Numbers and kinds of copies.
+@dataclass(frozen=True)
+class Displacements:
+    """Numbers and kinds of copies."""
 
-    Attributes:
-        rattle: number of randomly displaced copies of each molecule.
-        sigma: their standard deviation of each coordinate, Angstrom.
-        thermal: number of copies of each molecule along normal modes.
-        temperature: their temperature, Kelvin.
-        seed: seed of the random numbers.
-    """
-
-    rattle: int = 0
-    sigma: float = 0.04
-    thermal: int = 0
-    temperature: float = 300.0
-    seed: int = 0
+    rattle: int = option(0, "also N randomly displaced copies of each", metavar="N")
+    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom")
+    thermal: int = option(0, "also N copies along normal modes", metavar="N")
+    temperature: float = option(300.0, "of --thermal, Kelvin")
+    seed: int = option(0, "seed of the displacements")
 
 
 class Task(NamedTuple):
@@ -66,7 +61,7 @@ def with_copies(
     wanted: Displacements,
     engine: Engine,
     console: Console,
-    memory: Path | None = None,
+    memory: Path = Path(":memory:"),
 ) -> Iterator[Molecule | DataError]:
     """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
 
@@ -90,39 +85,23 @@ def with_copies(
 
 
 def _thermal_copies(
-    tasks: Sequence[Task], engine: Engine, console: Console, memory: Path | None
+    tasks: Sequence[Task], engine: Engine, console: Console, memory: Path
 ) -> Iterator[Molecule | DataError]:
-    found = _remembered(tasks, memory)
-    queue = [task for task in tasks if task.place not in found]
-    for place, copies in track(engine(queue), description="normal modes", total=len(queue), console=console):
-        found[place] = copies
-        if memory is not None:
-            _remember(tasks[place], copies, memory)
+    with contextlib.closing(Store(memory, {}, "kind")) as store:
+        stored = {key: values["positions"] for key, values in store.read().items()}
+        found: dict[int, list[Molecule | DataError]] = {
+            task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(stored[_signature(task)])]
+            for task in tasks
+            if _signature(task) in stored
+        }
+        queue = [task for task in tasks if task.place not in found]
+        for place, copies in track(engine(queue), description="normal modes", total=len(queue), console=console):
+            found[place] = copies
+            positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
+            if len(positions) == len(copies):
+                store.put(_signature(tasks[place]), {"positions": positions})
     for task in tasks:  # in the order of the input
         yield from found[task.place]
-
-
-def _remembered(tasks: Sequence[Task], memory: Path | None) -> dict[int, list[Molecule | DataError]]:
-    """Read the copies of each task from the memory; its last line may be incomplete."""
-    if memory is None or not memory.exists():
-        return {}
-    text = memory.read_bytes()
-    text = text[: text.rfind(b"\n") + 1]
-    os.truncate(memory, len(text))
-    stored = {line["of"]: line["positions"] for line in map(json.loads, text.splitlines())}
-    return {
-        task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(stored[_signature(task)])]
-        for task in tasks
-        if _signature(task) in stored
-    }
-
-
-def _remember(task: Task, copies: Sequence[Molecule | DataError], memory: Path) -> None:
-    """Add the copies of a task to the memory, unless it failed."""
-    positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
-    if len(positions) == len(copies):
-        with memory.open("a") as file:
-            file.write(json.dumps({"of": _signature(task), "positions": positions}) + "\n")
 
 
 def _signature(task: Task) -> str:

@@ -6,23 +6,26 @@ crash, the journal is merged into the file, which is replaced as a whole. The sa
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import h5py
+import numpy as np
 import pyscf
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
-from pyscf_mlham.data.journal import Entry, Journal, differences
-from pyscf_mlham.data.label import Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, splits_by_group, write_file
+from pyscf_mlham.data.journal import Entry, Journal
+from pyscf_mlham.data.label import SOLVERS, Task, label
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin, write_file
+from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
+from pyscf_mlham.store import differences
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 T = TypeVar("T")
@@ -33,24 +36,19 @@ COUNTED = ("labelled", "failed", "duplicate", "done", FAILED_EARLIER, "bad")
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Options of labelling.
+    """Options of labelling; `level` and `shares`, of the molecules for val and test, have options of their own.
 
-    Attributes:
-        level: level of theory.
-        solver: "twolevel" (accelerate) or "scf" (plain PySCF), whose labels are the same; or "coarse".
-        guess: initial guess.
-        jobs: worker processes.
-        dask: address of a dask scheduler, "" for worker processes.
-        retry_failed: whether to retry molecules that failed in an earlier run.
-        shares: shares of the molecules for val and test.
+    The labels of the solvers twolevel (accelerate) and scf (plain PySCF) are the same.
     """
 
     level: Level
-    solver: str = "twolevel"
-    guess: str = "minao"
-    jobs: int = 1
-    dask: str = ""
-    retry_failed: bool = False
+    solver: str = option(
+        "twolevel", "coarse: rough labels of fitted integrals for training, far cheaper", choices=SOLVERS
+    )
+    guess: str = option("minao", "initial guess, ml for a model")
+    jobs: int = option(1, "worker processes of one thread", "-j", "--jobs")
+    dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
+    retry_failed: bool = option(False, "retry molecules that failed in an earlier run")
     shares: tuple[float, float] = (0.05, 0.05)
 
 
@@ -68,8 +66,10 @@ def generate(
     Returns:
         numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
+    splits: list[str] = []
     if path.exists():
         with HamiltonianFile(path) as file:
+            splits += file.split.tolist()
             if file.level != options.level:
                 others = differences(asdict(file.level), asdict(options.level))
                 raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
@@ -77,19 +77,27 @@ def generate(
     try:
         stored, counts = _stored(path), dict.fromkeys(COUNTED, 0)
         queue = _to_do(molecules, stored, journal, options, counts, console)
+        splits += [task.split for task in queue]
+        early = "" if journal.labelled else advice_on_empty(path, splits, options.shares)
+        if early:
+            console.print(early, markup=False, highlight=False, soft_wrap=True)
         engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
         try:
             run_through(queue, engine, journal, counts, console)
         except KeyboardInterrupt:
             console.print(
-                f"Stopped; {len(journal.offsets)} molecules are in {journal.path}. The same command resumes the run."
+                f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes the run."
             )
             raise
-        if journal.offsets or journal.failures or not path.exists():
+        if journal.labelled or journal.failures or not path.exists():
             _merge(path, journal, options)
         journal.remove()
     finally:
         journal.close()
+    with HamiltonianFile(path) as file:
+        late = advice_on_empty(path, file.split.tolist(), options.shares)
+    if late and late != early:
+        console.print(late, markup=False, highlight=False, soft_wrap=True)
     return counts
 
 
@@ -134,7 +142,7 @@ def _to_do(
 ) -> list[Task]:
     """Return tasks for all molecules except those that are unreadable, duplicate, done, or failed and not retried."""
     seen: dict[str, str] = {}
-    done = {key for key, labelled in stored.items() if labelled} | journal.offsets.keys()
+    done = {key for key, labelled in stored.items() if labelled} | journal.labelled
     failed = set() if options.retry_failed else (stored.keys() | journal.failures.keys()) - done
     tasks = []
     for molecule in molecules:
@@ -197,15 +205,10 @@ JOB = Job(label, _lost)
 
 def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
     """Write the file again, with the records of the old file and of the journal, each molecule once."""
-    needed = sum(p.stat().st_size for p in (path, journal.path) if p.exists())
-    if (free := shutil.disk_usage(path.parent or Path()).free) < needed:  # HDF5 crashes on a full disk
-        raise DataError(
-            f"{path}: not enough disk space ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} free); everything "
-            f"computed is safe in {journal.path}. Free disk space and run the same command again."
-        )
+    check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
     failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
     failed |= journal.failures
-    for key in journal.offsets:
+    for key in journal.labelled:
         failed.pop(key, None)
     records = _all_records(path, journal, options.shares)
     write_file(path, options.level, records, {"pyscf_version": pyscf.__version__}, failed)
@@ -219,9 +222,8 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
     old = HamiltonianFile(path) if path.exists() else None
     try:
         old_keys = _stored(path)
-        fresh = [key for key in sorted(journal.offsets) if not old_keys.get(key)]
-        names = set(old.matrices) - {"fock"} if old and len(old) else set()
-        open_shell = "fock_beta" in names or any(journal.record(key).spin for key in fresh)
+        fresh = [key for key in sorted(journal.labelled) if not old_keys.get(key)]
+        open_shell = bool(old and has_spins(old.matrices)) or any(journal.record(key).spin for key in fresh)
         for record in old or ():
             yield _with_spins(record) if open_shell else record
         splits = dict(zip(old.group, old.split, strict=True)) if old else {}
@@ -237,7 +239,9 @@ def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> I
 
 def _with_spins(record: Record) -> Record:
     """Repeat the matrices of a closed shell for the beta electrons, under their names."""
-    if "fock_beta" in record.extra:
+    if has_spins(record.extra):
         return record
-    matrices = {"fock": record.fock, **record.extra}
-    return record._replace(extra={**record.extra, **{f"{name}_beta": matrix for name, matrix in matrices.items()}})
+    matrices: dict[str, np.ndarray] = {}
+    for name, matrix in record.matrices.items():
+        matrices |= named_by_spin(name, np.stack([matrix, matrix]))
+    return record._replace(fock=matrices.pop("fock"), extra=matrices)

@@ -11,11 +11,12 @@ from pyscf import dft, gto, scf
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
-from pyscf_mlham.data.schema import Level, Record, check_record
+from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
+from pyscf_mlham.h0 import SCC
 from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
@@ -25,7 +26,8 @@ Array = NDArray[np.float64]
 
 SOLVERS = ("twolevel", "scf", "coarse")
 COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
-LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=1)
+COARSE_GRID = 1  # PySCF's grid level of coarse labels
+LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=COARSE_GRID)
 
 
 class Task(NamedTuple):
@@ -65,6 +67,9 @@ def _record(task: Task) -> Record:
     mf = mean_field(build(molecule, level.basis), level)
     mf.init_guess = task.guess
     solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
+    matrices = named_by_spin("fock", solution.fock)
+    if solution.h0 is not None:
+        matrices |= named_by_spin(f"fock_{SCC}", solution.h0)
     record = Record(
         name=molecule.name,
         group=molecule.group,
@@ -74,22 +79,22 @@ def _record(task: Task) -> Record:
         positions=molecule.positions,
         charge=molecule.charge,
         spin=molecule.spin,
-        fock=solution.fock,
+        fock=matrices.pop("fock"),
         energy=solution.energy,
         gap=gap(solution.orbitals),
-        extra=solution.extra,
+        extra=matrices,
     )
     check_record(record, molecule.name)
     return record
 
 
 class _Solution(NamedTuple):
-    """A converged SCF; the extra matrices are those of `Record`."""
+    """A converged SCF, and the scc baseline if it was computed; matrices (n, n), or (2, n, n) of an open shell."""
 
     fock: Array
     orbitals: Orbitals
     energy: float
-    extra: dict[str, Array]
+    h0: Array | None = None
 
 
 def _full_solution(mf: Any, solver: str) -> _Solution:
@@ -101,9 +106,7 @@ def _full_solution(mf: Any, solver: str) -> _Solution:
     orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
     half = mf.get_ovlp() @ mf.mo_coeff
     fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
-    if fock.ndim == 3:
-        return _Solution(fock[0], orbitals, float(mf.e_tot), {"fock_beta": fock[1]})
-    return _Solution(fock, orbitals, float(mf.e_tot), {})
+    return _Solution(fock, orbitals, float(mf.e_tot))
 
 
 def _coarse_solution(mf: Any) -> _Solution:
@@ -124,9 +127,7 @@ def _coarse_solution(mf: Any) -> _Solution:
     point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
-    fock, h0 = point.fock, start.fock
-    extra = {"fock_scc": h0} if fock.ndim == 2 else {"fock_beta": fock[1], "fock_scc": h0[0], "fock_scc_beta": h0[1]}
-    return _Solution(fock if fock.ndim == 2 else fock[0], problem.orbitals(fock), 0.0, extra)
+    return _Solution(point.fock, problem.orbitals(point.fock), 0.0, start.fock)
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:

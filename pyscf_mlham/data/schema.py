@@ -6,8 +6,6 @@ numbers per molecule are read when the file is opened, matrices on access.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from pyscf_mlham.checkpoint import replacement
 from pyscf_mlham.errors import DataError
 
 Array = NDArray[np.float64]
@@ -69,7 +68,7 @@ class Record(NamedTuple):
         fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero.
         energy: total energy, Hartree.
         gap: HOMO-LUMO gap, Hartree.
-        extra: other matrices of the same shape by the name of their dataset, such as fock_minao, fock_beta.
+        extra: other matrices of the same shape by the name of their dataset, see `named_by_spin`.
     """
 
     name: str
@@ -84,6 +83,40 @@ class Record(NamedTuple):
     energy: float
     gap: float
     extra: Mapping[str, Array] = MappingProxyType({})
+
+    @property
+    def matrices(self) -> dict[str, Array]:
+        """All matrices by the name of their dataset."""
+        return {"fock": self.fock, **self.extra}
+
+    def by_spin(self, name: str) -> Array | None:
+        """Return a matrix (n, n), of an open shell (2, n, n) of alpha and beta electrons; None if it is missing."""
+        names = _names(name)[: 2 if self.spin else 1]
+        found = [self.matrices[key] for key in names if key in self.matrices]
+        return None if len(found) < len(names) else np.stack(found) if self.spin else found[0]
+
+
+def _names(name: str) -> tuple[str, str]:
+    return name, f"{name}_beta"
+
+
+def named_by_spin(name: str, matrix: Array) -> dict[str, Array]:
+    """Name matrices by spin: fock and fock_beta, fock_scc and fock_scc_beta; the first one alone for both spins.
+
+    Args:
+        name: fock, or fock_ and the name of a baseline.
+        matrix: (n, n), or (2, n, n) of alpha and beta electrons.
+    """
+    return dict(zip(_names(name), matrix if matrix.ndim == 3 else [matrix], strict=False))
+
+
+def has_spins(matrices: Iterable[str]) -> bool:
+    """Whether the records of a file have matrices of both spins.
+
+    Args:
+        matrices: names of its matrices.
+    """
+    return _names("fock")[1] in matrices
 
 
 class HamiltonianFile:
@@ -251,7 +284,7 @@ def check_record(record: Record, place: str) -> None:
     """
     if not np.all(np.isfinite(record.positions)):
         raise DataError(f"{place}: positions are not finite.")
-    for key, matrix in {"fock": record.fock, **record.extra}.items():
+    for key, matrix in record.matrices.items():
         if not np.all(np.isfinite(matrix)) or np.abs(matrix).max(initial=0.0) > LARGEST_FOCK:
             raise DataError(f"{place}: {key} is not finite, or not a Fock matrix in Hartree.")
     if not (np.isfinite(record.energy) and np.isfinite(record.gap)):
@@ -279,25 +312,18 @@ def write_file(
         attributes: provenance to add, such as the PySCF version.
         failed: name and reason of molecules without a label, by their key.
     """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
-            file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
-            file.attrs.update(asdict(level) | dict(attributes))
-            _write_records(file, records)
-            columns = {
-                "key": list(failed),
-                "name": [n for n, _ in failed.values()],
-                "reason": [r for _, r in failed.values()],
-            }
-            for key, column in columns.items():
-                _write_texts(file, f"failed_{key}", column)
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacement(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
+        file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
+        file.attrs.update(asdict(level) | dict(attributes))
+        _write_records(file, records)
+        columns = {
+            "key": list(failed),
+            "name": [n for n, _ in failed.values()],
+            "reason": [r for _, r in failed.values()],
+        }
+        for key, column in columns.items():
+            _write_texts(file, f"failed_{key}", column)
 
 
 def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
@@ -307,12 +333,11 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         sizes = {"n_atoms": len(record.numbers), "n_ao": len(record.fock)}
         for key, column in tables.items():
             column.append(sizes[key] if key in sizes else getattr(record, key))
-        matrices = {"fock": record.fock, **record.extra}
         if not sets:
-            sets = {key: _growing(file, key) for key in matrices}
-        if set(sets) != set(matrices):
-            raise DataError(f"record {record.name}: has {sorted(matrices)}, earlier ones {sorted(sets)}.")
-        for key, matrix in matrices.items():
+            sets = {key: _growing(file, key) for key in record.matrices}
+        if sets.keys() != record.matrices.keys():
+            raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
+        for key, matrix in record.matrices.items():
             _append(sets[key], triangle_from_matrix(matrix))
     if not sets:
         _growing(file, "fock")
@@ -324,15 +349,6 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
     file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
     file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of files, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
@@ -368,21 +384,3 @@ def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
     matrix[rows, columns] = triangle
     matrix[columns, rows] = triangle
     return matrix
-
-
-def splits_by_group(groups: Sequence[str], shares: tuple[float, float] = (0.05, 0.05)) -> list[str]:
-    """Assign a split to each record by a hash of its group's name, so that a molecule is never in two.
-
-    Args:
-        groups: group of each record.
-        shares: shares of val and test.
-    """
-    if min(shares) < 0 or sum(shares) >= 1:
-        raise DataError(f"shares {shares} of val and test: expected non-negative numbers with a sum below 1.")
-    return [_split_of(group, shares) for group in groups]
-
-
-def _split_of(group: str, shares: tuple[float, float]) -> str:
-    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    val, test = shares
-    return "val" if place < val else "test" if place < val + test else "train"

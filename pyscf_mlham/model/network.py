@@ -10,19 +10,13 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
-from pyscf_mlham.ao.mole import graph_from_mol
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.extras import needed
-from pyscf_mlham.features import (
-    frames_from_sample,
-    inputs_from_h0,
-    matrix_from_local_blocks,
-    sample_from_matrices,
-)
+from pyscf_mlham.features import frames_from_sample, matrix_from_local_blocks
 from pyscf_mlham.h0 import SCC
+from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.model.predictor import native_mol
 
 if TYPE_CHECKING:
@@ -47,7 +41,8 @@ class NetworkModel:
         self.config = config
         self.restricted = config.baseline != SCC
         self.network = network.eval().requires_grad_(False)
-        self._template = ShellTemplate(tuple(config.options["template"]))
+        sizes = network.options
+        self._recipe = Recipe(network.template, sizes.degree, sizes.cutoff, config.baseline)
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> NetworkModel:
@@ -87,24 +82,12 @@ class NetworkModel:
 
         from pyscf_mlham.nn.batch import batch_from_samples
 
-        options = self.network.options
-        overlap = np.asarray(native.intor("int1e_ovlp"))
-        metric = metric_from_overlap(overlap)
-        layout, graph = OrbitalLayout.from_mol(native), graph_from_mol(native, options.cutoff)
-        inputs = inputs_from_h0(h0, overlap, metric, self.config.baseline, native.nelec)
-        samples = [
-            sample_from_matrices(graph, native.charge, matrices, layout, self._template, options.degree)
-            for matrices in inputs
-        ]
+        samples, layout, metric = Inputs.from_mol(native, h0, self._recipe)
         weight = next(self.network.parameters())
         with torch.no_grad():
             output = self.network(batch_from_samples(samples).to(weight.device, weight.dtype))
         onsite, pair = (np.split(t.double().cpu().numpy(), len(samples)) for t in output)
-        frames = frames_from_sample(samples[0])
-        dh = [
-            ao_from_orthogonal(
-                matrix_from_local_blocks(blocks, layout, samples[0].pairs, self._template, frames), metric
-            )
-            for blocks in map(Blocks, onsite, pair)
-        ]
+        cut = (layout, samples[0].pairs, self._recipe.template, frames_from_sample(samples[0]))
+        blocks = map(Blocks, onsite, pair)
+        dh = [ao_from_orthogonal(matrix_from_local_blocks(each, *cut), metric) for each in blocks]
         return np.stack(dh) if h0.ndim == 3 else dh[0]

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import examples, usable_cores
+from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
@@ -84,11 +84,11 @@ def evaluate_model(
         samples: list[Sample] = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             prepared = examples(path, indices, recipe_of(config), usable_cores())
-            for example in progress.track(prepared, total=len(indices), description="predicting"):
+            for example in progress.track(prepared, total=count_examples(file, indices), description="predicting"):
                 found += evaluate(model.network, [example])
                 samples.append(example.sample)
                 changes.append(equivariance_error(model.network, example, len(changes)))
-        print_metrics(found, f"{config.name} on {len(found)} molecules of {path.name} ({split})", console)
+        print_metrics(found, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         print_classes(found, samples, console)
         print_equivariance(model.network, changes, console)
         if scf_molecules:

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.dataset import Example, Recipe, examples, template_of, trial_sample, usable_cores
+from pyscf_mlham.data.dataset import Example, count_examples, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import SCC, fingerprint
+from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
@@ -55,9 +56,10 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
             console.print(f"preparing {numbers}", highlight=False, soft_wrap=True)
         with progress_bar(console) as progress:
             for split, found in loaded.items():
-                bar = progress.add_task(f"preparing {split}", total=len(chosen[split]), note="")
-                for file in files:
-                    indices = [place.index for place in chosen[split] if place.file is file]
+                of_file = [(file, [p.index for p in chosen[split] if p.file is file]) for file in files]
+                total = sum(count_examples(*part) for part in of_file)
+                bar = progress.add_task(f"preparing {split}", total=total, note="")
+                for file, indices in of_file:
                     for example in examples(file.path, indices, recipe, usable_cores()):
                         found.append(example)
                         progress.advance(bar)

@@ -97,7 +97,7 @@ def choose(
             raise DataError(
                 f"there is no usable molecule in the split {split}; expected closed shells of charge "
                 f"{', '.join(map(str, config.charges))}, for val of the elements of the training molecules. See "
-                "`mlham data info`; a small set needs more molecules, or larger shares (--val 0.2)."
+                "`mlham data info`; a small set needs more molecules, or larger shares (`mlham data split`)."
             )
     return chosen, tuple(sorted(supported))
 

@@ -28,13 +28,14 @@ from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.progress import Lines
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.identity import differences, identity_of
-from pyscf_mlham.train.log import CURVE, append_row, forget_later_rows
+from pyscf_mlham.train.log import CURVE, draw_curve, write_log
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
 from pyscf_mlham.train.preparation import prepare, progress_bar
 from pyscf_mlham.train.start import start_from
 
 STATE = "training.safetensors"
+PROGRESS = ("step", "best", "seconds", "rows")  # attributes of a trainer in its checkpoint
 FINAL_SHARE = 0.2  # share of the steps in which the wsd schedule falls to zero
 MOST_SKIPPED = 100  # consecutive steps without a finite gradient, before a run is given up
 SUSPECTS = 12  # names of molecules in one line
@@ -79,6 +80,7 @@ class Trainer:
             parameter.grad = torch.zeros_like(parameter)
         self.identity = identity_of(config, train, val, model_config)
         self.step, self.best, self.seconds = 0, math.inf, 0.0
+        self.rows: list[dict[str, float]] = []  # of the log
         self.output = Path(config.output)
         self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, consecutive
         self._suspects: dict[str, None] = {}  # molecules of the skipped steps, in order
@@ -218,10 +220,8 @@ class Trainer:
         each = evaluate(self.average, self.val_set)
         found = mean(each)
         row = {"step": self.step, "seconds": round(self.seconds), "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= dict(zip(("train_absolute", "train_spectral", "train_density"), train_errors, strict=True))
-        if reason := append_row(self.output, row | found._asdict()):
-            note = f"{self.output / CURVE} could not be drawn ({reason}); the run continues."
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+        row |= dict(zip(("train_absolute", "train_spectral", "train_density"), map(float, train_errors), strict=True))
+        self._log(row | {key: float(value) for key, value in found._asdict().items()})
         self.console.print(
             f"step {self.step}: H MAE {found.h_mae:.2e} Ha, density error {found.density:.4f}, "
             f"occupied orbital energies {found.occupied_mae:.2e} Ha, intruders {found.intruders:.2f}"
@@ -237,6 +237,16 @@ class Trainer:
             weights = {k: v.cpu().numpy() for k, v in self.average.state_dict().items()}
             checkpoint.write(self.output / "model", self.model_config, weights)
 
+    def _log(self, row: dict[str, float]) -> None:
+        """Add an evaluation to the log, and draw the curve again; the run continues without it."""
+        self.rows.append(row)
+        write_log(self.output, self.rows)
+        try:
+            draw_curve(self.output, self.rows)
+        except Exception as error:
+            note = f"{self.output / CURVE} could not be drawn ({type(error).__name__}: {error}); the run continues."
+            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+
     def save(self) -> None:
         """Write a checkpoint from which the run resumes exactly."""
         if self.rank:
@@ -245,7 +255,7 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        progress = {"step": self.step, "best": self.best, "seconds": self.seconds, "config": self.identity}
+        progress = {key: getattr(self, key) for key in PROGRESS} | {"config": self.identity}
         data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(progress)})
         checkpoint.replace_file(self.output / STATE, data)
 
@@ -253,8 +263,8 @@ class Trainer:
         """Resume from the last checkpoint if there is one."""
         if (path := self.output / STATE).exists():
             self._load(path)
-        if self.rank == 0:
-            forget_later_rows(self.output, self.step)
+        if self.rank == 0 and self.rows:
+            write_log(self.output, self.rows)
 
     def _load(self, path: Path) -> None:
         progress = _metadata(path)
@@ -274,7 +284,8 @@ class Trainer:
         if state:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step, self.best, self.seconds = (progress[k] for k in ("step", "best", "seconds"))
+        for key in PROGRESS:
+            setattr(self, key, progress.get(key, getattr(self, key)))
 
 
 @contextlib.contextmanager
