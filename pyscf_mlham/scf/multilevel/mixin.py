@@ -1,4 +1,4 @@
-"""accelerate(): the same SCF solution from two or three full Fock builds; the algorithm is in `solver`.
+"""accelerate(): the same SCF solution from one to three full Fock builds; the algorithm is in `solver`.
 
 Every convergence test uses the full field, so the solution is that of the full field for any cheaper fields.
 Non-local correlation (VV10) and dispersion are in the full level only: they respond weakly to the density, and each
@@ -38,7 +38,7 @@ RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share o
 
 
 def accelerate(mf: Any, builds: int | None = None) -> Any:
-    """Return an object of mf's own kind that needs two or three full Fock builds instead of ten or more.
+    """Return an object of mf's own kind that needs one to three full Fock builds instead of ten or more.
 
     The solution is that of mf, by mf's own criteria. If the multilevel SCF is not applicable or does not converge,
     PySCF's plain SCF is used, and the log gives the reason.
