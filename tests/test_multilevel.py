@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyscf import lib, scf
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import Level
+from pyscf_mlham.field import COARSE, Level
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.multilevel import ladder, levels, mixin
 
@@ -119,11 +120,10 @@ def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
 
 def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     useless = Level("useless", "def2-universal-jfit", "def2-universal-jfit", 0)
-    monkeypatch.setattr(ladder, "COARSE", useless)
-    monkeypatch.setattr(ladder, "EXACT", (("useless",),))
+    monkeypatch.setattr(ladder, "EXACT", (("coarse",),))
     monkeypatch.setattr(levels, "SLOW", 0.0)  # no progress is ever enough
     quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))
-    quick.conv_tol = 1e-13  # so that two builds cannot do it
+    quick.set(conv_tol=1e-13, coarse_level=useless)  # so that two builds cannot do it
     plain = mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol=1e-13)
     with counting_fock_builds(plain) as expected:
         plain.run()
@@ -171,6 +171,17 @@ def test_energy_after_one_build(name: str) -> None:
     converged = accelerate(quick).run()
     assert converged.converged
     assert converged.e_tot == pytest.approx(exact.e_tot, abs=1e-8)
+
+
+def test_levels_are_attributes_of_the_object() -> None:
+    mf = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").density_fit()).set(verbose=4, stdout=io.StringIO())
+    mf.set(coarse_level=replace(COARSE, grid=3), single_precision=False).run()
+    assert "multilevel SCF: coarse level fitted in def2-universal-jfit (def2-universal-jkfit" in mf.stdout.getvalue()
+    assert "grid level 3" in mf.stdout.getvalue()
+    assert (mf.converged, mf.single_builds, mf.full_builds) == (True, 0, 2)
+    assert mf.e_tot == pytest.approx(mole(ETHYLENE).RKS(xc="b3lyp").density_fit().run().e_tot, abs=1e-8)
+    mf.run(coarse_level=COARSE, single_precision=True, mo_coeff=None)
+    assert (mf.converged, mf.single_builds, mf.full_builds) == (True, 1, 1)
 
 
 def test_builds_are_a_number_or_none() -> None:

@@ -25,7 +25,7 @@ from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
 from pyscf_mlham.field.grid import Functional, neighbours_first
-from pyscf_mlham.field.levels import COARSE, RESPONSE
+from pyscf_mlham.field.levels import COARSE, RESPONSE, Level
 from pyscf_mlham.field.pairs import changes
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.solvent import reaction_of
@@ -53,16 +53,17 @@ class ResponseField:
     name = RESPONSE.name
     rough = False
 
-    def __init__(self, mf: Any) -> None:
+    def __init__(self, mf: Any, level: Level = COARSE) -> None:
         """Prepare integrals and kernel.
 
         Args:
             mf: PySCF mean-field object of real orbitals; not changed.
+            level: level whose fitting basis it uses.
         """
         self.tally = Tally()
         xc, budget = Functional(mf), free_bytes(mf) / 2
         self._shares = [(omega, share) for omega, share in ((0.0, xc.hyb), (xc.omega, xc.long_range)) if share]
-        self._coulomb = fitted(mf.mol, COARSE, bool(self._shares), 0.0, budget)
+        self._coulomb = fitted(mf.mol, level, bool(self._shares), 0.0, budget)
         self._exchange = [
             fitted_in(mf.mol, exchange_basis(mf.mol), RESPONSE, omega, budget / 2) for omega, _ in self._shares
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyscf import df
@@ -33,7 +34,7 @@ class Ladder:
         self.fields: list[Field] = []
         fitted = _is_fitted(problem)
         self.rungs = list(FITTED if fitted else EXACT)
-        self.has_single = fitted and _is_local(problem.mf)
+        self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
         """Return levels by name, without the response level if the functional does not allow one."""
@@ -51,24 +52,26 @@ class Ladder:
                 self.fields[i] = field.with_kernel(point.factors)
 
     def _field(self, name: str) -> Field | None:
-        for field in self.fields:
-            if field.name == name:
-                return field
+        for existing in self.fields:
+            if existing.name == name:
+                return existing
+        if field := self._created(name):
+            self.fields.append(field)
+        return field
+
+    def _created(self, name: str) -> Field | None:
         mf = self._problem.mf
         if name == SINGLE.name:
-            self.fields.append(SingleField(mf))
-            return self.fields[-1]
+            return SingleField(mf)
         if name != RESPONSE.name:
-            self.fields.append(CoarseField(mf, COARSE if name == COARSE.name else FINE))
-            return self.fields[-1]
+            return CoarseField(mf, replace(mf.coarse_level if name == COARSE.name else mf.fine_level, name=name))
         try:
-            self.fields.append(ResponseField(mf).with_kernel(atomic_factors(mf), rough=True))
+            return ResponseField(mf, mf.coarse_level).with_kernel(atomic_factors(mf), rough=True)
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives
             logger.info(mf, "multilevel SCF: no response level (%s: %s)", type(error).__name__, error)
             return None
-        return self.fields[-1]
 
 
 def _is_fitted(problem: Problem) -> bool:

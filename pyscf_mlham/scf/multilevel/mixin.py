@@ -49,6 +49,10 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     dm_last is the initial guess, for which no full field was built: last_hf_e and fock_last are e_tot and fock
     themselves. Callbacks also get scf_conv.
 
+    The settings of the cheaper levels are attributes of the object: `coarse_level` and `fine_level`, a
+    `pyscf_mlham.field.Level` each, and `single_precision`, False to leave out the field in single precision of a
+    density-fitted object.
+
     Args:
         mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; not changed.
         builds: full Fock builds after which the energy is estimated instead of converged, for screening: `e_tot` is
@@ -91,7 +95,8 @@ class _MultilevelSCF(Picklable):
     __name_mixin__ = "Multilevel"
 
     _keys = {  # noqa: RUF012  (PySCF's idiom)
-        "builds", "coarse_cycles", "energy_error", "full_builds", "plain_reason", "response_builds", "single_builds",
+        "builds", "coarse_cycles", "coarse_level", "energy_error", "fine_level", "full_builds", "plain_reason",
+        "response_builds", "single_builds", "single_precision",
     }  # fmt: skip
 
     def __init__(self, mf: Any, builds: int | None) -> None:
@@ -100,6 +105,7 @@ class _MultilevelSCF(Picklable):
 
     def _set_up(self, builds: int | None) -> None:
         self.builds = builds
+        self.coarse_level, self.fine_level, self.single_precision = COARSE, FINE, True
         self.energy_error = float("nan")  # Hartree, of an energy that is not converged
         self.coarse_cycles = 0
         self.full_builds = 0
@@ -133,8 +139,8 @@ class _MultilevelSCF(Picklable):
             return self
         super().dump_flags(verbose)  # type: ignore[misc]
         if not self.plain_reason:
-            logger.info(self, "multilevel SCF: coarse level %s", COARSE)
-            logger.info(self, "multilevel SCF: if that is too coarse, %s", FINE)
+            logger.info(self, "multilevel SCF: coarse level %s", self.coarse_level)
+            logger.info(self, "multilevel SCF: if that is too coarse, %s", self.fine_level)
         return self
 
     def _finalize(self: Any) -> Any:
