@@ -25,6 +25,7 @@ from pyscf_mlham.scf.problem import Array, Point
 
 ROUGH = 1e-3  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
+NEARLY = 3  # a goal below this multiple of the level's criterion is lowered, as the next build may be the last one
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
 SPACE = 5  # points of a level that are combined
 
@@ -85,7 +86,8 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
         if cheaper:
             last = combined(points[-SPACE:], cheaper[-1])
             floor = min(FLOOR * tolerance, last.gradient / 2)
-            goal = max(min(cheaper[0].share * last.gradient, ROUGH), floor)
+            goal = min(cheaper[0].share * last.gradient, ROUGH)
+            goal = goal if goal > NEARLY * tolerance else floor
             orbitals, converged = solve([cheaper[0].shifted(last), *cheaper[1:]], last, goal)
             stuck = orbitals is last.orbitals
             if stuck or not converged:
