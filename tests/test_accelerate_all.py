@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WATER, mole
 from pyscf import scf
 from pyscf.pbc import gto as pbc_gto
 from pyscf.scf import hf
@@ -21,6 +20,7 @@ import pyscf_mlham
 from pyscf_mlham import OneShot, OracleModel, accelerate, track
 from pyscf_mlham.cli import main
 from pyscf_mlham.scf.counting import counting_fock_builds
+from support.molecules import WATER, mole
 
 
 def radical() -> Any:

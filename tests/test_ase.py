@@ -20,27 +20,12 @@ from ase.calculators.calculator import (
 )
 from ase.calculators.fd import calculate_numerical_forces
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import assert_close, mole
 from pyscf.data import nist
 
 import pyscf_mlham
 from pyscf_mlham.ase import MLHam
-
-
-def water(**info: Any) -> Atoms:
-    atoms = Atoms("OH2", [(0, 0, 0.13), (0, 0.76, -0.47), (0.1, -0.8, -0.5)])
-    atoms.info.update(info)
-    return atoms
-
-
-def quick(**parameters: Any) -> MLHam:
-    return MLHam(**{"xc": "hf", "basis": "sto-3g", "guess": "minao", **parameters})
-
-
-def plain_energy(atoms: Atoms) -> float:
-    mol = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="sto-3g")
-    return float(mol.RHF().kernel())
-
+from support.calculators import plain_energy, quick, water
+from support.molecules import assert_close, mole
 
 LEVELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "RHF": ({}, {}),

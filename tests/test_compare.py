@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled import Prepared, settings, silent
 from numpy.typing import NDArray
 
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer
+from support import ROOT
+from support.labelled import Prepared, settings, silent
 
 Array = NDArray[np.float64]
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from conftest import WATER, mole
 from pyscf import gto, scf
 
 from pyscf_mlham.density import (
@@ -23,6 +22,7 @@ from pyscf_mlham.density import (
     virtual_share,
 )
 from pyscf_mlham.h0 import hamiltonian
+from support.molecules import WATER, mole
 
 
 def test_orbitals_leave_the_object_as_it_was() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import pyscf_mlham
 from pyscf_mlham.extras import needed
+from support import ROOT
 
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
-ROOT = Path(__file__).resolve().parent.parent
 # h5py is not among them: PySCF itself needs it.
 OPTIONAL = ("ase", "e3nn", "jinja2", "lmdb", "matplotlib", "rich", "safetensors", "torch", "typing_extensions", "yaml")
 

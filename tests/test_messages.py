@@ -6,11 +6,11 @@ import io
 from typing import Any
 
 import pytest
-from conftest import mole
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
 from pyscf_mlham.model import guess
+from support.molecules import mole
 
 
 def test_a_molecule_has_no_guess() -> None:

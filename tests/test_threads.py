@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ETHYLENE, mole
 from pyscf import lib
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -18,6 +17,7 @@ import pyscf_mlham
 from pyscf_mlham.field import CoarseField, Level, fitting
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
+from support.molecules import ETHYLENE, mole
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 
