@@ -85,7 +85,10 @@ def test_a_matrix_that_is_not_hermitian_is_made_so(converged: Any) -> None:
 @pytest.mark.parametrize("height", [3.0, 6.0, 20.0, 60.0])
 @pytest.mark.parametrize(("k", "refused_from"), list(enumerate([np.inf, 60.0, 20.0, 20.0, 6.0, 20.0])))
 def test_intruder_is_filtered_or_refused(converged: Any, k: int, refused_from: float, height: float) -> None:
-    """An error along a small overlap eigenvector pulls an empty orbital below the occupied ones."""
+    """An error along a small overlap eigenvector pulls an empty orbital below the occupied ones.
+
+    One of 3 Ha is always filtered away, and nine of the 24 in all are refused, no more and no fewer.
+    """
     s, u = np.linalg.eigh(converged.get_ovlp())
     error = np.outer(u[:, k], u[:, k]) * s[k] * height
     model = Tampered(OracleModel.of(converged), lambda dh: dh - error)
@@ -94,15 +97,14 @@ def test_intruder_is_filtered_or_refused(converged: Any, k: int, refused_from: f
     def worst(prediction: Prediction) -> float:
         return np.abs(prediction.orbitals.energy - converged.mo_energy)[occupied].max()
 
-    fooled = predict(converged, _exact(model))
-    try:
-        prediction = predict(converged, model)
-    except PredictionError as error:
-        assert "collapsed" in str(error)
-        assert height >= refused_from
+    assert worst(predict(converged, _exact(model))) > 0.2  # without the filter
+    if height >= refused_from:
+        with pytest.raises(PredictionError, match="collapsed"):
+            predict(converged, model)
     else:
+        prediction = predict(converged, model)
         assert worst(prediction) < 0.12
-        assert prediction.damping > 0 or worst(fooled) < 0.12
+        assert prediction.damping > 0
 
 
 def test_a_mild_intruder_is_filtered_away(converged: Any) -> None:
