@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from pyscf import gto
+from pyscf import gto, lib
 
 from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid
-from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis
+from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 from support.molecules import ETHYLENE, mole
 
@@ -35,6 +40,30 @@ def reference(mf, density: np.ndarray) -> np.ndarray:
     return np.asarray(fitted.get_veff(mf.mol, density))
 
 
+def fit_of(mol: gto.Mole, budget: float = 1e9) -> FittedIntegrals:
+    """Integrals that no other field shares."""
+    return FittedIntegrals(mol, auxiliary_basis(mol, DOUBLE, exchange=True), DOUBLE, 0.0, budget)
+
+
+@pytest.fixture
+def calculated(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts PySCF's evaluations of three-centre integrals and of orbitals on a grid."""
+    counts: Counter[str] = Counter()
+    intor, eval_gto = gto.Mole.intor, gto.Mole.eval_gto
+
+    def integrals(mol: gto.Mole, name: str, *args: Any, **kwargs: Any) -> Any:
+        counts.update(["integrals"] * (name == "int3c2e"))
+        return intor(mol, name, *args, **kwargs)
+
+    def values(mol: gto.Mole, *args: Any, **kwargs: Any) -> Any:
+        counts["orbital values"] += 1
+        return eval_gto(mol, *args, **kwargs)
+
+    monkeypatch.setattr(gto.Mole, "intor", integrals)
+    monkeypatch.setattr(gto.Mole, "eval_gto", values)
+    return counts
+
+
 @pytest.mark.parametrize("xc", FUNCTIONALS)
 def test_closed_shell(xc: str) -> None:
     mf = mean_field(xc)
@@ -53,38 +82,70 @@ def test_open_shell(xc: str) -> None:
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential(spins), expected, atol=2e-8)
 
 
-def test_in_pieces_and_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_potential_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     mf = mean_field("b3lyp")
     left = factors(mf)
     expected = CoarseField(mf, DOUBLE).potential([left])
     monkeypatch.setattr(fitting, "BLOCK_BYTES", 1e5)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), expected, atol=1e-11)
-    basis = auxiliary_basis(mf.mol, DOUBLE, exchange=True)
-    fit = FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=0)
-    assert isinstance(fit._b, np.memmap)
-    whole = FittedIntegrals(mf.mol, basis, DOUBLE, 0.0, budget=1e9)
-    for ours, theirs in zip(
-        fit.coulomb_exchange([left], [], True), whole.coulomb_exchange([left], [], True), strict=True
-    ):
-        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-11)
-    kept, less, partly = (GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1) for _ in range(3))
-    expected_blocks = list(kept.blocks(1e9))
-    size = sum(values.nbytes for _, values in expected_blocks)
-    for orbitals, many, budget in ((kept, len(expected_blocks), 1e9), (less, 0, 0.0), (partly, None, size / 2)):
-        for _ in range(2):  # what is kept, and what is computed again
-            for (columns, values), (same_columns, same_values) in zip(
-                orbitals.blocks(budget), expected_blocks, strict=True
-            ):
-                np.testing.assert_array_equal(columns, same_columns)
-                np.testing.assert_array_equal(values, same_values)
-        assert sum(values.nbytes for _, values in orbitals._kept) <= budget
-        assert 0 < len(orbitals._kept) < len(expected_blocks) if many is None else len(orbitals._kept) == many
+
+
+@pytest.mark.parametrize(("block", "calls"), [(1, "nbas"), (1e9, "natm")])
+def test_integrals_are_made_by_runs_of_shells(
+    monkeypatch: pytest.MonkeyPatch, calculated: Counter[str], block: float, calls: str
+) -> None:
+    mf = mean_field("hf")
+    left = factors(mf)
+    expected = fit_of(mf.mol).charges(left @ left.T)
+    calculated.clear()
+    monkeypatch.setattr(fitting, "BLOCK_BYTES", block)
+    fit = fit_of(mf.mol)
+    assert calculated["integrals"] == getattr(mf.mol, calls)  # one shell at a time, or all of an atom
+    np.testing.assert_allclose(fit.charges(left @ left.T), expected, atol=1e-11)
+
+
+def test_integrals_in_a_file_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mf = mean_field("b3lyp")
+    left = factors(mf)
+    monkeypatch.setattr(lib.param, "TMPDIR", str(tmp_path))
+    fit, whole = fit_of(mf.mol, budget=0), fit_of(mf.mol)
+    (file,) = tmp_path.iterdir()
+    pairs = mf.mol.nao * (mf.mol.nao + 1) // 2
+    assert file.stat().st_size == len(fit.charges(left @ left.T)) * pairs * 8
+    (j, (k,)), (same_j, (same_k,)) = (each.coulomb_exchange([left], [], True) for each in (fit, whole))
+    np.testing.assert_allclose(j, same_j, atol=1e-11)
+    np.testing.assert_allclose(k, same_k, atol=1e-11)
+    del fit
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_orbital_values_are_stored_as_far_as_memory_allows(share: float) -> None:
+    mf = mean_field("b3lyp")
+    expected = list(GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1).blocks(1e9))
+    size = sum(values.nbytes for _, values in expected)
+    orbitals = GridOrbitals(mf.mol, DOUBLE, mf.grids.prune, 1)
+    first, second = (list(orbitals.blocks(share * size)) for _ in range(2))
+    for blocks in (first, second):
+        for (columns, values), (same_columns, same_values) in zip(blocks, expected, strict=True):
+            np.testing.assert_array_equal(columns, same_columns)
+            np.testing.assert_array_equal(values, same_values)
+    stored = [values.nbytes for (_, values), (_, again) in zip(first, second, strict=True) if values is again]
+    assert share * size - max(values.nbytes for _, values in expected) < sum(stored) <= share * size
+
+
+def test_orbital_values_are_stored_until_released(calculated: Counter[str]) -> None:
+    mf = mean_field("b3lyp")
+    left = factors(mf)
     xc = GridXC(mf, Functional(mf), DOUBLE, budget=1e9)
-    expected_xc = xc.potential([left])
-    for left_over in (len(expected_blocks), 0):  # kept, and given back
-        assert len(xc._orbitals._kept) == left_over
-        np.testing.assert_allclose(xc.potential([left]), expected_xc, atol=1e-12)
-        xc.release()
+    expected = xc.potential([left])
+    blocks = calculated.pop("orbital values")
+    assert blocks > 1
+    np.testing.assert_allclose(xc.potential([left]), expected, atol=1e-12)
+    assert not calculated["orbital values"]
+    xc.release()
+    np.testing.assert_allclose(xc.potential([left]), expected, atol=1e-12)
+    assert calculated["orbital values"] == blocks
 
 
 @pytest.mark.parametrize("xc", ["hf", "wb97x"])
@@ -93,8 +154,8 @@ def test_far_pairs_are_left_out(xc: str) -> None:
     mol = mole(f"{ETHYLENE}; {far}")
     mf = mol.RHF() if xc == "hf" else mol.RKS(xc=xc)
     left = factors(mf)
-    fit = CoarseField(mf, DOUBLE)._coulomb
-    assert fit._b.shape[1] < 0.6 * mol.nao * (mol.nao + 1) / 2
+    near, every = (fitted(mol, level, True, 0.0, 1e9) for level in (DOUBLE, dataclasses.replace(DOUBLE, far=0.0)))
+    assert near.half_bytes(0) < 0.6 * every.half_bytes(0)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=1e-7)
 
 
@@ -115,12 +176,18 @@ def test_atoms_without_orbitals(atoms: str) -> None:
 
 
 def test_pairs_are_judged_by_their_own_integrals() -> None:
+    def fitted_pairs(mol: gto.Mole) -> np.ndarray:
+        fit = fit_of(mol)
+        charges = np.random.default_rng(0).normal(size=len(fit.charges(np.eye(mol.nao))))
+        return fit.potential(charges) != 0
+
     mol = mole(ETHYLENE, cart=True)
     diagonal = np.sqrt(np.einsum("ijij->ij", mol.intor("int2e")))
-    np.testing.assert_array_equal(fitting._overlapping(mol, DOUBLE.far), fitting._overlapping(mol, DOUBLE.far).T)
-    assert np.all(fitting._overlapping(mol, DOUBLE.far)[diagonal > 1.01 * DOUBLE.far])
-    far = mole("H 0 0 0; H 0 0 20")
-    assert not fitting._overlapping(far, DOUBLE.far)[:2, -2:].any()
+    assert np.all(fitted_pairs(mol)[diagonal > 1.01 * DOUBLE.far])
+    far = fitted_pairs(mole("H 0 0 0; H 0 0 20"))
+    assert far[:2, :2].all()
+    assert not far[:2, -2:].any()
+    assert not far[-2:, :2].any()
 
 
 def test_dependent_auxiliary_functions() -> None:
@@ -128,50 +195,60 @@ def test_dependent_auxiliary_functions() -> None:
     left = factors(mf)
     once = {symbol: gto.basis.load("def2-universal-jkfit", symbol) for symbol in "CH"}
     fits = [FittedIntegrals(mf.mol, {s: b * n for s, b in once.items()}, DOUBLE, 0.0, 1e9) for n in (1, 2)]
-    assert len(fits[1]._b) < 1.5 * len(fits[0]._b)
+    one, two = (len(fit.charges(left @ left.T)) for fit in fits)
+    assert two < 1.5 * one
     (j, (k,)), (same_j, (same_k,)) = (fit.coulomb_exchange([left], [], True) for fit in fits)
     np.testing.assert_allclose(same_j, j, atol=1e-5)
     np.testing.assert_allclose(same_k, k, atol=1e-5)
 
 
-@pytest.mark.parametrize(("most", "runs"), [(0, ["a", "b", "c"]), (4, ["ab", "c"]), (9, ["abc"])])
-def test_runs_of_shells(most: int, runs: list[str]) -> None:
-    assert ["abc"[shells] for shells in fitting._runs(np.array([7, 8, 11, 16]), most)] == runs
-
-
-def test_fields_of_a_molecule_share_what_is_dear() -> None:
+def test_fields_of_a_molecule_share_integrals_and_orbital_values(calculated: Counter[str]) -> None:
     mf, other = mean_field("b3lyp"), mean_field("b3lyp")
     left = factors(mf)
-    one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
-    assert one._coulomb is two._coulomb
-    assert one._grid._orbitals is two._grid._orbitals
-    assert CoarseField(mf, DOUBLE)._grid._orbitals is not one._grid._orbitals
+    one = CoarseField(mf, SINGLE)
     expected = one.potential([left])
+    first = calculated.copy()
+    assert min(first["integrals"], first["orbital values"]) > 0
+    two = CoarseField(other, SINGLE)
     np.testing.assert_array_equal(two.potential([left]), expected)
+    assert calculated == first
+    CoarseField(mf, DOUBLE).potential([left])  # of another precision
+    assert calculated["integrals"] == 2 * first["integrals"]
+    assert calculated["orbital values"] == 2 * first["orbital values"]
     two.release()
-    assert not one._grid._orbitals._kept
     np.testing.assert_array_equal(one.potential([left]), expected)
+    assert calculated["orbital values"] == 3 * first["orbital values"]
+    assert calculated["integrals"] == 2 * first["integrals"]
 
 
-def test_sharing_is_safe() -> None:
-    """Two readers at once, a molecule that its owner moves, and another kind of object under a like name."""
-    mf, other = mean_field("b3lyp"), mean_field("b3lyp")
-    left = factors(mf)
-    one, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
-    orbitals = one._grid._orbitals
-    readers = [orbitals.blocks(1e9), orbitals.blocks(1e9)]
-    pairs = list(zip(*readers, strict=True))
-    for (columns, values), (same_columns, same_values) in pairs:
+def test_two_readers_at_once_get_the_same_values(calculated: Counter[str]) -> None:
+    mf = mean_field("b3lyp")
+    orbitals = GridOrbitals(mf.mol, SINGLE, mf.grids.prune, 1)
+    slow = orbitals.blocks(1e9)
+    early = next(slow)
+    whole = list(orbitals.blocks(1e9))
+    for (columns, values), (same_columns, same_values) in zip([early, *slow], whole, strict=True):
         np.testing.assert_array_equal(columns, same_columns)
         np.testing.assert_array_equal(values, same_values)
-    assert len(orbitals._kept) == len(pairs)
+    calculated.clear()
+    assert len(list(orbitals.blocks(1e9))) == len(whole)
+    assert not calculated
+
+
+def test_shared_data_outlive_a_move_of_the_molecule() -> None:
+    mf, other = mean_field("b3lyp"), mean_field("b3lyp")
+    left = factors(mf)
+    _, two = CoarseField(mf, SINGLE), CoarseField(other, SINGLE)
     expected = two.potential([left])
     mf.mol.set_geom_(mf.mol.atom_coords() + 1.0, unit="Bohr")
     two.release()
     np.testing.assert_array_equal(two.potential([left]), expected)
+
+
+def test_pruning_may_be_off() -> None:
     lda = mean_field("lda,vwn")
     lda.grids.prune = False
-    assert np.all(np.isfinite(CoarseField(lda, SINGLE).potential([left])))
+    assert np.all(np.isfinite(CoarseField(lda, SINGLE).potential([factors(lda)])))
 
 
 @pytest.mark.parametrize("name", ["ghost-H", "X-H", "ghostH"])
