@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +72,23 @@ def settings(data: Path, output: Path, **changes: object) -> TrainConfig:
     return TrainConfig(name="small", data=(str(data),), output=str(output), **values)
 
 
+def stopped_after(trainer: Trainer, step: int) -> Trainer:
+    """Send SIGTERM in the step after that number of steps; it is the last one."""
+    update = trainer.update
+
+    def with_signal(batch: Sequence[Example]) -> np.ndarray:
+        if trainer.step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return update(batch)
+
+    trainer.update = with_signal
+    return trainer
+
+
 def trained(config: TrainConfig, prepared: Prepared, stopped: bool = False) -> Trainer:
     """Run it; a stopped one ends after its first step."""
     trainer = Trainer(config, *prepared, silent())
-    trainer._asked = stopped
+    if stopped:
+        stopped_after(trainer, 0)
     trainer.run()
     return trainer

@@ -32,7 +32,7 @@ from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
 from pyscf_mlham.train.metrics import Metrics, evaluate, judged, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import MOST_SKIPPED, STATE, Trainer, shown
-from support.labelled import LEVEL, NETWORK, Prepared, settings, silent, trained
+from support.labelled import LEVEL, NETWORK, Prepared, settings, silent, stopped_after, trained
 
 
 @pytest.fixture(scope="module")
@@ -176,14 +176,7 @@ def told(trainer: Trainer) -> str:
 
 
 def test_a_signal_in_the_last_step_stops_nothing(data: Path, tmp_path: Path, prepared: Prepared) -> None:
-    trainer = Trainer(settings(data, tmp_path), *prepared, silent())
-    update = trainer.update
-
-    def asked(batch: Any) -> np.ndarray:
-        trainer._asked = trainer.step == 11
-        return update(batch)
-
-    trainer.update = asked
+    trainer = stopped_after(Trainer(settings(data, tmp_path), *prepared, silent()), 11)
     assert "Stopped" not in told(trainer)
     assert trainer.step == 12
     words = "small is finished: 12 steps; more steps need another output folder, with these weights as initial ones"
@@ -198,8 +191,8 @@ def test_one_process_of_several_speaks(data: Path, tmp_path: Path, prepared: Pre
         for rank in (0, 1):
             run = settings(data, tmp_path / f"{steps}-{rank}", steps=steps)
             trained(run, prepared, stopped=True)
-            trainer = Trainer(run, *prepared, silent())
-            trainer.rank, trainer._asked = rank, True
+            trainer = stopped_after(Trainer(run, *prepared, silent()), 1)
+            trainer.rank = rank
             assert (words in told(trainer)) == (rank == 0)
 
 

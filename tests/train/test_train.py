@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 import pyscf_mlham
 from pyscf_mlham import cli
-from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, ModelError
@@ -31,7 +30,7 @@ from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import Metrics, evaluate, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, epoch_batches, schedule
-from support.labelled import NETWORK, Prepared, settings, silent, trained
+from support.labelled import NETWORK, Prepared, settings, silent, stopped_after, trained
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +66,7 @@ def test_training_lowers_every_error_and_writes_a_model(data: Path, tmp_path: Pa
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     whole = trained(settings(data, tmp_path / "whole"), prepared)
-    first = Trainer(settings(data, tmp_path / "parts"), *prepared, silent())
-    update, first.steps_left = first.update, 5
-
-    def counted(batch: list[Example]) -> np.ndarray:
-        first.steps_left -= 1
-        first._asked = first.steps_left == 0
-        return update(batch)
-
-    first.update = counted
+    first = stopped_after(Trainer(settings(data, tmp_path / "parts"), *prepared, silent()), 4)
     first.run()
     assert first.step == 5
     second = trained(settings(data, tmp_path / "parts"), prepared)
