@@ -24,7 +24,7 @@ METHODS = {
     "UKS": (lambda: mole(AMIDE, charge=1, spin=1).UKS(xc="b3lyp"), 0.06),
     "ROKS": (lambda: mole(AMIDE, charge=1, spin=1).ROKS(xc="b3lyp"), 0.06),
     "cartesian": (lambda: mole(AMIDE, cart=True).RKS(xc="pbe"), 0.04),
-    "PCM": (lambda: mole(AMIDE).RKS(xc="pbe").PCM(), 0.04),
+    "PCM": (lambda: mole("C 0 0 0; N 0 0 1.16; H 0 0 -1.07").RKS(xc="pbe").PCM(), 0.02),
 }
 
 

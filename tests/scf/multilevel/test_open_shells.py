@@ -87,5 +87,5 @@ def test_what_a_grid_lets_degenerate_solutions_differ_by_is_no_rise(method: str)
     mf = getattr(mole("O 0 0 0; H 0 0 0.97", "def2-svp", spin=1), method)(xc="b3lyp").set(init_guess="sap")
     quick, _ = accelerated(mf)
     assert quick.converged
-    assert quick.full_builds <= 3
+    assert quick.full_builds <= 4  # by processor; plain SCF takes 9 or more
     assert not quick.plain_reason
