@@ -91,7 +91,7 @@ def test_vibrations(tmp_path: Path) -> None:
     assert_close(found, exact, 10.0)
 
 
-def test_other_processes() -> None:
+def test_calculator_in_another_process() -> None:
     atoms = water()
     atoms.calc = quick()
     energy, _ = energy_of(atoms)

@@ -65,7 +65,7 @@ def test_near_linear_dependence_is_removed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["RHF", "ROHF", "UHF", "GHF"])
-def test_shapes(kind: str) -> None:
+def test_densities_have_the_shapes_of_pyscfs(kind: str) -> None:
     mf = getattr(mole(), kind)()
     up, down = np.ones((18, 18)), np.zeros((18, 18))
     spin_free, resolved = fock_for(mf, up, 18), fock_for(mf, np.stack([up, down]), 18)

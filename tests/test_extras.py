@@ -48,7 +48,7 @@ def without_extras(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True)
 
 
-def test_the_core_needs_none_of_them() -> None:
+def test_core_works_without_optional_dependencies() -> None:
     result = without_extras(CORE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count('pip install "pyscf-mlham[ml]"') == 2

@@ -36,7 +36,7 @@ def two_threads() -> Iterator[None]:
         lib.num_threads(before)
 
 
-def test_nested_limits() -> None:
+def test_nested_thread_limits() -> None:
     assert blas_threads() == 2
     with all_blas_threads():
         assert blas_threads() == 2
@@ -58,7 +58,7 @@ def test_an_error_gives_the_threads_back() -> None:
         assert blas_threads() == 2
 
 
-def test_of_two_threads_the_first_has_its_way() -> None:
+def test_first_of_two_threads_sets_the_limit() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:

@@ -255,13 +255,13 @@ def test_the_command_has_its_version_and_defaults_in_help(capsys: pytest.Capture
     assert "eV/Angstrom; default 0.05" in said("opt-bench", "--help")
 
 
-def test_names_that_are_taken() -> None:
+def test_taken_names_get_a_number() -> None:
     assert free_name("a", set()) == "a"
     assert free_name("a", {"a", "a (2)"}) == "a (3)"
     assert free_name("a (2)", {"a (2)"}) == "a (3)"
 
 
-def test_inputs(tmp_path: Path) -> None:
+def test_molecules_are_read_from_every_kind_of_input(tmp_path: Path) -> None:
     def block(name: str, last: str, code: int = 0) -> str:
         return (
             f"{name}\n  made by hand\n\n  4  3  0  0  0  0  0  0  0  0999 V2000\n"

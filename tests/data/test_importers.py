@@ -153,7 +153,7 @@ def test_wrong_units_basis_and_order_are_refused(tmp_path: Path, calculations: d
     assert all("functions" in str(e) for e in import_records(path, Level("pbe", "sto-3g")))
 
 
-def test_command_line(tmp_path: Path, calculations: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_from_the_command_line(tmp_path: Path, calculations: dict, capsys: pytest.CaptureFixture[str]) -> None:
     path = qh9_database(tmp_path / "QH9Stable.db", qh9_rows(calculations))
     out = tmp_path / "qh9.h5"
     flags = ["-o", str(out), "--xc", "pbe", "--basis", "def2-svp"]

@@ -23,7 +23,7 @@ def path(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(original, tmp_path))
 
 
-def test_round_trip(path: Path) -> None:
+def test_labels_are_read_as_they_were_written(path: Path) -> None:
     with HamiltonianFile(path) as file:
         assert file.level == LEVEL
         assert file.elements == (1, 6, 7, 8)
@@ -63,7 +63,7 @@ def test_another_kind_of_file_is_refused(path: Path, attribute: str, value: obje
         HamiltonianFile(path)
 
 
-def test_missing_level_dataset_or_length(path: Path) -> None:
+def test_missing_parts_of_a_file_are_named(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["gap"]
     with pytest.raises(DataError, match="'gap'"):
@@ -87,14 +87,14 @@ def test_damage_is_named_by_record(path: Path) -> None:
         assert file[1].name == "H2O_1"
 
 
-def test_impossible_electrons(path: Path) -> None:
+def test_impossible_numbers_of_electrons_are_refused(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["spin"][1] = 1
     with HamiltonianFile(path) as file, pytest.raises(DataError, match=r"H2O_1.*10 electrons cannot have spin 1"):
         file[1]
 
 
-def test_not_hdf5_and_truncated(path: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(DataError, match="cannot be read as HDF5"):
         HamiltonianFile(tmp_path / "text.h5")

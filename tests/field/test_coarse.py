@@ -65,7 +65,7 @@ def calculated(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("xc", FUNCTIONALS)
-def test_closed_shell(xc: str) -> None:
+def test_potential_of_a_closed_shell(xc: str) -> None:
     mf = mean_field(xc)
     left = factors(mf)
     expected = reference(mf, left @ left.T)
@@ -74,7 +74,7 @@ def test_closed_shell(xc: str) -> None:
 
 
 @pytest.mark.parametrize("xc", FUNCTIONALS)
-def test_open_shell(xc: str) -> None:
+def test_potential_of_an_open_shell(xc: str) -> None:
     left = factors(mean_field(xc)) / np.sqrt(2)
     mf = mean_field(xc, unrestricted=True)
     spins = [left, left[:, :-1]]
@@ -190,7 +190,7 @@ def test_pairs_are_judged_by_their_own_integrals() -> None:
     assert not far[-2:, :2].any()
 
 
-def test_dependent_auxiliary_functions() -> None:
+def test_dependent_auxiliary_functions_are_left_out() -> None:
     mf = mean_field("hf")
     left = factors(mf)
     once = {symbol: gto.basis.load("def2-universal-jkfit", symbol) for symbol in "CH"}

@@ -87,7 +87,7 @@ def test_ghosts_add_functions_but_no_potential() -> None:
     np.testing.assert_allclose(sap_potential(with_ghost)[:n, :n], sap_potential(alone), atol=1e-13)
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_baseline_errors_are_specific() -> None:
     with pytest.raises(ValueError, match="unknown baseline 'sad'"):
         potential("sad", mole())
     with pytest.raises(ValueError, match="effective core potentials"):

@@ -50,12 +50,12 @@ def test_the_reason_is_that_of_the_guess() -> None:
     assert "nowhere" in applicable(mole().RHF().set(init_guess="ml:nowhere"), "ml")
 
 
-def test_scc() -> None:
+def test_applicable_of_scc() -> None:
     assert applicable(mole().RHF(), "scc") == ""
     assert "no scc guess" in applicable(mole().GHF(), "scc")
 
 
-def test_what_is_asked_of_what() -> None:
+def test_applicable_refuses_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="expected one of accelerate, ml, scc"):
         applicable(mole().RHF(), "newton")
     with pytest.raises(TypeError, match="mean-field"):

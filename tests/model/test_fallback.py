@@ -58,7 +58,7 @@ OUTSIDE: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # PySCF's own arithmetic with coincident and NaN atoms
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_outside_the_domain(case: str, oracle: OracleModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fallback_outside_the_domain(case: str, oracle: OracleModel, capfd: pytest.CaptureFixture[str]) -> None:
     factory, reason = OUTSIDE[case]
     pyscf_mlham.register(model=oracle, fallback="raise")
     mf = factory()
@@ -84,7 +84,7 @@ def _assert_same_outcome(ours: Callable[[], Any], theirs: Callable[[], Any]) -> 
 
 
 @pytest.mark.parametrize("fallback", ["atom", "sap", "1e"])
-def test_another_fallback(fallback: str, oracle: OracleModel) -> None:
+def test_fallback_of_the_users_choice(fallback: str, oracle: OracleModel) -> None:
     mf = mole("Si 0 0 0; O 0 0 1.5").RHF()
     expected = mf.get_init_guess(mf.mol, fallback)
     np.testing.assert_allclose(pyscf_mlham.guess(mf, oracle, fallback=fallback), expected)
@@ -124,7 +124,7 @@ def test_an_atom_far_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "atom 2 (H) is 1e+06 Angstrom" in mf.guess_info.fallback_reason
 
 
-def test_no_model_at_hand(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fallback_without_any_model(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(store, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, "ml"), mf.get_init_guess(mf.mol, "minao"))
@@ -152,7 +152,7 @@ DAMAGES = ["missing", "truncated", "corrupted", "other H0", "no number", "unknow
 
 @pytest.mark.filterwarnings("ignore:Basis may be available:UserWarning")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_models(folder: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fallback_of_damaged_models(folder: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
     config, weights = checkpoint.read(folder)
     path, changed = folder / checkpoint.WEIGHTS, {}
     if damage == "missing":

@@ -62,7 +62,7 @@ CLASSES: dict[str, Factory] = {
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_one_cycle_and_the_same_energy(name: str) -> None:
+def test_converged_guess_needs_one_cycle_in_every_class(name: str) -> None:
     factory = CLASSES[name]
     reference = factory().set(conv_tol=1e-11).run()
     assert reference.converged
@@ -210,7 +210,7 @@ def test_a_broken_oracle_is_left_as_it_is() -> None:
     assert mf.e_tot == pytest.approx(broken.e_tot, abs=1e-8)
 
 
-def test_scanner() -> None:
+def test_scanner_starts_from_the_learned_guess() -> None:
     near = WATER.replace("0.1173", "0.1200")
     first = mole().RKS(xc="b3lyp").run()
     pyscf_mlham.register(model=OracleModel.of(first), fallback="raise")
@@ -221,7 +221,7 @@ def test_scanner() -> None:
     assert scanner(mole(near)) == pytest.approx(mole(near).RKS(xc="b3lyp").kernel(), abs=1e-8)
 
 
-def test_life_goes_on_after_the_guess() -> None:
+def test_object_is_a_plain_one_after_the_learned_guess() -> None:
     reference = mole().RKS(xc="b3lyp").run()
     pyscf_mlham.register(model=OracleModel.of(reference), fallback="raise")
     mf = mole().RKS(xc="b3lyp").set(init_guess="ml")
@@ -239,7 +239,7 @@ def test_life_goes_on_after_the_guess() -> None:
         assert name == "_guess_info" or "pyscf_mlham" not in type(value).__module__
 
 
-def test_loud_and_sane() -> None:
+def test_log_at_the_highest_verbosity() -> None:
     reference = mole().UKS(xc="b3lyp").set(init_guess_breaksym=0).run()
     pyscf_mlham.register(model=OracleModel.of(reference), fallback="raise")
     mf = mole().UKS(xc="b3lyp").set(init_guess="ml", init_guess_breaksym=0, verbose=9, stdout=io.StringIO())
@@ -308,14 +308,14 @@ def test_a_density_with_the_wrong_number_of_electrons_is_refused() -> None:
         pyscf_mlham.guess(mf, OracleModel.of(reference), fallback="raise")
 
 
-def test_what_get_occ_writes_is_taken_back() -> None:
+def test_guess_restores_the_occupations_of_the_object() -> None:
     triplet = mole("O 0 0 0; O 0 0 1.21", spin=2).UHF().run()
     mf = scf.addons.float_occ(mole("O 0 0 0; O 0 0 1.21", spin=0).UHF())
     pyscf_mlham.guess(mf, OracleModel.of(triplet), fallback="raise")
     assert mf.nelec == (8, 8)
 
 
-def test_no_model_at_all_is_said() -> None:
+def test_model_of_a_wrong_type_is_refused() -> None:
     with pytest.raises(ModelError, match="3 is not a model"):
         pyscf_mlham.guess(mole().RHF(), 3, fallback="raise")
 
@@ -337,7 +337,7 @@ def test_other_guesses_are_untouched(key: str) -> None:
     assert hf.SCF.get_init_guess(mf, mf.mol, given) is given
 
 
-def test_what_counts_as_ml() -> None:
+def test_names_of_the_learned_guess() -> None:
     assert all(is_ml(key) for key in ("ml", "ML", "ml:b3lyp-svp", "ml:/a/Path"))
     assert not any(is_ml(key) for key in ("minao", "mlx", "", None, np.eye(2)))
 

@@ -68,7 +68,7 @@ def test_oracle_knows_one_geometry(converged: Any) -> None:
         (lambda dh: dh[None, None], "shape"),
     ],
 )
-def test_nonsense_is_refused(converged: Any, change: Any, message: str) -> None:
+def test_model_matrix_of_wrong_shape_or_not_finite_is_refused(converged: Any, change: Any, message: str) -> None:
     with pytest.raises(PredictionError, match=message):
         predict(converged, Tampered(OracleModel.of(converged), change))
 
@@ -160,7 +160,7 @@ def test_every_coarse_build_is_counted(converged: Any, monkeypatch: pytest.Monke
             assert f"{expected} coarse" in predict(mf, model).describe()
 
 
-def test_no_field_where_none_is_known(converged: Any) -> None:
+def test_response_step_needs_a_known_field(converged: Any) -> None:
     model = Tampered(OracleModel.of(converged), lambda dh: dh)
     custom = converged.mol.RKS(xc="b3lyp")
     custom.get_fock = lambda *args, **kwargs: type(custom).get_fock(custom, *args, **kwargs)
@@ -256,7 +256,7 @@ def test_external_charges_and_relativity_stay_in_h0(converged: Any) -> None:
     assert np.abs(shift).max() > 1e-3
 
 
-def test_charge_beyond_the_domain(converged: Any) -> None:
+def test_charge_beyond_the_domain_is_refused(converged: Any) -> None:
     cation = mole(ETHYLENE, "def2-svp", charge=1, spin=1).UKS(xc="b3lyp")
     with pytest.raises(OutOfDomainError, match=r"charge \+1 is not among those of model oracle \(0\)"):
         predict(cation, OracleModel.of(converged))

@@ -36,7 +36,7 @@ def native(config: checkpoint.ModelConfig, atoms: str = CHLOROPROPANOL, **option
     return gto.M(atom=atoms, basis=config.basis, verbose=0, **options)
 
 
-def test_something_ships() -> None:
+def test_default_model_ships() -> None:
     assert "b3lyp-svp" in FOLDERS
 
 
@@ -88,7 +88,7 @@ def test_energies_are_smooth_along_a_path(folder: Path) -> None:
     assert np.abs(third).max() < 2e-3  # a jump of x shows up here as 3 x
 
 
-def test_it_is_the_default_and_saves_cycles() -> None:
+def test_default_model_saves_cycles() -> None:
     minao = mole(basis="def2-svp").RKS(xc="b3lyp").run()
     mf = mole(basis="def2-svp").RKS(xc="b3lyp").set(init_guess="ml").run()
     assert mf.cycles <= minao.cycles - 2
@@ -107,7 +107,7 @@ def test_lift_of_the_default_model_saves_cycles(atoms: str, basis: str, saved: i
     assert mf.e_tot == pytest.approx(minao.e_tot, abs=1e-8)
 
 
-def test_outside_its_domain_it_says_so() -> None:
+def test_default_model_refuses_molecules_outside_its_domain() -> None:
     for atoms, options in (
         ("Ti 0 0 0; Cl 0 0 2.2; Cl 2.07 0 -0.73; Cl -1.04 1.79 -0.73; Cl -1.04 -1.79 -0.73", {}),
         (WATER, {"charge": 2}),

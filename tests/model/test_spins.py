@@ -127,7 +127,7 @@ def _record(mf: Any, fock: np.ndarray, extra: dict[str, np.ndarray]) -> Record:
     )
 
 
-def test_elements_that_are_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_of_the_settings_are_supported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Molecules with other elements train nothing and validate nothing."""
     monkeypatch.setattr("pyscf_mlham.train.preparation.usable_cores", lambda: 1)
     train, val, config = prepare(settings(data, tmp_path, elements=("H", "C", "O"), baseline=SCC), silent())

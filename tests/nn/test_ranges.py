@@ -49,7 +49,7 @@ def test_sizes_of_parts_out_of_range(sizes: dict[str, object], message: str) -> 
         build("qhnetv2", SIZES["qhnetv2"], TEMPLATE, ELEMENTS, refiner=REFINER | sizes)
 
 
-def test_what_may_be_left_out() -> None:
+def test_zero_is_a_size_of_optional_parts() -> None:
     without = {"layers": 0, "product": 0, "largest_m": 0, "cutoff": 9}
     made = build("qhnetv2", SIZES["qhnetv2"] | without, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"quadratic": 0})
     assert len(made.backbone.layers) == 0

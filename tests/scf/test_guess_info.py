@@ -17,7 +17,7 @@ def oracle() -> OracleModel:
     return OracleModel.of(mole().RHF().run())
 
 
-def test_none_before_and_of_the_last_guess_after(oracle: OracleModel) -> None:
+def test_guess_info_is_that_of_the_last_guess(oracle: OracleModel) -> None:
     pyscf_mlham.register(model=oracle)
     mf, other = mole().RHF().set(init_guess="ml"), mole().RHF().set(init_guess="ml")
     assert mf.guess_info is None
@@ -31,7 +31,7 @@ def test_none_before_and_of_the_last_guess_after(oracle: OracleModel) -> None:
     assert mf.guess_info is None
 
 
-def test_the_reason_of_a_fallback(oracle: OracleModel) -> None:
+def test_guess_info_has_the_reason_of_a_fallback(oracle: OracleModel) -> None:
     pyscf_mlham.register(model=oracle, fallback="atom")
     mf = mole(ETHYLENE).RHF().set(init_guess="ml").run()
     assert mf.guess_info.guess == "atom"
@@ -46,7 +46,7 @@ def test_the_reason_of_a_fallback(oracle: OracleModel) -> None:
     assert "no scc guess" in generalised.guess_info.fallback_reason
 
 
-def test_explicit_functions_leave_it_alone(oracle: OracleModel) -> None:
+def test_explicit_functions_leave_guess_info_alone(oracle: OracleModel) -> None:
     mf = mole(ETHYLENE).RHF().set(init_guess="scc").run()
     before = mf.guess_info
     assert isinstance(before, GuessInfo)
@@ -55,7 +55,7 @@ def test_explicit_functions_leave_it_alone(oracle: OracleModel) -> None:
     assert mf.guess_info is before
 
 
-def test_decorated_objects(oracle: OracleModel) -> None:
+def test_guess_info_of_decorated_objects(oracle: OracleModel) -> None:
     pyscf_mlham.register(model=oracle)
     plain = mole().RHF().set(init_guess="ml", verbose=5, stdout=io.StringIO()).run()
     quick = accelerate(plain)
@@ -71,7 +71,7 @@ def test_decorated_objects(oracle: OracleModel) -> None:
     assert "does not have attributes" not in plain.stdout.getvalue()
 
 
-def test_scanners_and_histories(oracle: OracleModel) -> None:
+def test_guess_info_of_scanners_and_histories(oracle: OracleModel) -> None:
     pyscf_mlham.register(model=oracle)
     scanner = mole().RHF().set(init_guess="ml").as_scanner()
     scanner(mole())

@@ -31,7 +31,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plain_scf_serves(kind: str) -> None:
+def test_periodic_objects_run_plain_scf(kind: str) -> None:
     plain = KINDS[kind]().run()
     quick, log = accelerate(KINDS[kind]()), io.StringIO()
     quick.stdout, quick.verbose = log, 3

@@ -38,7 +38,7 @@ def test_the_guess_takes_its_import_along(module: Any) -> None:
     assert type(mf.init_guess) is str
 
 
-def test_spawned_workers() -> None:
+def test_hook_reaches_spawned_workers() -> None:
     pool = multiprocessing.get_context("spawn").Pool(1)
     with pool:
         density = pool.apply(mole().RHF().set(init_guess="scc").get_init_guess, (None, "scc"))
@@ -77,7 +77,7 @@ def test_decorated_objects(name: str) -> None:
     assert again.cycles <= 2
 
 
-def test_histories_go_along() -> None:
+def test_history_is_pickled_with_its_object() -> None:
     mf = track(mole().RHF()).run()
     there = pickle.loads(pickle.dumps(mf))
     assert len(there.history.steps) == 1

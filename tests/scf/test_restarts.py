@@ -75,14 +75,14 @@ def test_a_second_kernel_leaves_the_orbitals_in_order(make: Callable[[Any], Any]
         assert np.all(np.diff(occupations) <= 0)
 
 
-def test_what_comes_after_scf_is_right_after_a_second_kernel() -> None:
+def test_mp2_is_right_after_a_second_kernel() -> None:
     quick = accelerate(mole(basis="6-31g").RHF()).run()
     quick.kernel()
     assert mp.MP2(quick).run().e_corr == pytest.approx(mole(basis="6-31g").RHF().run().MP2().run().e_corr, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["UHF", "UKS", "ROHF"])
-def test_the_density_of_a_closed_shell_will_do(kind: str) -> None:
+def test_open_shell_objects_start_from_a_closed_shell_density(kind: str) -> None:
     restricted = mole(basis="6-31g").RHF().run()
     quick = accelerate(getattr(mole(basis="6-31g"), kind)().set(init_guess_breaksym=0))
     expected = getattr(mole(basis="6-31g"), kind)().kernel(restricted.make_rdm1())
@@ -125,7 +125,7 @@ def test_a_second_order_solver_stays_one(decorate: Callable[[Any], Any], used: l
 
 
 @pytest.mark.parametrize("decorate", [track, accelerate])
-def test_kernel_takes_what_pyscfs_takes(decorate: Callable[[Any], Any], tmp_path: Any) -> None:
+def test_kernel_takes_the_starts_of_pyscfs_kernel(decorate: Callable[[Any], Any], tmp_path: Any) -> None:
     converged, file = mole(basis="6-31g").RHF().run(), tmp_path / "water.chk"
     mf = decorate(mole(basis="6-31g").RHF())
     mf.chkfile = str(file)

@@ -65,7 +65,7 @@ def test_reversible_weights_are_the_same_backwards(count: int) -> None:
     assert_close(backwards, weights, 1e-9)
 
 
-def test_alignment() -> None:
+def test_aligned_geometries_and_densities() -> None:
     mol = mole()
     x, there = mol.atom_coords(), turned(mol).atom_coords()
     rotation, moved = aligned(x, there)
@@ -142,7 +142,7 @@ def test_open_shells_gain_too(kind: Callable[[gto.Mole], Any]) -> None:
     assert scanner.cycles < plain.cycles
 
 
-def test_the_molecule_may_tumble() -> None:
+def test_extrapolation_follows_a_rotating_molecule() -> None:
     """Turning while it vibrates costs nothing: every step is turned back first."""
     errors = {}
     for name, angle in (("still", 0.0), ("tumbling", 0.7)):
@@ -196,7 +196,7 @@ def test_a_model_that_fails_is_done_without() -> None:
     assert scanner.history.error < 1e-2
 
 
-def test_it_starts_afresh_where_the_past_says_nothing() -> None:
+def test_history_starts_afresh_after_a_jump_or_with_another_method() -> None:
     history = History()
 
     def run(mf: Any) -> int:
@@ -216,7 +216,7 @@ def test_it_starts_afresh_where_the_past_says_nothing() -> None:
     assert len(history.steps) == 0 or np.isinf(history.error)
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_of_the_history_is_bounded() -> None:
     shallow = track(mole().RHF(), History(depth=2)).as_scanner()
     for mol in path(4):
         shallow(mol)
@@ -231,7 +231,7 @@ def test_memory_is_bounded() -> None:
         History(depth=0)
 
 
-def test_what_the_user_gives_is_used_and_failures_are_not_kept() -> None:
+def test_history_uses_given_densities_and_keeps_no_failures() -> None:
     mf = track(mole().RHF()).run()
     mf.kernel(dm0=mf.get_init_guess(key="1e"))
     assert mf.cycles > 5

@@ -67,7 +67,7 @@ def test_a_geometry_that_validates_does_not_train(data: Path, tmp_path: Path) ->
     assert lost(data, copies) == ["1:other CO_1", "1:other H2O_1"]
 
 
-def test_how_many_are_left_out_is_said(data: Path, tmp_path: Path) -> None:
+def test_number_of_molecules_left_out_is_printed(data: Path, tmp_path: Path) -> None:
     other = written(tmp_path, data, "other.h5", lambda r: renamed(r) if r.group in ("HCN", "CO") else None)
     with (tmp_path / "said.txt").open("w") as said:
         config = dataclasses.replace(settings(data, tmp_path), data=(str(data), str(other)))

@@ -106,7 +106,7 @@ PLAIN: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_where_it_does_not_serve_plain_scf_does(name: str) -> None:
+def test_plain_scf_runs_if_multilevel_is_not_applicable(name: str) -> None:
     factory, reason = PLAIN[name]
     plain = factory().run()
     quick = accelerate(factory().set(verbose=3, stdout=io.StringIO())).run()
@@ -159,7 +159,7 @@ def test_max_cycle_is_a_limit_on_full_builds() -> None:
 
 
 @pytest.mark.parametrize("name", ["RKS B3LYP", "RHF", "UKS", "ROKS", "density_fit", "PCM"])
-def test_energy_after_one_build(name: str) -> None:
+def test_energy_is_nearly_exact_after_one_build(name: str) -> None:
     exact = METHODS[name][0]().run()
     quick = accelerate(METHODS[name][0](), builds=1).run()
     assert quick.full_builds == 1
@@ -189,7 +189,7 @@ def test_the_original_is_left_alone() -> None:
     assert plain.cycles == 1
 
 
-def test_what_comes_after_scf() -> None:
+def test_gradients_and_correlation_after_multilevel_scf() -> None:
     plain, quick = mole().RKS(xc="b3lyp").run(), accelerate(mole().RKS(xc="b3lyp")).run()
     gradients = [mf.nuc_grad_method().kernel() for mf in (plain, quick)]
     np.testing.assert_allclose(*gradients, atol=1e-6)
@@ -312,7 +312,7 @@ def test_a_criterion_of_change_is_not_met_by_the_first_build() -> None:
     assert accelerate(mf).run().full_builds == 2
 
 
-def test_any_start_will_do() -> None:
+def test_multilevel_scf_converges_from_every_start() -> None:
     reference = mole().RKS(xc="b3lyp").run()
     pyscf_mlham.register(model=OracleModel.of(reference), fallback="raise")
     for start in ("minao", "1e", "ml"):
