@@ -27,11 +27,11 @@ table: $(STAMP)  ## measure the README's table anew: ten molecules, five to ten 
 	mkdir -p examples/table
 	cp out/table/results.json examples/table/results.json
 
-test: $(STAMP)  ## the default tests (minutes)
-	$(SINGLE) $(BIN)/python -m pytest -q -n auto -m "not slow"
+test: $(STAMP)  ## the default tests (minutes), and the slowest of them
+	$(SINGLE) $(BIN)/python -m pytest -q -n auto -m "not slow" --durations 20 --durations-min 3
 
 test-all: $(STAMP)  ## every test, the slow ones too
-	$(SINGLE) $(BIN)/python -m pytest -q -n auto
+	$(SINGLE) $(BIN)/python -m pytest -q -n auto --durations 20
 
 check: $(STAMP)  ## ruff, mypy and the order of imports
 	$(BIN)/ruff check .

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WATER, mole
 from pyscf import scf
 from pyscf.pbc import gto as pbc_gto
 from pyscf.scf import hf
@@ -21,6 +20,7 @@ import pyscf_mlham
 from pyscf_mlham import OneShot, OracleModel, accelerate, track
 from pyscf_mlham.cli import main
 from pyscf_mlham.scf.counting import counting_fock_builds
+from support.molecules import WATER, mole
 
 
 def radical() -> Any:
@@ -112,7 +112,7 @@ def test_plain_scf_if_not_applicable(name: str) -> None:
     assert mf.cycles == plain.cycles
 
 
-def test_own_decorations_go_their_own_way() -> None:
+def test_objects_of_own_decorations_are_left_alone() -> None:
     pyscf_mlham.register(accelerate=True)
     quick = accelerate(mole().RHF()).run()
     assert quick.full_builds <= 2
@@ -128,7 +128,7 @@ def test_the_command_line_measures_plain_scf(capsys: pytest.CaptureFixture[str])
     assert "MLHAM_PLAIN" not in os.environ
 
 
-def test_it_is_taken_back() -> None:
+def test_register_without_accelerate_restores_plain_scf() -> None:
     original = vars(hf.SCF)["scf"]
     for undo in (lambda: pyscf_mlham.register(accelerate=False), pyscf_mlham.unregister):
         pyscf_mlham.register(accelerate=True)

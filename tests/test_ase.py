@@ -20,27 +20,12 @@ from ase.calculators.calculator import (
 )
 from ase.calculators.fd import calculate_numerical_forces
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import assert_close, mole
 from pyscf.data import nist
 
 import pyscf_mlham
 from pyscf_mlham.ase import MLHam
-
-
-def water(**info: Any) -> Atoms:
-    atoms = Atoms("OH2", [(0, 0, 0.13), (0, 0.76, -0.47), (0.1, -0.8, -0.5)])
-    atoms.info.update(info)
-    return atoms
-
-
-def quick(**parameters: Any) -> MLHam:
-    return MLHam(**{"xc": "hf", "basis": "sto-3g", "guess": "minao", **parameters})
-
-
-def plain_energy(atoms: Atoms) -> float:
-    mol = mole(list(zip(atoms.symbols, atoms.positions, strict=True)), basis="sto-3g")
-    return float(mol.RHF().kernel())
-
+from support.calculators import plain_energy, quick, water
+from support.molecules import assert_close, mole
 
 LEVELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "RHF": ({}, {}),
@@ -90,7 +75,7 @@ def test_energy_dipole_and_orbitals_are_pyscfs() -> None:
     assert_close(frozen.get_forces(), atoms.get_forces(), 0)
 
 
-def test_what_recomputes_and_what_does_not() -> None:
+def test_only_changes_of_the_energy_recompute_it() -> None:
     atoms = water()
     atoms.calc = quick()
 
@@ -206,7 +191,7 @@ def test_generalised_objects_and_copies_have_everything() -> None:
         _ = quick().gap
 
 
-def test_errors_say_what_is_wrong() -> None:
+def test_calculator_errors_are_specific() -> None:
     def energy(calculator: MLHam, **info: Any) -> float:
         atoms = water(**info)
         atoms.calc = calculator
@@ -343,7 +328,7 @@ def test_model_fallback_and_learned_steps() -> None:
         titane.get_potential_energy()
 
 
-def test_it_comes_with_the_package_but_only_when_asked() -> None:
+def test_calculator_is_imported_on_demand() -> None:
     code = "import sys, pyscf_mlham; assert not {'ase', 'torch'} & set(sys.modules); print(pyscf_mlham.ase.MLHam)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -361,7 +346,7 @@ def test_history_is_on_unless_switched_off() -> None:
     assert calculator._history.strategy == "aspc"
 
 
-def test_nothing_of_an_old_geometry_after_an_interruption() -> None:
+def test_interrupted_calculation_leaves_no_old_results() -> None:
     interrupted = []
 
     def hook(mf: Any) -> None:

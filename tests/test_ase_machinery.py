@@ -16,9 +16,10 @@ from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import BFGS, LBFGS
 from ase.vibrations import Vibrations
-from conftest import assert_close, mole
 from pyscf.data import nist
-from test_ase import plain_energy, quick, water
+
+from support.calculators import energy_of, plain_energy, quick, water
+from support.molecules import assert_close, mole
 
 
 @pytest.mark.parametrize("optimiser", [BFGS, LBFGS])
@@ -90,11 +91,7 @@ def test_vibrations(tmp_path: Path) -> None:
     assert_close(found, exact, 10.0)
 
 
-def energy_of(atoms: Atoms) -> tuple[float, int]:
-    return float(atoms.get_potential_energy()), len(atoms.calc.report().steps)
-
-
-def test_other_processes() -> None:
+def test_calculator_in_another_process() -> None:
     atoms = water()
     atoms.calc = quick()
     energy, _ = energy_of(atoms)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -32,8 +31,12 @@ def test_each_library_is_asked_for_itself() -> None:
         ("/env/lib/libopenblasp-r0.3.30.so", None),
     ],
 )
-def test_whose_library_it_is(path: str, owner: str | None) -> None:
-    assert blas._owner(Path(path)) == owner
+def test_library_belongs_to_the_package_around_it(
+    path: str, owner: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = {"filepath": path, "user_api": "blas", "architecture": "Zen"}
+    monkeypatch.setattr(blas, "threadpool_info", lambda: [library])
+    assert blas.processors.__wrapped__() == ({owner: "Zen"} if owner else {})
 
 
 @pytest.mark.parametrize(

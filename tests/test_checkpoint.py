@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_round_trip(folder: Path) -> None:
+def test_model_is_read_as_it_was_written(folder: Path) -> None:
     config, weights = checkpoint.read(folder)
     assert (config.name, config.elements, config.charges, config.options) == ("small", (1, 8), (0, -1), {"width": 3})
     assert len(config.weights_sha256) == 64
@@ -33,7 +33,7 @@ def test_round_trip(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "weights.safetensors"]
 
 
-def test_writing_again_replaces(folder: Path) -> None:
+def test_writing_a_model_again_replaces_it(folder: Path) -> None:
     checkpoint.write(folder, CONFIG, {"a": np.zeros(1)})
     assert set(checkpoint.read(folder)[1]) == {"a"}
 
@@ -97,7 +97,7 @@ def test_bad_configs(folder: Path, change: dict[str, object], message: str) -> N
         checkpoint.read(folder)
 
 
-def test_missing_key(folder: Path) -> None:
+def test_missing_key_is_named(folder: Path) -> None:
     path = folder / checkpoint.CONFIG
     content = yaml.safe_load(path.read_text())
     del content["xc"]

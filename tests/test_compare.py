@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled import Prepared, settings, silent
 from numpy.typing import NDArray
 
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.train import log
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer
+from support import ROOT
+from support.labelled import Prepared, settings, silent
 
 Array = NDArray[np.float64]
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"channels": 4, "pair_channels": 6, "hidden": 8, "layers": 1, "radial": 6}
 
 
@@ -50,8 +51,13 @@ def test_geometries_that_are_not_there_are_said(
 
 @pytest.fixture
 def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with as few rounds of timing as it allows, and without figures."""
     monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("compare_networks")
+    script = importlib.import_module("compare_networks")
+    monkeypatch.setattr(script, "TRIAL", 4)
+    monkeypatch.setattr(script, "draw", lambda *args: None)
+    monkeypatch.setattr(log, "draw_curve", lambda *args: None)
+    return script
 
 
 def run_comparison(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
@@ -62,17 +68,20 @@ def run_comparison(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *command
 def test_comparison_trains_every_kind_and_goes_on(
     data: Path, tmp_path: Path, prepared: Prepared, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    networks_report = importlib.import_module("networks_report")
     kept = comparison.Data(prepared[0], prepared[1], prepared[1], prepared[2])
     monkeypatch.setattr(comparison, "read_data", lambda args, console: kept)
     sizes = json.dumps(SMALL)
     command = [str(data), "--steps", "4", "--network", sizes, "--out", str(tmp_path), "--baseline", "sap"]
     run_comparison(comparison, monkeypatch, *command, "--seeds", "0,1", "--variants", "qhnetv2,qhnet")
     run_comparison(comparison, monkeypatch, *command, "--variants", "qhnet+tracegrad+harmose")
+    monkeypatch.setattr(comparison, "draw", networks_report.draw)
     run_comparison(comparison, monkeypatch, *command, "--molecules", "4", "--variants", "qhnetv2")
     text = (tmp_path / "networks.md").read_text()
     for word in ("| qhnetv2 |", "| qhnet |", "| qhnet+tracegrad+harmose |", "+-", "as long as qhnetv2", "| 4 |"):
         assert word in text
     assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(comparison, "draw", lambda *args: None)
     monkeypatch.setattr(comparison, "Trainer", None)  # nothing is trained or timed twice
     run_comparison(comparison, monkeypatch, *command, "--variants", "qhnetv2,qhnet")
     assert (tmp_path / "networks.md").read_text() == text

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from conftest import WATER, mole
 from pyscf import gto, scf
 
 from pyscf_mlham.density import (
@@ -23,6 +22,7 @@ from pyscf_mlham.density import (
     virtual_share,
 )
 from pyscf_mlham.h0 import hamiltonian
+from support.molecules import WATER, mole
 
 
 def test_orbitals_leave_the_object_as_it_was() -> None:
@@ -65,7 +65,7 @@ def test_near_linear_dependence_is_removed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["RHF", "ROHF", "UHF", "GHF"])
-def test_shapes(kind: str) -> None:
+def test_densities_have_the_shapes_of_pyscfs(kind: str) -> None:
     mf = getattr(mole(), kind)()
     up, down = np.ones((18, 18)), np.zeros((18, 18))
     spin_free, resolved = fock_for(mf, up, 18), fock_for(mf, np.stack([up, down]), 18)

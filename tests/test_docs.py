@@ -12,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT
+
 DOCS = ROOT / "docs"
 FAST = ("dynamics", "threads")
 SLOW = (

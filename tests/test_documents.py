@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT
 
 
 def test_readme_commands_are_targets() -> None:
@@ -19,7 +18,7 @@ def test_readme_commands_are_targets() -> None:
 
 
 def test_demo_prints_every_row() -> None:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol"]
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol", "--basis", "6-31g"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=None)
     rows = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if "ethanol" in line]
     minao, ml, quick, both = rows

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import pyscf_mlham
 from pyscf_mlham.extras import needed
+from support import ROOT
 
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
-ROOT = Path(__file__).resolve().parent.parent
 # h5py is not among them: PySCF itself needs it.
 OPTIONAL = ("ase", "e3nn", "jinja2", "lmdb", "matplotlib", "rich", "safetensors", "torch", "typing_extensions", "yaml")
 
@@ -49,7 +48,7 @@ def without_extras(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True)
 
 
-def test_the_core_needs_none_of_them() -> None:
+def test_core_works_without_optional_dependencies() -> None:
     result = without_extras(CORE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count('pip install "pyscf-mlham[ml]"') == 2

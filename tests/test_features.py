@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import ETHYLENE, WATER, assert_close, mole
 from pyscf import gto
 
 from pyscf_mlham.ao.frames import frames_from_vectors
@@ -17,6 +16,7 @@ from pyscf_mlham.features import (
     sample_from_matrices,
 )
 from pyscf_mlham.h0 import hamiltonian
+from support.molecules import ETHYLENE, WATER, assert_close, mole
 
 
 def inputs_of(mol: gto.Mole) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import WATER, mole
 from pyscf.pbc import gto as pbc_gto
 from pyscf.pbc import scf as pbc_scf
 from pyscf.scf import hf
 
 import pyscf_mlham
 from pyscf_mlham import ModelError, OneShot, OracleModel
+from support.molecules import WATER, mole
 
 
 def test_methods_are_the_functions() -> None:

@@ -6,11 +6,11 @@ import io
 from typing import Any
 
 import pytest
-from conftest import mole
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
 from pyscf_mlham.model import guess
+from support.molecules import mole
 
 
 def test_a_molecule_has_no_guess() -> None:
@@ -20,7 +20,7 @@ def test_a_molecule_has_no_guess() -> None:
 
 
 @pytest.mark.parametrize("key", ["mlham", "ml-organic", "ML_organic", "mlx:name"])
-def test_a_misspelt_guess(key: str) -> None:
+def test_misspelt_guess_warns_once(key: str) -> None:
     for decorate in (lambda mf: mf, accelerate):
         mf = decorate(mole(basis="6-31g").RHF()).set(init_guess=key, verbose=2, stdout=io.StringIO()).run()
         assert mf.stdout.getvalue().count(f"init_guess = {key!r} is not supported") == 1
@@ -30,7 +30,7 @@ def test_a_misspelt_guess(key: str) -> None:
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_loading_a_model_takes_time_too(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_has_the_time_of_loading_a_model(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     oracle = OracleModel.of(mole(basis="6-31g").RHF().run())
     clock = iter([0.0, 3.2 if slow else 0.05])
     monkeypatch.setattr(guess.time, "perf_counter", lambda: next(clock, 10.0))
@@ -40,7 +40,7 @@ def test_loading_a_model_takes_time_too(slow: bool, monkeypatch: pytest.MonkeyPa
     assert "ml guess: model oracle" in mf.stdout.getvalue()
 
 
-def test_each_coarse_level_says_what_it_is_for() -> None:
+def test_log_describes_each_coarse_level() -> None:
     mf = accelerate(mole(basis="6-31g").RHF()).set(verbose=4, stdout=io.StringIO()).run()
     lines = [line for line in mf.stdout.getvalue().splitlines() if line.startswith("multilevel SCF")]
     assert lines[0].startswith("multilevel SCF: coarse level fitted in")

@@ -28,7 +28,7 @@ GENERATE = ["data", "generate", "ase:g2/H2O", "-o"]
         (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected zero or more"),
     ],
 )
-def test_values_that_make_no_sense(
+def test_option_values_out_of_range_are_errors(
     command: list[str], arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*command, str(tmp_path / "out"), *arguments]) == 1
@@ -49,7 +49,7 @@ def test_values_that_make_no_sense(
         (GENERATE, ["--grid", "-1"], "argument --grid: invalid choice: -1"),
     ],
 )
-def test_words_that_cannot_be_read(
+def test_option_values_of_wrong_form_are_errors(
     command: list[str], arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -69,7 +69,7 @@ def test_the_help_names_both_solvers_as_they_are_given(capsys: pytest.CaptureFix
     assert "scf,twolevel for both" in " ".join(capsys.readouterr().out.split())
 
 
-def test_spaces_inside_quotes_do_no_harm(tmp_path: Path) -> None:
+def test_lists_in_options_may_have_spaces(tmp_path: Path) -> None:
     command = [*BENCH, str(tmp_path), "--guess", "minao, sap", "--solver", "scf, twolevel", "--xc", "hf"]
     assert cli.main([*command, "--basis", "sto-3g", "--quiet"]) == 0
     text = (tmp_path / "table.md").read_text()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ETHYLENE, mole
 from pyscf import lib
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -18,6 +17,7 @@ import pyscf_mlham
 from pyscf_mlham.field import CoarseField, Level, fitting
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
+from support.molecules import ETHYLENE, mole
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
 
@@ -36,7 +36,7 @@ def two_threads() -> Iterator[None]:
         lib.num_threads(before)
 
 
-def test_nested_limits() -> None:
+def test_nested_thread_limits() -> None:
     assert blas_threads() == 2
     with all_blas_threads():
         assert blas_threads() == 2
@@ -58,7 +58,7 @@ def test_an_error_gives_the_threads_back() -> None:
         assert blas_threads() == 2
 
 
-def test_of_two_threads_the_first_has_its_way() -> None:
+def test_first_of_two_threads_sets_the_limit() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:

@@ -1,0 +1,71 @@
+"""init_guess = 'scc': superposed atoms, relaxed by the response model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pyscf import scf
+from scipy.spatial.transform import Rotation
+
+from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.h0.scc import self_consistent_atoms
+from support.molecules import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
+
+KINDS: dict[str, tuple[Callable[[], Any], int]] = {  # and the cycles that it saves at least
+    "RKS": (lambda: mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp"), 2),
+    "RHF": (lambda: mole(ETHYLENE, "def2-svp").RHF(), 3),
+    "UKS radical": (lambda: mole(WATER, "def2-svp", charge=1, spin=1).UKS(xc="pbe"), 2),
+    "ROHF cation": (lambda: mole(WATER, "def2-svp", charge=1, spin=1).ROHF(), 1),
+    "anion": (lambda: mole("O 0 0 0; H 0 0 0.97", "def2-svpd", charge=-1).RKS(xc="b3lyp"), 2),
+    "iodine": (lambda: mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}).RKS(xc="b3lyp"), 2),
+    "fitted": (lambda: mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp").density_fit(), 2),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scc_saves_cycles_and_changes_no_energy(name: str) -> None:
+    make, saved = KINDS[name]
+    plain, quick = make().run(), make().set(init_guess="scc", verbose=3, stdout=io.StringIO()).run()
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.cycles <= plain.cycles - saved
+    assert "scc guess: " in quick.stdout.getvalue()
+
+
+def test_baseline_is_near_the_converged_matrix_and_rotates_with_the_molecule() -> None:
+    mf = mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp").run()
+    exact = mf.get_fock()
+    fock = self_consistent_atoms(mf).fock
+    assert np.abs(fock - exact).mean() < 1.2e-4
+    Q = Rotation.from_euler("xyz", [0.4, -1.1, 2.2]).as_matrix()
+    rotated = mole([(s, Q @ r) for s, r in mole(ETHYLENE)._atom], "def2-svp", unit="Bohr").RKS(xc="b3lyp")
+    energies = []
+    for each in (mf, rotated):
+        metric = metric_from_overlap(each.get_ovlp())
+        energies.append(np.linalg.eigvalsh(orthogonal_from_ao(self_consistent_atoms(each).fock, metric)))
+    np.testing.assert_allclose(*energies, atol=1e-3)  # grids are not rotated
+
+
+def test_unrestricted_singlets_start_with_broken_symmetry() -> None:
+    plain = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").run()
+    quick = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").set(init_guess="scc").run()
+    assert quick.e_tot <= plain.e_tot + 1e-8
+    assert quick.spin_square()[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: mole().GHF(), "GHF has no scc guess"),
+        (lambda: mole("He 0 0 0").RHF(), "one atom"),
+        (lambda: scf.addons.smearing(mole().RKS(xc="pbe"), sigma=0.02), "smeared"),
+    ],
+)
+def test_reasons_for_pyscfs_own_guess(make: Callable[[], Any], reason: str) -> None:
+    mf = make().set(init_guess="scc", verbose=3, stdout=io.StringIO()).run()
+    assert reason in mf.stdout.getvalue()
+    assert mf.e_tot == pytest.approx(make().run().e_tot, abs=1e-8)

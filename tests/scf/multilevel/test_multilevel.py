@@ -1,0 +1,426 @@
+"""accelerate(): the same answer from two or three full Fock builds, whatever the method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pyscf import lib, scf
+
+import pyscf_mlham
+from pyscf_mlham import OracleModel, accelerate
+from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field import COARSE, Level
+from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.multilevel import ladder, levels, mixin
+from support.molecules import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
+
+NO2 = "N 0 0 0; O 0 1.1 0.47; O 0 -1.1 0.47"
+OXYGEN = "O 0 0 0; O 0 0 1.21"
+
+
+def radical(**kwargs: Any) -> Any:
+    return mole(NO2, spin=1, **kwargs)
+
+
+def small_nonlocal_grid(mf: Any) -> Any:
+    mf.nlcgrids.level = 0
+    return mf
+
+
+METHODS: dict[str, tuple[Callable[[], Any], int]] = {
+    "RHF": (lambda: mole(ETHYLENE).RHF(), 2),
+    "RKS PBE": (lambda: mole(ETHYLENE).RKS(xc="pbe"), 2),
+    "RKS B3LYP": (lambda: mole(ETHYLENE).RKS(xc="b3lyp"), 2),
+    "RKS M06-2X": (lambda: mole(ETHYLENE).RKS(xc="m062x"), 2),
+    "RKS wB97X-V": (lambda: small_nonlocal_grid(mole().RKS(xc="wb97x-v")), 2),
+    "RKS HSE06": (lambda: mole().RKS(xc="hse06"), 2),
+    "RKS tight": (lambda: mole().RKS(xc="b3lyp").set(conv_tol=1e-12), 3),
+    "RKS loose gradient": (lambda: mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol_grad=0.1), 2),
+    "RKS in def2-TZVP": (lambda: mole(basis="def2-tzvp").RKS(xc="b3lyp"), 2),
+    "RKS cartesian": (lambda: mole(cart=True).RKS(xc="b3lyp"), 2),
+    "RKS direct": (lambda: mole(max_memory=1).RKS(xc="b3lyp"), 2),
+    "RKS level shift": (lambda: mole().RKS(xc="b3lyp").set(level_shift=0.3), 2),
+    "RKS stretched": (lambda: mole("N 0 0 0; N 0 0 2.0").RKS(xc="b3lyp"), 2),
+    "RKS ionic": (lambda: mole("Li 0 0 0; F 0 0 4").RKS(xc="b3lyp"), 2),
+    "RKS ECP": (lambda: mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}).RKS(xc="b3lyp"), 3),
+    "RKS phosphorus": (lambda: mole("P 0 0 0; H 0 1.2 0.77; H 1.03 -0.6 0.77; H -1.03 -0.6 0.77").RKS(xc="b3lyp"), 2),
+    "UHF": (lambda: radical().UHF(), 2),
+    "UKS": (lambda: radical().UKS(xc="b3lyp"), 2),
+    "UKS triplet": (lambda: mole(OXYGEN, spin=2).UKS(xc="b3lyp"), 2),
+    "UKS closed shell": (lambda: mole().UKS(xc="b3lyp"), 2),
+    "ROHF": (lambda: radical().ROHF(), 2),
+    "ROKS": (lambda: radical().ROKS(xc="b3lyp"), 2),
+    "density_fit": (lambda: mole().RKS(xc="b3lyp").density_fit(), 2),
+    "density_fit RHF": (lambda: mole(ETHYLENE).RHF().density_fit(), 3),
+    "density_fit UKS": (lambda: radical().UKS(xc="b3lyp").density_fit(), 3),
+    "PCM": (lambda: mole().RKS(xc="b3lyp").PCM(), 2),
+    "ddCOSMO": (lambda: mole().RKS(xc="b3lyp").ddCOSMO(), 2),
+    "sfx2c1e": (lambda: mole().RKS(xc="b3lyp").sfx2c1e(), 2),
+    "symmetry": (lambda: mole(symmetry=True).RKS(xc="b3lyp"), 2),
+    "symmetry ROKS": (lambda: mole(symmetry=True, charge=1, spin=1).ROKS(xc="b3lyp"), 2),
+    "symmetry UKS": (lambda: mole(symmetry=True, charge=1, spin=1).UKS(xc="b3lyp"), 2),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_solution_from_few_builds(name: str) -> None:
+    factory, builds = METHODS[name]
+    plain = factory().run()
+    quick = accelerate(factory())
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert quick.converged
+    assert counter.builds == quick.full_builds == quick.cycles <= builds
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.spin_square()[0] == pytest.approx(plain.spin_square()[0], abs=1e-4)
+    np.testing.assert_allclose(quick.mo_energy, plain.mo_energy, atol=1e-4)
+    np.testing.assert_array_equal(quick.mo_occ, plain.mo_occ)
+    fock = quick.get_fock(dm=quick.make_rdm1())  # get_grad by itself forgets the solvent
+    assert np.linalg.norm(quick.get_grad(quick.mo_coeff, quick.mo_occ, fock)) < np.sqrt(quick.conv_tol)
+
+
+def tilted(mf: Any) -> Any:
+    """A user's own get_fock, which changes the solution."""
+    get_fock, extra = mf.get_fock, 0.3 * np.outer(mf.get_ovlp()[0], mf.get_ovlp()[0])
+
+    def own(h1e: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return get_fock((mf.get_hcore() if h1e is None else h1e) + extra, *args, **kwargs)
+
+    mf.get_fock = own
+    return mf
+
+
+PLAIN: dict[str, tuple[Callable[[], Any], str]] = {
+    "generalised": (lambda: mole().GHF(), "has no coarse level"),
+    "smearing": (lambda: scf.addons.smearing(mole().RKS(xc="pbe"), sigma=0.02), "smeared"),
+    "fractional occupations": (lambda: scf.addons.frac_occ(mole("B 0 0 0", spin=1).UHF()), "get_occ"),
+    "own Fock matrix": (lambda: tilted(mole().RHF()), "get_fock"),
+    "own kernel hook": (lambda: mole().RKS(xc="pbe").COSX(), "pre_kernel"),
+    "without DIIS": (lambda: mole().RHF().set(diis=None, max_cycle=60), "DIIS is switched off"),
+    "nothing to do": (lambda: mole().RHF().set(max_cycle=0), "nothing to iterate"),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_scf_runs_if_multilevel_is_not_applicable(name: str) -> None:
+    factory, reason = PLAIN[name]
+    plain = factory().run()
+    quick = accelerate(factory().set(verbose=3, stdout=io.StringIO())).run()
+    assert reason in quick.stdout.getvalue()
+    assert "verwritten attributes" not in quick.stdout.getvalue() or vars(plain).keys() & {"get_occ", "get_fock"}
+    assert quick.full_builds == (plain.cycles + 1 + plain.converged if plain.max_cycle else 1)
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.converged == plain.converged
+
+
+def test_a_hopeless_coarse_level_costs_one_build_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    useless = Level("useless", "def2-universal-jfit", "def2-universal-jfit", 0)
+    monkeypatch.setattr(ladder, "EXACT", (("coarse",),))
+    monkeypatch.setattr(levels, "SLOW", 0.0)  # no progress is ever enough
+    quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(verbose=3, stdout=io.StringIO()))
+    quick.set(conv_tol=1e-13, coarse_level=useless)  # so that two builds cannot do it
+    plain = mole(ETHYLENE).RKS(xc="b3lyp").set(conv_tol=1e-13)
+    with counting_fock_builds(plain) as expected:
+        plain.run()
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert "plain SCF continues from the best density" in quick.stdout.getvalue()
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert counter.builds == quick.full_builds <= expected.builds + 1
+
+
+@pytest.mark.parametrize("spin", [0, 2])
+def test_a_start_better_than_the_coarse_field_is_left_as_it_is(spin: int) -> None:
+    def make() -> Any:
+        mol = mole(ETHYLENE, spin=spin)
+        return mol.UKS(xc="b3lyp") if spin else mol.RKS(xc="b3lyp")
+
+    plain = make().set(conv_tol=1e-11).run()
+    quick = accelerate(make())
+    quick.kernel(dm0=np.array(plain.make_rdm1()))
+    assert (quick.full_builds, quick.coarse_cycles) == (1, 1)  # the full field finds nothing to correct
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-9)
+    rough = accelerate(make())
+    rough.kernel(dm0=rough.get_init_guess(key="minao"))
+    assert rough.coarse_cycles > 1
+
+
+def test_max_cycle_is_a_limit_on_full_builds() -> None:
+    quick = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").set(max_cycle=1)).run()
+    assert quick.full_builds == 1
+    assert not quick.converged
+    assert np.isfinite(quick.e_tot)
+
+
+@pytest.mark.parametrize("name", ["RKS B3LYP", "RHF", "UKS", "ROKS", "density_fit", "PCM"])
+def test_energy_is_nearly_exact_after_one_build(name: str) -> None:
+    exact = METHODS[name][0]().run()
+    quick = accelerate(METHODS[name][0](), builds=1).run()
+    assert quick.full_builds == 1
+    # a density-fitted object meets the criteria after one
+    assert quick.converged == (name == "density_fit")
+    assert abs(quick.e_tot - exact.e_tot) < np.nanmax([quick.energy_error, 1e-9])
+    assert quick.converged or quick.energy_error < 1e-5
+    np.testing.assert_allclose(quick.mo_energy, exact.mo_energy, atol=2e-3)
+    converged = accelerate(quick).run()
+    assert converged.converged
+    assert converged.e_tot == pytest.approx(exact.e_tot, abs=1e-8)
+
+
+def test_levels_are_attributes_of_the_object() -> None:
+    mf = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").density_fit()).set(verbose=4, stdout=io.StringIO())
+    mf.set(coarse_level=replace(COARSE, grid=3), single_precision=False).run()
+    assert "multilevel SCF: coarse level fitted in def2-universal-jfit (def2-universal-jkfit" in mf.stdout.getvalue()
+    assert "grid level 3" in mf.stdout.getvalue()
+    assert (mf.converged, mf.single_builds, mf.full_builds) == (True, 0, 2)
+    assert mf.e_tot == pytest.approx(mole(ETHYLENE).RKS(xc="b3lyp").density_fit().run().e_tot, abs=1e-8)
+    mf.run(coarse_level=COARSE, single_precision=True, mo_coeff=None)
+    assert (mf.converged, mf.single_builds, mf.full_builds) == (True, 1, 1)
+
+
+def test_builds_are_a_number_or_none() -> None:
+    with pytest.raises(ValueError, match="builds"):
+        accelerate(mole().RHF(), builds=0)
+
+
+def test_the_original_is_left_alone() -> None:
+    mf = mole().RKS(xc="b3lyp")
+    before = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(mf).items()}
+    quick = accelerate(mf).run()
+    assert vars(mf) == before
+    assert accelerate(quick) is quick
+    plain = quick.undo_accelerate()
+    assert type(plain) is type(mf)
+    assert plain.kernel() == pytest.approx(quick.e_tot, abs=1e-8)
+    assert plain.cycles == 1
+
+
+def test_gradients_and_correlation_after_multilevel_scf() -> None:
+    plain, quick = mole().RKS(xc="b3lyp").run(), accelerate(mole().RKS(xc="b3lyp")).run()
+    gradients = [mf.nuc_grad_method().kernel() for mf in (plain, quick)]
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+    roots = [mf.TDA().run(nstates=6).e[:3] for mf in (plain, quick)]
+    np.testing.assert_allclose(*roots, atol=1e-5)
+    assert quick.stability(verbose=0)[0] is not None
+    np.testing.assert_allclose(quick.dip_moment(verbose=0), plain.dip_moment(verbose=0), atol=1e-4)
+    hf, quick_hf = mole().RHF().run(), accelerate(mole().RHF()).run()
+    assert quick_hf.MP2().run().e_tot == pytest.approx(hf.MP2().run().e_tot, abs=1e-6)  # first order in the orbitals
+    second_order = accelerate(mole().RHF()).newton()
+    assert not hasattr(second_order, "full_builds")  # it is PySCF's, and does not pretend to be more
+    assert second_order.run().e_tot == pytest.approx(hf.e_tot, abs=1e-8)
+
+
+def test_the_second_order_solver_is_for_where_two_levels_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: Any) -> levels.Outcome:
+        return climb(*args)._replace(failure="it was told to")
+
+    energy, climb = mole().RHF().kernel(), mixin.climb
+    mf, log = accelerate(mole().RHF().newton()), io.StringIO()
+    mf.stdout, mf.verbose = log, 4
+    assert mf.kernel() == pytest.approx(energy, abs=1e-8)
+    assert mf.full_builds <= 3
+    assert "ah_start_tol" in log.getvalue()  # among the settings
+    assert "multilevel SCF: tried first; the second-order solver is used only if it fails." in log.getvalue()
+    assert "coarse level fitted in def2-universal-jfit (def2-universal-jkfit for elements with cores)" in log.getvalue()
+    monkeypatch.setattr(mixin, "climb", stopped)
+    mf = accelerate(mole().RHF().newton())
+    mf.stdout, mf.verbose = log, 4
+    assert mf.kernel() == pytest.approx(energy, abs=1e-8)
+    assert "macro= " in log.getvalue()  # words of the second-order solver
+
+
+@pytest.mark.usefixtures("no_room")
+def test_without_room_for_fitted_integrals_plain_scf_serves() -> None:
+    plain, mf, log = mole().RKS(xc="b3lyp").run(), accelerate(mole().RKS(xc="b3lyp")), io.StringIO()
+    mf.stdout, mf.verbose = log, 3
+    assert mf.kernel() == pytest.approx(plain.e_tot, abs=1e-10)
+    assert (mf.cycles, mf.full_builds) == (plain.cycles, plain.cycles + 2)
+    assert "GB free. Increase max_memory, or set PYSCF_TMPDIR to a larger disk; plain SCF is used." in log.getvalue()
+
+
+def test_no_room_after_the_first_full_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that is close needs no field at first."""
+    mf = mole().RKS(xc="b3lyp").run()
+    moved = mole(WATER.replace("0.1173", "0.1183")).RKS(xc="b3lyp")
+    start = lib.tag_array(mf.make_rdm1(), mo_coeff=mf.mo_coeff, mo_occ=mf.mo_occ, close=True)
+
+    def no_room(*_: Any) -> None:
+        raise ResourceError("no room")
+
+    monkeypatch.setattr(ladder, "ResponseField", no_room)
+    monkeypatch.setattr(ladder, "CoarseField", no_room)
+    quick = accelerate(moved.copy())
+    assert quick.kernel(start) == pytest.approx(moved.kernel(), abs=1e-8)
+    assert quick.converged
+
+
+def test_scanner_and_geometry_steps() -> None:
+    moved = mole(WATER.replace("0.1173", "0.1300"))
+    scanner = accelerate(mole().RKS(xc="b3lyp")).as_scanner()
+    for mol in (mole(), moved):
+        assert scanner(mol) == pytest.approx(mol.RKS(xc="b3lyp").kernel(), abs=1e-8)
+        assert scanner.full_builds <= 2
+    gradient = accelerate(mole().RKS(xc="b3lyp")).nuc_grad_method().as_scanner()
+    energy, force = gradient(moved)
+    plain = moved.RKS(xc="b3lyp").run()
+    assert energy == pytest.approx(plain.e_tot, abs=1e-8)
+    np.testing.assert_allclose(force, plain.nuc_grad_method().kernel(), atol=1e-6)
+
+
+def test_callback_checkpoint_and_own_criteria(tmp_path: Any) -> None:
+    seen: list[float] = []
+    mf = mole().RKS(xc="b3lyp")
+    mf.chkfile = str(tmp_path / "water.chk")
+    mf.callback = lambda envs: seen.append(envs["norm_gorb"])
+    quick = accelerate(mf).run()
+    assert len(seen) == quick.full_builds
+    assert seen[-1] < 3.2e-5
+    again = mole().RKS(xc="b3lyp")
+    again.kernel(dm0=again.from_chk(mf.chkfile))
+    assert again.cycles == 1
+    mf.check_convergence = lambda envs: envs["norm_ddm"] < 1e-10 and envs["norm_gorb"] < envs["conv_tol_grad"]
+    assert accelerate(mf).run().full_builds > quick.full_builds
+
+
+# of PySCF's kernel, where it calls back
+NAMES = [
+    "mf", "mol", "cycle", "e_tot", "last_hf_e", "mo_energy", "mo_coeff", "mo_occ", "dm", "dm_last", "norm_ddm",
+    "vhf", "fock", "fock_last", "norm_gorb", "h1e", "s1e", "x_orth", "conv_tol", "conv_tol_grad", "cput0",
+    "cput1", "mf_diis", "scf_conv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["RKS", "UKS", "ROKS"])
+def test_callbacks_get_what_pyscfs_kernel_gives_them(kind: str) -> None:
+    def made() -> Any:
+        mf = getattr(mole(charge=int(kind != "RKS"), spin=int(kind != "RKS")), kind)(xc="pbe")
+        mf.callback = lambda envs: seen.append({name: envs[name] for name in NAMES})
+        return mf
+
+    seen: list[dict[str, Any]] = []
+    made().run()
+    theirs, start = seen[0], made().get_init_guess()
+    seen.clear()
+    quick = accelerate(made()).run()
+    for ours in seen:
+        assert {name: np.shape(ours[name]) for name in NAMES} == {name: np.shape(theirs[name]) for name in NAMES}
+        assert ours["norm_ddm"] == pytest.approx(np.linalg.norm(ours["dm"] - ours["dm_last"]))
+        assert ours["cput0"] <= ours["cput1"]
+    np.testing.assert_array_equal(seen[0]["dm_last"], start)
+    np.testing.assert_array_equal(seen[1]["dm_last"], seen[0]["dm"])
+    assert [ours["e_tot"] - ours["last_hf_e"] for ours in seen] == [0, seen[1]["e_tot"] - seen[0]["e_tot"]]
+    assert [ours["scf_conv"] for ours in seen] == [False, True]
+    assert quick.converged
+
+
+def test_a_criterion_of_change_is_not_met_by_the_first_build() -> None:
+    mf = mole().RHF().set(check_convergence=lambda envs: abs(envs["e_tot"] - envs["last_hf_e"]) < 1e-3)
+    assert accelerate(mf).run().full_builds == 2
+
+
+def test_multilevel_scf_converges_from_every_start() -> None:
+    reference = mole().RKS(xc="b3lyp").run()
+    pyscf_mlham.register(model=OracleModel.of(reference), fallback="raise")
+    for start in ("minao", "1e", "ml"):
+        quick = accelerate(mole().RKS(xc="b3lyp").set(init_guess=start)).run()
+        assert quick.e_tot == pytest.approx(reference.e_tot, abs=1e-8)
+        assert quick.full_builds == (1 if start == "ml" else 2)  # the oracle leaves nothing to do
+    from_density = accelerate(mole().RKS(xc="b3lyp"))
+    from_density.kernel(dm0=reference.make_rdm1())
+    assert from_density.e_tot == pytest.approx(reference.e_tot, abs=1e-8)
+    from_density.kernel()  # a second one starts from its own orbitals
+    assert from_density.converged
+    complex_start = accelerate(mole().RHF().set(verbose=3, stdout=io.StringIO()))
+    complex_start.kernel(dm0=mole().RHF().run().make_rdm1() + 0j)
+    assert "is complex" in complex_start.stdout.getvalue()
+
+
+def hopeless(full: Any, ladder: Any, orbitals: Any, tolerance: float) -> levels.Outcome:
+    """Give up after the first full build."""
+    return levels.Outcome(full.build(orbitals), "the cheaper levels are useless")
+
+
+@pytest.mark.parametrize("name", ["not applicable", "fails", "converges"])
+def test_flags_are_printed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = mole().GHF() if name == "not applicable" else mole().RKS(xc="pbe")
+    quick = accelerate(mf).set(verbose=4, stdout=io.StringIO())
+    if name == "fails":
+        monkeypatch.setattr(mixin, "climb", hopeless)
+    quick.run()
+    assert quick.converged
+    assert bool(quick.plain_reason) == (name != "converges")
+    assert quick.stdout.getvalue().count("initial guess = minao") == 1
+    quick.dump_flags()
+    assert quick.stdout.getvalue().count("initial guess = minao") == 2
+
+
+@pytest.mark.parametrize("kind", ["RKS", "UKS"])
+def test_an_scf_that_does_not_converge(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixin, "climb", hopeless)
+    mol = mole(ETHYLENE) if kind == "RKS" else radical()
+    for limit in (1, 4):
+        quick = accelerate(getattr(mol, kind)(xc="pbe")).set(conv_tol=1e-13, max_cycle=limit)
+        quick.set(verbose=3, stdout=io.StringIO()).run()
+        printed = quick.stdout.getvalue()
+        assert not quick.converged
+        assert quick.cycles == quick.max_cycle == limit
+        assert kind == "RKS" or f"after {limit} cycles" in printed
+        assert "mf.newton()" in printed
+        assert "mf.level_shift" in printed
+
+
+def test_one_electron(capfd: pytest.CaptureFixture[str]) -> None:
+    for atom, charge in (("H 0 0 0", 0), ("H 0 0 0; H 0 0 1", 1)):
+        plain = mole(atom, charge=charge, spin=1).UKS(xc="b3lyp").run()
+        assert accelerate(mole(atom, charge=charge, spin=1).UKS(xc="b3lyp")).run().e_tot == pytest.approx(plain.e_tot)
+    assert "illegal value" not in "".join(capfd.readouterr())
+
+
+def test_broken_symmetry_is_kept() -> None:
+    plain = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").run()
+    quick = accelerate(mole(TWISTED_ETHYLENE).UKS(xc="b3lyp")).run()
+    # which of two broken-symmetry states plain SCF finds depends on rounding, and so on the processor
+    assert quick.e_tot <= plain.e_tot + 1e-8
+    assert quick.spin_square()[0] > 0.9  # a closed shell has 0
+
+
+def test_log_is_clean_at_any_verbosity() -> None:
+    quick = accelerate(mole().RKS(xc="b3lyp").set(verbose=9, stdout=io.StringIO())).run()
+    printed = quick.stdout.getvalue()
+    assert printed.count("full build ") == quick.full_builds
+    assert "does not have attributes" not in printed
+    assert "overwritten attributes" not in printed.lower()
+    assert "converged SCF energy" in printed
+    assert f"multilevel SCF: {quick.full_builds} full Fock builds, {quick.coarse_cycles} coarse, " in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ferrocene", "chromium hexacarbonyl"])
+def test_transition_metals(name: str) -> None:
+    if name == "ferrocene":
+        ring = [(1.21 * np.cos(a), 1.21 * np.sin(a)) for a in 2 * np.pi * np.arange(5) / 5]
+        atoms = [("Fe", (0, 0, 0))]
+        for z in (1.65, -1.65):
+            atoms += [("C", (x, y, z)) for x, y in ring]
+            atoms += [("H", (x * 2.29 / 1.21, y * 2.29 / 1.21, z)) for x, y in ring]
+    else:
+        axes = [np.eye(3)[i] * s for i in range(3) for s in (1, -1)]
+        atoms = [("Cr", (0, 0, 0))] + [("C", a * 1.91) for a in axes] + [("O", a * 3.06) for a in axes]
+    plain, quick = mole(atoms, "def2-svp").RKS(xc="b3lyp").run(), accelerate(mole(atoms, "def2-svp").RKS(xc="b3lyp"))
+    with counting_fock_builds(quick) as counter:
+        quick.run()
+    assert quick.converged
+    assert quick.e_tot <= plain.e_tot + 1e-8
+    assert counter.builds <= plain.cycles
+
+
+def test_a_molecule_is_no_mean_field_object() -> None:
+    for decorate in (accelerate, pyscf_mlham.track):
+        with pytest.raises(TypeError, match=r"expected a mean-field object.*got Mole"):
+            decorate(mole())

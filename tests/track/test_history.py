@@ -1,0 +1,372 @@
+"""Guesses from earlier geometries: exact where they can be, better than the rivals, never in the way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyscf.md
+import pytest
+from pyscf import gto
+from scipy.spatial.transform import Rotation
+
+import pyscf_mlham
+from pyscf_mlham import History, accelerate, track
+from pyscf_mlham.ao.loewdin import Metric
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.h0 import potential
+from pyscf_mlham.track.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
+from pyscf_mlham.track.history import JUMP, STRATEGIES
+from pyscf_mlham.track.recycle import RecyclingDIIS, Response
+from support.molecules import WATER, assert_close, mole
+
+VELOCITY = np.random.default_rng(1).normal(size=(3, 3)) * 0.02  # Bohr per step
+
+
+def path(steps: int, **kwargs: Any) -> list[gto.Mole]:
+    """Water on a smooth, slightly bent path."""
+    start = mole(**kwargs)
+    places = [start.atom_coords() + k * VELOCITY + 1e-3 * k * k * VELOCITY[::-1] for k in range(steps)]
+    return [start.copy().set_geom_(x, unit="Bohr") for x in places]
+
+
+def turned(mol: gto.Mole) -> gto.Mole:
+    q = Rotation.from_rotvec([0.4, -1.1, 2.0]).as_matrix()
+    return mol.copy().set_geom_(mol.atom_coords() @ q.T + [0.3, 0, -2], unit="Bohr")
+
+
+def test_weights_are_exact_where_they_can_be() -> None:
+    rng = np.random.default_rng(0)
+    line = rng.normal(size=7) + np.outer([0.0, 1.0, 2.5], rng.normal(size=7))
+    target = line[0] - 1.5 * (line[1] - line[0])
+    weights = fitted_weights(line, target, 1e-9)
+    assert_close(weights @ line, target, 1e-6)
+    assert weights.sum() == pytest.approx(1)
+    assert_close(fitted_weights(line, line[1], 1e-3), [0, 1, 0], 1e-15)
+    assert_close(fitted_weights(line, target, 1e6), [1, 0, 0], 1e-6)  # all noise: the nearest one
+    assert_close(fitted_weights(line[:1], target, 1e-3), [1], 0)
+    assert_close(aspc_weights(1), [1], 1e-12)
+    assert_close(aspc_weights(2), [2, -1], 1e-12)
+    assert_close(aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 8])
+def test_reversible_weights_are_the_same_backwards(count: int) -> None:
+    rng = np.random.default_rng(count)
+    past, new = rng.normal(size=(count, 50)), rng.normal(size=50)
+    weights = reversible_weights(past, new, 1e-3)
+    assert weights[-1] == -1
+    assert_close(weights[:-1], weights[:-1][::-1], 1e-12)
+    assert weights.sum() == pytest.approx(1)
+    # read backwards, the new step is the oldest and the oldest is asked for
+    backwards = reversible_weights(np.concatenate([past[:-1][::-1], new[None]]), past[-1], 1e-3)
+    assert_close(backwards, weights, 1e-9)
+
+
+def test_aligned_geometries_and_densities() -> None:
+    mol = mole()
+    x, there = mol.atom_coords(), turned(mol).atom_coords()
+    rotation, moved = aligned(x, there)
+    assert_close(moved, there, 1e-7)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    assert largest_move(x, there) < 1e-7
+    assert largest_move(x, x + np.outer([1, 0, 0], [0, 0, 0.5])) == pytest.approx(1 / 3, abs=0.01)
+    rod = np.outer([0.0, 1.0, 2.0], [0, 0, 1])
+    assert_close(aligned(rod, rod + 1)[0], np.eye(3), 1e-6)  # no turn about the axis
+    tilted, _ = aligned(rod, rod @ Rotation.from_rotvec([0.3, 0, 0]).as_matrix().T)
+    assert_close(tilted, Rotation.from_rotvec([0.3, 0, 0]).as_matrix(), 1e-6)
+
+
+CLASSES: dict[str, Callable[[gto.Mole], Any]] = {
+    "RHF": lambda mol: mol.RHF(),
+    "RKS": lambda mol: mol.RKS(xc="lda"),
+    "UHF": lambda mol: mol.UHF(),
+    "ROHF": lambda mol: mol.ROHF(),
+    "density_fit": lambda mol: mol.RHF().density_fit(),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("cart", [False, True])
+def test_a_geometry_seen_before_takes_one_cycle_wherever_it_lies(name: str, cart: bool) -> None:
+    ion = {"charge": 1, "spin": 1} if name in ("UHF", "ROHF") else {}
+    mol = mole(cart=cart, basis="6-31g*", **ion)
+    mf = track(CLASSES[name](mol)).as_scanner()
+    energy = mf(mol)
+    assert mf.cycles > 3
+    for again in (mol, turned(mol)):
+        assert mf(again) == pytest.approx(energy, abs=1e-7 if name != "RKS" else 1e-5)  # the grid does not turn
+        assert mf.cycles == 1 or name == "RKS"
+        assert mf.cycles <= 2
+    occupied = mf.history.guess(mf).density
+    assert_close(occupied, mf.make_rdm1(), 2e-4 if name == "RKS" else 2e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_same_energies_and_fewer_cycles_along_a_path(strategy: str) -> None:
+    scanner = track(mole().RHF(), strategy).as_scanner()
+    plain, plain_cycles = mole().RHF().as_scanner(), []
+    cycles, errors = [], []
+    for mol in path(9):
+        assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
+        plain_cycles.append(plain.cycles)
+        cycles.append(scanner.cycles)
+        errors.append(scanner.history.error)
+    if strategy == "last":
+        assert cycles == plain_cycles
+    if strategy == "aspc":
+        assert sum(cycles) < sum(plain_cycles)
+    if strategy in ("fit", "reversible"):
+        assert sum(cycles[4:]) <= 0.6 * sum(plain_cycles[4:])
+        assert max(errors[5:]) < 1e-2 * errors[1]
+
+
+def unrestricted(mol: gto.Mole) -> Any:
+    mf = mol.UKS(xc="pbe")
+    mf.grids.level = 0
+    return mf
+
+
+def restricted_open(mol: gto.Mole) -> Any:
+    return mol.ROHF()
+
+
+@pytest.mark.parametrize("kind", [unrestricted, restricted_open])
+def test_open_shells_gain_too(kind: Callable[[gto.Mole], Any]) -> None:
+    ion = {"charge": 1, "spin": 1, "basis": "6-31g"}
+    scanner, plain = track(kind(mole(**ion))).as_scanner(), kind(mole(**ion)).as_scanner()
+    for mol in path(6, **ion):
+        assert scanner(mol) == pytest.approx(plain(mol), abs=1e-7)
+    assert scanner.cycles < plain.cycles
+
+
+def test_extrapolation_follows_a_rotating_molecule() -> None:
+    """Turning while it vibrates costs nothing: every step is turned back first."""
+    errors = {}
+    for name, angle in (("still", 0.0), ("tumbling", 0.7)):
+        scanner = track(mole().RHF()).as_scanner()
+        for k, mol in enumerate(path(6)):
+            q = Rotation.from_rotvec([0, k * angle, 0.3 * k * angle]).as_matrix()
+            scanner(mol.copy().set_geom_(mol.atom_coords() @ q.T, unit="Bohr"))
+        errors[name] = scanner.history.error
+    assert errors["tumbling"] < 5e-4
+    assert errors["tumbling"] < 5 * errors["still"]
+
+
+class Rough:
+    """A model that is wrong, but smoothly: the Fock matrix of PySCF's minao density."""
+
+    exact = False
+    config = ModelConfig(
+        name="rough", architecture="none", elements=(1, 8), charges=(0,), basis="6-31g*", xc="hf", baseline="sap"
+    )
+
+    def native(self, mol: gto.Mole) -> gto.Mole:
+        return mol
+
+    def correction(self, native: gto.Mole, h0: Any) -> Any:
+        return potential("minao", native) - potential("sap", native)
+
+
+def test_a_model_helps_from_the_second_step_on() -> None:
+    pyscf_mlham.register(model=Rough(), fallback="raise")
+    errors = {}
+    for guess in ("minao", "ml"):
+        scanner = track(mole().RHF().set(init_guess=guess)).as_scanner()
+        errors[guess] = []
+        for mol in path(5):
+            scanner(mol)
+            errors[guess].append(scanner.history.error)
+    assert errors["ml"][1] < 0.5 * errors["minao"][1]
+    assert errors["ml"][2] < errors["minao"][2]
+
+
+def test_a_model_that_fails_is_done_without() -> None:
+    class Failing(Rough):
+        def correction(self, native: gto.Mole, h0: Any) -> Any:
+            raise MemoryError("the GPU is full")
+
+    pyscf_mlham.register(model=Failing())
+    scanner = track(mole().RHF().set(init_guess="ml")).as_scanner()
+    for mol in path(4):
+        scanner(mol)
+    assert scanner.converged
+    assert scanner.history.error < 1e-2
+
+
+def test_history_starts_afresh_after_a_jump_or_with_another_method() -> None:
+    history = History()
+
+    def run(mf: Any) -> int:
+        track(mf, history).run()
+        return len(history.steps)
+
+    mol = mole()
+    assert [run(mol.RHF()), run(path(2)[1].RHF())] == [1, 2]
+    far = mol.copy().set_geom_(mol.atom_coords() + np.outer([0, 1, 0], [0, 2.2 * JUMP, 0]), unit="Bohr")
+    assert run(far.RHF()) == 1
+    assert run(mol.RKS(xc="lda")) == 1
+    assert run(mol.RKS(xc="lda")) == 2
+    assert run(mole(basis="6-31g").RHF()) == 1
+    assert run(mole(charge=1, spin=1).UHF()) == 1
+    assert run(mole(WATER.replace("O", "S")).RHF()) == 1
+    track(mol.GHF(), history).run()  # not served, and not spoilt
+    assert len(history.steps) == 0 or np.isinf(history.error)
+
+
+def test_memory_of_the_history_is_bounded() -> None:
+    shallow = track(mole().RHF(), History(depth=2)).as_scanner()
+    for mol in path(4):
+        shallow(mol)
+    assert len(shallow.history.steps) == 2
+    poor = track(mole().RHF().set(max_memory=0)).as_scanner()
+    for mol in path(3):
+        poor(mol)
+    assert len(poor.history.steps) == 1
+    with pytest.raises(ValueError, match="unknown strategy 'best'"):
+        track(mole().RHF(), "best")
+    with pytest.raises(ValueError, match="a history keeps one step or more"):
+        History(depth=0)
+
+
+def test_history_uses_given_densities_and_keeps_no_failures() -> None:
+    mf = track(mole().RHF()).run()
+    mf.kernel(dm0=mf.get_init_guess(key="1e"))
+    assert mf.cycles > 5
+    assert np.isinf(mf.history.error)
+    short = track(mole().RHF().set(max_cycle=1)).run()
+    assert not short.history.steps
+    assert mf.undo_track().__class__ is mole().RHF().__class__
+
+
+def test_the_original_is_left_alone_and_the_log_is_clean() -> None:
+    mf = mole(basis="6-31g").RHF().set(verbose=5, stdout=io.StringIO())
+    before = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(mf).items()}
+    scanner = track(mf).as_scanner()
+    for mol in path(6, basis="6-31g"):
+        mol.stdout = mf.stdout
+        scanner(mol)
+    assert vars(mf) == before
+    assert scanner.diis is True
+    assert scanner.diis_start_cycle == 1
+    printed = mf.stdout.getvalue()
+    assert "guess from 5 earlier geometries" in printed
+    assert "does not have attributes" not in printed
+    assert "overwritten attributes" not in printed.lower()
+
+
+def test_gradient_scanners_and_pyscf_dynamics() -> None:
+    plain, quick = mole(basis="sto-3g").RHF(), track(mole(basis="sto-3g").RHF())
+    gradients = quick.nuc_grad_method().as_scanner()
+    reference = plain.nuc_grad_method().as_scanner()
+    for mol in path(4, basis="sto-3g"):
+        (energy, force), (exact, exact_force) = gradients(mol), reference(mol)
+        assert energy == pytest.approx(exact, abs=1e-8)
+        assert_close(force, exact_force, 1e-5)
+    assert len(quick.history.steps) == 4
+    energies = []
+    for mf in (mole(basis="sto-3g").RHF(), track(mole(basis="sto-3g").RHF())):
+        run = pyscf.md.NVE(mf, dt=10, steps=4, veloc=VELOCITY * 1e-3).set(verbose=0, data_output=None)
+        run.run()
+        energies.append(run.epot + run.ekin)
+    assert energies[0] == pytest.approx(energies[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("order", ["track last", "track first"])
+def test_two_levels_need_at_most_two_builds(order: str) -> None:
+    mf = mole(basis="6-31g").RKS(xc="b3lyp")
+    mf = track(accelerate(mf)) if order == "track last" else accelerate(track(mf))
+    scanner, plain = mf.as_scanner(), mole(basis="6-31g").RKS(xc="b3lyp").as_scanner()
+    coarse = []
+    for mol in path(5, basis="6-31g"):
+        assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
+        assert scanner.full_builds <= 2
+        coarse.append(scanner.coarse_cycles)
+    assert len(scanner.history.steps) == 5
+    assert coarse[-1] < coarse[0]
+
+
+def test_remembered_responses_are_used() -> None:
+    rng = np.random.default_rng(3)
+    fock, change = (m + m.T for m in rng.normal(size=(2, 4, 4)))
+    density = np.diag([1.0, 1.0, 0, 0])
+    eye = np.eye(4)
+    seen = Response(change, fock @ density - density @ fock)  # half of it would remove the error
+    best = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [seen]).update(eye, density, fock)
+    assert_close(best, fock - change, 1e-10)
+    first = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [])
+    assert_close(first.update(eye, density, fock), fock, 1e-14)
+    first.update(eye, density, fock + change)
+    assert_close(first.responses()[0].fock, change, 1e-12)
+
+
+def test_an_external_potential_is_part_of_the_method() -> None:
+    """In a field of 0.1 a.u. the densities of free molecules say nothing, nor do those before the molecule turned."""
+
+    def in_field(mol: gto.Mole, strength: float) -> Any:
+        mf = mol.RHF()
+        h = mf.get_hcore() + strength * mol.intor("int1e_r")[2]
+        return mf.set(get_hcore=lambda *_: h) if strength else mf
+
+    history, mols = History(), path(3)
+    places = [(mols[0], 0.0, 1), (mols[1], 0.1, 1), (mols[2], 0.1, 2), (turned(mols[2]), 0.1, 1), (mols[2], 0.0, 1)]
+    for mol, strength, steps in places:
+        exact = in_field(mol, strength).kernel()
+        assert track(in_field(mol, strength), history).kernel() == pytest.approx(exact, abs=1e-8)
+        assert len(history.steps) == steps
+    track(mols[2].RHF().PCM(), history).run()
+    assert len(history.steps) == 1
+
+
+def test_steps_of_another_state_are_forgotten() -> None:
+    mf = track(mole(basis="6-31g").RHF()).run()
+    excited = np.array(mf.mo_occ)
+    excited[[4, 5]] = 0, 2
+    ground, mo = mf.history.steps[0], mf.mo_coeff
+    mf.mo_occ = excited
+    mf.history.record(mf)
+    assert len(mf.history.steps) == 1
+    assert np.abs(mf.history.steps[0].density - ground.density).max() > 0.1
+    assert_close(mf.history.guess(mf).density, mf.make_rdm1(mo, excited), 1e-8)
+
+
+def test_memory_of_responses_is_bounded() -> None:
+    known = [Response(np.eye(4), np.eye(4))] * 3
+    diis = RecyclingDIIS(mole().RHF(), np.eye(4), Metric(np.eye(4), np.eye(4)), [])
+    diis.pairs = [*known, known[0]]
+    history = History()
+    history.learn(mole().RHF(), diis)
+    assert len(history.responses) == 3
+    history.learn(mole().RHF().set(max_memory=0), diis)
+    assert not history.responses
+
+
+def test_a_response_without_error_does_no_harm() -> None:
+    """Helium with one function: [F, D] is zero whatever happens."""
+    eye = np.eye(1)
+    diis = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [Response(eye, 0 * eye)])
+    for shift in (0.0, 0.1, 0.2):
+        assert_close(diis.update(eye, 2 * eye, eye + shift), eye + shift, 0)
+
+
+def test_responses_serve_the_first_cycles_only() -> None:
+    """One that tells the opposite of the truth must not keep an SCF from converging."""
+    rng = np.random.default_rng(5)
+    eye = np.eye(13)
+    wrong = [Response(m + m.T, m - m.T) for m in rng.normal(size=(4, 13, 13))]
+    mf = mole(basis="6-31g").RHF()
+    metric = Metric(eye, eye)
+    diis = RecyclingDIIS(mf, eye, metric, wrong)
+    density = np.diag([2.0] * 5 + [0.0] * 8)
+    focks = [m + m.T for m in rng.normal(size=(9, 13, 13))]
+    after = [diis.update(eye, density, f) for f in focks][-1]
+    without = RecyclingDIIS(mf, eye, metric, [])
+    assert_close(after, [without.update(eye, density, f) for f in focks][-1], 1e-10)
+
+
+def test_settings_of_convergence_are_respected() -> None:
+    for setting in ({"diis_damp": 0.3}, {"diis_space": 4}, {"level_shift": 0.2}, {"diis": False}):
+        assert not track(mole().RHF().set(**setting))._plain_diis()
+    assert track(mole().RHF())._plain_diis()
