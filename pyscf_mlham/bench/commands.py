@@ -120,7 +120,8 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench.report import check_marks, insert_table
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
-    plan = from_options(Plan, args, guesses=_guesses(args.guess, protocol), solvers=_solvers(args.solver))
+    guesses, solvers = _guesses(args.guess, protocol), _solvers(args.solver)
+    plan = from_options(Plan, args, methods=tuple((guess, solver) for solver in solvers for guess in guesses))
     if args.insert:
         check_marks(args.insert)
     found = read_molecules(args.files, args.charge, args.mult)
