@@ -1,4 +1,4 @@
-"""mlham bench, md-bench, opt-bench and guess."""
+"""mlham bench, trust, md-bench, opt-bench and guess."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pyscf_mlham.bench.molecules import read_molecules, read_paths
+from pyscf_mlham.bench.molecules import Input, read_molecules, read_paths
 from pyscf_mlham.bench.options import add_options, from_options, names
 from pyscf_mlham.bench.protocol import (
     DEFAULT_GUESSES,
@@ -54,6 +54,15 @@ The folder holds results.json, results.csv, table.md, plots and report.html. The
 killed; more molecules, guesses or repetitions may be added; a folder cannot hold results of two protocols.
 Exit code 1: input that could not be read, runs that failed or did not converge, or energies that do not agree."""
 
+TRUST = """example:
+  mlham trust molecules.xyz --against plain --df -j 8 --report out/trust
+
+Ways: ml, scc (guesses for plain SCF); minao/twolevel, scc/twolevel, ml/twolevel (accelerate() from them); track and
+track/twolevel (a tracked object that has converged at two smaller geometries before). Verdicts: same (energies agree to
+--energy-tol and S^2 to 1e-4), lower, higher, other S^2, not converged. If states differ, PySCF's internal stability
+analysis of the higher one follows. The folder holds results.json, trust.md and trust.html; the same command resumes.
+Exit code 1: a way ends higher than plain PySCF, or fails or does not converge although plain PySCF does."""
+
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz
   mlham guess mol.xyz --xc pbe0 --basis def2-tzvp -o guess.chk     # mf.kernel(dm0=mf.from_chk("guess.chk"))
@@ -83,6 +92,21 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
         help="seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda",
     )
     parser.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `mlham trust`."""
+    _describe(parser, "Compare the states in which guesses, accelerate() and track() end.", TRUST, run_trust)
+    parser.add_argument("files", nargs="+", help=SOURCE)
+    parser.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
+    parser.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
+    parser.add_argument(
+        "--radicals", action="store_true", help="also the cation and the anion of each closed-shell molecule"
+    )
+    add_options(parser, Protocol)
+    _add_state(parser, MULT)
+    add_options(parser, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
 
 def add_paths(commands: Any) -> None:
@@ -124,11 +148,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     plan = from_options(Plan, args, methods=tuple((guess, solver) for solver in solvers for guess in guesses))
     if args.insert:
         check_marks(args.insert)
-    found = read_molecules(args.files, args.charge, args.mult)
-    for text in found.bad:
-        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
-    for text in found.duplicates:
-        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    found = _molecules(args, console)
     if not args.dask:  # whose workers are on other machines
         advise(console)
     results = run(found, plan, protocol, args.report, console)
@@ -137,6 +157,30 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     if args.insert:
         insert_table(args.insert, results, clock)
     return _report(results, args.report, clock, console)
+
+
+def _molecules(args: argparse.Namespace, console: Console) -> Input:
+    found = read_molecules(args.files, args.charge, args.mult)
+    for text in found.bad:
+        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+    for text in found.duplicates:
+        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    return found
+
+
+def run_trust(args: argparse.Namespace, console: Console) -> int:
+    """Compare the states of all ways with plain PySCF's; return 1 if one is worse or input could not be read."""
+    from pyscf_mlham.bench import trust
+
+    protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
+    methods = trust.methods_from_names(args.ways, absolute(protocol.model))
+    plan = from_options(Plan, args, methods=methods, limit=False)
+    found = _molecules(args, console)
+    judged = trust.run_trust(
+        trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
+    )
+    console.print(f"{args.report / 'trust.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if trust.is_bad(judged) or found.bad else 0
 
 
 def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: Console) -> int:

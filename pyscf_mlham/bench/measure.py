@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyscf
 from numpy.typing import NDArray
+from pyscf import gto
 
 import pyscf_mlham
-from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, TRACK, Guess, Protocol
 from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
@@ -26,10 +27,12 @@ from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
+from pyscf_mlham.track import track
 
 Array = NDArray[Any]
 
 KNOWN = (*CLASSICAL, "ml")  # values of mf.init_guess; other starts are densities passed to the kernel
+APPROACH = (0.98, 0.99)  # scale of the geometries that a tracked object converges first
 PLAIN = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
@@ -44,6 +47,7 @@ class Task(NamedTuple):
         solver: scf or twolevel.
         repeat: number of the repetition, from 0.
         protocol: all other settings.
+        stability: whether PySCF's internal stability analysis follows.
     """
 
     molecule: Molecule
@@ -51,11 +55,12 @@ class Task(NamedTuple):
     solver: str
     repeat: int
     protocol: Protocol
+    stability: bool = False
 
     @property
     def key(self) -> str:
         """Identity of the run under its protocol."""
-        return f"{self.molecule.key} {self.guess.label} {self.solver} {self.repeat}"
+        return f"{self.molecule.key} {self.guess.label} {self.solver} {self.repeat}" + " stability" * self.stability
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Row:
         e_tot: total energy, Hartree.
         e_err: e_tot minus that of the reference, Hartree.
         s2: expectation value of S^2.
+        stable: whether the solution is a minimum by PySCF's internal stability analysis.
         homo, lumo, gap: Hartree.
         guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
         occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
@@ -128,6 +134,7 @@ class Row:
     e_tot: float | None = None
     e_err: float | None = None
     s2: float | None = None
+    stable: bool | None = None
     homo: float | None = None
     lumo: float | None = None
     gap: float | None = None
@@ -200,7 +207,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
             raise DataError("--device cuda, but torch finds no CUDA device here")
         if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes only
             raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
-    if guess.kind in ("chk", LIMIT.kind):  # a file does not contain H2
+    if guess.kind in ("chk", LIMIT.kind, TRACK.kind):  # a file does not contain H2
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
@@ -219,11 +226,15 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mol = build(molecule, protocol.basis)
-    mol.max_memory = protocol.memory
-    mf = mean_field(mol, protocol.level, protocol.scf)
+    mf = mean_field(_mole(molecule, protocol), protocol.level, protocol.scf)
     mf.max_cycle = protocol.max_cycle
     return mf
+
+
+def _mole(molecule: Molecule, protocol: Protocol) -> gto.Mole:
+    mol = build(molecule, protocol.basis)
+    mol.max_memory = protocol.memory
+    return mol
 
 
 def _measured(task: Task) -> Row:
@@ -232,6 +243,8 @@ def _measured(task: Task) -> Row:
     scf_class = type(mf).__name__
     if task.solver == "twolevel":
         mf = accelerate(mf)
+    if task.guess == TRACK:
+        mf = _at_earlier_geometries(mf, task.molecule, protocol)
     with recording(mf) as visited:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)
@@ -255,6 +268,7 @@ def _measured(task: Task) -> Row:
         "total_cpu_s": end[1] - begin[1],
         "e_tot": float(mf.e_tot),
         "s2": float(mf.spin_square()[0]),
+        "stable": _is_stable(mf) if task.stability and converged else None,
         "initial_gradient": gradients[0] if gradients else None,  # one electron needs no field
         "gradients": gradients,
         "model": start.model,
@@ -262,6 +276,20 @@ def _measured(task: Task) -> Row:
         "note": "; ".join(filter(None, (start.note, _left_to_plain(mf)))),
     }
     return Row(**found, **levels(mf, start.orbitals))
+
+
+def _at_earlier_geometries(mf: Any, molecule: Molecule, protocol: Protocol) -> Any:
+    """Return a tracked object that has converged at two smaller geometries and is at the present one."""
+    mf = track(mf)
+    for scale in APPROACH:
+        mf.reset(_mole(molecule._replace(positions=scale * molecule.positions), protocol)).kernel()
+    return mf.reset(_mole(molecule, protocol))
+
+
+def _is_stable(mf: Any) -> bool:
+    """Whether a solution is a minimum with respect to rotations of its own orbitals."""
+    found = mf.stability(return_status=True)
+    return bool(found[1] if len(found) == 2 else found[2])  # GHF has no external one
 
 
 def _limit(task: Task) -> Row:

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str]
 def from_options(kind: type[T], args: argparse.Namespace, **others: Any) -> T:
     """Return an instance of a dataclass from the options of the command line and other values."""
     names = [each.name for each in fields(kind) if "help" in each.metadata]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names} | others)
+    return kind(**{name: getattr(args, name) for name in names if hasattr(args, name)} | others)
 
 
 def names(text: str) -> str:

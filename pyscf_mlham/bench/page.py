@@ -51,17 +51,38 @@ RUNS = (
     ("coarse builds", "coarse_builds", "d"), ("response solves", "response_solves", "d"),
     ("guess, wall s", "guess_s", ".2f"), ("total, wall s", "total_s", ".2f"), ("total, cpu s", "total_cpu_s", ".2f"),
     ("total / limit", "over_limit", ".2f"), ("energy", "e_tot", ".8f"), ("energy error", "e_err", ".1e"),
-    ("S²", "s2", ".3f"), ("gap", "gap", ".4f"), ("initial gradient", "initial_gradient", ".1e"),
-    ("HOMO error", "guess_homo_err", "+.4f"), ("LUMO error", "guess_lumo_err", "+.4f"),
-    ("occupied MAE", "occupied_mae", ".4f"), ("note", "note", ""),
+    ("S²", "s2", ".3f"), ("stable", "stable", ""), ("gap", "gap", ".4f"),
+    ("initial gradient", "initial_gradient", ".1e"), ("HOMO error", "guess_homo_err", "+.4f"),
+    ("LUMO error", "guess_lumo_err", "+.4f"), ("occupied MAE", "occupied_mae", ".4f"), ("note", "note", ""),
 )  # fmt: skip
 
 
 def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
-    """Return the page."""
+    """Return the page of a benchmark."""
     found = sections(results, clock)
     everything = [method for _, methods in found for method in methods]
     several = enough(everything)
+    return page(
+        results,
+        clock,
+        verdict=_verdict(results),
+        sections=[_section(results, section, plots.get(f"steps-{place}", "")) for place, section in enumerate(found)],
+        cards=[_card(method) for method in key_methods(everything)],
+        intervals="with 95 % intervals below, by Student's t on their logarithms" if several else TOO_FEW,
+        plots=[
+            {"heading": PLOTS[name][0], "caption": _caption(name, several), "svg": Markup(svg)}
+            for name, svg in plots.items()
+            if name in PLOTS
+        ],
+        compared=compared(results),
+        rival=_rival(results),
+    )
+
+
+def page(
+    results: Results, clock: str, verdict: dict[str, Any], sections: list[dict[str, Any]], kind: str = "", **parts: Any
+) -> str:
+    """Return a page: a verdict, tables, every run and the protocol, and parts that only some kinds of page have."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,24 +92,16 @@ def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
     )
     shown = [column for column in RUNS if _has(results, column[1], clock)]
     text: str = environment.get_template("template.html").render(
-        kind=results.protocol.kind,
+        kind=kind or results.protocol.kind,
         subtitle=describe(results),
         clock=clock_name(results, clock),
-        compared=compared(results),
-        verdict=_verdict(results),
-        cards=[_card(method) for method in key_methods(everything)],
-        intervals="with 95 % intervals below, by Student's t on their logarithms" if several else TOO_FEW,
-        sections=[_section(results, section, plots.get(f"steps-{place}", "")) for place, section in enumerate(found)],
-        plots=[
-            {"heading": PLOTS[name][0], "caption": _caption(name, several), "svg": Markup(svg)}
-            for name, svg in plots.items()
-            if name in PLOTS
-        ],
+        verdict=verdict,
+        sections=sections,
         headings=[heading for heading, _, _ in shown],
         rows=[_run(row, results, shown, clock) for row in [*results.rows, *results.limits]],
-        rival=_rival(results),
         protocol=_protocol(results),
         source=RESULTS,
+        **parts,
     )
     return text
 
@@ -178,7 +191,7 @@ def _value(row: Row, name: str, clock: str) -> Any:
 
 def _has(results: Results, name: str, clock: str) -> bool:
     """Whether to show a column that only some benchmarks have."""
-    every = name not in ("step", "over_limit", "response_solves")
+    every = name not in ("step", "over_limit", "response_solves", "stable")
     return every or any(_value(row, name, clock) is not None for row in results.rows)
 
 

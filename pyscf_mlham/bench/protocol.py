@@ -250,6 +250,7 @@ class Guess(NamedTuple):
 
 
 LIMIT = Guess("limit", "limit")  # not a guess: the time of set-up and two full builds
+TRACK = Guess("track", "track")  # a tracked object's own, from two earlier geometries
 
 
 def guess_from_text(text: str) -> Guess:

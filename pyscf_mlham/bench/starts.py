@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
-from pyscf_mlham.bench.protocol import Guess, Protocol
+from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.geometries import Molecule, identity_of_record, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
@@ -76,6 +76,8 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
         return _learned(mf, guess.path or protocol.model or None)
     if guess.kind == "chk":
         return _from_file(mf, molecule, Path(guess.path))
+    if guess == TRACK:
+        return Start(None)
     if guess.kind == "vsap" and not hasattr(mf, "get_vsap"):
         raise DataError(f"PySCF has no vsap guess for {type(mf).__name__} objects")
     return Start(mf.get_init_guess(mf.mol, guess.kind))

@@ -147,11 +147,8 @@ def summary_table(results: Results, clock: str = "cpu") -> str:
         if not any(method.cases for method in methods):
             continue
         shown = columns(results, methods)
-        texts = 1 if results.is_path else 2
-        lines.append(_line([column.heading for column in shown]))
-        lines.append("|" + "---|" * texts + "--:|" * (len(shown) - texts))
-        lines += [_line([column.cell(method) for column in shown]) for method in methods if method.cases or not title]
-        lines.append("")
+        rows = [[column.cell(method) for column in shown] for method in methods if method.cases or not title]
+        lines.append(markdown([column.heading for column in shown], rows, texts=1 if results.is_path else 2))
     problems = results.problems
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
@@ -204,12 +201,12 @@ def asides(method: Method) -> list[str]:
 def molecule_table(results: Results, clock: str = "cpu") -> str:
     """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
-    lines = [_line([*PER_MOLECULE, *(m.name for m in methods)]), "|---|--:|--:|" + "--:|" * len(methods)]
-    for key, name, natm, nao in _molecules(methods):
-        cells = [_build_cell(m, m.cases.get(key)) for m in methods]
-        lines.append(_line([name, str(natm), str(nao), *cells]))
+    rows = [
+        [name, str(natm), str(nao), *(_build_cell(m, m.cases.get(key)) for m in methods)]
+        for key, name, natm, nao in _molecules(methods)
+    ]
     about = "Full Fock builds, those hidden in the guess included (oracle, chk: cycles); ! did not converge."
-    return "\n".join([*lines, "", about]) + "\n"
+    return markdown([*PER_MOLECULE, *(m.name for m in methods)], rows) + f"\n{about}\n"
 
 
 def _molecules(methods: Sequence[Method]) -> list[tuple[str, str, int, int]]:
@@ -223,8 +220,11 @@ def _build_cell(method: Method, case: Case | None) -> str:
     return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Return a Markdown table, whose first columns are texts and the others numbers."""
+    ruler = "|" + "---|" * texts + "--:|" * (len(headings) - texts)
+    first, *others = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows))
+    return "\n".join([first, ruler, *others]) + "\n"
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
