@@ -132,6 +132,26 @@ def test_gradients_are_those_of_pyscf(method: str, spin: int) -> None:
     assert "get_veff" not in vars(mf)
 
 
+def test_gradients_contain_the_solvent() -> None:
+    protocol = Protocol(xc="pbe", basis="sto-3g", grid_level=0, solvent="IEF-PCM")
+    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "sto-3g", unit="Bohr")
+    mf = mf.RKS(xc="pbe").PCM()
+    mf.grids.level, mf.with_solvent.method = 0, "IEF-PCM"
+    for guess, solver in (("minao", "scf"), ("coarse", "scf"), ("minao", "twolevel")):
+        row = run_one(guess, solver, protocol)
+        assert row.error == ""
+        assert row.e_tot == pytest.approx(mf.e_tot if mf.converged else mf.kernel(), abs=1e-8)
+        assert row.gradients[-1] < 3.2e-5
+
+
+def test_non_local_correlation_can_be_omitted() -> None:
+    local, whole = (
+        run_one("minao", protocol=Protocol("b97m_v", "sto-3g", grid_level=0, nlc=nlc)) for nlc in (False, True)
+    )
+    assert (local.error, whole.error) == ("", "")
+    assert abs(local.e_tot - whole.e_tot) > 1e-3
+
+
 def test_predicted_orbital_energies_are_those_of_the_predicted_matrix() -> None:
     protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=3)
     row = run_one("ml", "scf", protocol)
@@ -257,7 +277,7 @@ def test_files_as_guesses(tmp_path: Path) -> None:
 def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
     other = {"xc": "pbe", "basis": "6-31g", "scf": "uks", "density_fit": True, "grid_level": 4, "conv_tol": 1e-8}
     other |= {"max_cycle": 51, "threads": 2, "device": "cuda", "memory": 1, "model": "m", "model_sha256": "x"}
-    other |= {"pyscf": "0", "pyscf_mlham": "0"}
+    other |= {"pyscf": "0", "pyscf_mlham": "0", "nlc": False, "solvent": "COSMO"}
     assert set(other) == {f.name for f in dataclasses.fields(Protocol)}
     prints = {dataclasses.replace(Protocol(), **{key: value}).fingerprint for key, value in other.items()}
     assert len(prints | {Protocol().fingerprint}) == len(other) + 1

@@ -20,10 +20,10 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, TRACK, Guess, Protocol
-from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
+from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, mean_field_of, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
-from pyscf_mlham.data.label import build, mean_field
+from pyscf_mlham.data.label import build
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
@@ -226,7 +226,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mf = mean_field(_mole(molecule, protocol), protocol.level, protocol.scf)
+    mf = mean_field_of(_mole(molecule, protocol), protocol)
     mf.max_cycle = protocol.max_cycle
     return mf
 
@@ -366,7 +366,10 @@ def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
 
     def get_veff(mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
         v = original(mol, dm, *args, **kwargs)
-        visited.append((np.array(mf.make_rdm1() if dm is None else dm), np.array(v)))
+        solvent = getattr(v, "v_solvent", None)
+        visited.append(
+            (np.array(mf.make_rdm1() if dm is None else dm), np.array(v if solvent is None else v + solvent))
+        )
         return v
 
     mf.get_veff = get_veff

@@ -103,6 +103,8 @@ class Protocol(Theory):
 
     scf: str = option("auto", "kind of mean field; auto: restricted, open shells unrestricted", choices=KINDS)
     grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
+    nlc: bool = option(True, "omit the non-local correlation of the functional", "--no-nlc")
+    solvent: str = option("", "PySCF's continuum model of water", choices=("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO"))
     max_cycle: int = option(50, "largest number of SCF cycles")
     threads: int = option(1, "threads of each run")
     device: str = option("cpu", "device of the model's network; the SCF is on the CPU", choices=("cpu", "cuda"))
@@ -127,7 +129,9 @@ class Protocol(Theory):
     @property
     def details(self) -> str:
         """Further settings of the SCF, as text."""
-        return f"grid level {self.grid_level}" * (self.xc.lower() != "hf")
+        parts = [f"grid level {self.grid_level}" * (self.xc.lower() != "hf")]
+        parts += ["without non-local correlation" * (not self.nlc), self.solvent]
+        return ", ".join(filter(None, parts))
 
     @property
     def coarse_grid(self) -> int | None:

@@ -66,6 +66,17 @@ def cheap_work(mf: Any) -> tuple[int, int]:
     return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_builds", 0))
 
 
+def mean_field_of(mol: gto.Mole, protocol: Protocol) -> Any:
+    """Return a new mean-field object."""
+    mf = mean_field(mol, protocol.level, protocol.scf)
+    if not protocol.nlc:
+        mf.nlc = 0
+    if protocol.solvent:
+        mf = mf.PCM()
+        mf.with_solvent.method = protocol.solvent
+    return mf
+
+
 def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
     """Make a guess."""
     if guess.kind == "coarse":
@@ -86,7 +97,7 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
 def _coarse(mf: Any, protocol: Protocol) -> Start:
     if protocol.coarse_grid is None:
         raise DataError("nothing is coarser than density-fitted integrals without a grid, or on the smallest one")
-    rough = mean_field(mf.mol, protocol.level, protocol.scf)
+    rough = mean_field_of(mf.mol, protocol)
     rough = rough if protocol.density_fit else rough.density_fit()
     if hasattr(rough, "grids"):
         rough.grids.level = protocol.coarse_grid
@@ -99,7 +110,7 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
 
 def _oracle(mf: Any, protocol: Protocol) -> Start:
     """Return the converged density."""
-    exact = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
+    exact = accelerate(mean_field_of(mf.mol, protocol))
     exact.conv_tol, exact.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
     with counting_fock_builds(exact) as counter:
         exact.kernel()
