@@ -168,7 +168,7 @@ def test_bad_frames_are_named_and_the_rest_runs(tmp_path: Path, capsys: pytest.C
     assert [row.molecule for row in results.rows] == ["in:0", "broken:1"]
     assert len(results.bad_input) == 3
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.index("frame 1: 9 electrons") < page.index("At a glance")
+    assert page.index("frame 1: 9 electrons") < page.index("Every guess and solver")
 
 
 def test_what_does_not_converge_counts_at_the_limit(tmp_path: Path) -> None:

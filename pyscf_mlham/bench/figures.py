@@ -128,8 +128,9 @@ def _axes(height: float) -> tuple[Figure, Any]:
     return figure, figure.add_subplot()
 
 
-def colour(guess: str) -> str:
-    """Return the colour of a guess, the same in every plot."""
+def colour(name: str) -> str:
+    """Return the colour of a guess, or of a label that begins with it, the same in every plot."""
+    guess = re.split(" \\(|/", name)[0]
     return COLOURS.get(guess) or OTHERS[sum(guess.encode()) % len(OTHERS)]
 
 
@@ -210,7 +211,7 @@ def _size(methods: Sequence[Method], height: float) -> Figure | None:
     reference = next((m.cases for m in methods if (m.guess, m.solver) == REFERENCE), {})
     for method in key_methods(methods):
         pairs = [(c, reference[key]) for key, c in method.cases.items() if key in reference]
-        points = [(c.nao, c.seconds / r.seconds) for c, r in pairs if r.seconds > 0]
+        points = [(c.row.nao, c.seconds / r.seconds) for c, r in pairs if r.seconds > 0]
         if points:
             x, y = zip(*points, strict=True)
             paint = {"color": colour(method.guess), "marker": "s" if _is_two(method) else "o"}

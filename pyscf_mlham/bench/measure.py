@@ -39,23 +39,14 @@ _ALONE = threading.Lock()  # a worker of a cluster may have several threads, who
 
 
 class Task(NamedTuple):
-    """One run for a worker.
-
-    Attributes:
-        molecule: geometry.
-        guess: initial guess.
-        solver: scf or twolevel.
-        repeat: number of the repetition, from 0.
-        protocol: all other settings.
-        stability: whether PySCF's internal stability analysis follows.
-    """
+    """One run for a worker."""
 
     molecule: Molecule
     guess: Guess
     solver: str
     repeat: int
     protocol: Protocol
-    stability: bool = False
+    stability: bool = False  # whether PySCF's internal stability analysis follows
 
     @property
     def key(self) -> str:
@@ -65,91 +56,58 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one run; None for a value that is missing or not applicable.
+    """The result of one run; None for a value that is missing or not applicable."""
 
-    Attributes:
-        key: identity of the run under its protocol.
-        molecule: name of the geometry.
-        natm: number of atoms.
-        nao: number of basis functions.
-        electrons: number of electrons, without those in core potentials.
-        xc, basis, scf: level of theory and class of the mean-field object.
-        guess, solver, repeat: identity of the run; along a path the guess is a strategy.
-        step: number of the geometry along a path, from 0.
-        at_minimum: whether an optimisation ends there.
-        charge, mult: charge and multiplicity of the molecule.
-        converged: by PySCF's criteria.
-        cycles: SCF cycles, full ones for twolevel; max_cycle if it did not converge.
-        full_builds: full Fock builds of the solver.
-        coarse_builds: coarse Fock builds, those of the guess and of the solver.
-        response_solves: evaluations of the response model, those of the guess and of the solver.
-        guess_builds: full Fock builds hidden in the guess.
-        guess_s, total_s: wall seconds of the guess, and of guess and SCF.
-        guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
-        limit_s, limit_cpu_s: seconds of set-up and two full builds, the minimum of any SCF of the object.
-        e_tot: total energy, Hartree.
-        e_err: e_tot minus that of the reference, Hartree.
-        s2: expectation value of S^2.
-        stable: whether the solution is a minimum by PySCF's internal stability analysis.
-        homo, lumo, gap: Hartree.
-        guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
-        occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
-        initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
-        model, model_sha256: the model that made the guess.
-        versions: versions of packages, processor and linear algebra.
-        note: remarks for a reader.
-        error: why there is no result; "" if there is one.
-        gradients: norm of the orbital gradient at every full Fock build.
-        positions, momenta: positions and momenta, Angstrom and ASE's unit; in rows of the run that makes the path.
-        predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
-    """
-
-    key: str
+    key: str  # identity of the run under its protocol
     molecule: str
     natm: int
     nao: int | None
-    electrons: int | None
+    electrons: int | None  # number of electrons, without those in core potentials
     xc: str
     basis: str
     scf: str
-    guess: str
+    guess: str  # identity of the run; along a path the guess is a strategy
     solver: str
     repeat: int = 0
-    step: int | None = None
-    at_minimum: bool | None = None
+    step: int | None = None  # number of the geometry along a path, from 0
+    at_minimum: bool | None = None  # whether an optimisation ends there
     charge: int | None = None
     mult: int | None = None
-    converged: bool = False
-    cycles: int | None = None
-    full_builds: int | None = None
-    coarse_builds: int | None = None
-    response_solves: int | None = None
-    guess_builds: int | None = None
-    guess_s: float | None = None
+    converged: bool = False  # by PySCF's criteria
+    cycles: int | None = None  # SCF cycles, full ones for twolevel; max_cycle if it did not converge
+    full_builds: int | None = None  # full Fock builds of the solver
+    coarse_builds: int | None = None  # coarse Fock builds, those of the guess and of the solver
+    response_solves: int | None = None  # evaluations of the response model, those of the guess and of the solver
+    guess_builds: int | None = None  # full Fock builds hidden in the guess
+    guess_s: float | None = None  # wall seconds of the guess, and of guess and SCF
     total_s: float | None = None
-    guess_cpu_s: float | None = None
+    guess_cpu_s: float | None = None  # the same in processor seconds of the process
     total_cpu_s: float | None = None
-    limit_s: float | None = None
+    limit_s: float | None = None  # seconds of set-up and two full builds, the minimum of any SCF of the object
     limit_cpu_s: float | None = None
     e_tot: float | None = None
-    e_err: float | None = None
+    e_err: float | None = None  # e_tot minus that of the reference, Hartree
     s2: float | None = None
-    stable: bool | None = None
+    stable: bool | None = None  # whether the solution is a minimum by PySCF's internal stability analysis
     homo: float | None = None
     lumo: float | None = None
     gap: float | None = None
+    # orbital energies of the predicted Fock matrix minus the converged ones, Hartree
     guess_homo_err: float | None = None
     guess_lumo_err: float | None = None
-    occupied_mae: float | None = None
+    occupied_mae: float | None = None  # mean absolute error of the predicted occupied orbital energies, Hartree
+    # norm of the orbital gradient at the density of the first full Fock build, Hartree
     initial_gradient: float | None = None
     model: str = ""
     model_sha256: str = ""
-    versions: str = ""
+    versions: str = ""  # versions of packages, processor and linear algebra
     note: str = ""
-    error: str = ""
-    gradients: list[float] = field(default_factory=list)
+    error: str = ""  # why there is no result; "" if there is one
+    gradients: list[float] = field(default_factory=list)  # norm of the orbital gradient at every full Fock build
+    # occupied orbital energies and the lowest empty one, before and after the SCF; Hartree
     predicted: list[float] = field(default_factory=list)
     reached: list[float] = field(default_factory=list)
+    # positions and momenta, Angstrom and ASE's unit; in rows of the run that makes the path
     positions: list[list[float]] = field(default_factory=list)
     momenta: list[list[float]] = field(default_factory=list)
 

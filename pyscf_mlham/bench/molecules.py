@@ -17,17 +17,11 @@ NUMBERED = re.compile(r" \(\d+\)$")
 
 
 class Input(NamedTuple):
-    """Content of the input files.
+    """Content of the input files."""
 
-    Attributes:
-        molecules: molecules in order, each geometry once.
-        bad: messages about unusable input.
-        duplicates: messages about geometries that occur twice.
-    """
-
-    molecules: list[Molecule]
-    bad: list[str]
-    duplicates: list[str]
+    molecules: list[Molecule]  # molecules in order, each geometry once
+    bad: list[str]  # messages about unusable input
+    duplicates: list[str]  # messages about geometries that occur twice
 
 
 def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = None) -> Input:

@@ -31,15 +31,10 @@ DIGITS = 8  # digits of a hash in labels
 
 
 class Strategy(NamedTuple):
-    """Initial guesses of the SCFs along a path.
+    """Initial guesses of the SCFs along a path."""
 
-    Attributes:
-        guess: guess of the first geometry, "minao" or "ml".
-        history: a strategy of `History` for the later ones; None: the first guess at every geometry.
-    """
-
-    guess: str
-    history: str | None
+    guess: str  # guess of the first geometry, "minao" or "ml"
+    history: str | None  # a strategy of `History` for the later ones; None: the first guess at every geometry
 
 
 STRATEGIES = {
@@ -240,17 +235,11 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {kind.kind: kind for kind in (Protocol
 
 
 class Guess(NamedTuple):
-    """Initial guess of an SCF.
+    """Initial guess of an SCF."""
 
-    Attributes:
-        label: name in tables; for files and named models with a hash of their content.
-        kind: one of `GUESSES`, or chk.
-        path: path of the file of chk, or the model of ml:NAME.
-    """
-
-    label: str
-    kind: str
-    path: str = ""
+    label: str  # name in tables; for files and named models with a hash of their content
+    kind: str  # one of `GUESSES`, or chk
+    path: str = ""  # path of the file of chk, or the model of ml:NAME
 
 
 LIMIT = Guess("limit", "limit")  # not a guess: the time of set-up and two full builds

@@ -36,36 +36,22 @@ FAILED = "failed: "
 
 
 class Doubt(NamedTuple):
-    """A problem of a run.
-
-    Attributes:
-        kind: kind of problem, common to repetitions.
-        size: of two problems of a kind, the larger one is reported.
-        text: message in the report.
-    """
+    """A problem of a run."""
 
     kind: str
-    size: float
+    size: float  # of two problems of a kind, the larger one is reported
     text: str
 
 
 @dataclass(frozen=True)
 class Results:
-    """A finished benchmark.
+    """A finished benchmark."""
 
-    Attributes:
-        protocol: settings that all rows share.
-        rows: all runs, in order of molecule, guess, solver and repetition.
-        bad_input: messages about unreadable input.
-        energy_tolerance: allowed difference of energies from the reference, Hartree.
-        limits: timings of set-up and two full builds of each molecule.
-    """
-
-    protocol: AnyProtocol
-    rows: list[Row]
-    bad_input: list[str]
-    energy_tolerance: float = 1e-8
-    limits: list[Row] = field(default_factory=list)
+    protocol: AnyProtocol  # settings that all rows share
+    rows: list[Row]  # all runs, in order of molecule, guess, solver and repetition
+    bad_input: list[str]  # messages about unreadable input
+    energy_tolerance: float = 1e-8  # allowed difference of energies from the reference, Hartree
+    limits: list[Row] = field(default_factory=list)  # timings of set-up and two full builds of each molecule
 
     @property
     def problems(self) -> list[str]:

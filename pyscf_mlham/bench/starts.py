@@ -38,24 +38,13 @@ NO_MODEL = "ml not used"  # prefix of the note of such a row
 
 
 class Start(NamedTuple):
-    """An initial density and its cost beside time.
-
-    Attributes:
-        density: density matrix in the shape of the mean-field object; None if no guess was requested.
-        builds: hidden full Fock builds.
-        coarse_builds: hidden coarse Fock builds.
-        response_solves: evaluations of the response model.
-        orbitals: orbitals of the predicted Fock matrix, if there is one.
-        model: name of the model.
-        model_sha256: checksum of its weights.
-        note: remarks for the reader of the row.
-    """
+    """An initial density and its cost beside time."""
 
     density: Array | None
-    builds: int = 0
-    coarse_builds: int = 0
+    builds: int = 0  # hidden full Fock builds
+    coarse_builds: int = 0  # hidden coarse Fock builds
     response_solves: int = 0
-    orbitals: Orbitals | None = None
+    orbitals: Orbitals | None = None  # orbitals of the predicted Fock matrix, if there is one
     model: str = ""
     model_sha256: str = ""
     note: str = ""

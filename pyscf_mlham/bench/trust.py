@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 
-from pyscf_mlham.bench.figures import colour
 from pyscf_mlham.bench.measure import Row, Task
 from pyscf_mlham.bench.molecules import Input
-from pyscf_mlham.bench.page import page
 from pyscf_mlham.bench.protocol import REFERENCE, TRACK, Guess, Protocol
+from pyscf_mlham.bench.report import page
 from pyscf_mlham.bench.results import Results, molecule_of
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.starts import NO_MODEL
-from pyscf_mlham.bench.table import describe, markdown, narrow_table
+from pyscf_mlham.bench.table import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.errors import DataError
@@ -80,11 +78,13 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
         console.print(f"{len(more)} stability analyses, of the higher of two states.", highlight=False)
         results = run(found, plan, protocol, folder, console, more)
     judged = verdicts(results)
-    tables = [_counts(judged), _differences(judged), _molecules(judged)]
-    parts = [f"## {title}\n\n{markdown(headings, rows)}" for title, headings, rows in tables if rows]
+    sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
+    parts = [f"## {sheet.title}\n\n{sheet.markdown()}" for sheet in sheets]
     replace_file(folder / "trust.md", "\n".join([*parts, f"{describe(results)}. {_headline(judged)}.\n"]).encode())
-    replace_file(folder / "trust.html", _page(results, judged, tables).encode())
-    _print(judged, tables, console)
+    replace_file(folder / "trust.html", _page(results, judged, sheets).encode())
+    for sheet in reversed(sheets):
+        sheet.print(console)
+    console.print(_headline(judged), highlight=False)
     return judged
 
 
@@ -139,12 +139,7 @@ def _stability_tasks(
     return list(tasks.values())
 
 
-# tables: title, headings, rows of texts
-
-Texts = tuple[str, list[str], list[list[str]]]
-
-
-def _counts(judged: Sequence[Verdict]) -> Texts:
+def _counts(judged: Sequence[Verdict]) -> Sheet:
     """Return the number of verdicts of each way."""
     shown = [text for text in VERDICTS if text == "same" or any(one.text == text for one in judged)]
     rows = []
@@ -155,10 +150,10 @@ def _counts(judged: Sequence[Verdict]) -> Texts:
         name = way + f" (minao for {alone})" * bool(alone)
         means = [_mean([_builds(row) for row in rows_]) for rows_ in ([v.row for v in own], [v.plain for v in own])]
         rows.append([name, *(str(count[text]) for text in shown), *means])
-    return "Verdicts", ["way", *shown, "full builds", "plain's"], rows
+    return Sheet("Verdicts", ["way", *shown, "full builds", "plain's"], rows)
 
 
-def _differences(judged: Sequence[Verdict]) -> Texts:
+def _differences(judged: Sequence[Verdict]) -> Sheet:
     """Return what is not the same."""
     headings = [
         "molecule",
@@ -181,10 +176,10 @@ def _differences(judged: Sequence[Verdict]) -> Texts:
         numbers = [dE, *(_s2(row) for row in (one.row, one.plain)), *(_cell(row) for row in (one.row, one.plain))]
         note = one.row.error or one.plain.error or one.row.note
         rows.append([one.row.molecule, one.way, one.text, *numbers, stable, note])
-    return "Not the same", headings, rows
+    return Sheet("Not the same", headings, rows, 3, [*headings[:-1], ""])
 
 
-def _molecules(judged: Sequence[Verdict]) -> Texts:
+def _molecules(judged: Sequence[Verdict]) -> Sheet:
     """Return full builds and verdicts of each molecule."""
     ways = list(dict.fromkeys(one.way for one in judged))
     found: dict[str, dict[str, Verdict]] = {}
@@ -195,7 +190,7 @@ def _molecules(judged: Sequence[Verdict]) -> Texts:
         plain = next(iter(own.values())).plain
         cells = [f"{_cell(v.row)} {v.text}" if (v := own.get(way)) else "–" for way in ways]
         rows.append([plain.molecule, _s2(plain), _cell(plain), *cells])
-    return "Full builds and verdicts", ["molecule", "S²", "plain", *ways], rows
+    return Sheet("Full builds and verdicts", ["molecule", "S²", "plain", *ways], rows)
 
 
 def _builds(row: Row) -> int:
@@ -219,32 +214,11 @@ def _headline(judged: Sequence[Verdict]) -> str:
     return f"{len(judged)} runs: " + ", ".join(f"{count[text]} {text}" for text in VERDICTS if count[text])
 
 
-def _page(results: Results, judged: Sequence[Verdict], tables: Sequence[Texts]) -> str:
+def _page(results: Results, judged: Sequence[Verdict], sheets: Sequence[Sheet]) -> str:
     tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
     allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
     box = {"tone": tone, "heading": _headline(judged), "text": allowed, "problems": results.bad_input, "more": 0}
-    sections: list[dict[str, Any]] = [
-        {
-            "title": title,
-            "headings": headings,
-            "plot": "",
-            "rows": [{"tint": colour(row[0].split("/")[0]), "cells": row, "alarm": False} for row in rows],
-        }
-        for title, headings, rows in tables
-        if rows
-    ]
-    return page(results, "cpu", box, sections, kind="trust")
-
-
-def _print(judged: Sequence[Verdict], tables: Sequence[Texts], console: Console) -> None:
-    for title, headings, rows in reversed(tables):
-        table = narrow_table(headings, texts=1)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        if rows:
-            console.print(f"\n[bold]{title}[/bold]")
-            console.print(table)
-    console.print(_headline(judged), highlight=False)
+    return page(results, "cpu", box, [(sheet, "") for sheet in sheets], kind="trust")
 
 
 def is_bad(judged: Sequence[Verdict]) -> bool:
