@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
-from pyscf_mlham.bench.options import option
+from pyscf_mlham.bench.options import check, option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
 from pyscf_mlham.data.geometries import Molecule
@@ -28,8 +27,8 @@ class Plan:
     """Pairs of guess and solver, and execution of a benchmark; the help texts describe the options."""
 
     methods: tuple[tuple[Guess, str], ...]
-    energy_tol: float = option(1e-8, "allowed difference of energies, Hartree")
-    repeat: int = option(1, "repetitions of each run, whose medians are shown")
+    energy_tol: float = option(1e-8, "allowed difference of energies, Hartree", least=0)
+    repeat: int = option(1, "repetitions of each run, whose medians are shown", least=1)
     jobs: int = option(1, "worker processes", "-j", "--jobs")
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
     seed: int = option(0, "seed of the random order of the runs")
@@ -39,10 +38,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is computed."""
-        if self.repeat < 1:
-            raise DataError(f"--repeat {self.repeat}: expected 1 or more.")
-        if not (self.energy_tol >= 0 and math.isfinite(self.energy_tol)):
-            raise DataError(f"--energy-tol {self.energy_tol}: expected a number of Hartree, zero or more.")
+        check(self)
 
 
 def run(
