@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pyscf_mlham.bench.figures import colour, draw, png, svg
-from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
 from pyscf_mlham.bench.summary import sections
@@ -68,6 +67,7 @@ RUNS = (
     ("initial gradient", "initial_gradient", ".1e"), ("HOMO error", "guess_homo_err", "+.4f"),
     ("LUMO error", "guess_lumo_err", "+.4f"), ("occupied MAE", "occupied_mae", ".4f"), ("note", "note", ""),
 )  # fmt: skip
+SOME = ("step", "over_limit", "response_solves", "stable")  # columns that not all benchmarks have
 
 
 def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
@@ -128,7 +128,6 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = [column for column in RUNS if _has(results, column[1], clock)]
     text: str = environment.get_template("template.html").render(
         colour=colour,
         kind=kind or results.protocol.kind,
@@ -136,8 +135,7 @@ def page(
         clock=clock_name(results, clock),
         verdict=verdict,
         sections=sections,
-        headings=[heading for heading, _, _ in shown],
-        rows=[_run(row, results, shown, clock) for row in [*results.rows, *results.limits]],
+        runs=_runs(results, clock),
         protocol=_protocol(results),
         source=RESULTS,
         **parts,
@@ -166,30 +164,26 @@ def _verdict(results: Results) -> dict[str, Any]:
     return found | {"heading": "Same energies", "text": text}
 
 
-def _value(row: Row, name: str, clock: str) -> Any:
-    if name != "over_limit":
-        return getattr(row, name)
-    total, limit = (row.total_cpu_s, row.limit_cpu_s) if clock == "cpu" else (row.total_s, row.limit_s)
-    return total / limit if total and limit else None
+def _runs(results: Results, clock: str) -> dict[str, Any]:
+    """Return headings and texts of every run, without columns that this benchmark does not have."""
+    unit = "cpu_s" if clock == "cpu" else "s"
+    rows = []
+    for row in [*results.rows, *results.limits]:
+        doubt, total, limit = results.doubt(row), getattr(row, f"total_{unit}"), getattr(row, f"limit_{unit}")
+        values = asdict(row) | {"over_limit": total / limit if total and limit else None}
+        values["note"] = row.error or "; ".join(filter(None, (doubt.text if doubt else "", row.note)))
+        rows.append((doubt is not None, values))
+    some = {name for name in SOME if any(values[name] is not None for _, values in rows)}
+    shown = [column for column in RUNS if column[1] in some or column[1] not in SOME]
+    return {
+        "headings": [heading for heading, _, _ in shown],
+        "rows": [(wrong, [_text(values[name], form) for _, name, form in shown]) for wrong, values in rows],
+        "alarms": [abs(values["e_err"] or 0.0) > results.energy_tolerance for _, values in rows],
+    }
 
 
-def _has(results: Results, name: str, clock: str) -> bool:
-    """Whether to show a column that only some benchmarks have."""
-    every = name not in ("step", "over_limit", "response_solves", "stable")
-    return every or any(_value(row, name, clock) is not None for row in results.rows)
-
-
-def _run(row: Row, results: Results, shown: list[tuple[str, str, str]], clock: str) -> dict[str, Any]:
-    doubt = results.doubt(row)
-    note = row.error or "; ".join(filter(None, (doubt.text if doubt else "", row.note)))
-    cells = []
-    for _, name, form in shown:
-        value = note if name == "note" else _value(row, name, clock)
-        text = "" if value is None else format(value, form).replace("-", "−") if form else str(value)
-        alarm = name == "e_err" and row.e_err is not None and abs(row.e_err) > results.energy_tolerance
-        number = None if not form else "" if value is None else repr(value)  # by which it is sorted
-        cells.append({"text": text, "value": number, "class": "alarm" if alarm else "note" if name == "note" else ""})
-    return {"wrong": bool(doubt), "cells": cells}
+def _text(value: Any, form: str) -> str:
+    return "" if value is None else format(value, form).replace("-", "−") if form else str(value)
 
 
 def _rival(results: Results) -> str:
