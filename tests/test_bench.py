@@ -288,6 +288,8 @@ def test_inputs(tmp_path: Path) -> None:
     write(tmp_path / "in.extxyz", frames)
     found = read_molecules([str(tmp_path / "in.extxyz")])
     assert [(m.name, m.spin) for m in found.molecules] == [("water", 0), ("water (2)", 0), ("in:2", 1)]
+    for which, names in (("-1", ["in:2"]), ("0", ["water"]), ("1:", ["water", "in:2"])):
+        assert [m.name for m in read_molecules([str(tmp_path / "in.extxyz")], which=which).molecules] == names
 
 
 # statistics and reports

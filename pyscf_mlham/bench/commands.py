@@ -42,7 +42,7 @@ The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
   scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
   coarse    a density-fitted SCF on a small grid, converged first: the classical alternative
-  ml        the shipped model, or --model; ml:NAME another one; minao if a model is not applicable
+  ml        the shipped model, or --model; ml:NAME another one; scc if no model is applicable
   oracle    the converged density: not a method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
             stored solution, whose own SCF is not counted; not a method either
@@ -78,13 +78,12 @@ example: {example}"""
 def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the options of `mlham bench`."""
     _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
-    parser.add_argument("files", nargs="+", help=SOURCE)
+    _add_molecules(parser)
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     parser.add_argument("--guess", type=names, default="", help=f"default {','.join(DEFAULT_GUESSES)}")
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
     add_options(parser, Protocol)
-    _add_state(parser, MULT)
     add_options(parser, Plan)
     parser.add_argument(
         "--clock",
@@ -97,7 +96,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the options of `mlham trust`."""
     _describe(parser, "Compare the states in which guesses, accelerate() and track() end.", TRUST, run_trust)
-    parser.add_argument("files", nargs="+", help=SOURCE)
+    _add_molecules(parser)
     parser.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     parser.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
@@ -105,7 +104,6 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         "--radicals", action="store_true", help="also the cation and the anion of each closed-shell molecule"
     )
     add_options(parser, Protocol)
-    _add_state(parser, MULT)
     add_options(parser, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
 
@@ -134,6 +132,12 @@ def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: An
     parser.set_defaults(run=command)
 
 
+def _add_molecules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", help=SOURCE)
+    parser.add_argument("--frames", default=":", help="frames of each file, an index or a slice; default all")
+    _add_state(parser, MULT)
+
+
 def _add_state(parser: argparse.ArgumentParser, mult: str) -> None:
     parser.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
     parser.add_argument("--mult", type=int, help=mult)
@@ -160,7 +164,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 
 
 def _molecules(args: argparse.Namespace, console: Console) -> Input:
-    found = read_molecules(args.files, args.charge, args.mult)
+    found = read_molecules(args.files, args.charge, args.mult, args.frames)
     for text in found.bad:
         console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
     for text in found.duplicates:
@@ -219,22 +223,17 @@ def advise(console: Console) -> None:
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
-    without_vsap = protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf")
-    without_coarse = protocol.coarse_grid is None
-    if not text:
-        missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
-        text = ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
+    missing = {}
+    if protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf"):
+        missing["vsap"] = "PySCF's vsap guess needs a functional, and GKS objects lack it; omit it with --xc hf or GKS."
+    if protocol.coarse_grid is None:
+        missing["coarse"] = "no level is coarser than --df with --grid 0 or --xc hf; omit the coarse guess."
+    text = text or ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
     plain = Guess("ml", "ml", absolute(protocol.model))
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
-    if without_vsap and any(guess.kind == "vsap" for guess in guesses):
-        raise DataError(
-            "PySCF's vsap guess needs a functional, and GKS objects lack it; omit it with --xc hf and with --scf gks."
-        )
-    if without_coarse and any(guess.kind == "coarse" for guess in guesses):
-        raise DataError(
-            "the coarse guess is a density-fitted SCF on a smaller grid, but no level is coarser than --df with "
-            "--grid 0 or --xc hf; omit it."
-        )
+    for guess in guesses:
+        if guess.kind in missing:
+            raise DataError(missing[guess.kind])
     return tuple(guesses)
 
 
