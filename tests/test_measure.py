@@ -29,6 +29,7 @@ from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.field import CoarseField
 from pyscf_mlham.model import predictor
+from pyscf_mlham.scf.counting import counting_fock_builds
 
 
 def counting_everything(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -192,6 +193,32 @@ def test_two_levels_of_unrestricted_singlets_are_those_of_a_user(guess: str) -> 
     assert row.s2 == pytest.approx(mf.spin_square()[0], abs=1e-4)
     assert 0 < row.guess_s < row.total_s
     assert (row.model != "") == (guess == "ml")
+
+
+@pytest.mark.parametrize("guess", ["ml", "scc", "minao"])
+@pytest.mark.parametrize("solver", ["scf", "twolevel"])
+def test_builds_are_those_of_a_user(guess: str, solver: str) -> None:
+    row = run_one(guess, solver, Protocol(grid_level=0))
+    atoms = list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True))
+    mf = mole(atoms, "def2-svp", unit="Bohr").RKS(xc="b3lyp")
+    mf.grids.level = 0
+    if solver == "twolevel":
+        mf = pyscf_mlham.accelerate(mf)
+    mf.init_guess = guess
+    with counting_fock_builds(mf) as counter:
+        mf.kernel()
+    coarse = mf.coarse_cycles if solver == "twolevel" else 0
+    if guess == "ml" or (guess, solver) == ("scc", "scf"):
+        coarse += mf.guess_info.coarse_builds
+    assert (row.full_builds, row.coarse_builds) == (counter.builds, coarse)
+
+
+def test_what_users_get_without_a_model_is_measured() -> None:
+    pyscf_mlham.register(fallback="scc")
+    beryllium = read_molecules(["ase:g2/BeH"], mult=2).molecules[0]
+    learned, scc = (run_one(guess, geometry=beryllium) for guess in ("ml", "scc"))
+    assert learned.note.startswith("ml not used, scc instead: ")
+    assert (learned.full_builds, learned.coarse_builds) == (scc.full_builds, scc.coarse_builds)
 
 
 def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,9 +411,7 @@ def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_self_consistent_baseline_is_a_guess_by_name() -> None:
     row = run_one("scc")
     mf = mole(WATER, "sto-3g").RHF()
-    if np.array_equal(mf.get_init_guess(key="scc"), mf.get_init_guess(key="minao")):
-        assert "not in this version" in row.error
-        pytest.skip("init_guess = 'scc' is not in this version")
+    assert not np.array_equal(mf.get_init_guess(key="scc"), mf.get_init_guess(key="minao"))
     assert (row.error, row.converged) == ("", True)
     assert row.cycles < run_one("minao").cycles
 

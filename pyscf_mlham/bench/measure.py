@@ -129,22 +129,10 @@ def failed(task: Task, reason: str) -> Row:
 
 def _about(task: Task) -> dict[str, Any]:
     molecule, protocol = task.molecule, task.protocol
-    return {
-        "key": task.key,
-        "molecule": molecule.name,
-        "natm": len(molecule.numbers),
-        "nao": None,
-        "electrons": None,  # the core potentials of the basis set decide
-        "xc": protocol.xc,
-        "basis": protocol.basis,
-        "scf": protocol.scf,
-        "guess": task.guess.label,
-        "solver": task.solver,
-        "repeat": task.repeat,
-        "charge": molecule.charge,
-        "mult": molecule.spin + 1,
-        "versions": versions(),
-    }
+    found = {"key": task.key, "guess": task.guess.label, "solver": task.solver, "repeat": task.repeat}
+    found |= {"molecule": molecule.name, "natm": len(molecule.numbers), "nao": None, "electrons": None}
+    found |= {"charge": molecule.charge, "mult": molecule.spin + 1}
+    return found | {"xc": protocol.xc, "basis": protocol.basis, "scf": protocol.scf, "versions": versions()}
 
 
 def versions() -> str:
@@ -176,10 +164,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
     except DataError:  # the basis set is for other elements
         protocol = replace(protocol, basis="sto-3g")
         mf = _fresh(hydrogen, protocol)
-    density = start_from(guess, mf, hydrogen, protocol).density
-    if guess.kind == "scc" and np.array_equal(np.asarray(density), mf.get_init_guess(mf.mol, "minao")):
-        raise DataError("init_guess = 'scc' is not in this version, and PySCF uses minao instead")
-    mf.kernel(dm0=density)
+    mf.kernel(dm0=start_from(guess, mf, hydrogen, protocol).density)
     accelerate(_fresh(hydrogen, protocol)).kernel()
 
 
@@ -207,33 +192,23 @@ def _measured(task: Task) -> Row:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)
         end = _clock()
-    gradients = _gradients(mf, visited)
-    converged = bool(mf.converged)
+    gradients, converged = _gradients(mf, visited), bool(mf.converged)
     coarse, response = cheap_work(mf)
-    found = _about(task) | {
-        "nao": int(mf.mol.nao),
-        "electrons": int(mf.mol.nelectron),
-        "scf": scf_class,
-        "converged": converged,
-        "cycles": int(mf.cycles) if converged else protocol.max_cycle,
-        "full_builds": len(visited),
-        "coarse_builds": start.coarse_builds + coarse,
-        "response_solves": start.response_solves + response,
-        "guess_builds": start.builds,
-        "guess_s": guess_seconds[0],
-        "total_s": end[0] - begin[0],
-        "guess_cpu_s": guess_seconds[1],
-        "total_cpu_s": end[1] - begin[1],
-        "e_tot": float(mf.e_tot),
-        "s2": float(mf.spin_square()[0]),
-        "stable": _is_stable(mf) if task.stability and converged else None,
-        "initial_gradient": gradients[0] if gradients else None,  # one electron needs no field
-        "gradients": gradients,
-        "model": start.model,
-        "model_sha256": start.model_sha256,
-        "note": "; ".join(filter(None, (start.note, _left_to_plain(mf)))),
-    }
+    found = _about(task) | _size(mf) | {"scf": scf_class, "converged": converged}
+    found |= {"cycles": int(mf.cycles) if converged else protocol.max_cycle, "full_builds": len(visited)}
+    found |= {"coarse_builds": start.coarse_builds + coarse, "response_solves": start.response_solves + response}
+    found |= {"guess_builds": start.builds, "guess_s": guess_seconds[0], "guess_cpu_s": guess_seconds[1]}
+    found |= {"total_s": end[0] - begin[0], "total_cpu_s": end[1] - begin[1]}
+    found |= {"e_tot": float(mf.e_tot), "s2": float(mf.spin_square()[0])}
+    found |= {"stable": _is_stable(mf) if task.stability and converged else None}
+    found |= {"gradients": gradients, "initial_gradient": gradients[0] if gradients else None}  # none for one electron
+    found |= {"model": start.model, "model_sha256": start.model_sha256}
+    found |= {"note": "; ".join(filter(None, (start.note, _left_to_plain(mf))))}
     return Row(**found, **levels(mf, start.orbitals))
+
+
+def _size(mf: Any) -> dict[str, Any]:
+    return {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
 
 
 def _at_earlier_geometries(mf: Any, molecule: Molecule, protocol: Protocol) -> Any:
@@ -268,8 +243,8 @@ def _limit(task: Task) -> Row:
     mf.get_veff(mf.mol, later, density, v)
     end = _clock()
     wall, cpu = ((x - a, x - a + b - y) for a, x, y, b in zip(begin, first, again, end, strict=True))
-    found = {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__, "full_builds": 2}
-    found |= {"guess_s": wall[0], "total_s": wall[1], "guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
+    found = _size(mf) | {"full_builds": 2, "guess_s": wall[0], "total_s": wall[1]}
+    found |= {"guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
     return Row(**_about(task) | found)
 
 
@@ -281,22 +256,22 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
     """
     made: list[tuple[Start, tuple[float, float]]] = []
 
-    def make() -> Any:
+    def make(guess: Guess) -> Any:
         begin = _clock()
-        start = start_from(task.guess, mf, task.molecule, task.protocol)
+        start = start_from(guess, mf, task.molecule, task.protocol)
         end = _clock()
         made.append((start, (end[0] - begin[0], end[1] - begin[1])))
         return start.density
 
-    def get_init_guess(*_: Any, **__: Any) -> Any:
+    def get_init_guess(_mol: Any = None, key: str = "minao", **_: Any) -> Any:
         del mf.get_init_guess  # `start_from` calls PySCF's own
-        return make()
+        return make(task.guess if key == task.guess.kind else Guess(key, key))  # accelerate() starts scc from minao
 
     if task.guess.kind in KNOWN:
         mf.init_guess, mf.get_init_guess = task.guess.kind, get_init_guess
         mf.kernel()
     else:
-        mf.kernel(dm0=make())
+        mf.kernel(dm0=make(task.guess))
     unasked = f"{NO_MODEL}: one electron needs no guess" if task.guess.kind == "ml" else ""
     return made[0] if made else (Start(None, note=unasked), (0.0, 0.0))
 
@@ -314,20 +289,14 @@ def _clock() -> tuple[float, float]:
 
 @contextmanager
 def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
-    """Record every density for which a mean-field object builds the full potential, and that potential.
-
-    Args:
-        mf: PySCF mean-field object; unchanged after the block.
-    """
+    """Record every density for which an object builds the full potential, and that potential, inside the block."""
     visited: list[tuple[Array, Array]] = []
     original = mf.get_veff
 
     def get_veff(mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
         v = original(mol, dm, *args, **kwargs)
-        solvent = getattr(v, "v_solvent", None)
-        visited.append(
-            (np.array(mf.make_rdm1() if dm is None else dm), np.array(v if solvent is None else v + solvent))
-        )
+        whole = v if getattr(v, "v_solvent", None) is None else v + v.v_solvent
+        visited.append((np.array(mf.make_rdm1() if dm is None else dm), np.array(whole)))
         return v
 
     mf.get_veff = get_veff

@@ -66,7 +66,6 @@ class Theory:
     pyscf_mlham: str = pyscf_mlham.__version__
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
         check(self)
         check_functional(self.xc)
 
@@ -102,7 +101,6 @@ class Protocol(Theory):
     memory: int = option(4000, "max_memory of PySCF", metavar="MB", least=1)
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
         if self.scf.endswith("hf") and self.xc.lower() != "hf":
             raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
         super().__post_init__()
@@ -147,7 +145,6 @@ class Trajectory(Theory):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
         super().__post_init__()
         for name, solver in self.runs:
             if name not in STRATEGIES:

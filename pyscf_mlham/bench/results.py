@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
-from pyscf_mlham.bench.starts import NO_MODEL
+from pyscf_mlham.bench.starts import NO_MODEL, REFUSED
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -94,10 +94,9 @@ class Results:
         for rows in grouped(self.rows, molecule_of).values():
             total = len({row.step for row in rows})
             refused = [row for row in rows if row.note.startswith(NO_MODEL)]
-            for note, alike in grouped(refused, lambda row: row.note).items():
+            for reason, alike in grouped(refused, lambda row: REFUSED.sub(r"\2", row.note)).items():
                 counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
                 runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
-                reason = note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
                 yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
 
     @cached_property
@@ -267,15 +266,7 @@ class Folder:
 def results_from_rows(
     rows: Iterable[Row], protocol: AnyProtocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
 ) -> Results:
-    """Put rows in order and compare their energies with the reference.
-
-    Args:
-        rows: rows of finished runs, in any order, including timings of limits.
-        protocol: protocol of the runs.
-        order: keys of the runs in the order of the input; others follow in their own order.
-        bad_input: messages about unreadable input.
-        tolerance: allowed difference of energies, Hartree.
-    """
+    """Put rows, in any order, in that of the given keys, others last, and compare their energies with the reference."""
     places = {key: place for place, key in enumerate(order)}
     everything = sorted(rows, key=lambda row: places.get(row.key, len(places)))
     limits = [row for row in everything if row.guess == LIMIT.label]

@@ -16,7 +16,6 @@ from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.options import check, option
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
-from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.workers import Job, dask_engine, process_engine
@@ -37,7 +36,6 @@ class Plan:
     quiet: bool = option(False, "no progress display")
 
     def __post_init__(self) -> None:
-        """Check the numbers before anything is computed."""
         check(self)
 
 
@@ -72,26 +70,14 @@ def run(
 def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
     """Print how many runs of a folder are not among those of this command."""
     if others := len(folder.rows.keys() - set(keys)):
-        console.print(
-            f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
-            "guesses); they are kept in the tables.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        text = f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
+        console.print(f"{text}guesses); they are kept in the tables.", highlight=False, soft_wrap=True)
 
 
 def finished(
     folder: Folder, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float
 ) -> Results:
-    """Write results.json and return its content.
-
-    Args:
-        folder: folder of the benchmark.
-        order: keys of this command's runs.
-        names: names of this command's molecules, by key.
-        bad: messages about unreadable input.
-        tolerance: allowed difference of energies, Hartree.
-    """
+    """Write results.json and return its content; order: keys of the runs; names: of the molecules by key."""
     rows = renamed(list(folder.rows.values()), names)
     order = list(dict.fromkeys([*order, *folder.rows]))
     results = results_from_rows(rows, folder.protocol, order, bad, tolerance)
@@ -114,19 +100,14 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
     """Raise DataError if no run can succeed, for example for a misspelt basis set, before anything is written."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
-        if not (reason := _why_not(molecule, protocol.basis)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
+                build(molecule, protocol.basis)
             return
+        except DataError as error:  # noqa: PERF203  (the first one is right, mostly)
+            reason = str(error)
     raise DataError(f"there is no molecule to run; {reason}.")
-
-
-def _why_not(molecule: Molecule, basis: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-            build(molecule, basis)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:

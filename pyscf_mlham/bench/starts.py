@@ -8,13 +8,14 @@ density-fitted itself, the grid of `coarse` is always smaller than the full leve
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, lib
 
 from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
@@ -24,17 +25,19 @@ from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve
+from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve, settings
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
 
 Array = NDArray[Any]
 
 ORACLE_TOL = 1e-11  # Hartree
 NEAR = 1e-4  # Bohr; files of other programs have six digits of an Angstrom
-NO_MODEL = "ml not used"  # prefix of the note of such a row
+NO_MODEL = "ml not used"  # begin of the note of such a row
+REFUSED = re.compile(rf"{NO_MODEL}(?:, (\w+) instead)?: (.*?)\.?$")  # the guess instead, and the reason
 
 
 class Start(NamedTuple):
@@ -80,7 +83,15 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
         return Start(None)
     if guess.kind == "vsap" and not hasattr(mf, "get_vsap"):
         raise DataError(f"PySCF has no vsap guess for {type(mf).__name__} objects")
-    return Start(mf.get_init_guess(mf.mol, guess.kind))
+    return _named(mf, guess.kind)
+
+
+def _named(mf: Any, key: str) -> Start:
+    density, info = mf.get_init_guess(mf.mol, key), recorded(mf)
+    if info is None:
+        return Start(density)
+    note = f"{key} not used, {info.guess} instead: {info.fallback_reason}" * bool(info.fallback_reason)
+    return Start(density, coarse_builds=info.coarse_builds, note=note)
 
 
 def _coarse(mf: Any, protocol: Protocol) -> Start:
@@ -110,7 +121,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
 
 
 def _learned(mf: Any, model: str | None) -> Start:
-    """Predict; if the model is not applicable, use PySCF's minao, as for any user."""
+    """Predict; if the model is not applicable, use what any user gets instead."""
     spent = 0  # coarse builds of a rejected prediction
     try:
         chosen = resolve(model, mf, mf.mol)
@@ -123,8 +134,10 @@ def _learned(mf: Any, model: str | None) -> Start:
     except MLHamError as error:
         if isinstance(error, PredictionError) and not spent:  # rejected after H0, before its own field was built
             spent = _builds_of_h0(chosen, mf.mol)
-        density = mf.get_init_guess(mf.mol, "minao")
-        return Start(density, coarse_builds=spent, note=f"{NO_MODEL}, minao instead: {error}")
+        instead = _named(mf, settings.fallback)
+        used = info.guess if (info := recorded(mf)) else settings.fallback
+        note = f"{NO_MODEL}, {used} instead: {error}"
+        return instead._replace(coarse_builds=spent + instead.coarse_builds, note=note)
 
 
 def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
@@ -134,8 +147,11 @@ def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
 
 def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
     config = model.config
+    density = density_from_prediction(mf, mf.mol, prediction)
+    if config.baseline == SCC and not (prediction.lifted_from or prediction.made_for):
+        density = lib.tag_array(density, close=True)  # as the guess 'ml' does
     return Start(
-        density_from_prediction(mf, mf.mol, prediction),
+        density,
         coarse_builds=prediction.coarse_builds,
         orbitals=prediction.orbitals,
         model=config.name,

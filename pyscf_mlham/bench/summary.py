@@ -207,15 +207,14 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         values = [value(row) or 0.0 for row in rows]
         return float(np.median(values) if converged else np.max(values))
 
-    errors = [row.e_err for row in rows if row.e_err is not None]
-    first = rows[0]
+    errors, first = [row.e_err for row in rows if row.e_err is not None], rows[0]
     return Case(
-        converged=converged,
-        cycles=of_all(lambda row: row.cycles),
-        builds=of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
-        coarse_builds=of_all(lambda row: row.coarse_builds),
-        response_solves=of_all(lambda row: row.response_solves),
-        seconds=of_all(lambda row: getattr(row, f"total_{unit}")),
+        converged,
+        of_all(lambda row: row.cycles),
+        of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
+        of_all(lambda row: row.coarse_builds),
+        of_all(lambda row: row.response_solves),
+        of_all(lambda row: getattr(row, f"total_{unit}")),
         limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,

@@ -13,7 +13,7 @@ from rich.table import Table
 from pyscf_mlham.bench.measure import PLAIN
 from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, molecule_of
-from pyscf_mlham.bench.starts import NO_MODEL
+from pyscf_mlham.bench.starts import REFUSED
 from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sections, summarise
 
 TOO_FEW = "without intervals, for a single molecule"
@@ -222,10 +222,11 @@ def how_many(problems: Sequence[str]) -> str:
 def asides(method: Method) -> list[str]:
     """Return for how many molecules a method used its fallback, and how many it lacks."""
     done = len(method.cases)
-    instead = "no model" if "+" in method.guess else "minao"  # a history continues without the model
-    fallback, plain = method.noted(NO_MODEL), method.noted(PLAIN)
+    matches = [match for case in method.cases.values() if (match := REFUSED.match(case.row.note))]
+    instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
+    plain = method.noted(PLAIN)
     texts = [
-        f"{instead} for {fallback} of {done}" * bool(fallback),
+        f"{instead} for {len(matches)} of {done}" * bool(matches),
         f"plain SCF for {plain} of {done}" * bool(plain),
         f"{done} of {method.total} molecules" * method.is_partial,
     ]

@@ -147,7 +147,7 @@ def _counts(judged: Sequence[Verdict]) -> Sheet:
         own = [one for one in judged if one.way == way]
         count = Counter(one.text for one in own)
         alone = sum(one.row.note.startswith(NO_MODEL) for one in own)
-        name = way + f" (minao for {alone})" * bool(alone)
+        name = way + f" (no model for {alone})" * bool(alone)
         means = [_mean([_builds(row) for row in rows_]) for rows_ in ([v.row for v in own], [v.plain for v in own])]
         rows.append([name, *(str(count[text]) for text in shown), *means])
     return Sheet("Verdicts", ["way", *shown, "full builds", "plain's"], rows)
