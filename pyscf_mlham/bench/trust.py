@@ -128,7 +128,7 @@ def _stability_tasks(
     judged: Sequence[Verdict], molecules: Sequence[Molecule], methods: Sequence[Method], protocol: Protocol
 ) -> list[Task]:
     by_key = {molecule.key: molecule for molecule in molecules}
-    guesses = {guess.label: guess for guess, _ in methods} | {MINAO.label: MINAO}
+    guesses = {guess.label: guess for guess, _ in (*WAYS.values(), *methods)}
     tasks = {}
     for one in judged:
         if one.text not in STATES[1:] or molecule_of(one.row) not in by_key:
@@ -148,25 +148,14 @@ def _counts(judged: Sequence[Verdict]) -> Sheet:
         count = Counter(one.text for one in own)
         alone = sum(one.row.note.startswith(NO_MODEL) for one in own)
         name = way + f" (no model for {alone})" * bool(alone)
-        means = [_mean([_builds(row) for row in rows_]) for rows_ in ([v.row for v in own], [v.plain for v in own])]
+        means = [_mean_builds([v.row for v in own]), _mean_builds([v.plain for v in own])]
         rows.append([name, *(str(count[text]) for text in shown), *means])
     return Sheet("Verdicts", ["way", *shown, "full builds", "plain's"], rows)
 
 
 def _differences(judged: Sequence[Verdict]) -> Sheet:
     """Return what is not the same."""
-    headings = [
-        "molecule",
-        "way",
-        "verdict",
-        "dE / Ha",
-        "S²",
-        "plain's",
-        "full builds",
-        "plain's",
-        "higher state",
-        "note",
-    ]
+    headings = ["molecule", "way", "verdict", "dE / Ha", "S²", "plain's", "builds", "plain's", "higher state", "note"]
     rows = []
     for one in judged:
         if one.text == "same":
@@ -205,8 +194,9 @@ def _s2(row: Row) -> str:
     return "–" if row.s2 is None else f"{row.s2:.4f}"
 
 
-def _mean(numbers: Sequence[int]) -> str:
-    return f"{sum(numbers) / len(numbers):.1f}"
+def _mean_builds(rows: Sequence[Row]) -> str:
+    builds = [_builds(row) for row in rows if not row.error]
+    return f"{sum(builds) / len(builds):.1f}" if builds else "–"
 
 
 def _headline(judged: Sequence[Verdict]) -> str:
