@@ -1,4 +1,4 @@
-"""The command line: mlham bench, md-bench, opt-bench, guess, data, train, eval, models."""
+"""The command line: mlham bench, trust, md-bench, opt-bench, guess, data, train, eval, models."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {pyscf_mlham.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    from pyscf_mlham.bench.commands import add_bench, add_guess, add_paths
+    from pyscf_mlham.bench.commands import add_bench, add_guess, add_paths, add_trust
 
     add_bench(commands.add_parser("bench", help="measure what guesses and solvers save"))
+    add_trust(commands.add_parser("trust", help="compare the states that are reached with plain PySCF's"))
     add_guess(commands.add_parser("guess", help="write the learned guess of a molecule to a file"))
 
     train = commands.add_parser(

@@ -7,20 +7,42 @@ from collections.abc import Container
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
+from pyscf_mlham.errors import DataError
+
 T = TypeVar("T")
+INFINITE = float("inf")
 
 
-def option(default: T, text: str, *flags: str, **how: Any) -> T:
+def option(default: T, text: str, *flags: str, least: float = -INFINITE, above: float = -INFINITE, **how: Any) -> T:
     """Declare a field of a dataclass that is also an option.
 
     Args:
         default: default value, whose type is that of the option; a bool is a switch to the other value.
         text: help text.
         flags: flags as in argparse; by default the name of the field.
+        least: smallest value that `check` accepts.
+        above: bound that a value must exceed.
         how: further arguments of argparse's add_argument.
     """
-    made: T = field(default=default, metadata={"help": text, "flags": flags, "how": how})
+    metadata = {"help": text, "flags": flags, "least": least, "above": above, "how": how}
+    made: T = field(default=default, metadata=metadata)
     return made
+
+
+def check(settings: Any) -> None:
+    """Raise DataError for an option of a dataclass out of its range or choices."""
+    for each in fields(settings):
+        value, how = getattr(settings, each.name), each.metadata.get("how", {})
+        choices = how.get("choices")
+        least, above = each.metadata.get("least", -INFINITE), each.metadata.get("above", -INFINITE)
+        if choices is not None and value not in (*choices, each.default):
+            between = isinstance(choices, range)
+            expected = f"{min(choices)} to {max(choices)}" if between else f"one of {', '.join(choices)}"
+        elif isinstance(value, int | float) and not (least <= value < INFINITE and value > above):
+            expected = f"more than {above:g}" if above > -INFINITE else f"{least:g} or more"
+        else:
+            continue
+        raise DataError(f"--{each.name.replace('_', '-')} {value}: expected {expected}.")
 
 
 def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str] | None = None) -> None:
@@ -41,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str]
 def from_options(kind: type[T], args: argparse.Namespace, **others: Any) -> T:
     """Return an instance of a dataclass from the options of the command line and other values."""
     names = [each.name for each in fields(kind) if "help" in each.metadata]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names} | others)
+    return kind(**{name: getattr(args, name) for name in names if hasattr(args, name)} | others)
 
 
 def names(text: str) -> str:

@@ -30,25 +30,6 @@ def prepared(data: Path) -> Prepared:
     return prepare(settings(data, data.parent, network=SMALL), silent())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["none.xyz"], "error: none.xyz: cannot be read (no such file)."),
-        (["--g2", "H2O,Nobody"], "error: ASE's collection g2 has no Nobody."),
-    ],
-)
-def test_geometries_that_are_not_there_are_said(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    script = importlib.import_module("benchmark_accelerate")
-    monkeypatch.setattr(sys, "argv", ["benchmark_accelerate.py", *arguments, "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as ended:
-        script.main()
-    assert ended.value.code == words
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.fixture
 def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with as few rounds of timing as it allows, and without figures."""

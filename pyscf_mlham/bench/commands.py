@@ -1,4 +1,4 @@
-"""mlham bench, md-bench, opt-bench and guess."""
+"""mlham bench, trust, md-bench, opt-bench and guess."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pyscf_mlham.bench.molecules import read_molecules, read_paths
+from pyscf_mlham.bench.molecules import Input, read_molecules, read_paths
 from pyscf_mlham.bench.protocol import (
     DEFAULT_GUESSES,
     MD,
@@ -42,7 +42,7 @@ The reference, minao with plain SCF, is always run. Guesses:
   minao, atom, huckel, vsap, sap   PySCF's own
   scc       the self-consistent baseline: a superposition of atoms, relaxed by a cheap response model
   coarse    a density-fitted SCF on a small grid, converged first: the classical alternative
-  ml        the shipped model, or --model; ml:NAME another one; minao if a model is not applicable
+  ml        the shipped model, or --model; ml:NAME another one; scc if no model is applicable
   oracle    the converged density: not a method, but the bound on what a guess can save
   chk:FILE  a file of labelled molecules (found by geometry), or a checkpoint file of PySCF of the same geometry: a
             stored solution, whose own SCF is not counted; not a method either
@@ -53,6 +53,15 @@ and of Gaussian inputs; --charge and --mult are for frames without them.
 The folder holds results.json, results.csv, table.md, plots and report.html. The same command resumes a run that was
 killed; more molecules, guesses or repetitions may be added; a folder cannot hold results of two protocols.
 Exit code 1: input that could not be read, runs that failed or did not converge, or energies that do not agree."""
+
+TRUST = """example:
+  mlham trust molecules.xyz --against plain --df -j 8 --report out/trust
+
+Ways: ml, scc (guesses for plain SCF); minao/twolevel, scc/twolevel, ml/twolevel (accelerate() from them); track and
+track/twolevel (a tracked object that has converged at two smaller geometries before). Verdicts: same (energies agree to
+--energy-tol and S^2 to 1e-4), lower, higher, other S^2, not converged. If states differ, PySCF's internal stability
+analysis of the higher one follows. The folder holds results.json, trust.md and trust.html; the same command resumes.
+Exit code 1: a way ends higher than plain PySCF, or fails or does not converge although plain PySCF does."""
 
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz
@@ -69,13 +78,12 @@ example: {example}"""
 def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the options of `mlham bench`."""
     _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
-    parser.add_argument("files", nargs="+", help=SOURCE)
+    _add_molecules(parser)
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     parser.add_argument("--guess", type=names, default="", help=f"default {','.join(DEFAULT_GUESSES)}")
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
     add_options(parser, Protocol)
-    _add_state(parser, MULT)
     add_options(parser, Plan)
     parser.add_argument(
         "--clock",
@@ -83,6 +91,20 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
         help="seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda",
     )
     parser.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `mlham trust`."""
+    _describe(parser, "Compare the states in which guesses, accelerate() and track() end.", TRUST, run_trust)
+    _add_molecules(parser)
+    parser.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
+    parser.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
+    parser.add_argument(
+        "--radicals", action="store_true", help="also the cation and the anion of each closed-shell molecule"
+    )
+    add_options(parser, Protocol)
+    add_options(parser, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
 
 def add_paths(commands: Any) -> None:
@@ -110,6 +132,12 @@ def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: An
     parser.set_defaults(run=command)
 
 
+def _add_molecules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", help=SOURCE)
+    parser.add_argument("--frames", default=":", help="frames of each file, an index or a slice; default all")
+    _add_state(parser, MULT)
+
+
 def _add_state(parser: argparse.ArgumentParser, mult: str) -> None:
     parser.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
     parser.add_argument("--mult", type=int, help=mult)
@@ -120,14 +148,11 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench.report import check_marks, insert_table
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
-    plan = from_options(Plan, args, guesses=_guesses(args.guess, protocol), solvers=_solvers(args.solver))
+    guesses, solvers = _guesses(args.guess, protocol), _solvers(args.solver)
+    plan = from_options(Plan, args, methods=tuple((guess, solver) for solver in solvers for guess in guesses))
     if args.insert:
         check_marks(args.insert)
-    found = read_molecules(args.files, args.charge, args.mult)
-    for text in found.bad:
-        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
-    for text in found.duplicates:
-        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    found = _molecules(args, console)
     if not args.dask:  # whose workers are on other machines
         advise(console)
     results = run(found, plan, protocol, args.report, console)
@@ -136,6 +161,30 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     if args.insert:
         insert_table(args.insert, results, clock)
     return _report(results, args.report, clock, console)
+
+
+def _molecules(args: argparse.Namespace, console: Console) -> Input:
+    found = read_molecules(args.files, args.charge, args.mult, args.frames)
+    for text in found.bad:
+        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+    for text in found.duplicates:
+        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+    return found
+
+
+def run_trust(args: argparse.Namespace, console: Console) -> int:
+    """Compare the states of all ways with plain PySCF's; return 1 if one is worse or input could not be read."""
+    from pyscf_mlham.bench import trust
+
+    protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
+    methods = trust.methods_from_names(args.ways, absolute(protocol.model))
+    plan = from_options(Plan, args, methods=methods, limit=False)
+    found = _molecules(args, console)
+    judged = trust.run_trust(
+        trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
+    )
+    console.print(f"{args.report / 'trust.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if trust.is_bad(judged) or found.bad else 0
 
 
 def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: Console) -> int:
@@ -174,22 +223,17 @@ def advise(console: Console) -> None:
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
-    without_vsap = protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf")
-    without_coarse = protocol.coarse_grid is None
-    if not text:
-        missing = {name for name, gone in (("vsap", without_vsap), ("coarse", without_coarse)) if gone}
-        text = ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
+    missing = {}
+    if protocol.xc.lower() == "hf" or protocol.scf in ("gks", "ghf"):
+        missing["vsap"] = "PySCF's vsap guess needs a functional, and GKS objects lack it; omit it with --xc hf or GKS."
+    if protocol.coarse_grid is None:
+        missing["coarse"] = "no level is coarser than --df with --grid 0 or --xc hf; omit the coarse guess."
+    text = text or ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
     plain = Guess("ml", "ml", absolute(protocol.model))
     guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
-    if without_vsap and any(guess.kind == "vsap" for guess in guesses):
-        raise DataError(
-            "PySCF's vsap guess needs a functional, and GKS objects lack it; omit it with --xc hf and with --scf gks."
-        )
-    if without_coarse and any(guess.kind == "coarse" for guess in guesses):
-        raise DataError(
-            "the coarse guess is a density-fitted SCF on a smaller grid, but no level is coarser than --df with "
-            "--grid 0 or --xc hf; omit it."
-        )
+    for guess in guesses:
+        if guess.kind in missing:
+            raise DataError(missing[guess.kind])
     return tuple(guesses)
 
 

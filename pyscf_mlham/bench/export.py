@@ -19,18 +19,7 @@ from pyscf_mlham.model.predictor import predict
 
 
 def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: Path) -> str:
-    """Predict and write a guess, under a temporary name first.
-
-    Args:
-        molecule: geometry.
-        level: level of theory.
-        kind: kind of mean field, see `KINDS`.
-        model: name or folder, "" for the best of the shipped ones.
-        path: path of the file, which ends in .npz or .chk.
-
-    Returns:
-        a description of the prediction.
-    """
+    """Predict and write a guess to a .npz or .chk file, under a temporary name first, and return its description."""
     mf = mean_field(build(molecule, level.basis), level, kind)
     closed = bool(spin_breaking(mf, mf.mol))
     if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities

@@ -16,133 +16,98 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyscf
 from numpy.typing import NDArray
+from pyscf import gto
 
 import pyscf_mlham
-from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, start_from
+from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, TRACK, Guess, Protocol
+from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, mean_field_of, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
-from pyscf_mlham.data.label import build, mean_field
+from pyscf_mlham.data.label import build
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
+from pyscf_mlham.track import track
 
 Array = NDArray[Any]
 
 KNOWN = (*CLASSICAL, "ml")  # values of mf.init_guess; other starts are densities passed to the kernel
+APPROACH = (0.98, 0.99)  # scale of the geometries that a tracked object converges first
 PLAIN = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
 
 
 class Task(NamedTuple):
-    """One run for a worker.
-
-    Attributes:
-        molecule: geometry.
-        guess: initial guess.
-        solver: scf or twolevel.
-        repeat: number of the repetition, from 0.
-        protocol: all other settings.
-    """
+    """One run for a worker."""
 
     molecule: Molecule
     guess: Guess
     solver: str
     repeat: int
     protocol: Protocol
+    stability: bool = False  # whether PySCF's internal stability analysis follows
 
     @property
     def key(self) -> str:
         """Identity of the run under its protocol."""
-        return f"{self.molecule.key} {self.guess.label} {self.solver} {self.repeat}"
+        return f"{self.molecule.key} {self.guess.label} {self.solver} {self.repeat}" + " stability" * self.stability
 
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one run; None for a value that is missing or not applicable.
+    """The result of one run; None for a value that is missing or not applicable."""
 
-    Attributes:
-        key: identity of the run under its protocol.
-        molecule: name of the geometry.
-        natm: number of atoms.
-        nao: number of basis functions.
-        electrons: number of electrons, without those in core potentials.
-        xc, basis, scf: level of theory and class of the mean-field object.
-        guess, solver, repeat: identity of the run; along a path the guess is a strategy.
-        step: number of the geometry along a path, from 0.
-        at_minimum: whether an optimisation ends there.
-        charge, mult: charge and multiplicity of the molecule.
-        converged: by PySCF's criteria.
-        cycles: SCF cycles, full ones for twolevel; max_cycle if it did not converge.
-        full_builds: full Fock builds of the solver.
-        coarse_builds: coarse Fock builds, those of the guess and of the solver.
-        response_solves: evaluations of the response model, those of the guess and of the solver.
-        guess_builds: full Fock builds hidden in the guess.
-        guess_s, total_s: wall seconds of the guess, and of guess and SCF.
-        guess_cpu_s, total_cpu_s: the same in processor seconds of the process.
-        limit_s, limit_cpu_s: seconds of set-up and two full builds, the minimum of any SCF of the object.
-        e_tot: total energy, Hartree.
-        e_err: e_tot minus that of the reference, Hartree.
-        s2: expectation value of S^2.
-        homo, lumo, gap: Hartree.
-        guess_homo_err, guess_lumo_err: orbital energies of the predicted Fock matrix minus the converged ones, Hartree.
-        occupied_mae: mean absolute error of the predicted occupied orbital energies, Hartree.
-        initial_gradient: norm of the orbital gradient at the density of the first full Fock build, Hartree.
-        model, model_sha256: the model that made the guess.
-        versions: versions of packages, processor and linear algebra.
-        note: remarks for a reader.
-        error: why there is no result; "" if there is one.
-        gradients: norm of the orbital gradient at every full Fock build.
-        positions, momenta: positions and momenta, Angstrom and ASE's unit; in rows of the run that makes the path.
-        predicted, reached: occupied orbital energies and the lowest empty one, before and after the SCF; Hartree.
-    """
-
-    key: str
+    key: str  # identity of the run under its protocol
     molecule: str
     natm: int
     nao: int | None
-    electrons: int | None
+    electrons: int | None  # number of electrons, without those in core potentials
     xc: str
     basis: str
     scf: str
-    guess: str
+    guess: str  # identity of the run; along a path the guess is a strategy
     solver: str
     repeat: int = 0
-    step: int | None = None
-    at_minimum: bool | None = None
+    step: int | None = None  # number of the geometry along a path, from 0
+    at_minimum: bool | None = None  # whether an optimisation ends there
     charge: int | None = None
     mult: int | None = None
-    converged: bool = False
-    cycles: int | None = None
-    full_builds: int | None = None
-    coarse_builds: int | None = None
-    response_solves: int | None = None
-    guess_builds: int | None = None
-    guess_s: float | None = None
+    converged: bool = False  # by PySCF's criteria
+    cycles: int | None = None  # SCF cycles, full ones for twolevel; max_cycle if it did not converge
+    full_builds: int | None = None  # full Fock builds of the solver
+    coarse_builds: int | None = None  # coarse Fock builds, those of the guess and of the solver
+    response_solves: int | None = None  # evaluations of the response model, those of the guess and of the solver
+    guess_builds: int | None = None  # full Fock builds hidden in the guess
+    guess_s: float | None = None  # wall seconds of the guess, and of guess and SCF
     total_s: float | None = None
-    guess_cpu_s: float | None = None
+    guess_cpu_s: float | None = None  # the same in processor seconds of the process
     total_cpu_s: float | None = None
-    limit_s: float | None = None
+    limit_s: float | None = None  # seconds of set-up and two full builds, the minimum of any SCF of the object
     limit_cpu_s: float | None = None
     e_tot: float | None = None
-    e_err: float | None = None
+    e_err: float | None = None  # e_tot minus that of the reference, Hartree
     s2: float | None = None
+    stable: bool | None = None  # whether the solution is a minimum by PySCF's internal stability analysis
     homo: float | None = None
     lumo: float | None = None
     gap: float | None = None
+    # orbital energies of the predicted Fock matrix minus the converged ones, Hartree
     guess_homo_err: float | None = None
     guess_lumo_err: float | None = None
-    occupied_mae: float | None = None
+    occupied_mae: float | None = None  # mean absolute error of the predicted occupied orbital energies, Hartree
+    # norm of the orbital gradient at the density of the first full Fock build, Hartree
     initial_gradient: float | None = None
     model: str = ""
     model_sha256: str = ""
-    versions: str = ""
+    versions: str = ""  # versions of packages, processor and linear algebra
     note: str = ""
-    error: str = ""
-    gradients: list[float] = field(default_factory=list)
+    error: str = ""  # why there is no result; "" if there is one
+    gradients: list[float] = field(default_factory=list)  # norm of the orbital gradient at every full Fock build
+    # occupied orbital energies and the lowest empty one, before and after the SCF; Hartree
     predicted: list[float] = field(default_factory=list)
     reached: list[float] = field(default_factory=list)
+    # positions and momenta, Angstrom and ASE's unit; in rows of the run that makes the path
     positions: list[list[float]] = field(default_factory=list)
     momenta: list[list[float]] = field(default_factory=list)
 
@@ -164,22 +129,10 @@ def failed(task: Task, reason: str) -> Row:
 
 def _about(task: Task) -> dict[str, Any]:
     molecule, protocol = task.molecule, task.protocol
-    return {
-        "key": task.key,
-        "molecule": molecule.name,
-        "natm": len(molecule.numbers),
-        "nao": None,
-        "electrons": None,  # the core potentials of the basis set decide
-        "xc": protocol.xc,
-        "basis": protocol.basis,
-        "scf": protocol.scf,
-        "guess": task.guess.label,
-        "solver": task.solver,
-        "repeat": task.repeat,
-        "charge": molecule.charge,
-        "mult": molecule.spin + 1,
-        "versions": versions(),
-    }
+    found = {"key": task.key, "guess": task.guess.label, "solver": task.solver, "repeat": task.repeat}
+    found |= {"molecule": molecule.name, "natm": len(molecule.numbers), "nao": None, "electrons": None}
+    found |= {"charge": molecule.charge, "mult": molecule.spin + 1}
+    return found | {"xc": protocol.xc, "basis": protocol.basis, "scf": protocol.scf, "versions": versions()}
 
 
 def versions() -> str:
@@ -200,7 +153,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
             raise DataError("--device cuda, but torch finds no CUDA device here")
         if protocol.device == "cpu" and torch.cuda.is_available():  # hidden from new processes only
             raise DataError("--device cpu, but torch sees a CUDA device; start the worker with CUDA_VISIBLE_DEVICES=''")
-    if guess.kind in ("chk", LIMIT.kind):  # a file does not contain H2
+    if guess.kind in ("chk", LIMIT.kind, TRACK.kind):  # a file does not contain H2
         guess = Guess(REFERENCE[0], REFERENCE[0])
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
@@ -211,19 +164,20 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
     except DataError:  # the basis set is for other elements
         protocol = replace(protocol, basis="sto-3g")
         mf = _fresh(hydrogen, protocol)
-    density = start_from(guess, mf, hydrogen, protocol).density
-    if guess.kind == "scc" and np.array_equal(np.asarray(density), mf.get_init_guess(mf.mol, "minao")):
-        raise DataError("init_guess = 'scc' is not in this version, and PySCF uses minao instead")
-    mf.kernel(dm0=density)
+    mf.kernel(dm0=start_from(guess, mf, hydrogen, protocol).density)
     accelerate(_fresh(hydrogen, protocol)).kernel()
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mol = build(molecule, protocol.basis)
-    mol.max_memory = protocol.memory
-    mf = mean_field(mol, protocol.level, protocol.scf)
+    mf = mean_field_of(_mole(molecule, protocol), protocol)
     mf.max_cycle = protocol.max_cycle
     return mf
+
+
+def _mole(molecule: Molecule, protocol: Protocol) -> gto.Mole:
+    mol = build(molecule, protocol.basis)
+    mol.max_memory = protocol.memory
+    return mol
 
 
 def _measured(task: Task) -> Row:
@@ -232,36 +186,43 @@ def _measured(task: Task) -> Row:
     scf_class = type(mf).__name__
     if task.solver == "twolevel":
         mf = accelerate(mf)
+    if task.guess == TRACK:
+        mf = _at_earlier_geometries(mf, task.molecule, protocol)
     with recording(mf) as visited:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)
         end = _clock()
-    gradients = _gradients(mf, visited)
-    converged = bool(mf.converged)
+    gradients, converged = _gradients(mf, visited), bool(mf.converged)
     coarse, response = cheap_work(mf)
-    found = _about(task) | {
-        "nao": int(mf.mol.nao),
-        "electrons": int(mf.mol.nelectron),
-        "scf": scf_class,
-        "converged": converged,
-        "cycles": int(mf.cycles) if converged else protocol.max_cycle,
-        "full_builds": len(visited),
-        "coarse_builds": start.coarse_builds + coarse,
-        "response_solves": start.response_solves + response,
-        "guess_builds": start.builds,
-        "guess_s": guess_seconds[0],
-        "total_s": end[0] - begin[0],
-        "guess_cpu_s": guess_seconds[1],
-        "total_cpu_s": end[1] - begin[1],
-        "e_tot": float(mf.e_tot),
-        "s2": float(mf.spin_square()[0]),
-        "initial_gradient": gradients[0] if gradients else None,  # one electron needs no field
-        "gradients": gradients,
-        "model": start.model,
-        "model_sha256": start.model_sha256,
-        "note": "; ".join(filter(None, (start.note, _left_to_plain(mf)))),
-    }
+    found = _about(task) | _size(mf) | {"scf": scf_class, "converged": converged}
+    found |= {"cycles": int(mf.cycles) if converged else protocol.max_cycle, "full_builds": len(visited)}
+    found |= {"coarse_builds": start.coarse_builds + coarse, "response_solves": start.response_solves + response}
+    found |= {"guess_builds": start.builds, "guess_s": guess_seconds[0], "guess_cpu_s": guess_seconds[1]}
+    found |= {"total_s": end[0] - begin[0], "total_cpu_s": end[1] - begin[1]}
+    found |= {"e_tot": float(mf.e_tot), "s2": float(mf.spin_square()[0])}
+    found |= {"stable": _is_stable(mf) if task.stability and converged else None}
+    found |= {"gradients": gradients, "initial_gradient": gradients[0] if gradients else None}  # none for one electron
+    found |= {"model": start.model, "model_sha256": start.model_sha256}
+    found |= {"note": "; ".join(filter(None, (start.note, _left_to_plain(mf))))}
     return Row(**found, **levels(mf, start.orbitals))
+
+
+def _size(mf: Any) -> dict[str, Any]:
+    return {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
+
+
+def _at_earlier_geometries(mf: Any, molecule: Molecule, protocol: Protocol) -> Any:
+    """Return a tracked object that has converged at two smaller geometries and is at the present one."""
+    mf = track(mf)
+    for scale in APPROACH:
+        mf.reset(_mole(molecule._replace(positions=scale * molecule.positions), protocol)).kernel()
+    return mf.reset(_mole(molecule, protocol))
+
+
+def _is_stable(mf: Any) -> bool:
+    """Whether a solution is a minimum with respect to rotations of its own orbitals."""
+    found = mf.stability(return_status=True)
+    return bool(found[1] if len(found) == 2 else found[2])  # GHF has no external one
 
 
 def _limit(task: Task) -> Row:
@@ -282,8 +243,8 @@ def _limit(task: Task) -> Row:
     mf.get_veff(mf.mol, later, density, v)
     end = _clock()
     wall, cpu = ((x - a, x - a + b - y) for a, x, y, b in zip(begin, first, again, end, strict=True))
-    found = {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__, "full_builds": 2}
-    found |= {"guess_s": wall[0], "total_s": wall[1], "guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
+    found = _size(mf) | {"full_builds": 2, "guess_s": wall[0], "total_s": wall[1]}
+    found |= {"guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
     return Row(**_about(task) | found)
 
 
@@ -295,22 +256,22 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
     """
     made: list[tuple[Start, tuple[float, float]]] = []
 
-    def make() -> Any:
+    def make(guess: Guess) -> Any:
         begin = _clock()
-        start = start_from(task.guess, mf, task.molecule, task.protocol)
+        start = start_from(guess, mf, task.molecule, task.protocol)
         end = _clock()
         made.append((start, (end[0] - begin[0], end[1] - begin[1])))
         return start.density
 
-    def get_init_guess(*_: Any, **__: Any) -> Any:
+    def get_init_guess(_mol: Any = None, key: str = "minao", **_: Any) -> Any:
         del mf.get_init_guess  # `start_from` calls PySCF's own
-        return make()
+        return make(task.guess if key == task.guess.kind else Guess(key, key))  # accelerate() starts scc from minao
 
     if task.guess.kind in KNOWN:
         mf.init_guess, mf.get_init_guess = task.guess.kind, get_init_guess
         mf.kernel()
     else:
-        mf.kernel(dm0=make())
+        mf.kernel(dm0=make(task.guess))
     unasked = f"{NO_MODEL}: one electron needs no guess" if task.guess.kind == "ml" else ""
     return made[0] if made else (Start(None, note=unasked), (0.0, 0.0))
 
@@ -328,17 +289,14 @@ def _clock() -> tuple[float, float]:
 
 @contextmanager
 def recording(mf: Any) -> Iterator[list[tuple[Array, Array]]]:
-    """Record every density for which a mean-field object builds the full potential, and that potential.
-
-    Args:
-        mf: PySCF mean-field object; unchanged after the block.
-    """
+    """Record every density for which an object builds the full potential, and that potential, inside the block."""
     visited: list[tuple[Array, Array]] = []
     original = mf.get_veff
 
     def get_veff(mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
         v = original(mol, dm, *args, **kwargs)
-        visited.append((np.array(mf.make_rdm1() if dm is None else dm), np.array(v)))
+        whole = v if getattr(v, "v_solvent", None) is None else v + v.v_solvent
+        visited.append((np.array(mf.make_rdm1() if dm is None else dm), np.array(whole)))
         return v
 
     mf.get_veff = get_veff

@@ -17,32 +17,20 @@ NUMBERED = re.compile(r" \(\d+\)$")
 
 
 class Input(NamedTuple):
-    """Content of the input files.
+    """Content of the input files."""
 
-    Attributes:
-        molecules: molecules in order, each geometry once.
-        bad: messages about unusable input.
-        duplicates: messages about geometries that occur twice.
-    """
-
-    molecules: list[Molecule]
-    bad: list[str]
-    duplicates: list[str]
+    molecules: list[Molecule]  # molecules in order, each geometry once
+    bad: list[str]  # messages about unusable input
+    duplicates: list[str]  # messages about geometries that occur twice
 
 
-def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = None) -> Input:
-    """Read all frames of all inputs.
-
-    Args:
-        sources: files that ASE reads, ase:g2 and the like, ase:g2/H2O,CH4 for some of a collection.
-        charge: total charge if a frame has none.
-        mult: multiplicity if a frame has none; None as in `read_geometries`.
-    """
+def read_molecules(sources: Sequence[str], charge: int = 0, mult: int | None = None, which: str = ":") -> Input:
+    """Read frames (an index or a slice) of all inputs, files or ase:g2/H2O,CH4 and the like; see `read_geometries`."""
     names: set[str] = set()
     seen: dict[str, str] = {}
     found = Input([], [], [])
     for source in sources:
-        for molecule in read_geometries(source, charge, mult):
+        for molecule in list(read_geometries(source, charge, mult))[_slice(which)]:
             if isinstance(molecule, DataError):
                 found.bad.append(str(molecule))
             elif molecule.key in seen:
@@ -72,8 +60,6 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory.
     """
-    if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", which):
-        raise DataError(f"--frames {which!r}: expected an index or a slice, such as 0 or 0:3.")
     chosen, stem = _chosen(source, which), Path(source).stem
     for _, atoms in chosen:
         _set_state(source, atoms, charge, mult)
@@ -86,14 +72,20 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
     return found
 
 
+def _slice(which: str) -> slice:
+    if not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", which):
+        raise DataError(f"--frames {which!r}: expected an index or a slice, such as 0 or 0:3.")
+    parts = [int(part) if part else None for part in which.split(":")]
+    return slice(*parts) if len(parts) > 1 else slice(parts[0], (parts[0] or 0) + 1 or None)
+
+
 def _chosen(source: str, which: str) -> list[tuple[str, Any]]:
     """Return names and atoms of the chosen frames; the others may be unreadable."""
+    part = _slice(which)
     everything = list(enumerate(frames(source)))
     if len(everything) == 1 and isinstance(error := everything[0][1][1], Exception):  # of the file, most likely
         raise DataError(f"{source}: cannot be read ({why_unreadable(error)}).")
-    parts = [int(part) if part else None for part in which.split(":")]
-    chosen = everything[slice(*parts)] if len(parts) > 1 else everything[parts[0] :][:1]
-    if not chosen:
+    if not (chosen := everything[part]):
         raise DataError(f"{source} has {len(everything)} frames, and --frames {which} is not among them.")
     for index, (_, atoms) in chosen:
         if isinstance(atoms, Exception):

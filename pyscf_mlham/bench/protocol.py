@@ -16,7 +16,7 @@ from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.model.store import shipped
-from pyscf_mlham.options import names, option
+from pyscf_mlham.options import check, names, option
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.store import differences
 
@@ -31,15 +31,10 @@ DIGITS = 8  # digits of a hash in labels
 
 
 class Strategy(NamedTuple):
-    """Initial guesses of the SCFs along a path.
+    """Initial guesses of the SCFs along a path."""
 
-    Attributes:
-        guess: guess of the first geometry, "minao" or "ml".
-        history: a strategy of `History` for the later ones; None: the first guess at every geometry.
-    """
-
-    guess: str
-    history: str | None
+    guess: str  # guess of the first geometry, "minao" or "ml"
+    history: str | None  # a strategy of `History` for the later ones; None: the first guess at every geometry
 
 
 STRATEGIES = {
@@ -64,20 +59,15 @@ class Theory:
     xc: str = option("b3lyp", "name of the functional, or hf")
     basis: str = option("def2-svp", "PySCF's name of the basis set")
     density_fit: bool = option(False, "density-fitted integrals", "--df")
-    conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root")
+    conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root", above=0)
     model: str = option("", "name or folder of a model; by default the best of the shipped ones")
     model_sha256: str = ""  # checksum of the weights of that model, or of all shipped ones
     pyscf: str = pyscf.__version__
     pyscf_mlham: str = pyscf_mlham.__version__
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
+        check(self)
         check_functional(self.xc)
-        self._expect("conv_tol", self.conv_tol > 0, "more than zero")
-
-    def _expect(self, name: str, right: bool, text: str) -> None:
-        if not right:
-            raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {text}.")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,21 +93,17 @@ class Protocol(Theory):
 
     scf: str = option("auto", "kind of mean field; auto: restricted, open shells unrestricted", choices=KINDS)
     grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
-    max_cycle: int = option(50, "largest number of SCF cycles")
-    threads: int = option(1, "threads of each run")
+    nlc: bool = option(True, "omit the non-local correlation of the functional", "--no-nlc")
+    solvent: str = option("", "PySCF's continuum model of water", choices=("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO"))
+    max_cycle: int = option(50, "largest number of SCF cycles", least=1)
+    threads: int = option(1, "threads of each run", least=1)
     device: str = option("cpu", "device of the model's network; the SCF is on the CPU", choices=("cpu", "cuda"))
-    memory: int = option(4000, "max_memory of PySCF", metavar="MB")
+    memory: int = option(4000, "max_memory of PySCF", metavar="MB", least=1)
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
-        if self.scf not in KINDS:
-            raise DataError(f"--scf {self.scf}: expected one of {', '.join(KINDS)}.")
         if self.scf.endswith("hf") and self.xc.lower() != "hf":
             raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
         super().__post_init__()
-        for name in ("threads", "max_cycle", "memory"):
-            self._expect(name, getattr(self, name) >= 1, "1 or more")
-        self._expect("grid_level", self.grid_level in GRID_LEVELS, f"{min(GRID_LEVELS)} to {max(GRID_LEVELS)}")
 
     @property
     def level(self) -> Level:
@@ -127,7 +113,9 @@ class Protocol(Theory):
     @property
     def details(self) -> str:
         """Further settings of the SCF, as text."""
-        return f"grid level {self.grid_level}" * (self.xc.lower() != "hf")
+        parts = [f"grid level {self.grid_level}" * (self.xc.lower() != "hf")]
+        parts += ["without non-local correlation" * (not self.nlc), self.solvent]
+        return ", ".join(filter(None, parts))
 
     @property
     def coarse_grid(self) -> int | None:
@@ -157,7 +145,6 @@ class Trajectory(Theory):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
         super().__post_init__()
         for name, solver in self.runs:
             if name not in STRATEGIES:
@@ -186,18 +173,11 @@ class MD(Trajectory):
 
     kind: ClassVar[str] = "md"
 
-    steps: int = option(40, "number of steps; a longer run continues a shorter one")
-    timestep: float = option(0.5, "time step, fs")
-    temperature: float = option(300.0, "temperature of the initial velocities, Kelvin")
+    steps: int = option(40, "number of steps; a longer run continues a shorter one", least=0)
+    timestep: float = option(0.5, "time step, fs", above=0)
+    temperature: float = option(300.0, "temperature of the initial velocities, Kelvin", least=0)
     seed: int = option(0, "seed of the initial velocities")
     follow: bool = option(False, "use --frames as the trajectory instead of running one")
-
-    def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
-        super().__post_init__()
-        self._expect("steps", self.steps >= 0, "0 or more")
-        self._expect("timestep", self.timestep > 0, "more than zero")
-        self._expect("temperature", self.temperature >= 0, "zero or more")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -216,14 +196,8 @@ class Optimisation(Trajectory):
 
     kind: ClassVar[str] = "opt"
 
-    steps: int = option(100, "largest number of steps")
-    fmax: float = option(0.05, "largest force at the end, eV/Angstrom")
-
-    def __post_init__(self) -> None:
-        """Check the settings before anything is computed."""
-        super().__post_init__()
-        self._expect("steps", self.steps >= 1, "1 or more")
-        self._expect("fmax", self.fmax > 0, "more than zero")
+    steps: int = option(100, "largest number of steps", least=1)
+    fmax: float = option(0.05, "largest force at the end, eV/Angstrom", above=0)
 
     @property
     def details(self) -> str:
@@ -236,20 +210,15 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {kind.kind: kind for kind in (Protocol
 
 
 class Guess(NamedTuple):
-    """Initial guess of an SCF.
+    """Initial guess of an SCF."""
 
-    Attributes:
-        label: name in tables; for files and named models with a hash of their content.
-        kind: one of `GUESSES`, or chk.
-        path: path of the file of chk, or the model of ml:NAME.
-    """
-
-    label: str
-    kind: str
-    path: str = ""
+    label: str  # name in tables; for files and named models with a hash of their content
+    kind: str  # one of `GUESSES`, or chk
+    path: str = ""  # path of the file of chk, or the model of ml:NAME
 
 
 LIMIT = Guess("limit", "limit")  # not a guess: the time of set-up and two full builds
+TRACK = Guess("track", "track")  # a tracked object's own, from two earlier geometries
 
 
 def guess_from_text(text: str) -> Guess:
@@ -261,27 +230,20 @@ def guess_from_text(text: str) -> Guess:
         file = Path(path).expanduser()
         if not file.is_file():
             raise DataError(f"guess {text}: no such file; check the path.")
-        return Guess(f"chk:{file.name}#{_hash_of_file(file)}", kind, str(file.resolve()))
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
+        return Guess(f"chk:{file.name}#{digest}", kind, str(file.resolve()))
     if path and kind == "ml":
         return Guess(f"ml:{Path(path).name}#{model_hash(path)[:DIGITS]}", kind, absolute(path))
     raise DataError(f"unknown guess {text!r}; expected {', '.join(GUESSES)}, ml:<name or folder> or chk:<file>.")
 
 
 def absolute(model: str) -> str:
-    """Return the name of a shipped model unchanged, and that of a folder as an absolute path, for other processes.
-
-    Args:
-        model: name or folder, or "", which is returned.
-    """
+    """Return the name of a shipped model or "" unchanged, and that of a folder as an absolute path."""
     return model if not model or model in shipped() else str(Path(model).expanduser().resolve())
 
 
 def model_hash(name: str) -> str:
-    """Return the hash of a model's weights, or of those of all shipped models.
-
-    Args:
-        name: name of a shipped model, or a folder; "" for all shipped ones.
-    """
+    """Return the hash of the weights of a shipped model or a folder; of those of all shipped models for ""."""
     folders = shipped()
     if not name:
         hashes = [checkpoint.read_config(folder).weights_sha256 for folder in folders.values()]
@@ -290,11 +252,3 @@ def model_hash(name: str) -> str:
     if not folder.is_dir():
         raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder; check the name.")
     return checkpoint.read_config(folder).weights_sha256
-
-
-def _hash_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:DIGITS]

@@ -15,13 +15,15 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
-from pyscf_mlham.bench.starts import NO_MODEL
+from pyscf_mlham.bench.starts import NO_MODEL, REFUSED
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
+
+T = TypeVar("T")
 
 FORMAT = "pyscf_mlham-benchmark"
 VERSION = 1
@@ -36,65 +38,46 @@ FAILED = "failed: "
 
 
 class Doubt(NamedTuple):
-    """A problem of a run.
-
-    Attributes:
-        kind: kind of problem, common to repetitions.
-        size: of two problems of a kind, the larger one is reported.
-        text: message in the report.
-    """
+    """A problem of a run."""
 
     kind: str
-    size: float
+    size: float  # of two problems of a kind, the larger one is reported
     text: str
 
 
 @dataclass(frozen=True)
 class Results:
-    """A finished benchmark.
+    """A finished benchmark."""
 
-    Attributes:
-        protocol: settings that all rows share.
-        rows: all runs, in order of molecule, guess, solver and repetition.
-        bad_input: messages about unreadable input.
-        energy_tolerance: allowed difference of energies from the reference, Hartree.
-        limits: timings of set-up and two full builds of each molecule.
-    """
-
-    protocol: AnyProtocol
-    rows: list[Row]
-    bad_input: list[str]
-    energy_tolerance: float = 1e-8
-    limits: list[Row] = field(default_factory=list)
+    protocol: AnyProtocol  # settings that all rows share
+    rows: list[Row]  # all runs, in order of molecule, guess, solver and repetition
+    bad_input: list[str]  # messages about unreadable input
+    energy_tolerance: float = 1e-8  # allowed difference of energies from the reference, Hartree
+    limits: list[Row] = field(default_factory=list)  # timings of set-up and two full builds of each molecule
 
     @property
     def problems(self) -> list[str]:
-        """All problems of the runs and the input, failed runs first."""
-        runs = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
-        found = [problem for repetitions in runs.values() for problem in self._problems_of(repetitions)]
+        """All problems of the runs and the input, failed runs first; of repetitions, the worst of each kind."""
+        found = []
+        everything = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
+        for runs in everything.values():
+            unit = "runs" if runs[0].step is None else "geometries"
+            for alike in grouped(filter(None, map(self.doubt, runs)), lambda doubt: doubt.kind).values():
+                count = f"{len(alike)} of {len(runs)} {unit}: " * (len(runs) > 1)
+                found.append((alike[0].kind, f"{_run_of(runs[0])}: {count}{max(alike, key=lambda d: d.size).text}"))
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
         return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
-
-    def _problems_of(self, repetitions: Sequence[Row]) -> Iterator[tuple[str, str]]:
-        """Yield kind and text of each problem of the runs of one molecule by one method."""
-        doubts = [doubt for row in repetitions if (doubt := self.doubt(row))]
-        for kind in dict.fromkeys(doubt.kind for doubt in doubts):
-            alike = [doubt for doubt in doubts if doubt.kind == kind]
-            unit = "runs" if repetitions[0].step is None else "geometries"
-            count = f"{len(alike)} of {len(repetitions)} {unit}: " * (len(repetitions) > 1)
-            worst = max(alike, key=lambda doubt: doubt.size)
-            yield kind, f"{_run_of(repetitions[0])}: {count}{worst.text}"
 
     @property
     def notices(self) -> list[str]:
         """Limits of comparison: methods that lack molecules, runs of other versions or machines; mostly empty."""
         every = {molecule_of(row) for row in self.rows}
         found = list(self._without_model()) if self.is_path else []
-        for method in methods_of(self) if not self.is_path else []:
-            missing = len(every - {molecule_of(row) for row in self.rows if (row.guess, row.solver) == method})
-            if missing:
+        for guess, solver in [] if self.is_path else methods_of(self):
+            own = {molecule_of(row) for row in self.rows if (row.guess, row.solver) == (guess, solver)}
+            if missing := len(every - own):
                 text = f"{missing} of {len(every)} molecules missing; its means are over fewer molecules than others"
-                found.append(f"{', '.join(method)}: {text}")
+                found.append(f"{guess}, {solver}: {text}")
         used = list(dict.fromkeys(row.versions or "unknown" for row in self.rows if not row.error))
         if len(used) > 1:
             text = f"runs on {len(used)} sets of versions or machines, whose times cannot be compared"
@@ -111,10 +94,9 @@ class Results:
         for rows in grouped(self.rows, molecule_of).values():
             total = len({row.step for row in rows})
             refused = [row for row in rows if row.note.startswith(NO_MODEL)]
-            for note, alike in grouped(refused, lambda row: row.note).items():
+            for reason, alike in grouped(refused, lambda row: REFUSED.sub(r"\2", row.note)).items():
                 counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
                 runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
-                reason = note.removeprefix(f"{NO_MODEL}: ").rstrip(".")
                 yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
 
     @cached_property
@@ -199,17 +181,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def make_folder(path: Path) -> None:
-    """Create the folder of a benchmark; raise DataError if it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is not writable"
-    except OSError as error:
-        reason = f"it cannot be created: {error.strerror}"
-    if reason:
-        raise DataError(f"{path}: {reason}; name another folder with permission to write.")
-
-
 class Folder:
     """The folder of a benchmark, open for one process.
 
@@ -219,9 +190,13 @@ class Folder:
 
     def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
-        make_folder(path)
         self.rows: dict[str, Row] = {}
-        self._journal = os.open(path / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._journal = (path / JOURNAL).open("a+b")
+        except OSError as error:
+            reason = f"{path}: it cannot be created or written: {error.strerror}"
+            raise DataError(f"{reason}; name another folder with permission to write.") from error
         try:
             self._lock()
             if (path / RESULTS).exists():  # read under the lock, so that no process adds to it
@@ -230,13 +205,13 @@ class Folder:
                 self.rows = {row.key: row for row in [*results.rows, *results.limits]}
             self._read_journal()
         except BaseException:
-            os.close(self._journal)
+            self.close()
             raise
 
     def _lock(self) -> None:
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._journal), (self.path / JOURNAL).stat()):
+            if not os.path.samestat(os.fstat(self._journal.fileno()), (self.path / JOURNAL).stat()):
                 raise OSError("the journal was replaced meanwhile")
         except OSError as error:
             raise DataError(f"{self.path}: another benchmark is writing to it; wait for it, or stop it.") from error
@@ -257,19 +232,15 @@ class Folder:
             except ValueError:
                 break
             size += len(line)
+        self._journal.truncate(size if len(found) > 1 else 0)
         if len(found) < 2:  # without runs its protocol does not matter
-            size = 0
-        os.ftruncate(self._journal, size)
-        os.lseek(self._journal, 0, os.SEEK_END)
-        if size == 0:
             self._write({"kind": self.protocol.kind} | asdict(self.protocol))
             return
         try:
             self._check(PROTOCOLS[found[0].pop("kind", "bench")](**found[0]))
-            rows = [Row(**content) for content in found[1:]]
+            self.rows |= {row.key: row for row in (Row(**content) for content in found[1:])}
         except TypeError as error:
             raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
-        self.rows |= {row.key: row for row in rows}
 
     def add(self, row: Row) -> None:
         """Add a row and flush it to the disk."""
@@ -278,10 +249,9 @@ class Folder:
         self.rows[row.key] = Row(**content)  # as read from the file
 
     def _write(self, content: dict[str, Any]) -> None:
-        data = memoryview(json.dumps(content, allow_nan=False).encode() + b"\n")
-        while data:
-            data = data[os.write(self._journal, data) :]
-        os.fsync(self._journal)
+        self._journal.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
 
     def finish(self, results: Results) -> None:
         """Write results.json and remove the journal."""
@@ -290,21 +260,13 @@ class Folder:
 
     def close(self) -> None:
         """Release the lock of the folder."""
-        os.close(self._journal)
+        self._journal.close()
 
 
 def results_from_rows(
     rows: Iterable[Row], protocol: AnyProtocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
 ) -> Results:
-    """Put rows in order and compare their energies with the reference.
-
-    Args:
-        rows: rows of finished runs, in any order, including timings of limits.
-        protocol: protocol of the runs.
-        order: keys of the runs in the order of the input; others follow in their own order.
-        bad_input: messages about unreadable input.
-        tolerance: allowed difference of energies, Hartree.
-    """
+    """Put rows, in any order, in that of the given keys, others last, and compare their energies with the reference."""
     places = {key: place for place, key in enumerate(order)}
     everything = sorted(rows, key=lambda row: places.get(row.key, len(places)))
     limits = [row for row in everything if row.guess == LIMIT.label]
@@ -316,17 +278,10 @@ def results_from_rows(
     for row in ordered:
         energy = reference.get(case_of(row))
         error = None if row.e_tot is None or energy is None else row.e_tot - energy
-        wall, cpu = _limit_of(molecule_of(row), limits)
+        own = [limit for limit in limits if molecule_of(limit) == molecule_of(row) and not limit.error]
+        wall, cpu = (median(getattr(r, name) for r in own) if own else None for name in ("total_s", "total_cpu_s"))
         compared.append(dataclasses.replace(row, e_err=error, limit_s=wall, limit_cpu_s=cpu))
     return Results(protocol, compared, list(bad_input), tolerance, limits)
-
-
-def _limit_of(key: str, limits: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Return medians over the repetitions, of wall and of processor seconds, for one molecule."""
-    own = [row for row in limits if molecule_of(row) == key and not row.error]
-    if not own:
-        return None, None
-    return median(row.total_s or 0.0 for row in own), median(row.total_cpu_s or 0.0 for row in own)
 
 
 def references(rows: Iterable[Row], reference: tuple[str, str]) -> dict[str, Row]:
@@ -352,11 +307,11 @@ def case_of(row: Row) -> str:
     return molecule_of(row) if row.step is None else f"{molecule_of(row)} {row.step}"
 
 
-def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
-    """Return rows by a key, in order."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
+def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """Return items by a key, in order."""
+    found: dict[str, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
     return found
 
 

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.results import Folder, Results, grouped, molecule_of, results_from_rows
-from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.options import option
-from pyscf_mlham.progress import Lines
+from pyscf_mlham.options import check, option
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Guesses, solvers and execution of a benchmark; the help texts describe the options."""
+    """Pairs of guess and solver, and execution of a benchmark; the help texts describe the options."""
 
-    guesses: tuple[Guess, ...]
-    solvers: tuple[str, ...]
-    energy_tol: float = option(1e-8, "allowed difference of energies, Hartree")
-    repeat: int = option(1, "repetitions of each run, whose medians are shown")
+    methods: tuple[tuple[Guess, str], ...]
+    energy_tol: float = option(1e-8, "allowed difference of energies, Hartree", least=0)
+    repeat: int = option(1, "repetitions of each run, whose medians are shown", least=1)
     jobs: int = option(1, "worker processes", "-j", "--jobs")
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
     seed: int = option(0, "seed of the random order of the runs")
@@ -44,19 +36,17 @@ class Plan:
     quiet: bool = option(False, "no progress display")
 
     def __post_init__(self) -> None:
-        """Check the numbers before anything is computed."""
-        if self.repeat < 1:
-            raise DataError(f"--repeat {self.repeat}: expected 1 or more.")
-        if not (self.energy_tol >= 0 and math.isfinite(self.energy_tol)):
-            raise DataError(f"--energy-tol {self.energy_tol}: expected a number of Hartree, zero or more.")
+        check(self)
 
 
-def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console) -> Results:
-    """Run all unfinished runs and write results.json."""
+def run(
+    found: Input, plan: Plan, protocol: Protocol, path: Path, console: Console, more: Sequence[Task] = ()
+) -> Results:
+    """Run all unfinished runs, and more tasks than those of the plan, and write results.json."""
     _check_molecules(found, protocol)
     folder = Folder(path, protocol)
     try:
-        tasks = _tasks(found, plan, protocol)
+        tasks = [*_tasks(found, plan, protocol), *more]
         done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
         waiting = [task for task in tasks if task.key not in done]
         random.Random(plan.seed).shuffle(waiting)
@@ -80,26 +70,14 @@ def run(found: Input, plan: Plan, protocol: Protocol, path: Path, console: Conso
 def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
     """Print how many runs of a folder are not among those of this command."""
     if others := len(folder.rows.keys() - set(keys)):
-        console.print(
-            f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
-            "guesses); they are kept in the tables.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        text = f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
+        console.print(f"{text}guesses); they are kept in the tables.", highlight=False, soft_wrap=True)
 
 
 def finished(
     folder: Folder, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float
 ) -> Results:
-    """Write results.json and return its content.
-
-    Args:
-        folder: folder of the benchmark.
-        order: keys of this command's runs.
-        names: names of this command's molecules, by key.
-        bad: messages about unreadable input.
-        tolerance: allowed difference of energies, Hartree.
-    """
+    """Write results.json and return its content; order: keys of the runs; names: of the molecules by key."""
     rows = renamed(list(folder.rows.values()), names)
     order = list(dict.fromkeys([*order, *folder.rows]))
     results = results_from_rows(rows, folder.protocol, order, bad, tolerance)
@@ -122,31 +100,24 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
     """Raise DataError if no run can succeed, for example for a misspelt basis set, before anything is written."""
     reason = "see the messages about the input"
     for molecule in found.molecules:
-        if not (reason := _why_not(molecule, protocol.basis)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
+                build(molecule, protocol.basis)
             return
+        except DataError as error:  # noqa: PERF203  (the first one is right, mostly)
+            reason = str(error)
     raise DataError(f"there is no molecule to run; {reason}.")
-
-
-def _why_not(molecule: Molecule, basis: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-            build(molecule, basis)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
     """Return all runs in the order of the input, always including the reference."""
     guess, solver = REFERENCE
-    methods = [(Guess(guess, guess), solver), *((g, s) for s in plan.solvers for g in plan.guesses)]
-    if plan.limit:
-        methods.append((LIMIT, "scf"))
+    methods = dict.fromkeys([(Guess(guess, guess), solver), *plan.methods, *[(LIMIT, "scf")] * plan.limit])
     return [
         Task(molecule, guess, solver, repeat, protocol)
         for molecule in found.molecules
-        for guess, solver in dict.fromkeys(methods)
+        for guess, solver in methods
         for repeat in range(plan.repeat)
     ]
 
@@ -164,33 +135,25 @@ def _work_through(
     quiet: bool,
     console: Console,
 ) -> None:
-    columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console)
-    bar = progress.add_task("running", total=len(tasks))
-    live = Live(Group(progress), console=console, refresh_per_second=4, transient=True)
-    lines = Lines(console, silent=quiet)
-    if not quiet:
-        live.start()
-    try:
-        for row in engine(tasks):
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("", total=len(tasks))
+        for count, row in enumerate(engine(tasks), 1):
             folder.add(row)
-            if row.error:
-                text = f"[red]failed:[/red] {escape(f'{row.molecule}, {row.guess}, {row.solver}: {row.error}')}"
-                console.print(text, soft_wrap=True, highlight=False)
             progress.advance(bar)
-            lines.report(f"{progress.tasks[0].completed:.0f} of {len(tasks)} runs")
-            live.update(Group(progress, running_means(list(folder.rows.values()))))
-    finally:
-        if not quiet:
-            live.stop()
+            if row.error or not quiet:
+                text = f"{count} of {len(tasks)}: {outcome(row)}"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def running_means(rows: Sequence[Row]) -> Table:
-    """Return a table of the means of all finished runs, over molecules of all sizes."""
-    table = Table("guess", "solver", "runs", "cycles", "full builds", "seconds", title="means so far")
-    methods = grouped((row for row in rows if not row.error), lambda row: f"{row.solver} {row.guess}")
-    for _, found in sorted(methods.items()):
-        numbers = [(r.cycles or 0, (r.full_builds or 0) + (r.guess_builds or 0), r.total_s or 0.0) for r in found]
-        means = (f"{mean(values):.2f}" for values in zip(*numbers, strict=True))
-        table.add_row(escape(found[0].guess), found[0].solver, str(len(found)), *means)
-    return table
+def outcome(row: Row) -> str:
+    """Return a line on a finished run."""
+    name = f"{row.molecule}, {row.guess}, {row.solver}"
+    if row.error:
+        return f"{name}: failed: {row.error}"
+    if row.e_tot is None:
+        return f"{name}: {row.total_s:.2f} s"
+    builds = (row.full_builds or 0) + (row.guess_builds or 0)
+    left = ", not converged" * (not row.converged)
+    return f"{name}: {builds} full builds, {row.total_s:.2f} s, {row.e_tot:.8f} Ha{left}"

@@ -8,15 +8,16 @@ density-fitted itself, the grid of `coarse` is always smaller than the full leve
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, lib
 
-from pyscf_mlham.bench.protocol import Guess, Protocol
+from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.geometries import Molecule, identity_of_record, mol_from_geometry
 from pyscf_mlham.data.label import mean_field
@@ -24,38 +25,29 @@ from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
 from pyscf_mlham.density import Orbitals, same_basis
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve
+from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve, settings
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
 
 Array = NDArray[Any]
 
 ORACLE_TOL = 1e-11  # Hartree
 NEAR = 1e-4  # Bohr; files of other programs have six digits of an Angstrom
-NO_MODEL = "ml not used"  # prefix of the note of such a row
+NO_MODEL = "ml not used"  # begin of the note of such a row
+REFUSED = re.compile(rf"{NO_MODEL}(?:, (\w+) instead)?: (.*?)\.?$")  # the guess instead, and the reason
 
 
 class Start(NamedTuple):
-    """An initial density and its cost beside time.
-
-    Attributes:
-        density: density matrix in the shape of the mean-field object; None if no guess was requested.
-        builds: hidden full Fock builds.
-        coarse_builds: hidden coarse Fock builds.
-        response_solves: evaluations of the response model.
-        orbitals: orbitals of the predicted Fock matrix, if there is one.
-        model: name of the model.
-        model_sha256: checksum of its weights.
-        note: remarks for the reader of the row.
-    """
+    """An initial density and its cost beside time."""
 
     density: Array | None
-    builds: int = 0
-    coarse_builds: int = 0
+    builds: int = 0  # hidden full Fock builds
+    coarse_builds: int = 0  # hidden coarse Fock builds
     response_solves: int = 0
-    orbitals: Orbitals | None = None
+    orbitals: Orbitals | None = None  # orbitals of the predicted Fock matrix, if there is one
     model: str = ""
     model_sha256: str = ""
     note: str = ""
@@ -64,6 +56,17 @@ class Start(NamedTuple):
 def cheap_work(mf: Any) -> tuple[int, int]:
     """Return coarse Fock builds and response solves of an accelerated object; a plain one has neither."""
     return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_builds", 0))
+
+
+def mean_field_of(mol: gto.Mole, protocol: Protocol) -> Any:
+    """Return a new mean-field object."""
+    mf = mean_field(mol, protocol.level, protocol.scf)
+    if not protocol.nlc:
+        mf.nlc = 0
+    if protocol.solvent:
+        mf = mf.PCM()
+        mf.with_solvent.method = protocol.solvent
+    return mf
 
 
 def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) -> Start:
@@ -76,15 +79,25 @@ def start_from(guess: Guess, mf: Any, molecule: Molecule, protocol: Protocol) ->
         return _learned(mf, guess.path or protocol.model or None)
     if guess.kind == "chk":
         return _from_file(mf, molecule, Path(guess.path))
+    if guess == TRACK:
+        return Start(None)
     if guess.kind == "vsap" and not hasattr(mf, "get_vsap"):
         raise DataError(f"PySCF has no vsap guess for {type(mf).__name__} objects")
-    return Start(mf.get_init_guess(mf.mol, guess.kind))
+    return _named(mf, guess.kind)
+
+
+def _named(mf: Any, key: str) -> Start:
+    density, info = mf.get_init_guess(mf.mol, key), recorded(mf)
+    if info is None:
+        return Start(density)
+    note = f"{key} not used, {info.guess} instead: {info.fallback_reason}" * bool(info.fallback_reason)
+    return Start(density, coarse_builds=info.coarse_builds, note=note)
 
 
 def _coarse(mf: Any, protocol: Protocol) -> Start:
     if protocol.coarse_grid is None:
         raise DataError("nothing is coarser than density-fitted integrals without a grid, or on the smallest one")
-    rough = mean_field(mf.mol, protocol.level, protocol.scf)
+    rough = mean_field_of(mf.mol, protocol)
     rough = rough if protocol.density_fit else rough.density_fit()
     if hasattr(rough, "grids"):
         rough.grids.level = protocol.coarse_grid
@@ -97,7 +110,7 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
 
 def _oracle(mf: Any, protocol: Protocol) -> Start:
     """Return the converged density."""
-    exact = accelerate(mean_field(mf.mol, protocol.level, protocol.scf))
+    exact = accelerate(mean_field_of(mf.mol, protocol))
     exact.conv_tol, exact.max_cycle = min(ORACLE_TOL, protocol.conv_tol), 4 * protocol.max_cycle
     with counting_fock_builds(exact) as counter:
         exact.kernel()
@@ -108,7 +121,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
 
 
 def _learned(mf: Any, model: str | None) -> Start:
-    """Predict; if the model is not applicable, use PySCF's minao, as for any user."""
+    """Predict; if the model is not applicable, use what any user gets instead."""
     spent = 0  # coarse builds of a rejected prediction
     try:
         chosen = resolve(model, mf, mf.mol)
@@ -121,8 +134,10 @@ def _learned(mf: Any, model: str | None) -> Start:
     except MLHamError as error:
         if isinstance(error, PredictionError) and not spent:  # rejected after H0, before its own field was built
             spent = _builds_of_h0(chosen, mf.mol)
-        density = mf.get_init_guess(mf.mol, "minao")
-        return Start(density, coarse_builds=spent, note=f"{NO_MODEL}, minao instead: {error}")
+        instead = _named(mf, settings.fallback)
+        used = info.guess if (info := recorded(mf)) else settings.fallback
+        note = f"{NO_MODEL}, {used} instead: {error}"
+        return instead._replace(coarse_builds=spent + instead.coarse_builds, note=note)
 
 
 def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
@@ -132,8 +147,11 @@ def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
 
 def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
     config = model.config
+    density = density_from_prediction(mf, mf.mol, prediction)
+    if config.baseline == SCC and not (prediction.lifted_from or prediction.made_for):
+        density = lib.tag_array(density, close=True)  # as the guess 'ml' does
     return Start(
-        density_from_prediction(mf, mf.mol, prediction),
+        density,
         coarse_builds=prediction.coarse_builds,
         orbitals=prediction.orbitals,
         model=config.name,

@@ -8,62 +8,38 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy import stats
 
-from pyscf_mlham.bench.measure import PLAIN, Row
+from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.results import Results, case_of, grouped, methods_of, molecule_of
-from pyscf_mlham.bench.starts import NO_MODEL
 
 COVERED = 0.95  # confidence level of the intervals
 FEWEST = 2  # smallest number of molecules for an interval
 WIDE = 99.0  # bounds beyond it are not shown
 CLOCKS = ("cpu", "wall")
 NAN = float("nan")
-NOTHING = np.array([])
+NOTHING = "–"
 
 
 class Case(NamedTuple):
-    """One molecule by one method: medians over the repetitions, the worst of them if one did not converge.
+    """One molecule by one method: medians over the repetitions, the worst of them if one did not converge."""
 
-    Attributes:
-        name: name of the molecule.
-        natm: number of atoms.
-        nao: number of basis functions.
-        converged: whether every repetition converged.
-        cycles: SCF cycles; max_cycle if it did not converge.
-        builds: full Fock builds, including those hidden in the guess.
-        coarse_builds: coarse Fock builds.
-        response_solves: evaluations of the response model.
-        seconds: guess and SCF, by the chosen clock.
-        limit: seconds of set-up and two full builds; None if not measured.
-        e_err: largest difference of energy to the reference, Hartree; None without a reference.
-        row: row of the first repetition.
-    """
-
-    name: str
-    natm: int
-    nao: int
-    converged: bool
-    cycles: float
-    builds: float
+    converged: bool  # whether every repetition converged
+    cycles: float  # SCF cycles; max_cycle if it did not converge
+    builds: float  # full Fock builds, including those hidden in the guess
     coarse_builds: float
     response_solves: float
-    seconds: float
-    limit: float | None
-    e_err: float | None
-    row: Row
+    seconds: float  # guess and SCF, by the chosen clock
+    limit: float | None  # seconds of set-up and two full builds; None if not measured
+    e_err: float | None  # largest difference of energy to the reference, Hartree; None without a reference
+    row: Row  # row of the first repetition
 
 
 class Ratio(NamedTuple):
-    """A geometric mean over molecules of ratios to the reference, and its 95 percent interval.
-
-    Attributes:
-        value: the mean.
-        low, high: bounds of the interval, by Student's t on the logarithms; equal to the value for a single molecule.
-    """
+    """A geometric mean over molecules of ratios to the reference, and its 95 percent interval."""
 
     value: float
-    low: float
+    low: float  # equal to the value for a single molecule
     high: float
 
     @property
@@ -71,43 +47,31 @@ class Ratio(NamedTuple):
         """Whether there are enough molecules, and they differ."""
         return bool(self.high > self.low * (1 + 1e-9))
 
-    def text(self, missing: str = "–") -> str:
+    def text(self) -> str:
         """Return the ratio as 0.71 [0.68, 0.74]."""
         if not np.isfinite(self.value):
-            return missing
-        if not self.has_interval:
-            return f"{self.value:.2f}"
+            return NOTHING
         high = f"{self.high:.2f}" if self.high <= WIDE else f">{WIDE:.0f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {high}]"
+        return f"{self.value:.2f}" + f" [{self.low:.2f}, {high}]" * self.has_interval
 
 
 @dataclass(frozen=True)
 class Method:
-    """One pair of guess and solver over all cases.
-
-    Attributes:
-        guess, solver: the pair.
-        cases: cases by key, without those that failed.
-        reference: cases of the reference method.
-        total: number of molecules in the benchmark.
-        failed: number of failed runs.
-        elsewhere: number of molecules that converge to another state than the reference.
-        skipped: number of first geometries that are not in the means.
-    """
+    """One pair of guess and solver over all cases; the ratios are not for a bound, whose builds are its own SCF's."""
 
     guess: str
     solver: str
-    cases: dict[str, Case]
+    cases: dict[str, Case]  # by key, without those that failed
     reference: dict[str, Case]
-    total: int
-    failed: int
-    elsewhere: int
-    skipped: int = 0
+    total: int  # number of molecules in the benchmark
+    failed: int  # number of failed runs
+    elsewhere: int  # number of molecules that converge to another state than the reference
+    skipped: int = 0  # number of first geometries that are not in the means
 
     @property
     def is_bound(self) -> bool:
-        """Whether it is a bound on the savings of any guess, not a method."""
-        return is_answer(self.guess)
+        """Whether it is a converged solution whose cost is not counted: the oracle's, or that of a file."""
+        return self.guess == "oracle" or self.guess.startswith("chk:")
 
     @property
     def is_partial(self) -> bool:
@@ -119,25 +83,26 @@ class Method:
         """Name in figures."""
         return self.guess if self.solver == "scf" else f"{self.guess}/{self.solver}"
 
-    def mean(self, attribute: str) -> float:
-        """Return the arithmetic mean of a number of the cases."""
-        return float(np.mean(found)) if (found := self.counted(attribute)) else NAN
-
     def counted(self, attribute: str) -> list[float]:
         """Return a number of all cases that the means are over."""
         return [getattr(case, attribute) for case in list(self.cases.values())[self.skipped :]]
+
+    def mean(self, attribute: str) -> float:
+        """Return the arithmetic mean of a number of the cases."""
+        return float(np.mean(found)) if (found := self.counted(attribute)) else NAN
 
     def total_of(self, attribute: str) -> float:
         """Return the sum of a number over all cases."""
         return float(sum(getattr(case, attribute) for case in self.cases.values()))
 
-    def _ratios(self, attribute: str) -> np.ndarray:
-        pairs = [
-            (getattr(case, attribute), getattr(self.reference[key], attribute))
-            for key, case in self.cases.items()
-            if key in self.reference
-        ]
+    def ratios(self, attribute: str) -> np.ndarray:
+        """Return the ratios of a number to the reference."""
+        both = [(case, self.reference[key]) for key, case in self.cases.items() if key in self.reference]
+        pairs = [(getattr(case, attribute), getattr(other, attribute)) for case, other in both]
         return np.array([a / b for a, b in pairs if a > 0 and b > 0])
+
+    def _mean_ratio(self, ratios: Sequence[float] | np.ndarray) -> Ratio:
+        return geometric_mean(np.array([] if self.is_bound else ratios))
 
     @property
     def cycles(self) -> float:
@@ -151,39 +116,27 @@ class Method:
 
     @property
     def build_ratio(self) -> Ratio:
-        """Builds over those of the reference; not for a bound, whose builds are those of its own SCF."""
-        return geometric_mean(NOTHING if self.is_bound else self._ratios("builds"))
+        """Builds over those of the reference."""
+        return self._mean_ratio(self.ratios("builds"))
 
     @property
     def time_ratio(self) -> Ratio:
-        """Seconds over those of the reference; not for a bound."""
-        return geometric_mean(NOTHING if self.is_bound else self._ratios("seconds"))
+        """Seconds over those of the reference."""
+        return self._mean_ratio(self.ratios("seconds"))
 
     @property
     def limit_ratio(self) -> Ratio:
-        """Seconds over those of set-up and two full builds; not for a bound."""
-        ratios = [case.seconds / case.limit for case in self.cases.values() if case.limit]
-        return geometric_mean(NOTHING if self.is_bound else np.array(ratios))
-
-    @property
-    def worst(self) -> float:
-        """Largest ratio of builds to the reference, of cycles for a bound."""
-        return float(max(self._ratios("cycles" if self.is_bound else "builds"), default=NAN))
+        """Seconds over those of set-up and two full builds."""
+        return self._mean_ratio([case.seconds / case.limit for case in self.cases.values() if case.limit])
 
     @property
     def unconverged(self) -> int:
         """Number of molecules that did not converge."""
         return sum(not case.converged for case in self.cases.values())
 
-    @property
-    def fallback(self) -> int:
-        """Number of molecules to which the model was not applicable."""
-        return sum(case.row.note.startswith(NO_MODEL) for case in self.cases.values())
-
-    @property
-    def plain(self) -> int:
-        """Number of molecules for which the two-level solver used plain SCF."""
-        return sum(PLAIN in case.row.note for case in self.cases.values())
+    def noted(self, text: str) -> int:
+        """Return the number of molecules with a text in their note."""
+        return sum(text in case.row.note for case in self.cases.values())
 
     @property
     def largest_error(self) -> float:
@@ -191,20 +144,10 @@ class Method:
         return max((abs(case.e_err) for case in self.cases.values() if case.e_err is not None), default=NAN)
 
 
-def is_answer(guess: str) -> bool:
-    """Whether a guess is a converged solution whose cost is not counted: the oracle's, or that of a file."""
-    return guess == "oracle" or guess.startswith("chk:")
-
-
 class Section(NamedTuple):
-    """One table: of a benchmark of guesses, or of the path of one molecule.
+    """One table: of a benchmark of guesses, or of the path of one molecule."""
 
-    Attributes:
-        title: title of the molecule; "" for a benchmark of guesses.
-        methods: methods in order.
-    """
-
-    title: str
+    title: str  # title of the molecule; "" for a benchmark of guesses
     methods: list[Method]
 
 
@@ -264,18 +207,14 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         values = [value(row) or 0.0 for row in rows]
         return float(np.median(values) if converged else np.max(values))
 
-    errors = [row.e_err for row in rows if row.e_err is not None]
-    first = rows[0]
+    errors, first = [row.e_err for row in rows if row.e_err is not None], rows[0]
     return Case(
-        name=first.molecule,
-        natm=first.natm,
-        nao=first.nao or 0,
-        converged=converged,
-        cycles=of_all(lambda row: row.cycles),
-        builds=of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
-        coarse_builds=of_all(lambda row: row.coarse_builds),
-        response_solves=of_all(lambda row: row.response_solves),
-        seconds=of_all(lambda row: getattr(row, f"total_{unit}")),
+        converged,
+        of_all(lambda row: row.cycles),
+        of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
+        of_all(lambda row: row.coarse_builds),
+        of_all(lambda row: row.response_solves),
+        of_all(lambda row: getattr(row, f"total_{unit}")),
         limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,
@@ -284,10 +223,8 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
 
 def geometric_mean(ratios: np.ndarray) -> Ratio:
     """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms."""
-    if len(ratios) == 0:
-        return Ratio(*[float("nan")] * 3)
+    if len(ratios) < FEWEST:
+        return Ratio(*[float(ratios[0]) if len(ratios) else NAN] * 3)
     logs = np.log(ratios)
-    mean, half = logs.mean(), 0.0
-    if len(ratios) >= FEWEST:
-        half = stdtrit(len(logs) - 1, (1 + COVERED) / 2) * logs.std(ddof=1) / np.sqrt(len(logs))
-    return Ratio(*(float(np.exp(value)) for value in (mean, mean - half, mean + half)))
+    half = stats.t.ppf((1 + COVERED) / 2, len(logs) - 1) * stats.sem(logs)
+    return Ratio(*(float(np.exp(logs.mean() + shift)) for shift in (0, -half, half)))

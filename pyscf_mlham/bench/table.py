@@ -10,11 +10,12 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from pyscf_mlham.bench.measure import PLAIN
 from pyscf_mlham.bench.protocol import Trajectory
-from pyscf_mlham.bench.results import Results
-from pyscf_mlham.bench.summary import FEWEST, Case, Method, sections, summarise
+from pyscf_mlham.bench.results import Results, molecule_of
+from pyscf_mlham.bench.starts import REFUSED
+from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sections, summarise
 
-NOTHING = "–"
 TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
 LIMIT = " Limit: set-up and two full builds of the same object."
@@ -22,22 +23,50 @@ LEGEND = (
     "Ratios are those to minao with plain SCF: geometric means over the molecules. "
     "dE: largest difference of energy to it."
 )
-PER_MOLECULE = ("molecule", "atoms", "AOs")
+
+
+class Sheet(NamedTuple):
+    """A table of texts, for Markdown, the page and a terminal."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    texts: int = 1  # columns of words, before those of numbers
+    short: list[str] | None = None  # headings on a terminal, "" to omit the column there
+    alarms: Sequence[int] = ()  # rows whose last number is wrong
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        ruler = "|" + "---|" * self.texts + "--:|" * (len(self.headings) - self.texts)
+        first, *others = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (self.headings, *self.rows)
+        )
+        return "\n".join([first, ruler, *others]) + "\n"
+
+    def print(self, console: Console) -> None:
+        """Print the table without the intervals, to fit 80 columns; only the first column wraps."""
+        if self.title:
+            console.print(f"\n[bold]{escape(self.title)}[/bold]", highlight=False, soft_wrap=True)
+        table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        headings = self.short or self.headings
+        for place, heading in enumerate(headings):
+            side: JustifyMethod = "left" if place < self.texts else "right"
+            if heading:
+                table.add_column(heading, justify=side, no_wrap=place > 0, overflow="fold", vertical="bottom")
+        for row in self.rows:
+            cells = (cell for cell, heading in zip(row, headings, strict=True) if heading)
+            table.add_row(*(escape(cell.split(" [")[0].replace(", ", ",\n")) for cell in cells))
+        if self.rows:
+            console.print(table)
 
 
 class Column(NamedTuple):
-    """One column of the table of statistics.
-
-    Attributes:
-        heading: heading in Markdown and on the page.
-        short: heading on a terminal of 80 columns; "" to omit the column there.
-        cell: function from a method to its text.
-        needed: whether a method has a value; the column is omitted if all lack one. None: always shown.
-    """
+    """One column of the table of statistics."""
 
     heading: str
-    short: str
+    short: str  # heading on a terminal of 80 columns; "" to omit the column there
     cell: Callable[[Method], str]
+    # whether a method has a value; the column is omitted if all lack one. None: always shown
     needed: Callable[[Method], bool] | None = None
 
 
@@ -75,7 +104,7 @@ GUESSES = (
     Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
     Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
     Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
-    Column("worst", "", lambda m: NOTHING if m.is_bound else _number(m.worst, ".2f")),
+    Column("worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds"), default=NAN), ".2f")),
     Column("not converged", "not\nconv.", _not_converged),
     ERROR,
 )
@@ -101,12 +130,24 @@ STRATEGIES = (  # of one molecule's path
 )
 
 
-def columns(results: Results, methods: Sequence[Method]) -> list[Column]:
-    """Return the columns of a table of statistics that have values, with the reference in their headings."""
-    name = reference_name(results)
+def sheets(results: Results, clock: str = "cpu") -> list[Sheet]:
+    """Return the tables of statistics: one, or one for each molecule's path."""
+    return [_sheet(results, title, methods) for title, methods in sections(results, clock)]
+
+
+def _sheet(results: Results, title: str, methods: Sequence[Method]) -> Sheet:
+    """Return a table of the columns that have values, with the reference in their headings."""
     every = STRATEGIES if results.is_path else GUESSES
+    methods = [method for method in methods if method.cases or not title]
     shown = [column for column in every if column.needed is None or any(map(column.needed, methods))]
-    return [column._replace(heading=column.heading.format(reference=name)) for column in shown]
+    return Sheet(
+        title,
+        [column.heading.format(reference=reference_name(results)) for column in shown],
+        [[column.cell(method) for column in shown] for method in methods],
+        1 if results.is_path else 2,
+        [column.short for column in shown],
+        [place for place, method in enumerate(methods) if method.largest_error > results.energy_tolerance],
+    )
 
 
 def reference_name(results: Results) -> str:
@@ -119,7 +160,7 @@ def describe(results: Results) -> str:
     """Return a line on the molecules and the level of theory."""
     protocol, rows = results.protocol, results.rows
     sizes = [row.natm for row in rows] or [0]
-    count = len({row.key.split(" ", 1)[0] for row in rows})
+    count = len({molecule_of(row) for row in rows})
     size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
     parts = [
         f"{count} molecule{'s' * (count != 1)} of {size}",
@@ -141,35 +182,24 @@ def clock_name(results: Results, clock: str) -> str:
 
 def summary_table(results: Results, clock: str = "cpu") -> str:
     """Return the statistics as Markdown tables with a line on the molecules and the level of theory."""
-    lines, found = [], sections(results, clock)
-    for title, methods in found:
-        lines += [f"## {title}", ""] if title else []
-        if not any(method.cases for method in methods):
-            continue
-        shown = columns(results, methods)
-        texts = 1 if results.is_path else 2
-        lines.append(_line([column.heading for column in shown]))
-        lines.append("|" + "---|" * texts + "--:|" * (len(shown) - texts))
-        lines += [_line([column.cell(method) for column in shown]) for method in methods if method.cases or not title]
-        lines.append("")
+    lines = []
+    for sheet in sheets(results, clock):
+        lines += [f"## {sheet.title}", ""] if sheet.title else []
+        lines += [sheet.markdown()] if sheet.rows else []
     problems = results.problems
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
-    about = (
-        f"{describe(results)}; {clock_name(results, clock)}. {_explained(results, found[0].methods if found else [])}"
-    )
+    about = f"{describe(results)}; {clock_name(results, clock)}. {_explained(results)}"
     return "\n".join([*lines, about + verdict + notices]) + "\n"
 
 
-def _explained(results: Results, methods: Sequence[Method]) -> str:
+def _explained(results: Results) -> str:
     """Return an explanation of the numbers in the tables."""
     if results.is_path:
         first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
         return f"{first}Builds are full Fock builds. {compared(results)}"
-    intervals = INTERVALS if enough(methods) else TOO_FEW
-    limit = LIMIT * bool(results.limits)
-    means = f"Means over the molecules; ratios are geometric means {intervals}."
-    return f"{means} Builds hidden in a guess are counted.{limit}"
+    means = f"Means over the molecules; ratios are geometric means {intervals(results)}."
+    return f"{means} Builds hidden in a guess are counted." + LIMIT * bool(results.limits)
 
 
 def compared(results: Results) -> str:
@@ -179,9 +209,9 @@ def compared(results: Results) -> str:
     return f"dE: largest difference of energy to {reference_name(results)}."
 
 
-def enough(methods: Sequence[Method]) -> bool:
-    """Whether there are enough molecules for intervals."""
-    return max((len(method.cases) for method in methods), default=0) >= FEWEST
+def intervals(results: Results) -> str:
+    """Return which intervals the ratios have, as text."""
+    return INTERVALS if len({molecule_of(row) for row in results.rows if not row.error}) >= FEWEST else TOO_FEW
 
 
 def how_many(problems: Sequence[str]) -> str:
@@ -192,10 +222,12 @@ def how_many(problems: Sequence[str]) -> str:
 def asides(method: Method) -> list[str]:
     """Return for how many molecules a method used its fallback, and how many it lacks."""
     done = len(method.cases)
-    instead = "no model" if "+" in method.guess else "minao"  # a history continues without the model
+    matches = [match for case in method.cases.values() if (match := REFUSED.match(case.row.note))]
+    instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
+    plain = method.noted(PLAIN)
     texts = [
-        f"{instead} for {method.fallback} of {done}" * bool(method.fallback),
-        f"plain SCF for {method.plain} of {done}" * bool(method.plain),
+        f"{instead} for {len(matches)} of {done}" * bool(matches),
+        f"plain SCF for {plain} of {done}" * bool(plain),
         f"{done} of {method.total} molecules" * method.is_partial,
     ]
     return [text for text in texts if text]
@@ -204,17 +236,12 @@ def asides(method: Method) -> list[str]:
 def molecule_table(results: Results, clock: str = "cpu") -> str:
     """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
-    lines = [_line([*PER_MOLECULE, *(m.name for m in methods)]), "|---|--:|--:|" + "--:|" * len(methods)]
-    for key, name, natm, nao in _molecules(methods):
-        cells = [_build_cell(m, m.cases.get(key)) for m in methods]
-        lines.append(_line([name, str(natm), str(nao), *cells]))
+    rows = []
+    for key, row in {key: case.row for method in methods for key, case in method.cases.items()}.items():
+        cells = [_build_cell(method, method.cases.get(key)) for method in methods]
+        rows.append([row.molecule, str(row.natm), str(row.nao or 0), *cells])
     about = "Full Fock builds, those hidden in the guess included (oracle, chk: cycles); ! did not converge."
-    return "\n".join([*lines, "", about]) + "\n"
-
-
-def _molecules(methods: Sequence[Method]) -> list[tuple[str, str, int, int]]:
-    found = {key: (case.name, case.natm, case.nao) for m in methods for key, case in m.cases.items()}
-    return [(key, *about) for key, about in found.items()]
+    return Sheet("", ["molecule", "atoms", "AOs", *(m.name for m in methods)], rows).markdown() + f"\n{about}\n"
 
 
 def _build_cell(method: Method, case: Case | None) -> str:
@@ -223,37 +250,14 @@ def _build_cell(method: Method, case: Case | None) -> str:
     return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def print_summary(results: Results, clock: str, console: Console) -> None:
     """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
     console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
-    found = sections(results, clock)
-    for title, methods in found:
-        if title:
-            console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False, soft_wrap=True)
-        shown = [column for column in columns(results, methods) if column.short]
-        table = narrow_table([column.short for column in shown], texts=1 if results.is_path else 2)
-        for method in methods:  # without the intervals, to fit a narrow terminal
-            if method.cases or not title:
-                cells = (column.cell(method).split(" [")[0].replace(", ", ",\n") for column in shown)
-                table.add_row(*map(escape, cells))
-        if table.rows:
-            console.print(table)
-    console.print(_explained(results, []) if results.is_path else LEGEND, highlight=False)
+    for sheet in sheets(results, clock):
+        sheet.print(console)
+    console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
     reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
         console.print(f"[yellow]notice:[/yellow] {escape(text)}", soft_wrap=True, highlight=False)
     for text in (problem for problem in results.problems if problem not in reported):
         console.print(f"[red]problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
-
-
-def narrow_table(headings: Sequence[str], texts: int) -> Table:
-    """Return an empty table for 80 columns, in which only the first column wraps."""
-    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for place, heading in enumerate(headings):
-        side: JustifyMethod = "left" if place < texts else "right"
-        table.add_column(heading, justify=side, no_wrap=place > 0, overflow="fold", vertical="bottom")
-    return table

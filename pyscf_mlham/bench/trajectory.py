@@ -33,6 +33,7 @@ from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, cheap_work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.model.guess import settings as registered
 from pyscf_mlham.progress import Lines
 from pyscf_mlham.state import charge_and_spin
 from pyscf_mlham.track.history import DEPTH
@@ -86,30 +87,16 @@ class Panel(Calculator):
             if forces is not None:
                 self.results = {"energy": energy, "forces": forces}
             cost, (coarse, response) = own.report().steps[-1], cheap_work(own.mf)
-            self.costs[run] = {
-                "converged": True,
-                "cycles": cost.cycles,
-                "full_builds": cost.builds,
-                "coarse_builds": coarse,
-                "response_solves": response,
-                "guess_builds": 0,
-                "total_cpu_s": cost.scf_seconds,
-                "e_tot": energy / HARTREE,
-                "s2": float(own.mf.spin_square()[0]),
-                "note": f"{NO_MODEL}: {cost.fallback}" * bool(cost.fallback),
-                **levels(own.mf),
-            }
+            found: dict[str, Any] = {"converged": True, "cycles": cost.cycles, "full_builds": cost.builds}
+            found |= {"guess_builds": 0, "coarse_builds": coarse, "response_solves": response}
+            found |= {"total_cpu_s": cost.scf_seconds, "e_tot": energy / HARTREE, "s2": float(own.mf.spin_square()[0])}
+            instead = "" if STRATEGIES[run[0]].history else f", {registered.fallback} instead"
+            note = f"{NO_MODEL}{instead}: {cost.fallback}" * bool(cost.fallback)
+            self.costs[run] = found | {"note": note} | levels(own.mf)
 
 
 def run_paths(paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console) -> Results:
-    """Run all unfinished geometries, and write results.json.
-
-    Args:
-        paths: geometries by name of the molecule; MD and optimisations start from the first one.
-        settings: settings of the benchmark.
-        out: folder of the benchmark.
-        console: console for progress.
-    """
+    """Run all unfinished geometries, and write results.json; MD and optimisations start from the first of each path."""
     for name, frames in paths.items():
         if _follows(settings):
             _check_same_molecule(name, frames)

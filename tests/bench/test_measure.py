@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pyscf import df, dft, scf
+from pyscf import dft, scf
 from pyscf.scf import chkfile
 
 import pyscf_mlham
-from pyscf_mlham import cli
 from pyscf_mlham.bench import measure as measuring
-from pyscf_mlham.bench.measure import Task, _gradients, measure, recording
+from pyscf_mlham.bench.measure import _gradients, recording
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.protocol import LIMIT, Protocol, model_hash
-from pyscf_mlham.bench.results import RESULTS, Results, read_results, results_from_rows
-from pyscf_mlham.bench.summary import summarise
+from pyscf_mlham.bench.protocol import Protocol, model_hash
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.field import CoarseField
 from pyscf_mlham.model import predictor
-from support.benchmarked import HF, SMALL, run_one, water
+from pyscf_mlham.scf.counting import counting_fock_builds
+from support.benchmarked import run_one, water
 from support.labelled import labelled_file
 from support.molecules import WATER, assert_close, mole
 
@@ -132,6 +129,26 @@ def test_gradients_are_those_of_pyscf(method: str, spin: int) -> None:
     assert "get_veff" not in vars(mf)
 
 
+def test_gradients_contain_the_solvent() -> None:
+    protocol = Protocol(xc="pbe", basis="sto-3g", grid_level=0, solvent="IEF-PCM")
+    mf = mole(list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True)), "sto-3g", unit="Bohr")
+    mf = mf.RKS(xc="pbe").PCM()
+    mf.grids.level, mf.with_solvent.method = 0, "IEF-PCM"
+    for guess, solver in (("minao", "scf"), ("coarse", "scf"), ("minao", "twolevel")):
+        row = run_one(guess, solver, protocol)
+        assert row.error == ""
+        assert row.e_tot == pytest.approx(mf.e_tot if mf.converged else mf.kernel(), abs=1e-8)
+        assert row.gradients[-1] < 3.2e-5
+
+
+def test_non_local_correlation_can_be_omitted() -> None:
+    local, whole = (
+        run_one("minao", protocol=Protocol("b97m_v", "sto-3g", grid_level=0, nlc=nlc)) for nlc in (False, True)
+    )
+    assert (local.error, whole.error) == ("", "")
+    assert abs(local.e_tot - whole.e_tot) > 1e-3
+
+
 def test_predicted_orbital_energies_are_those_of_the_predicted_matrix() -> None:
     protocol = Protocol(xc="b3lyp", basis="def2-svp", grid_level=3)
     row = run_one("ml", "scf", protocol)
@@ -172,6 +189,32 @@ def test_two_levels_of_unrestricted_singlets_are_those_of_a_user(guess: str) -> 
     assert row.s2 == pytest.approx(mf.spin_square()[0], abs=1e-4)
     assert 0 < row.guess_s < row.total_s
     assert (row.model != "") == (guess == "ml")
+
+
+@pytest.mark.parametrize("guess", ["ml", "scc", "minao"])
+@pytest.mark.parametrize("solver", ["scf", "twolevel"])
+def test_builds_are_those_of_a_user(guess: str, solver: str) -> None:
+    row = run_one(guess, solver, Protocol(grid_level=0))
+    atoms = list(zip(water().numbers.tolist(), water().positions.tolist(), strict=True))
+    mf = mole(atoms, "def2-svp", unit="Bohr").RKS(xc="b3lyp")
+    mf.grids.level = 0
+    if solver == "twolevel":
+        mf = pyscf_mlham.accelerate(mf)
+    mf.init_guess = guess
+    with counting_fock_builds(mf) as counter:
+        mf.kernel()
+    coarse = mf.coarse_cycles if solver == "twolevel" else 0
+    if guess == "ml" or (guess, solver) == ("scc", "scf"):
+        coarse += mf.guess_info.coarse_builds
+    assert (row.full_builds, row.coarse_builds) == (counter.builds, coarse)
+
+
+def test_what_users_get_without_a_model_is_measured() -> None:
+    pyscf_mlham.register(fallback="scc")
+    beryllium = read_molecules(["ase:g2/BeH"], mult=2).molecules[0]
+    learned, scc = (run_one(guess, geometry=beryllium) for guess in ("ml", "scc"))
+    assert learned.note.startswith("ml not used, scc instead: ")
+    assert (learned.full_builds, learned.coarse_builds) == (scc.full_builds, scc.coarse_builds)
 
 
 def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +300,7 @@ def test_files_as_guesses(tmp_path: Path) -> None:
 def test_every_part_of_the_protocol_changes_its_fingerprint() -> None:
     other = {"xc": "pbe", "basis": "6-31g", "scf": "uks", "density_fit": True, "grid_level": 4, "conv_tol": 1e-8}
     other |= {"max_cycle": 51, "threads": 2, "device": "cuda", "memory": 1, "model": "m", "model_sha256": "x"}
-    other |= {"pyscf": "0", "pyscf_mlham": "0"}
+    other |= {"pyscf": "0", "pyscf_mlham": "0", "nlc": False, "solvent": "COSMO"}
     assert set(other) == {f.name for f in dataclasses.fields(Protocol)}
     prints = {dataclasses.replace(Protocol(), **{key: value}).fingerprint for key, value in other.items()}
     assert len(prints | {Protocol().fingerprint}) == len(other) + 1
@@ -272,77 +315,6 @@ def test_core_potentials_come_with_their_basis_set(guess: str) -> None:
         assert (row.error, row.converged, row.electrons) == ("", True, 26)
         assert row.e_tot == pytest.approx(mf.e_tot, abs=1e-8)
         assert row.note == ""
-
-
-# the limit
-
-
-def test_the_limit_is_set_up_and_two_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    protocol = Protocol(xc="pbe0", basis="sto-3g", density_fit=True, grid_level=0)
-    task = Task(water(), LIMIT, "scf", 0, protocol)
-    measure(task)  # the warm-up is not to be counted
-    slept: list[str] = []
-
-    def slow(kind: Any, name: str, seconds: float) -> None:
-        true = getattr(kind, name)
-
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            slept.append(name)
-            time.sleep(seconds)
-            return true(*args, **kwargs)
-
-        monkeypatch.setattr(kind, name, wrapped)
-
-    slow(dft.rks.RKS, "get_veff", 0.2)
-    slow(df.DF, "build", 0.1)
-    slow(scf.hf.SCF, "eig", 2.0)  # the solution of the first Fock matrix is not in the limit
-    row = measure(task)
-    assert row.error == ""
-    assert Counter(slept) == {"get_veff": 2, "build": 1, "eig": 1}
-    assert (row.full_builds, row.cycles, row.nao) == (2, None, 7)
-    assert 0.3 < row.guess_s < 0.3 + 1
-    assert 0.2 < row.total_s - row.guess_s < 0.2 + 1
-
-
-def test_every_molecule_has_its_limit(folder: Path, results: Results) -> None:
-    """Two repetitions of each; rows have their median, and tables the geometric mean of the ratios."""
-    assert Counter(row.molecule for row in results.limits) == {"g2:H2O": 2, "g2:HCN": 2}
-    for row in results.rows:
-        own = [limit.total_cpu_s for limit in results.limits if limit.molecule == row.molecule]
-        assert row.limit_cpu_s == pytest.approx(np.median(own))
-    for method in summarise(results):
-        ratios = [case.seconds / case.row.limit_cpu_s for case in method.cases.values()]
-        expected = np.nan if method.is_bound else np.exp(np.mean(np.log(ratios)))
-        assert method.limit_ratio.value == pytest.approx(expected, nan_ok=True)
-        assert method.limit_ratio.value > 1 or method.is_bound
-        if not method.is_bound and np.isfinite(method.time_ratio.value):
-            reference = next(m for m in summarise(results) if (m.guess, m.solver) == ("minao", "scf"))
-            assert method.limit_ratio.value == pytest.approx(
-                method.time_ratio.value * reference.limit_ratio.value, rel=1e-6
-            )
-    text = (folder / "table.md").read_text()
-    assert "| time / limit |" in text
-    assert "<th>time / limit</th>" in (folder / "report.html").read_text()
-
-
-def test_limits_may_be_left_out_and_measured_later(tmp_path: Path) -> None:
-    command = ["bench", "ase:g2/H2", "--guess", "huckel", "--solver", "scf", *SMALL, "--report", str(tmp_path)]
-    assert cli.main([*command, "--no-limit"]) == 0
-    found = read_results(tmp_path / RESULTS)
-    assert (found.limits, {row.limit_s for row in found.rows}) == ([], {None})
-    assert "limit" not in (tmp_path / "table.md").read_text()
-    assert cli.main(command) == 0
-    found = read_results(tmp_path / RESULTS)
-    assert len(found.limits) == 1
-    assert all(row.limit_s > 0 for row in found.rows)
-
-
-def test_a_limit_that_fails_is_a_problem() -> None:
-    bad = water()._replace(positions=np.zeros((3, 3)))
-    found = results_from_rows([measure(Task(bad, LIMIT, "scf", 0, HF))], HF, [], [], 1e-8)
-    assert found.rows == []
-    assert "limit" in found.problems[0]
-    assert "apart" in found.problems[0]
 
 
 def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,35 +336,6 @@ def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_self_consistent_baseline_is_a_guess_by_name() -> None:
     row = run_one("scc")
     mf = mole(WATER, "sto-3g").RHF()
-    if np.array_equal(mf.get_init_guess(key="scc"), mf.get_init_guess(key="minao")):
-        assert "not in this version" in row.error
-        pytest.skip("init_guess = 'scc' is not in this version")
+    assert not np.array_equal(mf.get_init_guess(key="scc"), mf.get_init_guess(key="minao"))
     assert (row.error, row.converged) == ("", True)
     assert row.cycles < run_one("minao").cycles
-
-
-@pytest.mark.parametrize(
-    ("kind", "charge", "spin"),
-    [
-        ("rhf", 0, 0),
-        ("uhf", 1, 1),
-        ("rohf", 1, 1),
-        ("ghf", 0, 0),
-        ("rks", 0, 0),
-        ("uks", 1, 1),
-        ("roks", 1, 1),
-        ("gks", 0, 0),
-    ],
-)
-def test_every_kind_of_object_has_a_limit(kind: str, charge: int, spin: int) -> None:
-    protocol = Protocol(xc="hf" if kind.endswith("hf") else "pbe", basis="sto-3g", scf=kind, grid_level=0)
-    row = measure(Task(water(charge, spin), LIMIT, "scf", 0, protocol))
-    assert (row.error, row.full_builds) == ("", 2)
-    assert 0 < row.guess_s < row.total_s
-
-
-@pytest.mark.parametrize("xc", ["hf", "pbe"])
-def test_one_electron_has_a_limit(xc: str) -> None:
-    atom = Molecule("H", "H", "", np.array([1]), np.zeros((1, 3)), 0, 1)
-    row = measure(Task(atom, LIMIT, "scf", 0, Protocol(xc=xc, basis="sto-3g")))
-    assert (row.error, row.full_builds) == ("", 2)

@@ -20,9 +20,8 @@ from scipy import stats
 
 from pyscf_mlham.bench.figures import draw, svg
 from pyscf_mlham.bench.molecules import read_molecules
-from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import SOLVERS, Protocol, model_hash
-from pyscf_mlham.bench.report import BEGIN, END, insert_table
+from pyscf_mlham.bench.report import BEGIN, END, html, insert_table
 from pyscf_mlham.bench.results import RESULTS, Results, methods_of, molecule_of, read_results
 from pyscf_mlham.bench.summary import geometric_mean, sections, summarise
 from pyscf_mlham.bench.table import molecule_table, print_summary, summary_table
@@ -73,7 +72,7 @@ def test_a_single_molecule_has_no_intervals_and_the_page_has_a_note(results: Res
     plots = dict.fromkeys(("builds", "time"), "")
     for text in (summary_table(one), html(one, plots)):
         assert "a single molecule" in text
-        assert not re.search(r"\d \[\d|intervals below|Bars:", text)
+        assert not re.search(r"\d \[\d|with 95 percent|Bars:", text)
     assert "Student's t on their logarithms" in summary_table(results)
 
 

@@ -1,4 +1,4 @@
-"""Tables, cards and verdicts of methods that cannot simply be compared."""
+"""Tables and verdicts of methods that cannot simply be compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 
 from pyscf_mlham.bench.figures import draw, key_methods
 from pyscf_mlham.bench.measure import PLAIN, Row
-from pyscf_mlham.bench.page import html
 from pyscf_mlham.bench.protocol import Protocol
+from pyscf_mlham.bench.report import html
 from pyscf_mlham.bench.results import Results, results_from_rows
 from pyscf_mlham.bench.summary import Method, sections, summarise
-from pyscf_mlham.bench.table import columns, print_summary, summary_table
+from pyscf_mlham.bench.table import _sheet, print_summary, summary_table
 
 
 def run(molecule: str, guess: str = "minao", solver: str = "scf", repeat: int = 0, **others: Any) -> Row:
@@ -47,7 +47,7 @@ def method(found: Results, guess: str, solver: str = "scf") -> Method:
 
 def summary_cells(of: Method) -> list[str]:
     """Texts of the table of statistics."""
-    return [column.cell(of) for column in columns(results(), [of])]
+    return _sheet(results(), "", [of]).rows[0]
 
 
 def test_methods_of_other_molecules_are_named_everywhere() -> None:
@@ -62,7 +62,7 @@ def test_methods_of_other_molecules_are_named_everywhere() -> None:
     assert summary_cells(method(found, "ml"))[0] == "ml"
     assert found.problems == []
     assert "Same energies" not in page
-    assert page.count("1 of 3 molecules") == 2  # table and card
+    assert page.count("1 of 3 molecules") == 1
     assert 'class="verdict open"' in page
     assert "Same energies" in page_of(results(*(run(name, "ml") for name in "ABC")))
 
@@ -148,23 +148,19 @@ def test_stored_answers_are_bounds_and_no_methods() -> None:
     assert stored.is_bound
     assert np.isnan(stored.build_ratio.value)
     assert key_methods(summarise(found)) == []
-    page = page_of(found)
-    assert '<article class="card"' not in page
-    assert "Only the reference was run" in page
 
 
 def test_runs_that_were_plain_scf_are_called_so() -> None:
     rows = [run(name, "minao", "twolevel", note=f"{PLAIN}: there is no coarser level" * (name < "C")) for name in "ABC"]
     found = results(*rows)
     assert summary_cells(method(found, "minao", "twolevel"))[0] == "minao (plain SCF for 2 of 3)"
-    assert "plain SCF for 2 of 3" in page_of(found).split("Every guess and solver")[0]  # on the card
+    assert "plain SCF for 2 of 3" in page_of(found)
 
 
-def test_classical_guesses_alone_have_their_cards_and_plots() -> None:
+def test_classical_guesses_alone_have_their_plots() -> None:
     found = results(*(run(name, "sap", cycles=11) for name in "ABC"))
     methods = summarise(found)
     assert [m.guess for m in key_methods(methods)] == ["sap"]
-    assert '<article class="card"' in page_of(found)
     assert "size" in draw(sections(found), found.protocol)
     assert "size" not in draw(sections(results()), Protocol())
 

@@ -21,24 +21,20 @@ from ase.io import write
 from rich.console import Console
 
 from pyscf_mlham import cli
-from pyscf_mlham.ase import MLHam
 from pyscf_mlham.bench import trajectory
 from pyscf_mlham.bench.commands import add_paths
 from pyscf_mlham.bench.measure import Row
-from pyscf_mlham.bench.molecules import read_paths
 from pyscf_mlham.bench.protocol import MD, Optimisation
 from pyscf_mlham.bench.results import JOURNAL, RESULTS, Results, read_results, results_from_rows
 from pyscf_mlham.bench.summary import heading, sections
 from pyscf_mlham.bench.table import print_summary
 from pyscf_mlham.bench.trajectory import run_paths, thermal_momenta
 from pyscf_mlham.errors import DataError
+from support.benchmarked import QUICKLY
+from support.benchmarked import bent_water as water
 from support.molecules import assert_close, mole
 
 QUICK = MD(xc="hf", basis="sto-3g", strategy="history,scanner,aspc,history/twolevel", steps=4)
-
-
-def water() -> Atoms:
-    return Atoms("OH2", [(0, 0, 0.13), (0, 0.76, -0.47), (0.1, -0.8, -0.5)])
 
 
 def run_water(settings: MD | Optimisation, folder: Path) -> Results:
@@ -171,9 +167,8 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     nearby = water()
     nearby.positions[1, 1] += 1e-6
     write(geometry, [water(), nearby])
-    common = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
     out = tmp_path / "opt"
-    assert cli.main(["opt-bench", str(geometry), "--out", str(out), "--frames", "1", *common]) == 0
+    assert cli.main(["opt-bench", str(geometry), "--out", str(out), "--frames", "1", *QUICKLY]) == 0
     steps = steps_of(read_results(out / RESULTS), "two-0")
     assert steps[-1]["history"].at_minimum
     total, scanner = (sum(step[name].full_builds for step in steps) for name in ("history", "scanner"))
@@ -194,7 +189,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Same energies" in text
     assert not re.search(r"""(?:src|href)=["'](?!#)""", text)  # nothing is fetched
     md = tmp_path / "md"
-    follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *common]
+    follow = ["md-bench", str(geometry), "--out", str(md), "--frames", ":", "--follow", *QUICKLY]
     assert cli.main(follow) == 0
     assert "\ntwo, 2 geometries\n" in capsys.readouterr().out
     followed = steps_of(read_results(md / RESULTS), "two")
@@ -205,9 +200,6 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     bad = ["md-bench", str(geometry), "--out", str(tmp_path / "bad"), "--strategy", "best"]
     assert cli.main(bad) == 1
     assert "unknown strategy 'best'" in capsys.readouterr().err
-
-
-QUICKLY = ["--xc", "hf", "--basis", "sto-3g", "--strategy", "history,scanner"]
 
 
 @pytest.mark.parametrize(
@@ -292,37 +284,6 @@ def test_a_model_that_is_not_applicable_is_reported(tmp_path: Path, capsys: pyte
     assert words in " ".join(capsys.readouterr().out.split())
 
 
-def chosen(source: object, *arguments: str) -> dict[str, list[Atoms]]:
-    parser = argparse.ArgumentParser()
-    add_paths(parser.add_subparsers())
-    args = parser.parse_args(["md-bench", str(source), "--out", "out", *arguments])
-    return read_paths(args.geometries, args.frames, args.charge, args.mult, args.follow)
-
-
-AMMONIUM = (
-    "ammonium\n  made by hand\n\n  5  4  0  0  0  0  0  0  0  0999 V2000\n"
-    "    0.0000    0.0000    0.0000 N   0  0\n    0.5900    0.5900    0.5900 H   0  0\n"
-    "   -0.5900   -0.5900    0.5900 H   0  0\n   -0.5900    0.5900   -0.5900 H   0  0\n"
-    "    0.5900   -0.5900   -0.5900 H   0  0\n"
-    "  1  2  1  0\n  1  3  1  0\n  1  4  1  0\n  1  5  1  0\nM  CHG  1   1   1\nM  END\n$$$$\n"
-)
-
-
-def test_charges_of_sdf_files_are_run_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "two.sdf"
-    path.write_text(AMMONIUM.replace("ammonium", "other") + AMMONIUM)
-    assert list(chosen(path, "--frames", ":")) == ["other", "ammonium"]
-    ((name, (atoms,)),) = chosen(path, "--frames", "1").items()
-    assert (name, MLHam().charge_and_spin(atoms)) == ("ammonium", (1, 0))
-    out = tmp_path / "out"
-    assert cli.main(["md-bench", str(path), "--frames", "1", "--steps", "0", "--out", str(out), *QUICKLY]) == 0
-    words = "ammonium, charge +1, 1 geometries"
-    assert words in capsys.readouterr().out
-    assert words in (out / "table.md").read_text()
-    assert words in (out / "report.html").read_text()
-    assert {(row.charge, row.mult) for row in read_results(out / RESULTS).rows} == {(1, 1)}
-
-
 def test_headings_have_charge_and_unusual_multiplicity() -> None:
     def title(name: str, **state: int) -> str:
         row = Row("", name, 2, 10, 8, "hf", "sto-3g", "UHF", "history", "scf", step=0, **state)
@@ -330,62 +291,6 @@ def test_headings_have_charge_and_unusual_multiplicity() -> None:
 
     assert title("O", charge=-1, mult=2) == "O, charge -1, 1 geometries"
     assert title("O2", charge=0, mult=3) == "O2, multiplicity 3, 1 geometries"
-
-
-def test_members_of_collections_have_their_own_spin() -> None:
-    found = chosen("ase:g2/O2,H2O", "--frames", ":")
-    assert {name: MLHam().charge_and_spin(atoms) for name, (atoms,) in found.items()} == {
-        "g2_O2": (0, 2),
-        "g2_H2O": (0, 0),
-    }
-
-
-def test_bad_frames_matter_only_if_they_are_chosen(tmp_path: Path) -> None:
-    path = tmp_path / "in.xyz"
-    write(path, [water(), water()], format="xyz")
-    path.write_text(path.read_text() + "2\n\nH 0 0 zero\nH 0 0 1\n")
-    assert list(chosen(path, "--frames", ":2")) == ["in-0", "in-1"]
-    with pytest.raises(DataError, match=r"in.xyz, frame 2: cannot be read \(line 13: expected an element"):
-        chosen(path, "--frames", "1:")
-    with pytest.raises(DataError, match=r"none.xyz: cannot be read \(no such file\)"):
-        chosen(tmp_path / "none.xyz")
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        ({"charge": 1, "mult": 2}, "charge 1 and multiplicity 2"),
-        ({"mult": 3}, "charge 0 and multiplicity 3"),
-        ({"mult": 2}, "10 electrons cannot have multiplicity 2"),
-    ],
-)
-def test_frames_to_follow_are_of_one_state(
-    other: dict[str, int], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    frames = [water(), water()]
-    frames[1].info.update(other)
-    write(tmp_path / "in.xyz", frames, format="extxyz")
-    out = tmp_path / "out"
-    assert cli.main(["md-bench", str(tmp_path / "in.xyz"), "--frames", ":", "--follow", "--out", str(out)]) == 1
-    assert words in " ".join(capsys.readouterr().err.split())
-    assert not out.exists()
-
-
-def test_frames_to_follow_are_of_one_molecule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "in.xyz", [water(), molecule("NH3")])
-    command = ["md-bench", str(tmp_path / "in.xyz"), "--frames", ":", "--follow", "--out", str(tmp_path / "out")]
-    assert cli.main(command) == 1
-    assert "--follow needs frames of the same atoms" in " ".join(capsys.readouterr().err.split())
-
-
-def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path: Path) -> None:
-    geometry = tmp_path / "two.xyz"
-    own = water()
-    own.info["spin"] = 0
-    write(geometry, [water(), own], format="extxyz")
-    (first,), (second,) = chosen(geometry, "--frames", ":", "--charge", "2", "--mult", "3").values()
-    assert MLHam().charge_and_spin(first) == (2, 2)
-    assert MLHam().charge_and_spin(second) == (2, 0)
 
 
 def test_energies_that_differ_are_reported_in_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

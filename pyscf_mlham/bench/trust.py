@@ -1,0 +1,216 @@
+"""`mlham trust`: whether each way to a solution ends in the state of plain PySCF."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from pyscf_mlham.bench.measure import Row, Task
+from pyscf_mlham.bench.molecules import Input
+from pyscf_mlham.bench.protocol import REFERENCE, TRACK, Guess, Protocol
+from pyscf_mlham.bench.report import page
+from pyscf_mlham.bench.results import Results, molecule_of
+from pyscf_mlham.bench.runner import Plan, run
+from pyscf_mlham.bench.starts import NO_MODEL
+from pyscf_mlham.bench.table import Sheet, describe
+from pyscf_mlham.checkpoint import replace_file
+from pyscf_mlham.data.geometries import Molecule
+from pyscf_mlham.errors import DataError
+
+Method = tuple[Guess, str]  # and solver
+SAME_S2 = 1e-4
+MINAO, ML, SCC = (Guess(name, name) for name in ("minao", "ml", "scc"))
+WAYS = {
+    "ml": (ML, "scf"),
+    "scc": (SCC, "scf"),
+    "minao/twolevel": (MINAO, "twolevel"),
+    "scc/twolevel": (SCC, "twolevel"),
+    "ml/twolevel": (ML, "twolevel"),
+    "track": (TRACK, "scf"),
+    "track/twolevel": (TRACK, "twolevel"),
+}
+STATES = ("same", "lower", "higher", "other S²")
+NEITHER, WAY, PLAIN = "both not converged", "not converged", "plain not converged"
+FAILED = "failed"
+VERDICTS = (*STATES, WAY, PLAIN, NEITHER, FAILED)
+BAD = ("higher", WAY, FAILED)
+
+
+class Verdict(NamedTuple):
+    """The end of one way for one molecule, beside that of plain PySCF; stable: of the higher of two states."""
+
+    way: str
+    text: str
+    row: Row
+    plain: Row
+    stable: bool | None = None
+
+
+def methods_from_names(text: str, model: str = "") -> tuple[Method, ...]:
+    """Return pairs of guess and solver by names of ways; all for ""; model: name or folder, "" for the shipped ones."""
+    parts = text.split(",") if text else WAYS
+    if unknown := [part for part in parts if part not in WAYS]:
+        raise DataError(f"unknown ways {unknown}; expected some of {', '.join(WAYS)}.")
+    pairs = (WAYS[part] for part in dict.fromkeys(parts))
+    return tuple((guess._replace(path=model) if guess == ML else guess, solver) for guess, solver in pairs)
+
+
+def with_radicals(found: Input) -> Input:
+    """Add the cation and the anion of each closed-shell molecule, as doublets."""
+    ions = [
+        molecule._replace(name=f"{molecule.name}{sign}", charge=molecule.charge + charge, spin=1)
+        for molecule in found.molecules
+        if molecule.spin == 0
+        for sign, charge in (("+", 1), ("-", -1))
+    ]
+    return found._replace(molecules=[*found.molecules, *ions])
+
+
+def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, console: Console) -> list[Verdict]:
+    """Run all ways and, if states differ, the stability analysis of the higher one; write results and reports."""
+    results = run(found, plan, protocol, folder, console)
+    more = _stability_tasks(verdicts(results), found.molecules, plan.methods, protocol)
+    if more:
+        console.print(f"{len(more)} stability analyses, of the higher of two states.", highlight=False)
+        results = run(found, plan, protocol, folder, console, more)
+    judged = verdicts(results)
+    sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
+    parts = [f"## {sheet.title}\n\n{sheet.markdown()}" for sheet in sheets]
+    replace_file(folder / "trust.md", "\n".join([*parts, f"{describe(results)}. {_headline(judged)}.\n"]).encode())
+    replace_file(folder / "trust.html", _page(results, judged, sheets).encode())
+    for sheet in reversed(sheets):
+        sheet.print(console)
+    console.print(_headline(judged), highlight=False)
+    return judged
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Return the verdicts of all ways, by molecule."""
+    rows = {_run_of(row): row for row in results.rows if not row.key.endswith("stability")}
+    stable = {_run_of(row): row.stable for row in results.rows if row.stable is not None}
+    names = {(way.label, solver): name for name, (way, solver) in WAYS.items()}
+    found = []
+    for (key, guess, solver), row in rows.items():
+        plain = rows.get((key, *REFERENCE))
+        if plain is None or (name := names.get((guess, solver))) is None:
+            continue
+        text = verdict(row, plain, results.energy_tolerance)
+        higher = plain if text == "lower" else row
+        found.append(Verdict(name, text, row, plain, stable.get(_run_of(higher)) if text in STATES[1:] else None))
+    return found
+
+
+def verdict(row: Row, plain: Row, tolerance: float) -> str:
+    """Compare a run with plain PySCF; tolerance: allowed difference of energies, Hartree."""
+    if row.error or plain.error:
+        return FAILED
+    if not (row.converged and plain.converged):
+        return PLAIN if row.converged else WAY if plain.converged else NEITHER
+    difference = _difference(row, plain)
+    if abs(difference) > tolerance:
+        return "lower" if difference < 0 else "higher"
+    return "other S²" if abs((row.s2 or 0.0) - (plain.s2 or 0.0)) > SAME_S2 else "same"
+
+
+def _difference(row: Row, plain: Row) -> float:
+    return (row.e_tot or 0.0) - (plain.e_tot or 0.0)
+
+
+def _run_of(row: Row) -> tuple[str, str, str]:
+    return molecule_of(row), row.guess, row.solver
+
+
+def _stability_tasks(
+    judged: Sequence[Verdict], molecules: Sequence[Molecule], methods: Sequence[Method], protocol: Protocol
+) -> list[Task]:
+    by_key = {molecule.key: molecule for molecule in molecules}
+    guesses = {guess.label: guess for guess, _ in (*WAYS.values(), *methods)}
+    tasks = {}
+    for one in judged:
+        if one.text not in STATES[1:] or molecule_of(one.row) not in by_key:
+            continue
+        higher = one.plain if one.text == "lower" else one.row
+        task = Task(by_key[molecule_of(higher)], guesses[higher.guess], higher.solver, 0, protocol, stability=True)
+        tasks[task.key] = task
+    return list(tasks.values())
+
+
+def _counts(judged: Sequence[Verdict]) -> Sheet:
+    """Return the number of verdicts of each way."""
+    shown = [text for text in VERDICTS if text == "same" or any(one.text == text for one in judged)]
+    rows = []
+    for way in dict.fromkeys(one.way for one in judged):
+        own = [one for one in judged if one.way == way]
+        count = Counter(one.text for one in own)
+        alone = sum(one.row.note.startswith(NO_MODEL) for one in own)
+        name = way + f" (no model for {alone})" * bool(alone)
+        means = [_mean_builds([v.row for v in own]), _mean_builds([v.plain for v in own])]
+        rows.append([name, *(str(count[text]) for text in shown), *means])
+    return Sheet("Verdicts", ["way", *shown, "full builds", "plain's"], rows)
+
+
+def _differences(judged: Sequence[Verdict]) -> Sheet:
+    """Return what is not the same."""
+    headings = ["molecule", "way", "verdict", "dE / Ha", "S²", "plain's", "builds", "plain's", "higher state", "note"]
+    rows = []
+    for one in judged:
+        if one.text == "same":
+            continue
+        stable = {None: "–", True: "stable", False: "unstable"}[one.stable]
+        dE = f"{_difference(one.row, one.plain):+.1e}" if not (one.row.error or one.plain.error) else "–"
+        numbers = [dE, *(_s2(row) for row in (one.row, one.plain)), *(_cell(row) for row in (one.row, one.plain))]
+        note = one.row.error or one.plain.error or one.row.note
+        rows.append([one.row.molecule, one.way, one.text, *numbers, stable, note])
+    return Sheet("Not the same", headings, rows, 3, [*headings[:-1], ""])
+
+
+def _molecules(judged: Sequence[Verdict]) -> Sheet:
+    """Return full builds and verdicts of each molecule."""
+    ways = list(dict.fromkeys(one.way for one in judged))
+    found: dict[str, dict[str, Verdict]] = {}
+    for one in judged:
+        found.setdefault(molecule_of(one.row), {})[one.way] = one
+    rows = []
+    for own in found.values():
+        plain = next(iter(own.values())).plain
+        cells = [f"{_cell(v.row)} {v.text}" if (v := own.get(way)) else "–" for way in ways]
+        rows.append([plain.molecule, _s2(plain), _cell(plain), *cells])
+    return Sheet("Full builds and verdicts", ["molecule", "S²", "plain", *ways], rows)
+
+
+def _builds(row: Row) -> int:
+    return row.full_builds or 0
+
+
+def _cell(row: Row) -> str:
+    return "–" if row.error else str(_builds(row))
+
+
+def _s2(row: Row) -> str:
+    return "–" if row.s2 is None else f"{row.s2:.4f}"
+
+
+def _mean_builds(rows: Sequence[Row]) -> str:
+    builds = [_builds(row) for row in rows if not row.error]
+    return f"{sum(builds) / len(builds):.1f}" if builds else "–"
+
+
+def _headline(judged: Sequence[Verdict]) -> str:
+    count = Counter(one.text for one in judged)
+    return f"{len(judged)} runs: " + ", ".join(f"{count[text]} {text}" for text in VERDICTS if count[text])
+
+
+def _page(results: Results, judged: Sequence[Verdict], sheets: Sequence[Sheet]) -> str:
+    tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
+    allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
+    box = {"tone": tone, "heading": _headline(judged), "text": allowed, "problems": results.bad_input, "more": 0}
+    return page(results, "cpu", box, [(sheet, "") for sheet in sheets], kind="trust")
+
+
+def is_bad(judged: Sequence[Verdict]) -> bool:
+    """Whether a way ends higher than plain PySCF, or does not converge although plain PySCF does."""
+    return any(one.text in BAD for one in judged)
