@@ -20,7 +20,7 @@ from pyscf import gto
 
 import pyscf_mlham
 from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, TRACK, Guess, Protocol
-from pyscf_mlham.bench.starts import NO_MODEL, Start, cheap_work, mean_field_of, start_from
+from pyscf_mlham.bench.starts import NO_MODEL, Start, Work, mean_field_of, start_from
 from pyscf_mlham.blas import processor_name, processors
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.data.label import build
@@ -76,6 +76,7 @@ class Row:
     converged: bool = False  # by PySCF's criteria
     cycles: int | None = None  # SCF cycles, full ones for twolevel; max_cycle if it did not converge
     full_builds: int | None = None  # full Fock builds of the solver
+    single_builds: int | None = None  # builds of the object's own field in single precision
     coarse_builds: int | None = None  # coarse Fock builds, those of the guess and of the solver
     response_solves: int | None = None  # evaluations of the response model, those of the guess and of the solver
     guess_builds: int | None = None  # full Fock builds hidden in the guess
@@ -193,10 +194,11 @@ def _measured(task: Task) -> Row:
         start, guess_seconds = _converge(mf, task)
         end = _clock()
     gradients, converged = _gradients(mf, visited), bool(mf.converged)
-    coarse, response = cheap_work(mf)
+    work = Work.of(mf)
     found = _about(task) | _size(mf) | {"scf": scf_class, "converged": converged}
     found |= {"cycles": int(mf.cycles) if converged else protocol.max_cycle, "full_builds": len(visited)}
-    found |= {"coarse_builds": start.coarse_builds + coarse, "response_solves": start.response_solves + response}
+    found |= {"single_builds": work.single, "coarse_builds": start.coarse_builds + work.coarse}
+    found |= {"response_solves": start.response_solves + work.response}
     found |= {"guess_builds": start.builds, "guess_s": guess_seconds[0], "guess_cpu_s": guess_seconds[1]}
     found |= {"total_s": end[0] - begin[0], "total_cpu_s": end[1] - begin[1]}
     found |= {"e_tot": float(mf.e_tot), "s2": float(mf.spin_square()[0])}
@@ -280,7 +282,7 @@ def _left_to_plain(mf: Any) -> str:
     """Return why a two-level object used plain SCF; "" if it did not."""
     if not (reason := getattr(mf, "plain_reason", "")):
         return ""
-    return f"two levels, then plain SCF: {reason}" if any(cheap_work(mf)) else f"{PLAIN}: {reason}"
+    return f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{PLAIN}: {reason}"
 
 
 def _clock() -> tuple[float, float]:

@@ -60,14 +60,15 @@ RUNS = (
     ("molecule", "molecule", ""), ("geometry", "step", "d"), ("atoms", "natm", "d"), ("charge", "charge", "d"),
     ("mult.", "mult", "d"), ("AOs", "nao", "d"), ("guess", "guess", ""), ("solver", "solver", ""),
     ("cycles", "cycles", "d"), ("full builds", "full_builds", "d"), ("hidden builds", "guess_builds", "d"),
-    ("coarse builds", "coarse_builds", "d"), ("response solves", "response_solves", "d"),
+    ("single-precision builds", "single_builds", "d"), ("coarse builds", "coarse_builds", "d"),
+    ("response solves", "response_solves", "d"),
     ("guess, wall s", "guess_s", ".2f"), ("total, wall s", "total_s", ".2f"), ("total, cpu s", "total_cpu_s", ".2f"),
     ("total / limit", "over_limit", ".2f"), ("energy", "e_tot", ".8f"), ("energy error", "e_err", ".1e"),
     ("S²", "s2", ".3f"), ("stable", "stable", ""), ("gap", "gap", ".4f"),
     ("initial gradient", "initial_gradient", ".1e"), ("HOMO error", "guess_homo_err", "+.4f"),
     ("LUMO error", "guess_lumo_err", "+.4f"), ("occupied MAE", "occupied_mae", ".4f"), ("note", "note", ""),
 )  # fmt: skip
-SOME = ("step", "over_limit", "response_solves", "stable")  # columns that not all benchmarks have
+SOME = ("step", "over_limit", "single_builds", "response_solves", "stable")  # columns that not all benchmarks have
 
 
 def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:

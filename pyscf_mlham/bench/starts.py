@@ -53,9 +53,17 @@ class Start(NamedTuple):
     note: str = ""
 
 
-def cheap_work(mf: Any) -> tuple[int, int]:
-    """Return coarse Fock builds and response solves of an accelerated object; a plain one has neither."""
-    return int(getattr(mf, "coarse_cycles", 0)), int(getattr(mf, "response_builds", 0))
+class Work(NamedTuple):
+    """Builds of an accelerated object beside the full ones; a plain object has none."""
+
+    single: int  # in single precision
+    coarse: int
+    response: int
+
+    @classmethod
+    def of(cls, mf: Any) -> Work:
+        """Return the builds of an object's last SCF."""
+        return cls(*(int(getattr(mf, name, 0)) for name in ("single_builds", "coarse_cycles", "response_builds")))
 
 
 def mean_field_of(mol: gto.Mole, protocol: Protocol) -> Any:
@@ -116,8 +124,8 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
         exact.kernel()
     if not exact.converged:
         raise DataError("the oracle's own SCF did not converge")
-    orbitals = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ)
-    return Start(exact.make_rdm1(), counter.builds, *cheap_work(exact), orbitals)
+    orbitals, work = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ), Work.of(exact)
+    return Start(exact.make_rdm1(), counter.builds, work.coarse, work.response, orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:

@@ -27,6 +27,7 @@ class Case(NamedTuple):
     converged: bool  # whether every repetition converged
     cycles: float  # SCF cycles; max_cycle if it did not converge
     builds: float  # full Fock builds, including those hidden in the guess
+    single_builds: float
     coarse_builds: float
     response_solves: float
     seconds: float  # guess and SCF, by the chosen clock
@@ -212,6 +213,7 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         converged,
         of_all(lambda row: row.cycles),
         of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
+        of_all(lambda row: row.single_builds),
         of_all(lambda row: row.coarse_builds),
         of_all(lambda row: row.response_solves),
         of_all(lambda row: getattr(row, f"total_{unit}")),

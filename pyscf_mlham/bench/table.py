@@ -92,6 +92,9 @@ def _energy(method: Method) -> str:
     return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
 
 
+SINGLE = Column(
+    "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
+)
 RESPONSE = Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
 ERROR = Column("largest energy difference / Ha", "dE\n/ Ha", _energy)
 GUESSES = (
@@ -99,6 +102,7 @@ GUESSES = (
     Column("solver", "solver", lambda m: m.solver),
     Column("cycles", "cycles", lambda m: _number(m.cycles)),
     Column("full builds", "full\nbuilds", _cost("builds")),
+    SINGLE,
     Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
     RESPONSE,
     Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),

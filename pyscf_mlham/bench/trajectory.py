@@ -30,7 +30,7 @@ from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results
 from pyscf_mlham.bench.runner import finished, report_others
-from pyscf_mlham.bench.starts import NO_MODEL, cheap_work
+from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
@@ -86,9 +86,10 @@ class Panel(Calculator):
             forces = own.get_forces(self.atoms) if not self.costs else None
             if forces is not None:
                 self.results = {"energy": energy, "forces": forces}
-            cost, (coarse, response) = own.report().steps[-1], cheap_work(own.mf)
+            cost, work = own.report().steps[-1], Work.of(own.mf)
             found: dict[str, Any] = {"converged": True, "cycles": cost.cycles, "full_builds": cost.builds}
-            found |= {"guess_builds": 0, "coarse_builds": coarse, "response_solves": response}
+            found |= {"guess_builds": 0, "coarse_builds": work.coarse, "single_builds": work.single}
+            found |= {"response_solves": work.response}
             found |= {"total_cpu_s": cost.scf_seconds, "e_tot": energy / HARTREE, "s2": float(own.mf.spin_square()[0])}
             instead = "" if STRATEGIES[run[0]].history else f", {registered.fallback} instead"
             note = f"{NO_MODEL}{instead}: {cost.fallback}" * bool(cost.fallback)

@@ -48,6 +48,7 @@ PROMISED = [
     "converged",
     "cycles",
     "full_builds",
+    "single_builds",
     "coarse_builds",
     "response_solves",
     "guess_builds",
