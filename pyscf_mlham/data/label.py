@@ -124,7 +124,7 @@ def _coarse_solution(mf: Any) -> _Solution:
         CheapLevel(problem, field, trust=float("inf")),
         CheapLevel(problem, response.with_kernel(point.factors)),
     ]
-    point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
+    point = solve(levels, point, problem.tolerance).point
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
     return _Solution(point.fock, problem.orbitals(point.fock), 0.0, start.fock)

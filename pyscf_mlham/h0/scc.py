@@ -61,7 +61,7 @@ def self_consistent_atoms(mf: Any) -> Point:
     relaxed = problem.factors(rough)
     mean = [np.hstack([a, b]) / np.sqrt(2) for a, b in zip(factors, relaxed, strict=True)]
     level = CheapLevel(problem, response.with_kernel(mean)).shifted(atoms)
-    return level.build(solve([level], level.build(rough), TIGHT).orbitals)
+    return solve([level], level.build(rough), TIGHT).point
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:

@@ -233,7 +233,7 @@ def _refined(
         problem = Problem.of(mf)
         point = problem.point_of(orbitals, field)
         level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
-        result = level.build(solve([level], point, max(level.share * point.gradient, REFINED)).orbitals)
+        result = solve([level], point, max(level.share * point.gradient, REFINED)).point
         refined = problem.orbitals(result.fock)
         if _is_plausible(refined, orbitals, problem.overlap):
             return np.asarray(result.fock), refined
