@@ -21,6 +21,7 @@ from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -117,8 +118,8 @@ def _coarse_solution(mf: Any) -> _Solution:
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     response = ResponseField(mf)  # before the baseline, which shares its integrals
-    start = self_consistent_atoms(mf)
-    problem, field = start.problem, CoarseField(mf, LABELS)
+    problem = Problem.of(mf)
+    start, field = self_consistent_atoms(problem), CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
     levels = [
         CheapLevel(problem, field, trust=float("inf")),
