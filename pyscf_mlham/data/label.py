@@ -21,6 +21,7 @@ from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -117,14 +118,14 @@ def _coarse_solution(mf: Any) -> _Solution:
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     response = ResponseField(mf)  # before the baseline, which shares its integrals
-    start = self_consistent_atoms(mf)
-    problem, field = start.problem, CoarseField(mf, LABELS)
+    problem = Problem.of(mf)
+    start, field = self_consistent_atoms(problem), CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
     levels = [
         CheapLevel(problem, field, trust=float("inf")),
         CheapLevel(problem, response.with_kernel(point.factors)),
     ]
-    point = problem.point_of(solve(levels, point, problem.tolerance).orbitals, field)
+    point = solve(levels, point, problem.tolerance).point
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
     return _Solution(point.fock, problem.orbitals(point.fock), 0.0, start.fock)

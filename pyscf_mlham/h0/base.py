@@ -11,6 +11,7 @@ from pyscf import dft, gto, scf
 from pyscf_mlham.h0.minao import minao_potential
 from pyscf_mlham.h0.sap import sap_potential
 from pyscf_mlham.h0.scc import self_consistent_atoms
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -56,7 +57,7 @@ def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
     if baseline == SCC:
         mf = scf.HF(mol) if xc.lower() == "hf" else dft.KS(mol, xc=xc)
         mf.verbose = 0
-        return np.asarray(self_consistent_atoms(mf).fock)
+        return np.asarray(self_consistent_atoms(Problem.of(mf)).fock)
     return np.asarray(scf.hf.get_hcore(mol)) + potential(baseline, mol, xc)
 
 

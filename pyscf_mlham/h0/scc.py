@@ -45,14 +45,15 @@ def inapplicable(mf: Any, mol: gto.Mole) -> str:
 
 
 @one_blas_thread()
-def self_consistent_atoms(mf: Any) -> Point:
-    """Return the self-consistent baseline of a mean-field object; `point.fock` is F_0.
+def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseField] | None = None) -> Point:
+    """Return the self-consistent baseline of a problem's mean-field object; `point.fock` is F_0.
 
     Args:
-        mf: PySCF mean-field object; not changed.
+        problem: SCF problem; its object is not changed.
+        fields: coarse field of the object and its response, made by default.
     """
-    problem, factors = Problem.of(mf), atomic_factors(mf)
-    coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
+    mf, factors = problem.mf, atomic_factors(problem.mf)
+    coarse, response = fields or (CoarseField(mf, COARSE), ResponseField(mf))
     density = np.stack([l @ l.T for l in factors]) if len(factors) == 2 else factors[0] @ factors[0].T
     atoms = problem.point(None, factors, density, coarse.potential(factors))
     rough = solve(
@@ -61,7 +62,7 @@ def self_consistent_atoms(mf: Any) -> Point:
     relaxed = problem.factors(rough)
     mean = [np.hstack([a, b]) / np.sqrt(2) for a, b in zip(factors, relaxed, strict=True)]
     level = CheapLevel(problem, response.with_kernel(mean)).shifted(atoms)
-    return level.build(solve([level], level.build(rough), TIGHT).orbitals)
+    return solve([level], level.build(rough), TIGHT).point
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:
@@ -69,8 +70,8 @@ def guess(mf: Any, mol: gto.Mole) -> Array:
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
-    point = self_consistent_atoms(mf)
-    orbitals = point.problem.orbitals(point.fock)
+    problem = Problem.of(mf)
+    orbitals = problem.orbitals(self_consistent_atoms(problem).fock)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
     logger.note(mf, "scc guess: %.2f s, 1 coarse Fock build", time.perf_counter() - start)

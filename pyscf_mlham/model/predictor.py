@@ -20,8 +20,8 @@ from pyscf_mlham.density import (
     fock_for,
     gap,
     lift,
-    orbitals_from_fock,
     same_basis,
+    undisturbed,
     virtual_share,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
@@ -34,6 +34,7 @@ from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[np.float64]
+_Fields = tuple[CoarseField, ResponseField]
 
 STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # strengths of the overlap filter, tried in this order
 # An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
@@ -132,16 +133,17 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     config = model.config
     native = native_if_applicable(mf, mol, model)  # before anything is computed
     lifted = not same_basis(native, mol)
-    h = np.asarray(mf.get_hcore(mol))
-    # before H0, which shares their integrals
-    fields = _fields(mf, mol, model) if refine and not np.iscomplexobj(h) else None
-    base = _baseline(mf, mol, native if lifted else None, h, config)
+    with undisturbed(mf):
+        problem = Problem.of(mf, mol)
+    fields = _fields(problem, mol, model) if refine else None  # before H0, which shares them or their integrals
+    base = _baseline(problem, mol, native if lifted else None, fields, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
-    fock, orbitals, damping = _decode(mf, mol, base, lift(correction, native, mol), model.exact)
+    fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
     coarse_builds = base.coarse_builds
     if fields is not None:
-        fock, orbitals = _refined(mf, fock, orbitals, *fields)
-        coarse_builds += fields[0].tally.builds
+        before = fields[0].tally.builds
+        fock, orbitals = _refined(problem, fock, orbitals, *fields)
+        coarse_builds += fields[0].tally.builds - before
     return Prediction(
         fock=fock,
         orbitals=orbitals,
@@ -164,7 +166,8 @@ def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
         model: model to be used.
     """
     check_domain(mf, mol, model.config)
-    _check_kind(mf, model)
+    if mf.istype("GHF") and getattr(model, "restricted", False):
+        raise OutOfDomainError(COLLINEAR)
     if model.config.baseline == SCC and (reason := scc.inapplicable(mf, mol)):
         raise OutOfDomainError(reason)
     return model.native(mol)
@@ -186,35 +189,36 @@ class _Baseline(NamedTuple):
     coarse_builds: int
 
 
-def _baseline(mf: Any, mol: gto.Mole, native: gto.Mole | None, hcore: Array, config: ModelConfig) -> _Baseline:
+def _baseline(
+    problem: Problem, mol: gto.Mole, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
+) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is not the molecule's own."""
     if config.baseline == SCC:
-        return _self_consistent_baseline(mf, native, config)
-    v0 = potential(config.baseline, mol, config.xc)
-    h0 = fock_for(mf, hcore, mol.nao) + fock_for(mf, v0, mol.nao)
+        return _self_consistent_baseline(problem, native, fields, config)
+    mf, v0 = problem.mf, potential(config.baseline, mol, config.xc)
+    h0 = fock_for(mf, np.asarray(problem.hcore), mol.nao) + fock_for(mf, v0, mol.nao)
     alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
     own = alone if native is None else hamiltonian(config.baseline, native, config.xc)
     builds = (1 if native is None else 2) * (config.baseline == "minao")
     return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
 
 
-def _self_consistent_baseline(mf: Any, native: gto.Mole | None, config: ModelConfig) -> _Baseline:
-    point = scc.self_consistent_atoms(mf)
-    own = point.problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
+def _self_consistent_baseline(
+    problem: Problem, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
+) -> _Baseline:
+    point = scc.self_consistent_atoms(problem, fields)
+    own = problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
     if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
         own = np.stack([own, own])
-    return _Baseline(
-        np.asarray(point.fock),
-        own,
-        lambda dh: point.problem.fock(point.v + dh, point.density),
-        1 if native is None else 2,
-    )
+    fock = np.asarray(point.fock)
+    return _Baseline(fock, own, lambda dh: problem.fock(point.v + dh, point.density), 1 if native is None else 2)
 
 
-def _fields(mf: Any, mol: gto.Mole, model: Predictor) -> tuple[CoarseField, ResponseField] | None:
+def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None:
     """Return the coarse field of the object and its response, None if not needed, not applicable or not cheap."""
+    mf = problem.mf
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
-    if model.exact or mol is not mf.mol or two_spins or unknown_field(mf):
+    if model.exact or mol is not mf.mol or two_spins or np.iscomplexobj(problem.hcore) or unknown_field(mf):
         return None
     if hasattr(mf, "U_idx"):
         return None  # DFT+U: the field lacks the Hubbard term
@@ -226,21 +230,20 @@ def _fields(mf: Any, mol: gto.Mole, model: Predictor) -> tuple[CoarseField, Resp
 
 
 def _refined(
-    mf: Any, fock: Array, orbitals: Orbitals, field: CoarseField, response: ResponseField
+    problem: Problem, fock: Array, orbitals: Orbitals, field: CoarseField, response: ResponseField
 ) -> tuple[Array, Orbitals]:
     """Build the coarse field at the predicted density once, and solve its response."""
     try:
-        problem = Problem.of(mf)
         point = problem.point_of(orbitals, field)
         level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
-        result = level.build(solve([level], point, max(level.share * point.gradient, REFINED)).orbitals)
+        result = solve([level], point, max(level.share * point.gradient, REFINED)).point
         refined = problem.orbitals(result.fock)
         if _is_plausible(refined, orbitals, problem.overlap):
             return np.asarray(result.fock), refined
         reason = "its gap collapses"
     except Exception as error:  # a prediction is useful without it
         reason = f"{type(error).__name__}: {error}"
-    logger.info(mf, "the prediction is used without a response step (%s)", reason)
+    logger.info(problem.mf, "the prediction is used without a response step (%s)", reason)
     return fock, orbitals
 
 
@@ -313,11 +316,6 @@ def _check_method(mf: Any, mol: gto.Mole) -> None:
         raise OutOfDomainError(f"{type(mf).__name__} works in spinors, not in real atomic orbitals")
 
 
-def _check_kind(mf: Any, model: Predictor) -> None:
-    if mf.istype("GHF") and getattr(model, "restricted", False):
-        raise OutOfDomainError(COLLINEAR)
-
-
 def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
     if any(is_ghost(mol, i) for i in range(mol.natm)):
         raise OutOfDomainError("ghost atoms are not supported")
@@ -364,16 +362,16 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
     return (correction + np.swapaxes(correction, -1, -2).conj()) / 2
 
 
-def _decode(mf: Any, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
+def _decode(problem: Problem, mol: gto.Mole, base: _Baseline, dh: Array, exact: bool) -> tuple[Array, Orbitals, float]:
     """Return F = H0 + dH with the weakest overlap filter that keeps intruders out of the occupied orbitals."""
-    s = mf.get_ovlp(mol)
+    s = problem.overlap
     if exact:
         fock = base.corrected(dh)
-        return fock, orbitals_from_fock(mf, fock, s), 0.0
-    reference = orbitals_from_fock(mf, base.fock, s)
+        return fock, problem.orbitals(fock), 0.0
+    reference = problem.orbitals(base.fock)
     for strength in STRENGTHS:
         fock = base.corrected(damp_small_overlaps(dh, s, strength) if strength else dh)
-        orbitals = orbitals_from_fock(mf, fock, s)
+        orbitals = problem.orbitals(fock)
         if _is_plausible(orbitals, reference, s):
             return fock, orbitals, strength
     raise PredictionError(

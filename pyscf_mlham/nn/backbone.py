@@ -13,7 +13,7 @@ from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
-from pyscf_mlham.nn.layers import Radial
+from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, Radial
 
 NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; messages are divided by its square root
 
@@ -77,15 +77,9 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """First step of every backbone: elements, distances and input matrices to features.
+    """Embedding of elements, distances and input matrices, and the layers that a network adds."""
 
-    Args:
-        options: sizes.
-        template: shape of a block.
-        n_elements: number of elements.
-        n_inputs: number of input matrices.
-    """
-
+    layers: nn.Module
     signs: Tensor
     block_signs: Tensor
 
@@ -107,13 +101,18 @@ class Backbone(nn.Module):
         self.register_buffer("signs", torch.from_numpy(flipped_wigner(o.degree)), persistent=False)
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
-    def inputs(self, batch: Batch, species: Tensor) -> Features:
-        """Embed atoms and directed pairs, each on its own.
+    def forward(self, batch: Batch, species: Tensor) -> Features:
+        """Return features of atoms and of directed pairs.
 
         Args:
             batch: molecules.
             species: (N,) index of each atom's element.
         """
+        features: Features = self.layers(self.inputs(batch, species))
+        return features
+
+    def inputs(self, batch: Batch, species: Tensor) -> Features:
+        """Embed atoms and directed pairs, each on its own; see `forward`."""
         embedded = self.elements(species)
         directed = self._directed(batch, embedded)
         return Features(self._atoms(batch, embedded), self._pairs(batch, directed), directed)
@@ -142,3 +141,17 @@ class Backbone(nn.Module):
         components = self.pair_input(self.polar.components_from_blocks(both))
         feature = torch.cat(components, dim=1) * directed.envelope
         return feature * self.pair_radial(directed.edges)[:, None]
+
+
+class MessageLayer(nn.Module):
+    """Layer that sends messages to atoms."""
+
+    mix: IrrepsLinear
+    out_norm: GroupNorm
+    feed: FeedForward
+
+    def received(self, atoms: Tensor, sent: Tensor, directed: Directed) -> Tensor:
+        """Update atoms (N, (degree+1)^2, C) by messages of the same shape to the first atom of each directed pair."""
+        sums = torch.zeros_like(atoms).index_add(0, directed.first, sent)
+        atoms = atoms + self.mix(sums) * NEIGHBOURS**-0.5
+        return atoms + self.feed(self.out_norm(atoms))

@@ -25,6 +25,17 @@ def pair_size(distances: Tensor) -> Tensor:
     return PAIR_SCALE * torch.exp(-distances / RANGE)[:, None, None]
 
 
+def symmetric(onsite: Tensor) -> Tensor:
+    """Return the symmetric part of each block."""
+    return 0.5 * (onsite + onsite.transpose(1, 2))
+
+
+def undirected(blocks: Tensor, signs: Tensor | float = 1.0) -> Tensor:
+    """Average the blocks of (i, j) and (j, i), (2P, B, B), into (P, B, B); `signs` are those of `flipped_block`."""
+    direct, opposite = blocks.chunk(2)
+    return 0.5 * (direct + signs * opposite.transpose(1, 2))
+
+
 class Output(NamedTuple):
     """Predicted blocks of dH in Loewdin orbitals, Hartree.
 

@@ -15,13 +15,7 @@ def squares(degree: int) -> list[int]:
 
 
 class IrrepsLinear(nn.Module):
-    """One matrix for each l on features (N, (degree+1)^2, C), and a bias for l = 0.
-
-    Args:
-        degree: largest l.
-        inputs: channels.
-        outputs: channels.
-    """
+    """One matrix for each l on features (N, (degree+1)^2, C), and a bias for l = 0."""
 
     def __init__(self, degree: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -33,6 +27,11 @@ class IrrepsLinear(nn.Module):
         """Map l by l."""
         parts = [part @ w for part, w in zip(x.split(self.sizes, dim=1), self.weight, strict=True)]
         return torch.cat([parts[0] + self.bias, *parts[1:]], dim=1)
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Linear, SiLU, linear."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
 class GroupNorm(nn.Module):
@@ -48,30 +47,37 @@ class GroupNorm(nn.Module):
 
     def __init__(self, sizes: list[int], channels: int, floor: float) -> None:
         super().__init__()
-        self.floor = floor
+        self.sizes, self.floor = sizes, floor
         self.scale = nn.Parameter(torch.ones(len(sizes), channels))
         self.register_buffer("copies", torch.tensor(sizes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, rows, C)."""
-        size = torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.floor)
+        return x * torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.floor) * self.by_row(self.scale)
+
+    def by_row(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Repeat the values of each group for its rows."""
         # output_size avoids a synchronisation with the GPU
-        return x * size * self.scale.repeat_interleave(self.copies, dim=0, output_size=x.shape[1])
+        return values.repeat_interleave(self.copies, dim=dim, output_size=sum(self.sizes))
+
+
+def atom_norm(degree: int, channels: int) -> GroupNorm:
+    """Norm of irreps at atoms."""
+    return GroupNorm(squares(degree), channels, 1e-6)
+
+
+def pair_norm(order: int, channels: int) -> GroupNorm:
+    """Norm of features of pairs, m = 0 .. order; small ones stay small."""
+    return GroupNorm([1, 1, *[2] * order], channels, 1e-2)
 
 
 class FeedForward(nn.Module):
-    """Linear, gated by scalars, linear.
-
-    Args:
-        degree: largest l.
-        channels: C.
-        hidden: channels between the two.
-    """
+    """Linear, gated by scalars, linear; `hidden` channels between the two."""
 
     def __init__(self, degree: int, channels: int, hidden: int) -> None:
         super().__init__()
         self.enter = IrrepsLinear(degree, channels, hidden)
-        self.gates = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.gates = mlp(channels, hidden, 2 * hidden)
         self.leave = IrrepsLinear(degree, hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,12 +88,7 @@ class FeedForward(nn.Module):
 
 
 class Radial(nn.Module):
-    """Gaussians of the distance, and the envelope that takes messages smoothly to zero at the cutoff.
-
-    Args:
-        count: number of Gaussians.
-        cutoff: Bohr.
-    """
+    """Gaussians of the distance, and the envelope that takes messages smoothly to zero at the cutoff, Bohr."""
 
     centres: Tensor
 

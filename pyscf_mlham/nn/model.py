@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.ao.frames import flipped_block
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
@@ -18,7 +17,7 @@ from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch, block_masks
-from pyscf_mlham.nn.head import ONSITE_SCALE, Coupling, Output, PolarCoupling, Traces, pair_size
+from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size, symmetric, undirected
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 from pyscf_mlham.nn.registry import ARCHITECTURES, REFINERS, WRAPPERS, Entry
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
@@ -42,51 +41,41 @@ SOFTENING = 2.0  # Bohr; extent of an atom's charge density
 
 
 class HamiltonianModel(nn.Module):
-    """Backbone, optional wrapper, block head and optional refiner.
+    """Backbone, optional wrapper of its features, block head and optional refiner of the head's blocks.
 
     The head adds the electrostatic potential of the charges that neighbouring atoms exchange.
 
     Args:
         backbone: network from molecules to features.
-        options: sizes of the backbone.
-        template: shape of a block.
         elements: atomic numbers, sorted.
         wrapper: enriches the backbone's features.
         refiner: corrects the head's blocks.
     """
 
     index: Tensor
-    block_signs: Tensor
     unit: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
-        options: BackboneOptions,
-        template: ShellTemplate,
         elements: tuple[int, ...],
         wrapper: TraceGrad | None = None,
         refiner: HarmoSE | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.options, self.template = backbone, options, template
-        self.onsite = OnsiteHead(options, template, len(elements))
-        self.pair = PairHead(options, template)
-        self.transfer = nn.Linear(options.pair_channels, 1, bias=False)
+        self.backbone, self.options, self.template = backbone, backbone.options, backbone.template
+        self.onsite, self.pair = OnsiteHead(backbone, len(elements)), PairHead(backbone)
+        self.transfer = nn.Linear(self.options.pair_channels, 1, bias=False)
         nn.init.zeros_(self.transfer.weight)
         self.wrapper, self.refiner = wrapper, refiner
         index = torch.full((max(elements) + 1,), -1)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
-        self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
-        self.register_buffer("unit", torch.eye(template.size), persistent=False)
+        self.register_buffer("unit", torch.eye(self.template.size), persistent=False)
 
     def forward(self, batch: Batch) -> Output:
         """Predict the blocks of dH."""
-        species = self.index[batch.numbers]
-        features, _ = self._features(batch, species)
-        output = self._decoded(features, batch, species)
-        return self._scaled(output if self.refiner is None else self.refiner(output, features, batch, species, None))
+        return self._predicted(batch, self.index[batch.numbers], None)[0]
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
         """Predict blocks and the traces that only the loss needs.
@@ -99,22 +88,14 @@ class HamiltonianModel(nn.Module):
             blocks, and the traces of a wrapped backbone, else None.
         """
         species = self.index[batch.numbers]
-        features, invariants = self._features(batch, species)
-        output = self._decoded(features, batch, species)
-        if self.refiner is not None:
-            output = self.refiner(output, features, batch, species, rotation)
-        output = self._scaled(output)
+        output, features, invariants = self._predicted(batch, species, rotation)
         if self.wrapper is None or invariants is None:
             return output, None
         scale = self.options.scale
         return output, Traces(*(scale**2 * t for t in self.wrapper.traces(invariants, features, species)))
 
     def orientation(self, seed: Sequence[int]) -> Rotation | None:
-        """Draw the orientation of the molecules in the refiner for one training step; None without a refiner.
-
-        Args:
-            seed: seed of the random number generator.
-        """
+        """Draw the orientation of the molecules in the refiner for one training step; None without a refiner."""
         if self.refiner is None:
             return None
         return rotation_from_matrix(random_orthogonal(seed), self.options.degree, self.template)
@@ -125,20 +106,24 @@ class HamiltonianModel(nn.Module):
         if self.refiner is not None:
             self.refiner.requires_grad_(True)
 
-    def _features(self, batch: Batch, species: Tensor) -> tuple[Features, tuple[Tensor, Tensor] | None]:
-        features = self.backbone(batch, species)
-        return (features, None) if self.wrapper is None else self.wrapper(features)
-
-    def _scaled(self, output: Output) -> Output:
-        return Output(*(self.options.scale * t for t in output))
+    def _predicted(
+        self, batch: Batch, species: Tensor, rotation: Rotation | None
+    ) -> tuple[Output, Features, tuple[Tensor, Tensor] | None]:
+        """Return blocks, the features they are made of, and the invariants of a wrapper."""
+        features, invariants = self.backbone(batch, species), None
+        if self.wrapper is not None:
+            features, invariants = self.wrapper(features)
+        output = self._decoded(features, batch, species)
+        if self.refiner is not None:
+            output = self.refiner(output, features, batch, species, rotation)
+        return Output(*(self.options.scale * t for t in output)), features, invariants
 
     def _decoded(self, features: Features, batch: Batch, species: Tensor) -> Output:
         atoms, pairs, directed = features
         onsite = self.onsite(atoms, pairs, directed, species)
         moved = self.transfer(pairs[:, 0])[:, 0] * directed.envelope.flatten()
         potential = coulomb_potential(charges_from_transfers(moved, directed, len(atoms)), batch)
-        direct, opposite = self.pair(pairs, directed).chunk(2)
-        pair = 0.5 * (direct + self.block_signs * opposite.transpose(1, 2))
+        pair = undirected(self.pair(pairs, directed), self.backbone.block_signs)
         onsite_mask, pair_mask = block_masks(batch)
         return Output(onsite_mask * (onsite + potential[:, None, None] * self.unit), pair_mask * pair)
 
@@ -174,19 +159,12 @@ def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
 
 
 class OnsiteHead(nn.Module):
-    """Irreps at atoms -> onsite blocks. Irreps of parity -(-1)^l come from the pair features around the atom.
+    """Irreps at atoms -> onsite blocks. Irreps of parity -(-1)^l come from the pair features around the atom."""
 
-    Args:
-        options: sizes of the backbone.
-        template: shape of a block.
-        n_elements: number of elements.
-    """
-
-    def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int) -> None:
+    def __init__(self, backbone: Backbone, n_elements: int) -> None:
         super().__init__()
-        o = self.options = options
-        self.coupling = Coupling(template)
-        self.order = len(PolarCoupling(template).widths) - 2
+        o = self.options = backbone.options
+        self.coupling, self.order = backbone.coupling, backbone.order
         self.scales = nn.Embedding(n_elements, o.channels)
         nn.init.ones_(self.scales.weight)
         self.biases = nn.Embedding(n_elements, self.coupling.channels[0, True])
@@ -194,8 +172,7 @@ class OnsiteHead(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(o.channels, n) * o.channels**-0.5) for n in self.coupling.channels.values()
         )
-        widths = so2.atom_widths(o.degree, self.order, o.channels)
-        widths[:2] = [0, widths[0]]  # Im z_0 takes the place of Re z_0
+        widths = so2.atom_widths(o.degree, self.order, o.channels, pseudo=True)
         self.pseudo = so2.Linear([o.pair_channels] * len(widths), widths)
 
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed, species: Tensor) -> Tensor:
@@ -210,22 +187,15 @@ class OnsiteHead(nn.Module):
             source = atoms if natural else pseudo
             irreps[l, natural] = (source[:, l * l : (l + 1) ** 2] * scale) @ weight
         irreps[0, True] = irreps[0, True] + self.biases(species)[:, None]
-        blocks = self.coupling.blocks_from_irreps(irreps)
-        return 0.5 * (blocks + blocks.transpose(1, 2))
+        return symmetric(self.coupling.blocks_from_irreps(irreps))
 
 
 class PairHead(nn.Module):
-    """Features of pairs -> blocks in the pairs' frames.
+    """Features of pairs -> blocks in the pairs' frames."""
 
-    Args:
-        options: sizes of the backbone.
-        template: shape of a block.
-    """
-
-    def __init__(self, options: BackboneOptions, template: ShellTemplate) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        o = options
-        self.polar = PolarCoupling(template)
+        o, self.polar = backbone.options, backbone.polar
         self.radial = nn.Linear(o.hidden, o.pair_channels)
         self.leave = so2.Linear([o.pair_channels] * len(self.polar.widths), self.polar.widths)
 
@@ -261,37 +231,25 @@ def build(
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
     backbone = network(chosen, template, len(elements), N_INPUTS)
-    model = HamiltonianModel(
-        backbone,
-        chosen,
-        template,
-        tuple(sorted(elements)),
-        _part(WRAPPERS, wrapper, backbone, len(elements)),
-        _part(REFINERS, refiner, backbone, len(elements)),
-    )
-    return model.to(dtype)
+    parts = (_part(*part, backbone, len(elements)) for part in ((WRAPPERS, wrapper), (REFINERS, refiner)))
+    return HamiltonianModel(backbone, tuple(sorted(elements)), *parts).to(dtype)
 
 
 def _part(known: Mapping[str, Entry], part: Mapping[str, Any] | None, backbone: Backbone, n_elements: int) -> Any:
     """Build a wrapper or a refiner for a backbone, or None."""
     if part is None:
         return None
-    sizes = {k: v for k, v in part.items() if k != "name"}
-    options = _read_options(known, part.get("name", ""), sizes)
-    make, _ = known[part["name"]].load()
+    sizes = dict(part)
+    name = sizes.pop("name", "")
+    options = _read_options(known, name, sizes)
     try:
-        return make(options, backbone.options, backbone.order, backbone.template, n_elements)
+        return known[name].load()[0](options, backbone, n_elements)
     except ValueError as error:
-        raise ModelError(f"{part['name']}: {error}") from error
+        raise ModelError(f"{name}: {error}") from error
 
 
 def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions:
-    """Read the sizes of a backbone; an unknown key is an error.
-
-    Args:
-        architecture: one of `ARCHITECTURES`.
-        options: sizes by name.
-    """
+    """Read the sizes of a backbone, one of `ARCHITECTURES`; an unknown key is an error."""
     read: BackboneOptions = _read_options(ARCHITECTURES, architecture, options, "architecture")
     return read
 

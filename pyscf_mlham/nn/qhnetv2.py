@@ -15,9 +15,8 @@ from torch.nn.functional import silu
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
-from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, squares
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Features, MessageLayer
+from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, pair_norm
 
 
 @dataclass(frozen=True)
@@ -35,51 +34,28 @@ class QHNetV2Options(BackboneOptions):
 
 
 class QHNetV2(Backbone):
-    """Backbone with SO(2) convolutions and SO(2) tensor products.
-
-    Args:
-        options: sizes.
-        template: shape of a block.
-        n_elements: number of elements.
-        n_inputs: number of input matrices.
-    """
+    """Backbone with SO(2) convolutions and SO(2) tensor products."""
 
     def __init__(self, options: QHNetV2Options, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
         super().__init__(options, template, n_elements, n_inputs)
         if not 0 <= options.largest_m <= self.order:
             raise ValueError(f"largest_m is {options.largest_m}; blocks of these orbitals have m = 0 to {self.order}.")
-        self.layers = nn.ModuleList(Layer(options) for _ in range(options.layers))
-
-    def forward(self, batch: Batch, species: Tensor) -> Features:
-        """Return features of atoms and of directed pairs.
-
-        Args:
-            batch: molecules.
-            species: (N,) index of each atom's element.
-        """
-        atoms, pairs, directed = self.inputs(batch, species)
-        for layer in self.layers:
-            atoms, pairs = layer(atoms, pairs, directed)
-        return Features(atoms, pairs, directed)
+        self.layers = nn.Sequential(*(Layer(options) for _ in range(options.layers)))
 
 
-class Layer(nn.Module):
-    """One round of messages; atoms and pairs are both updated.
-
-    Args:
-        options: sizes.
-    """
+class Layer(MessageLayer):
+    """One round of messages; atoms and pairs are both updated."""
 
     def __init__(self, options: QHNetV2Options) -> None:
         super().__init__()
         o = self.options = options
-        self.atom_norm, self.out_norm = (GroupNorm(squares(o.degree), o.channels, 1e-6) for _ in range(2))
-        self.pair_norm = GroupNorm([1, 1, *[2] * o.largest_m], o.pair_channels, 1e-2)
+        self.atom_norm, self.out_norm = (atom_norm(o.degree, o.channels) for _ in range(2))
+        self.pair_norm = pair_norm(o.largest_m, o.pair_channels)
         inside = o.hidden + 2 * o.product
         pair_widths = [o.pair_channels] * (o.largest_m + 2)
         seen = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, 2 * o.channels), pair_widths)
         self.enter = so2.Linear(seen, [inside + o.hidden, *[inside] * (o.largest_m + 1)])
-        self.radial = nn.Sequential(nn.Linear(o.hidden, o.hidden), nn.SiLU(), nn.Linear(o.hidden, inside))
+        self.radial = mlp(o.hidden, o.hidden, inside)
         self.product = so2.CircleProduct(o.largest_m)
         widths = so2.joined_widths(so2.atom_widths(o.degree, o.largest_m, o.channels), pair_widths)
         self.leave = so2.Linear([o.hidden + o.product] * (o.largest_m + 2), widths)
@@ -87,9 +63,9 @@ class Layer(nn.Module):
         self.mix = IrrepsLinear(o.degree, o.channels, o.channels)
         self.feed = FeedForward(o.degree, o.channels, 2 * o.channels)
 
-    def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed) -> tuple[Tensor, Tensor]:
-        """Update atoms (N, (degree+1)^2, C) and pairs (2P, rows, pair_channels)."""
-        o = self.options
+    def forward(self, features: Features) -> Features:
+        """Update atoms and pairs."""
+        o, (atoms, pairs, directed) = self.options, features
         x = self.atom_norm(atoms)
         ends = torch.cat([x[directed.first], x[directed.second]], dim=-1)
         seen = so2.components_from_atoms(ends, directed.wigner_d, o.degree, o.largest_m)
@@ -101,10 +77,8 @@ class Layer(nn.Module):
         parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(update, widths, strict=True)]
         sent, kept = [g for g, _ in parted], torch.cat([g for _, g in parted], dim=1)
         messages = so2.atoms_from_components(sent, directed.wigner_d, o.degree, o.largest_m) * directed.envelope
-        received = torch.zeros_like(atoms).index_add(0, directed.first, messages)
-        atoms = atoms + self.mix(received) * NEIGHBOURS**-0.5
         pairs = torch.cat([low + kept * directed.envelope, high * (1 + self.rescale(h[:, :1]))], dim=1)
-        return atoms + self.feed(self.out_norm(atoms)), pairs
+        return Features(self.received(atoms, messages, directed), pairs, directed)
 
     def _inside(self, seen: so2.Components, edges: Tensor) -> Tensor:
         """Gate and tensor product: (2P, rows, hidden + product)."""

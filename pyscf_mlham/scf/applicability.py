@@ -62,7 +62,7 @@ def unknown_field(mf: Any) -> str:
         return "smeared occupations are left to PySCF"
     if replaced := [name for name in STEPS if _is_replaced(mf, name)]:
         return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
-    if np.iscomplexobj(mf.get_ovlp()) or mf.get_ovlp().shape[-1] != mf.mol.nao:
+    if np.iscomplexobj(overlap := mf.get_ovlp()) or overlap.shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pyscf import gto
 from pyscf.dft import libxc
 from pyscf.lib import logger
 from pyscf.scf import hf, rohf, uhf
@@ -41,14 +42,11 @@ class Problem(NamedTuple):
     clock: tuple[float, float]
 
     @classmethod
-    def of(cls, mf: Any) -> Problem:
-        """Compute the constant quantities of an object's SCF.
-
-        Args:
-            mf: PySCF mean-field object.
-        """
-        clock, overlap = now(), mf.get_ovlp(mf.mol)
-        return cls(mf, mf.get_hcore(mf.mol), overlap, mf.check_linear_dependency(overlap), clock)
+    def of(cls, mf: Any, mol: gto.Mole | None = None) -> Problem:
+        """Compute the constant quantities of an object's SCF, for another molecule than its own if one is given."""
+        mol = mf.mol if mol is None else mol
+        clock, overlap = now(), mf.get_ovlp(mol)
+        return cls(mf, mf.get_hcore(mol), overlap, mf.check_linear_dependency(overlap), clock)
 
     @property
     def tolerance(self) -> float:

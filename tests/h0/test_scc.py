@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.h0.scc import self_consistent_atoms
+from pyscf_mlham.scf.problem import Problem
 from support.molecules import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
 
 KINDS: dict[str, tuple[Callable[[], Any], int]] = {  # and the cycles that it saves at least
@@ -39,14 +40,14 @@ def test_scc_saves_cycles_and_changes_no_energy(name: str) -> None:
 def test_baseline_is_near_the_converged_matrix_and_rotates_with_the_molecule() -> None:
     mf = mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp").run()
     exact = mf.get_fock()
-    fock = self_consistent_atoms(mf).fock
+    fock = self_consistent_atoms(Problem.of(mf)).fock
     assert np.abs(fock - exact).mean() < 1.2e-4
     Q = Rotation.from_euler("xyz", [0.4, -1.1, 2.2]).as_matrix()
     rotated = mole([(s, Q @ r) for s, r in mole(ETHYLENE)._atom], "def2-svp", unit="Bohr").RKS(xc="b3lyp")
     energies = []
     for each in (mf, rotated):
         metric = metric_from_overlap(each.get_ovlp())
-        energies.append(np.linalg.eigvalsh(orthogonal_from_ao(self_consistent_atoms(each).fock, metric)))
+        energies.append(np.linalg.eigvalsh(orthogonal_from_ao(self_consistent_atoms(Problem.of(each)).fock, metric)))
     np.testing.assert_allclose(*energies, atol=1e-3)  # grids are not rotated
 
 

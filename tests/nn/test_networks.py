@@ -25,7 +25,7 @@ from pyscf_mlham.nn.architectures.qhnet import TensorProduct
 from pyscf_mlham.nn.architectures.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
-from pyscf_mlham.nn.layers import Radial, squares
+from pyscf_mlham.nn.layers import GroupNorm, Radial, atom_norm, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.train.config import LossConfig, read_config
@@ -77,7 +77,7 @@ def test_tensor_product_is_that_of_e3nn(pseudo: bool) -> None:
 @pytest.mark.parametrize("sizes", [squares(2), [1, 1, 2, 2]], ids=["atoms", "pairs"])
 def test_written_gradient_is_that_of_autograd(sizes: list[int]) -> None:
     torch.manual_seed(0)
-    made = InvariantGradient(sizes, 5, 1e-2, TraceGradOptions(3, 7, 4)).double()
+    made = InvariantGradient(GroupNorm(sizes, 5, 1e-2), TraceGradOptions(3, 7, 4)).double()
     x = noise(6, sum(sizes), 5).requires_grad_()
     z, v = made.gradient(x)
     torch.testing.assert_close(z, made.network.last(hidden_of(made, x)), rtol=0, atol=1e-13)
@@ -99,7 +99,7 @@ def hidden_of(made: InvariantGradient, x: torch.Tensor) -> torch.Tensor:
 
 def test_gradient_features_rotate_and_invariants_do_not() -> None:
     torch.manual_seed(0)
-    made = InvariantGradient(squares(3), 5, 1e-6, TraceGradOptions(3, 7, 4)).double()
+    made = InvariantGradient(atom_norm(3, 5), TraceGradOptions(3, 7, 4)).double()
     D = torch.from_numpy(block_diag(*(wigner(l, random_orthogonal((1,))) for l in range(4))))
     x = noise(6, 16, 5)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_wrapped_network_is_the_same_with_and_without_gradients(dtype: torch.dty
 
 
 def test_wrapper_compiles() -> None:
-    made = InvariantGradient(squares(2), 4, 1e-6, TraceGradOptions(2, 4, 3)).double()
+    made = InvariantGradient(atom_norm(2, 4), TraceGradOptions(2, 4, 3)).double()
     compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
     x, y = noise(5, 9, 4).requires_grad_(), noise(5, 9, 4).requires_grad_()
     made(x)[0].square().sum().backward()
@@ -254,7 +254,7 @@ def test_traces_are_those_of_the_blocks(prepared: Prepared) -> None:
 
 def test_every_degree_is_enriched_in_proportion_to_its_size() -> None:
     torch.manual_seed(0)
-    layer = InvariantGradient(squares(2), 6, 1e-6, TraceGradOptions(4, 8, 5)).double()
+    layer = InvariantGradient(atom_norm(2, 6), TraceGradOptions(4, 8, 5)).double()
     x = noise(3, 9, 6) * torch.tensor([1.0, *[1e-1] * 3, *[1e-2] * 5])[:, None]
     added = layer(x)[0].detach() - x
     for old, new in zip(x.split([1, 3, 5], 1), added.split([1, 3, 5], 1), strict=True):

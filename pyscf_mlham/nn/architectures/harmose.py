@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import BackboneOptions, Directed, Features
+from pyscf_mlham.nn.backbone import Backbone, Directed, Features
 from pyscf_mlham.nn.batch import Batch, block_masks
-from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size
-from pyscf_mlham.nn.layers import GroupNorm, IrrepsLinear, squares
+from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size, symmetric, undirected
+from pyscf_mlham.nn.layers import IrrepsLinear, atom_norm, mlp, pair_norm
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
 
 ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
@@ -68,44 +67,34 @@ def group(order: int) -> tuple[NDArray[np.float64], ...]:
 
 
 class HarmoSE(nn.Module):
-    """Refiner of the blocks of any backbone.
+    """Refiner of the blocks of any backbone."""
 
-    Args:
-        options: sizes.
-        sizes: sizes of the backbone.
-        order: largest m of pairs.
-        template: shape of a block.
-        n_elements: number of elements.
-    """
-
-    def __init__(
-        self, options: HarmoSEOptions, sizes: BackboneOptions, order: int, template: ShellTemplate, n_elements: int
-    ) -> None:
+    def __init__(self, options: HarmoSEOptions, backbone: Backbone, n_elements: int) -> None:
         super().__init__()
         if options.frames not in ORDERS:
             raise ValueError(f"frames is {options.frames}; expected one of {', '.join(map(str, ORDERS))}.")
         if options.channels % options.heads:
             raise ValueError(f"channels ({options.channels}) must be a multiple of heads ({options.heads}).")
-        o, self.sizes, self.template = options, sizes, template
-        self.options = o
-        rows, elements = (sizes.degree + 1) ** 2, template.size**2
-        self.order = order
-        self.atom_norm = GroupNorm(squares(sizes.degree), sizes.channels, 1e-6)
-        self.pair_norm = GroupNorm([1, 1, *[2] * order], sizes.pair_channels, 1e-2)
+        o = self.options = options
+        sizes, self.order, self.template = backbone.options, backbone.order, backbone.template
+        self.degree = sizes.degree
+        rows, elements = (sizes.degree + 1) ** 2, self.template.size**2
+        self.atom_norm = atom_norm(sizes.degree, sizes.channels)
+        self.pair_norm = pair_norm(self.order, sizes.pair_channels)
         self.atom_shown = IrrepsLinear(sizes.degree, sizes.channels, o.shown)
-        widths = so2.atom_widths(sizes.degree, order, o.shown)
+        widths = so2.atom_widths(sizes.degree, self.order, o.shown)
         self.pair_shown = so2.Linear([sizes.pair_channels] * len(widths), widths)
         self.species = nn.Embedding(n_elements, o.channels)
         self.atom_token = nn.Linear(elements + rows * o.shown, o.channels)
         self.pair_token = nn.Linear(elements + rows * (o.shown + 1) + sizes.hidden, o.channels)
-        self.layers = nn.ModuleList(Attention(o, sizes.hidden) for _ in range(o.layers))
+        self.layers = nn.Sequential(*(Attention(o, sizes.hidden) for _ in range(o.layers)))
         self.site_norm, self.link_norm = nn.LayerNorm(o.channels), nn.LayerNorm(o.channels)
         self.onsite, self.pair = nn.Linear(o.channels, elements), nn.Linear(o.channels, elements)
         for leave in (self.onsite, self.pair):
             nn.init.zeros_(leave.weight)
             nn.init.zeros_(leave.bias)
         for k, Q in enumerate(group(o.frames)):
-            for name, tensor in rotation_from_matrix(Q, sizes.degree, template)._asdict().items():
+            for name, tensor in rotation_from_matrix(Q, sizes.degree, self.template)._asdict().items():
                 self.register_buffer(f"frame_{k}_{name}", tensor, persistent=False)
 
     def forward(
@@ -140,13 +129,10 @@ class HarmoSE(nn.Module):
         pair = R.transpose(1, 2) @ output.pair @ R  # in the global frame
         atoms = self._atom_tokens(onsite, D @ features.atoms, species)
         pairs = self._pair_tokens(pair, features.pairs, directed)
-        for layer in self.layers:
-            atoms, pairs = layer(atoms, pairs, directed)
+        atoms, pairs, _ = self.layers(Features(atoms, pairs, directed))
         shape = (self.template.size, self.template.size)
-        site = self.onsite(self.site_norm(atoms)).unflatten(-1, shape)
-        link = self.pair(self.link_norm(pairs)).unflatten(-1, shape)
-        direct, opposite = link.chunk(2)
-        site, link = 0.5 * (site + site.transpose(1, 2)), 0.5 * (direct + opposite.transpose(1, 2))
+        site = symmetric(self.onsite(self.site_norm(atoms)).unflatten(-1, shape))
+        link = undirected(self.pair(self.link_norm(pairs)).unflatten(-1, shape))
         site = B.T @ limited(masks.onsite * site, self.options.limit) @ B
         link = R @ limited(masks.pair * link, self.options.limit) @ R.transpose(1, 2)
         size = pair_size(directed.distances) / PAIR_SCALE * directed.envelope
@@ -158,11 +144,10 @@ class HarmoSE(nn.Module):
         return self.atom_token(numbers) + self.species(species)
 
     def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
-        degree = self.sizes.degree
         both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
         components = self.pair_shown(so2.components_from_feature(self.pair_norm(pairs)))
-        shown = so2.atoms_from_components(components, directed.wigner_d, degree, self.order)
-        harmonics = directed.wigner_d[:, : degree + 1].sum(1)  # rows m = 0, one for each l
+        shown = so2.atoms_from_components(components, directed.wigner_d, self.degree, self.order)
+        harmonics = directed.wigner_d[:, : self.degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 
 
@@ -180,11 +165,7 @@ class Attention(nn.Module):
     """Atoms attend to themselves and their neighbours through the pairs' tokens; pairs then read both ends.
 
     A neighbour's share carries the smooth envelope, and an atom always attends to itself: shares neither jump when a
-    neighbour leaves nor depend on what is beyond the cutoff.
-
-    Args:
-        options: sizes.
-        hidden: channels of the description of edges.
+    neighbour leaves nor depend on what is beyond the cutoff. `hidden`: channels of the description of edges.
     """
 
     def __init__(self, options: HarmoSEOptions, hidden: int) -> None:
@@ -196,18 +177,18 @@ class Attention(nn.Module):
         self.atom_told, self.pair_told = nn.Linear(n, 2 * n, bias=False), nn.Linear(n, 2 * n, bias=False)
         self.bias = nn.Linear(hidden, o.heads)
         self.mix = nn.Linear(n, n)
-        self.atom_feed = nn.Sequential(nn.Linear(n, 2 * n), nn.SiLU(), nn.Linear(2 * n, n))
-        self.pair_feed = nn.Sequential(nn.Linear(3 * n, 2 * n), nn.SiLU(), nn.Linear(2 * n, n))
+        self.atom_feed, self.pair_feed = mlp(n, 2 * n, n), mlp(3 * n, 2 * n, n)
 
-    def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Features) -> Features:
         """Update tokens of atoms (N, channels) and directed pairs (2P, channels)."""
+        atoms, pairs, directed = tokens
         x, e = self.atom_norm(atoms), self.pair_norm(pairs)
         keys_values = self.atom_told(x)
         atoms = atoms + self.mix(self._attended(self.query(x), keys_values, self.pair_told(e), directed))
         x = self.out_norm(atoms)
         atoms = atoms + self.atom_feed(x)
         ends = torch.cat([e, x[directed.first], x[directed.second]], dim=-1)
-        return atoms, pairs + self.pair_feed(ends)
+        return Features(atoms, pairs + self.pair_feed(ends), directed)
 
     def _attended(self, query: Tensor, own: Tensor, added: Tensor, directed: Directed) -> Tensor:
         """Weighted values, (N, channels).

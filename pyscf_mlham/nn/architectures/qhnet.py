@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import NEIGHBOURS, Backbone, BackboneOptions, Directed, Features
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features, MessageLayer
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, squares
+from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, squares
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,7 @@ class TensorProduct(nn.Module):
 
 
 class PathWeights(nn.Module):
-    """Weights of a tensor product's paths: a function of the edge times one of the ends' scalar products.
-
-    Args:
-        options: sizes.
-        paths: number of paths of the product.
-    """
+    """Weights of a tensor product's paths: a function of the edge times one of the ends' scalar products."""
 
     def __init__(self, options: QHNetOptions, paths: int) -> None:
         super().__init__()
@@ -111,7 +106,7 @@ class PathWeights(nn.Module):
         products = (o.degree + 1) * o.channels
         self.sizes = squares(o.degree)
         self.edge = nn.Sequential(nn.Linear(o.hidden + o.pair_channels, o.hidden), nn.SiLU())
-        self.ends = nn.Sequential(nn.Linear(products, o.hidden), nn.SiLU(), nn.Linear(o.hidden, o.hidden))
+        self.ends = mlp(products, o.hidden, o.hidden)
         self.leave = nn.Linear(o.hidden, paths * o.channels)
         nn.init.normal_(self.leave.weight, std=o.hidden**-0.5)
         nn.init.ones_(self.leave.bias)
@@ -132,14 +127,9 @@ class PathWeights(nn.Module):
 
 
 class QHNet(Backbone):
-    """Backbone with Clebsch-Gordan products.
+    """Backbone with Clebsch-Gordan products."""
 
-    Args:
-        options: sizes.
-        template: shape of a block.
-        n_elements: number of elements.
-        n_inputs: number of input matrices.
-    """
+    layers: nn.ModuleList
 
     def __init__(self, options: QHNetOptions, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
         super().__init__(options, template, n_elements, n_inputs)
@@ -153,12 +143,7 @@ class QHNet(Backbone):
         self.ends = nn.ModuleList(Ends(o, self.order) for _ in last)
 
     def forward(self, batch: Batch, species: Tensor) -> Features:
-        """Return features of atoms and of directed pairs.
-
-        Args:
-            batch: molecules.
-            species: (N,) index of each atom's element.
-        """
+        """Return features of atoms and of directed pairs; see `Backbone`."""
         atoms, pairs, directed = self.inputs(batch, species)
         links = self._links(pairs, directed)
         first = len(self.layers) - len(self.squares)
@@ -177,17 +162,13 @@ class QHNet(Backbone):
         return so2.atoms_from_components([first, *others], directed.wigner_d, o.degree, self.order)
 
 
-class Message(nn.Module):
-    """One round of messages among atoms.
-
-    Args:
-        options: sizes.
-    """
+class Message(MessageLayer):
+    """One round of messages among atoms."""
 
     def __init__(self, options: QHNetOptions) -> None:
         super().__init__()
         o = options
-        self.atom_norm, self.out_norm = (GroupNorm(squares(o.degree), o.channels, 1e-6) for _ in range(2))
+        self.atom_norm, self.out_norm = (atom_norm(o.degree, o.channels) for _ in range(2))
         self.enter = IrrepsLinear(o.degree, o.channels, o.channels)
         self.product = TensorProduct(o.degree)
         self.weights = PathWeights(o, self.product.paths)
@@ -199,22 +180,16 @@ class Message(nn.Module):
         x = self.atom_norm(atoms)
         weights = self.weights(x[directed.first], x[directed.second], pairs, directed.edges)
         sent = self.product(self.enter(x)[directed.second], links, weights * directed.envelope)
-        received = torch.zeros_like(atoms).index_add(0, directed.first, sent)
-        atoms = atoms + self.mix(received) * NEIGHBOURS**-0.5
-        return atoms + self.feed(self.out_norm(atoms))
+        return self.received(atoms, sent, directed)
 
 
 class Square(nn.Module):
-    """Product of each atom's irreps with themselves.
-
-    Args:
-        options: sizes.
-    """
+    """Product of each atom's irreps with themselves."""
 
     def __init__(self, options: QHNetOptions) -> None:
         super().__init__()
         o = options
-        self.norm = GroupNorm(squares(o.degree), o.channels, 1e-6)
+        self.norm = atom_norm(o.degree, o.channels)
         self.left, self.right, self.leave = (IrrepsLinear(o.degree, o.channels, o.channels) for _ in range(3))
         self.product = TensorProduct(o.degree)
         self.weights = nn.Parameter(torch.randn(1, self.product.paths, o.channels))
@@ -226,18 +201,13 @@ class Square(nn.Module):
 
 
 class Ends(nn.Module):
-    """Products of the irreps at the two ends of each pair, in the pair's frame.
-
-    Args:
-        options: sizes.
-        order: largest m of pairs.
-    """
+    """Products of the irreps at the two ends of each pair, in the pair's frame; orders m = 0 .. order."""
 
     def __init__(self, options: QHNetOptions, order: int) -> None:
         super().__init__()
         o = self.options = options
         self.order = order
-        self.norm = GroupNorm(squares(o.degree), o.channels, 1e-6)
+        self.norm = atom_norm(o.degree, o.channels)
         self.left, self.right = (IrrepsLinear(o.degree, o.channels, o.channels) for _ in range(2))
         self.natural, self.pseudo = TensorProduct(o.degree), TensorProduct(o.degree, pseudo=True)
         self.weights = PathWeights(o, self.natural.paths + self.pseudo.paths)

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from pyscf_mlham.ao.layout import ShellTemplate
-from pyscf_mlham.nn.backbone import BackboneOptions, Features
-from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size
-from pyscf_mlham.nn.layers import GroupNorm, squares
+from pyscf_mlham.nn.backbone import Backbone, Features
+from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size, symmetric, undirected
+from pyscf_mlham.nn.layers import GroupNorm, atom_norm, mlp, pair_norm
 
 FLAT = 1e-2  # gradients below this share of the normalised features are not rescaled to their size
 TINY = 1e-12
@@ -47,13 +46,7 @@ class TraceGradOptions:
 
 
 class InvariantNetwork(nn.Module):
-    """z = C silu(B silu(A q + a) + b), and the gradient of its sum.
-
-    Args:
-        inputs: number of q.
-        hidden: channels.
-        outputs: number of z.
-    """
+    """z = C silu(B silu(A q + a) + b), and the gradient of its sum."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -80,25 +73,19 @@ class InvariantGradient(nn.Module):
     """Invariants of features, and the features given by their gradient.
 
     Args:
-        sizes: numbers of rows that rotations mix; the first row is invariant.
-        channels: C.
-        floor: floor of the norm; see `GroupNorm`.
+        norm: norm of the features; the first row of these is invariant.
         options: sizes.
     """
 
-    groups: Tensor
-
-    def __init__(self, sizes: list[int], channels: int, floor: float, options: TraceGradOptions) -> None:
+    def __init__(self, norm: GroupNorm, options: TraceGradOptions) -> None:
         super().__init__()
-        o = options
-        self.sizes = sizes
-        self.norm = GroupNorm(sizes, channels, floor)
+        o, self.norm, self.sizes = options, norm, norm.sizes
+        groups, channels = norm.scale.shape
         self.left, self.right = (
-            nn.Parameter(torch.randn(len(sizes), channels, o.quadratic) * channels**-0.5) for _ in range(2)
+            nn.Parameter(torch.randn(groups, channels, o.quadratic) * channels**-0.5) for _ in range(2)
         )
-        self.network = InvariantNetwork(channels + len(sizes) * o.quadratic, o.hidden, o.invariants)
-        self.gain = nn.Parameter(torch.full((len(sizes), channels), 0.1))
-        self.register_buffer("groups", torch.tensor(sizes), persistent=False)
+        self.network = InvariantNetwork(channels + groups * o.quadratic, o.hidden, o.invariants)
+        self.gain = nn.Parameter(torch.full((groups, channels), 0.1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return features with their gradients added, and z.
@@ -111,12 +98,12 @@ class InvariantGradient(nn.Module):
         with torch.no_grad():  # a scale, without a gradient of its own
             floor = FLAT**2 * self._squares(x) + TINY
             ratio = (self._squares(features) / (self._squares(v) + floor)).sqrt()
-        return features + ratio * v * self.gain.repeat_interleave(self.groups, dim=0, output_size=x.shape[1]), z
+        return features + ratio * v * self.norm.by_row(self.gain), z
 
     def _squares(self, x: Tensor) -> Tensor:
         """Mean square of the group of each row, (N, rows, 1)."""
         means = [part.square().mean((1, 2), keepdim=True) for part in x.split(self.sizes, dim=1)]
-        return torch.cat(means, dim=1).repeat_interleave(self.groups, dim=1, output_size=x.shape[1])
+        return self.norm.by_row(torch.cat(means, dim=1), dim=1)
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C).
@@ -145,40 +132,20 @@ class InvariantGradient(nn.Module):
 
 
 class TraceGrad(nn.Module):
-    """Wrapper that enriches the features of any backbone.
+    """Wrapper that enriches the features of any backbone."""
 
-    Args:
-        options: sizes.
-        sizes: sizes of the backbone.
-        order: largest m of pairs.
-        template: shape of a block.
-        n_elements: number of elements.
-    """
-
-    def __init__(
-        self, options: TraceGradOptions, sizes: BackboneOptions, order: int, template: ShellTemplate, n_elements: int
-    ) -> None:
+    def __init__(self, options: TraceGradOptions, backbone: Backbone, n_elements: int) -> None:
         super().__init__()
-        self.shells = sum(template.counts)
-        self.atoms = InvariantGradient(squares(sizes.degree), sizes.channels, 1e-6, options)
-        self.pairs = InvariantGradient([1, 1, *[2] * order], sizes.pair_channels, 1e-2, options)
-        self.onsite_trace, self.pair_trace = (
-            nn.Sequential(
-                nn.Linear(options.invariants, options.hidden),
-                nn.SiLU(),
-                nn.Linear(options.hidden, self.shells**2),
-            )
-            for _ in range(2)
-        )
+        o, sizes = options, backbone.options
+        self.shells = sum(backbone.template.counts)
+        self.atoms = InvariantGradient(atom_norm(sizes.degree, sizes.channels), o)
+        self.pairs = InvariantGradient(pair_norm(backbone.order, sizes.pair_channels), o)
+        self.onsite_trace, self.pair_trace = (mlp(o.invariants, o.hidden, self.shells**2) for _ in range(2))
         self.biases = nn.Embedding(n_elements, self.shells**2)
         nn.init.zeros_(self.biases.weight)
 
     def forward(self, features: Features) -> tuple[Features, tuple[Tensor, Tensor]]:
-        """Return enriched features, and the invariants of atoms and directed pairs.
-
-        Args:
-            features: features of the backbone.
-        """
+        """Return enriched features, and the invariants of atoms and directed pairs."""
         atoms, z_atoms = self.atoms(features.atoms)
         pairs, z_pairs = self.pairs(features.pairs)
         return Features(atoms, pairs, features.directed), (z_atoms, z_pairs)
@@ -196,6 +163,5 @@ class TraceGrad(nn.Module):
         onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)
         directed = features.directed
         size = pair_size(directed.distances) * directed.envelope
-        direct, opposite = (size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)).chunk(2)
-        onsite = ONSITE_SCALE**2 * 0.5 * (onsite + onsite.transpose(1, 2))
-        return Traces(onsite, 0.5 * (direct + opposite.transpose(1, 2)))
+        pair = size**2 * self.pair_trace(z_pairs).unflatten(-1, shape)
+        return Traces(ONSITE_SCALE**2 * symmetric(onsite), undirected(pair))

@@ -255,8 +255,7 @@ class _MultilevelSCF(Picklable):
         """Estimate the energy to second order from the response to the last full build."""
         point: Point = last
         for response in ladder.levels((RESPONSE.name,)):  # empty for functionals without second derivatives
-            level = response.shifted(last)
-            point = level.build(solve([level], last, level.share * last.gradient).orbitals)
+            point = solve([response.shifted(last)], last, response.share * last.gradient).point
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
         self.e_tot = last.energy + float(np.sum(mean * change))
         self.energy_error = RESPONSE_ERROR * last.lowering

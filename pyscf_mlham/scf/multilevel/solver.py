@@ -62,12 +62,18 @@ class Solution(NamedTuple):
     """Result of a level's SCF.
 
     Attributes:
-        orbitals: best orbitals.
-        converged: whether they meet, or are expected to meet, the tolerance.
+        point: best point, of the level itself or of a cheaper one that it trusts.
+        converged: whether its orbitals meet, or are expected to meet, the tolerance.
     """
 
-    orbitals: Orbitals
+    point: Point
     converged: bool
+
+    @property
+    def orbitals(self) -> Orbitals:
+        """Orbitals of the best point."""
+        assert self.point.orbitals is not None
+        return self.point.orbitals
 
 
 def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
@@ -88,21 +94,21 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
             floor = min(FLOOR * tolerance, last.gradient / 2)
             goal = min(cheaper[0].share * last.gradient, ROUGH)
             goal = goal if goal > NEARLY * tolerance else floor
-            orbitals, converged = solve([cheaper[0].shifted(last), *cheaper[1:]], last, goal)
+            solution = solve([cheaper[0].shifted(last), *cheaper[1:]], last, goal)
+            orbitals = solution.orbitals
             stuck = orbitals is last.orbitals
-            if stuck or not converged:
+            if stuck or not solution.converged:
                 cheaper = []
             if stuck:
                 continue
-            if converged and level.trust * point.gradient < tolerance:
-                return Solution(orbitals, True)
+            if solution.converged and level.trust * point.gradient < tolerance:
+                return solution
         else:
             orbitals = level.step(point, len(points) - 1)
         point = level.build(orbitals)
         points.append(point)
     best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
-    assert best.orbitals is not None
-    return Solution(best.orbitals, best.gradient < tolerance)
+    return Solution(best, best.gradient < tolerance)
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:
