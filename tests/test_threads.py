@@ -131,7 +131,7 @@ def test_accelerate_keeps_blas_to_one_thread(kind: str, threads: int, monkeypatc
     coarse, fits = watch(monkeypatch, CoarseField, "potential"), watch(monkeypatch, fitting, "_whitening")
     full = watch(monkeypatch, type(mf), "get_veff")
     fast = pyscf_mlham.accelerate(mf).run()
-    assert fast.converged and fast.full_builds >= 2
+    assert fast.converged
     assert set(full) == {threads}
     assert set(coarse) == {1}
     assert set(fits) == {2}  # large products

@@ -225,7 +225,7 @@ def test_fields_of_a_molecule_share_integrals_and_orbital_values(calculated: Cou
 
 def test_two_readers_at_once_get_the_same_values(calculated: Counter[str]) -> None:
     mf = mean_field("b3lyp")
-    orbitals = GridOrbitals(mf.mol, SINGLE, mf.grids.prune, 1)
+    orbitals = GridOrbitals.of_level(mf.mol, SINGLE, mf.grids.prune, 1)
     slow = orbitals.blocks(1e9)
     early = next(slow)
     whole = list(orbitals.blocks(1e9))
