@@ -93,39 +93,23 @@ def reason_of(error: Exception) -> str:
 
 
 def is_scc(key: Any) -> bool:
-    """Whether a value of init_guess selects the self-consistent baseline.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Whether a value of init_guess selects the self-consistent baseline."""
     return isinstance(key, str) and key.strip().lower() == SCC
 
 
 def is_ml(key: Any) -> bool:
-    """Whether a value of init_guess selects a learned guess: 'ml' or 'ml:<name or path>'.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Whether a value of init_guess selects a learned guess: 'ml' or 'ml:<name or path>'."""
     return isinstance(key, str) and (key.strip().lower() == "ml" or key.strip().lower().startswith("ml:"))
 
 
 def model_of(mf: Any) -> Predictor | None:
-    """Return the model named by an object's init_guess, None if that is one of PySCF's own guesses.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
+    """Return the model named by an object's init_guess, None if that is one of PySCF's own guesses."""
     key = mf.init_guess
     return resolve(named_model(key), mf, mf.mol) if is_ml(key) else None
 
 
 def named_model(key: str) -> ModelLike:
-    """Return the model of 'ml' (the registered one) or 'ml:<name or path>'; None for the shipped ones.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Return the model of 'ml' (the registered one) or 'ml:<name or path>'; None for the shipped ones."""
     return key.strip()[3:].strip() or settings.model
 
 
@@ -144,13 +128,7 @@ def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Arra
 
 
 def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = None) -> tuple[Array, GuessInfo]:
-    """Return the density matrix of the guess 'ml', and how it was made; see `guess`.
-
-    Args:
-        mf: PySCF mean-field object; not changed.
-        model: see `guess`.
-        fallback: see `guess`.
-    """
+    """Return the density matrix of the guess 'ml', and how it was made; see `guess`."""
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
     with record_kept(mf):
@@ -256,13 +234,7 @@ def _fallen_back(
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
-    """Return the checked density matrix of a prediction, with broken spin symmetry if the object's settings require it.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        prediction: prediction for this object and molecule.
-    """
+    """Return the checked density matrix of a prediction, of broken spin symmetry if the object is set so."""
     density = density_from_orbitals(mf, prediction.orbitals)
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
@@ -275,11 +247,6 @@ def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
 
     PySCF's default deletes half of the beta density; a good guess then converges to higher states (twisted ethylene,
     singlet O2), and nothing is saved.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        model: model to be used.
     """
     equal = getattr(model, "restricted", False) or not model.exact
     if equal and spin_breaking(mf, mol) not in (0, "mix"):
