@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
+from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
@@ -131,23 +131,9 @@ def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = Non
     """Return the density matrix of the guess 'ml', and how it was made; see `guess`."""
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
+    model = settings.model if model is None else model
     with record_kept(mf):
-        return _guess(mf, mf.mol, _registered(model), fallback, lambda key: mf.get_init_guess(mf.mol, key))
-
-
-def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
-    """Return the guess 'ml' and "", or the fallback and why the model was not used.
-
-    Args:
-        mf: PySCF mean-field object; not changed.
-        model: a model, its name or its path; None uses the setting of `register`.
-        fallback: guess to use if the model is not applicable, or "raise".
-
-    Returns:
-        density matrix in the object's own shape, and the reason.
-    """
-    density, info = guess_with_info(mf, model, fallback)
-    return density, info.fallback_reason
+        return _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
@@ -171,11 +157,7 @@ def registered_model(model: ModelLike, mf: Any) -> Predictor:
         model: a model, its name or its path; None uses the setting of `register`.
         mf: PySCF mean-field object.
     """
-    return resolve(_registered(model), mf, mf.mol)
-
-
-def _registered(model: ModelLike) -> ModelLike:
-    return settings.model if model is None else model
+    return resolve(settings.model if model is None else model, mf, mf.mol)
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
@@ -239,7 +221,12 @@ def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> A
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
         raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
-    return _break_spin_symmetry(mf, mol, density, prediction.orbitals)
+    breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
+    if not breaking or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
+        return density
+    if breaking != "mix":
+        raise _unsuitable_breaking(mf)
+    return density_from_orbitals(mf, with_mixed_frontier(mol, prediction.orbitals))
 
 
 def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
@@ -258,16 +245,6 @@ def _unsuitable_breaking(mf: Any) -> OutOfDomainError:
         f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {mf.init_guess_breaksym}), "
         "which ruins a learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
     )
-
-
-def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
-    """Break spin symmetry if PySCF's own guesses do, to converge to the same state or a lower one."""
-    wanted = spin_breaking(mf, mol)
-    if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
-        return density
-    if wanted == "mix":
-        return density_from_orbitals(mf, with_mixed_frontier(mol, orbitals))
-    raise _unsuitable_breaking(mf)
 
 
 def checked_fallback(fallback: str) -> str:
