@@ -1,12 +1,11 @@
-"""Train every network on the same molecules with the same budget, and say what each reaches and costs.
+"""Train every network on the same molecules with the same budget, and report its accuracy and cost.
 
 python examples/compare_networks.py labels.h5 --minutes 15 --scf 12 --out out/networks
 
-Every run takes as many steps as fit so many minutes of processor time on one thread (--minutes), by what a step of each
-network costs; all networks are timed in turns when a folder is begun. Or every run takes --steps. The time that a run
-took in fact is in the table. A run that was stopped goes on when the same command is given again; other seeds, variants
-and numbers of molecules join the table of the same folder, also from a second process. Results: networks.md,
-networks.png, and one folder for each run.
+Every run has the number of steps that fits --minutes of processor time on one thread; the networks are timed in turns
+when a folder is new. Or every run has --steps. The table has the actual time. An interrupted run continues if the same
+command is given again; other seeds, variants and numbers of molecules join the table of the same folder, also from a
+second process. Results: networks.md, networks.png, and one folder for each run.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pyscf_mlham.checkpoint import ModelConfig, replace_file
 from pyscf_mlham.data.dataset import Example, examples
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.model.guess import guess_or_reason
+from pyscf_mlham.model.guess import guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.batch import batch_from_samples
@@ -47,11 +46,11 @@ TRIAL = 14  # rounds in which every network takes a step and is timed; the first
 
 @dataclass(frozen=True)
 class Data:
-    """What all runs share.
+    """Data of all runs.
 
     Attributes:
         train, val, test: examples.
-        config: of the model without wrapper or refiner.
+        config: model without wrapper or refiner.
     """
 
     train: list[Example]
@@ -77,14 +76,7 @@ class Data:
 
 
 def settings(variant: str, molecules: int, seed: int, args: argparse.Namespace) -> TrainConfig:
-    """Return the settings of one run; its steps may still be unknown.
-
-    Args:
-        variant: one of `VARIANTS`.
-        molecules: to train on, 0 = all.
-        seed: of weights and order.
-        args: of the command line.
-    """
+    """Return the settings of one run; its steps may still be unknown."""
     backbone, *parts = variant.split("+")
     name = f"{variant}-{molecules or 'all'}-{seed}"
     return TrainConfig(
@@ -103,26 +95,16 @@ def settings(variant: str, molecules: int, seed: int, args: argparse.Namespace) 
 
 
 def with_steps(run: TrainConfig, steps: int) -> TrainConfig:
-    """Return the settings for so many steps: warm-up and average in proportion.
-
-    Args:
-        run: settings.
-        steps: of the run.
-    """
+    """Return the settings for so many steps: warm-up and average in proportion."""
     average = min(0.998, 1 - min(20, steps) / (steps + 1))
     validate = max(1, steps // 6)
     return dataclasses.replace(run, steps=steps, warmup=min(200, steps // 5), average=average, validate_every=validate)
 
 
 def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[str, dict[str, float]]:
-    """Time a step of training, and the inference of one molecule, of every network, or read what was found before.
+    """Time a step of training and the inference of one molecule with every network, or read earlier timings.
 
     The networks take turns, so that whatever else the machine does weighs on all of them alike.
-
-    Args:
-        args: of the command line.
-        data: what all runs share.
-        console: to draw on.
 
     Returns:
         processor seconds by variant: "step", and "inference".
@@ -147,22 +129,12 @@ def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[s
 
 
 def relative(seconds: list[float], reference: list[float]) -> float:
-    """Return the mean of the reference, times the median ratio to it: rounds differ by batch and by a busy machine.
-
-    Args:
-        seconds: of one network, by round.
-        reference: of another one in the same rounds.
-    """
+    """Return the mean of the reference, times the median ratio to it: rounds differ by batch and by a busy machine."""
     return float(np.mean(reference) * np.median(np.divide(seconds, reference)))
 
 
 def timed(trainer: Trainer, batch: list[Example]) -> tuple[float, float]:
-    """Return the processor seconds of one step, and of the inference of one molecule.
-
-    Args:
-        trainer: of the network.
-        batch: to take the step with.
-    """
+    """Return the processor seconds of one step, and of the inference of one molecule."""
     start = time.process_time()
     trainer.update(batch)
     middle = time.process_time()
@@ -174,12 +146,7 @@ def timed(trainer: Trainer, batch: list[Example]) -> tuple[float, float]:
 
 
 def read_data(args: argparse.Namespace, console: Console) -> Data:
-    """Prepare the molecules once; every backbone reads the same.
-
-    Args:
-        args: of the command line.
-        console: to draw on.
-    """
+    """Prepare the molecules once; every backbone reads the same."""
     train, val, config = prepare(settings("qhnetv2", 0, 0, args), console)
     with HamiltonianFile(args.data) as file:
         test = list(examples(args.data, in_domain(file, "test", config), recipe_of(config)))
@@ -187,25 +154,13 @@ def read_data(args: argparse.Namespace, console: Console) -> Data:
 
 
 def config_of(run: TrainConfig, data: Data) -> ModelConfig:
-    """Describe the model of one run.
-
-    Args:
-        run: its settings.
-        data: what all runs share.
-    """
+    """Describe the model of one run."""
     options = network_options(run, ShellTemplate(tuple(data.config.options["template"])))
     return dataclasses.replace(data.config, name=run.name, architecture=run.architecture, options=options)
 
 
 def one_run(run: TrainConfig, molecules: int, data: Data, console: Console) -> None:
-    """Train and judge one network, where an earlier call has not done so.
-
-    Args:
-        run: settings.
-        molecules: to train on, 0 = all.
-        data: what all runs share.
-        console: to draw on.
-    """
+    """Train and evaluate one network, unless an earlier call has."""
     path = Path(run.output) / "result.json"
     if path.exists():
         return
@@ -233,12 +188,7 @@ def one_run(run: TrainConfig, molecules: int, data: Data, console: Console) -> N
 
 
 def train_and_time(trainer: Trainer, path: Path) -> float:
-    """Train to the end or to a signal, and return the processor seconds of this and all earlier calls.
-
-    Args:
-        trainer: of the run.
-        path: where those of earlier calls are.
-    """
+    """Train to the end or to a signal, and return the processor seconds of this and all earlier calls."""
     before = float(json.loads(path.read_text())) if path.exists() else 0.0
     start = time.process_time()
     trainer.run()
@@ -248,12 +198,7 @@ def train_and_time(trainer: Trainer, path: Path) -> float:
 
 
 def count_cycles(args: argparse.Namespace, console: Console) -> float:
-    """Run SCF from every model that has not been asked, add the mean cycles to its result, and return minao's.
-
-    Args:
-        args: of the command line.
-        console: to draw on.
-    """
+    """Run SCF from every model without mean cycles in its result, add them, and return those of minao."""
     reference = args.out / "minao.json"
     missing = [p for p in sorted(args.out.glob("*/result.json")) if "cycles" not in json.loads(p.read_text())]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -269,14 +214,9 @@ def count_cycles(args: argparse.Namespace, console: Console) -> float:
 def mean_cycles(name: str, args: argparse.Namespace) -> tuple[float, int]:
     """Count SCF cycles on the first test molecules, density-fitted on grid level 1.
 
-    Args:
-        name: of a PySCF guess, or a model folder.
-        args: of the command line.
-
     Returns:
-        their mean, and how many molecules started from minao because the model's prediction was not fit for use.
+        their mean, and the number of molecules for which the prediction was rejected and minao used.
     """
-    model = None if name == "minao" else load(name)
     counts, refused = [], 0
     with HamiltonianFile(args.data) as file:
         known = load(next(args.out.glob("*/result.json")).parent / "model").config
@@ -284,8 +224,11 @@ def mean_cycles(name: str, args: argparse.Namespace) -> tuple[float, int]:
             mol = mol_from_geometry(file[index], file.level.basis)
             mf = dft.RKS(mol, xc=file.level.xc).density_fit().set(conv_tol=file.level.conv_tol, verbose=0)
             mf.grids.level = 1
-            density, reason = (mf.get_init_guess(key="minao"), "") if model is None else guess_or_reason(mf, model)
-            refused += bool(reason)
+            if name == "minao":
+                density = mf.get_init_guess(key=name)
+            else:
+                density, info = guess_with_info(mf, name, "minao")
+                refused += bool(info.fallback_reason)
             mf.kernel(dm0=density)
             counts.append(mf.cycles if mf.converged else mf.max_cycle)
     return float(np.mean(counts)), refused
@@ -319,11 +262,7 @@ def numbers(text: str) -> list[int]:
 
 
 def check_protocol(args: argparse.Namespace) -> None:
-    """Refuse a folder whose runs had another budget, H0, sizes or test; cycles may be counted later.
-
-    Args:
-        args: of the command line.
-    """
+    """Raise SystemExit if the runs of a folder had another budget, H0, sizes or test; cycles may be counted later."""
     names = ("minutes", "steps", "learning_rate", "validation", "baseline", "network", "scf")
     here = {name: getattr(args, name) for name in names} | {"data": args.data.name}
     path = args.out / "protocol.json"
@@ -355,13 +294,7 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace, costs: dict[str, dict[str, float]], minao: float | None) -> str:
-    """Write and return the tables of all finished runs, and draw them.
-
-    Args:
-        args: of the command line.
-        costs: of each network.
-        minao: mean cycles from PySCF's guess, where they were counted.
-    """
+    """Write and return the tables of all finished runs, and draw them."""
     found = read_results(args.out)
     text = summary(found, costs, json.loads((args.out / "protocol.json").read_text()), minao)
     replace_file(args.out / "networks.md", text.encode())

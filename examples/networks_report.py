@@ -1,4 +1,4 @@
-"""What the runs of compare_networks.py found, as a table and as a picture."""
+"""Results of compare_networks.py as a table and a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = {  # key of a result: heading, format
     "occupied_mae": ("eps / Ha", ".2e"),
     "similarity": ("psi", ".3f"),
     "cycles": ("cycles", ".2f"),
-    "equivariance": ("turning / Ha", ".0e"),
+    "equivariance": ("equivariance error / Ha", ".0e"),
     "parameters": ("weights", ".2e"),
     "steps": ("steps", ".0f"),
     "minutes": ("minutes", ".1f"),
@@ -38,22 +38,13 @@ Result = dict[str, Any]
 
 
 def read_results(out: Path) -> list[Result]:
-    """Return the results of all finished runs, in the order of `VARIANTS`.
-
-    Args:
-        out: folder.
-    """
+    """Return the results of all finished runs, in the order of `VARIANTS`."""
     found = [json.loads(path.read_text()) for path in out.glob("*/result.json")]
     return sorted(found, key=lambda r: (VARIANTS.index(r["variant"]), r["molecules"], r["seed"]))
 
 
 def table(found: list[Result], first: str) -> list[str]:
-    """Return lines of Markdown: means over the seeds, and half their range where there are several.
-
-    Args:
-        found: results.
-        first: "variant" or "molecules", what the rows differ by.
-    """
+    """Return lines of Markdown: means over the seeds, and half their range if there are several."""
     columns = {k: v for k, v in COLUMNS.items() if all(k in r for r in found)}
     lines = [
         f"| {first} | " + " | ".join(heading for heading, _ in columns.values()) + " |",
@@ -77,8 +68,8 @@ def summary(
     Args:
         found: results.
         costs: processor seconds of each network: "step", and "inference" of one molecule.
-        protocol: what all runs share.
-        minao: mean cycles from PySCF's guess, where they were counted.
+        protocol: settings of all runs.
+        minao: mean cycles from PySCF's guess, None if not counted.
     """
     found = [costs[r["variant"]] | r for r in found]
     most = max(r["molecules"] for r in found)
@@ -93,7 +84,7 @@ def summary(
         lines += [
             f"Cycles: of the first {protocol['scf']}, density-fitted, grid 1; from minao {minao:.2f}. A model's guess "
             "costs two coarse builds beside, one of them a step of the SCF's own response, which evens out differences."
-            + f" Predictions not fit for use, where minao took their place: {refused}."
+            + f" Predictions rejected, with minao in their place: {refused}."
             * bool(refused)
         ]
     lines += ["", *table(whole, "variant")]
@@ -106,13 +97,7 @@ def summary(
 
 
 def draw(found: list[Result], costs: dict[str, dict[str, float]], out: Path) -> None:
-    """Plot the validation errors during training, what each network reaches for its cost, and the learning curves.
-
-    Args:
-        found: results.
-        costs: of each network, see `summary`.
-        out: folder of the runs; the picture is written there.
-    """
+    """Plot the validation errors during training, what each network reaches for its cost, and the learning curves."""
     most = max(r["molecules"] for r in found)
     figure = Figure(figsize=(14, 4), layout="constrained")
     FigureCanvasAgg(figure)

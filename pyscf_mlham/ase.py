@@ -47,10 +47,15 @@ Array = NDArray[np.float64]
 
 BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
-SOLVERS = ("scf", "twolevel")
-MODES = ("scf", "predict")
-GRID_LEVELS = (None, *range(10))
-DISPERSION = (None, "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4")
+CHOICES: dict[str, Any] = {
+    "solver": ("scf", "twolevel"),
+    "mode": ("scf", "predict"),
+    "history": (*STRATEGIES, None),
+    "fallback": FALLBACKS,
+    "grid_level": (None, *range(10)),
+    "dispersion": (None, "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"),
+    "verbose": range(10),
+}
 
 __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
@@ -119,22 +124,11 @@ class MLHam(Calculator):
         self._start_history()  # ASE calls `set` only for parameters that differ from the defaults
 
     def set(self, **parameters: Any) -> dict[str, Any]:
-        """Change parameters; a change clears results and history.
-
-        Args:
-            parameters: see the constructor.
-        """
+        """Change parameters, see the constructor; a change clears results and history."""
         if unknown := sorted(set(parameters) - set(self.default_parameters)):
             raise InputError(f"unknown argument {', '.join(unknown)}; expected {', '.join(self.default_parameters)}.")
         current: dict[str, Any] = self.parameters or self.default_parameters
-        choices: dict[str, Any] = {
-            "solver": SOLVERS,
-            "mode": MODES,
-            "history": (*STRATEGIES, None),
-            "fallback": FALLBACKS,
-        }
-        choices |= {"grid_level": GRID_LEVELS, "dispersion": DISPERSION, "verbose": range(10)}
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if name in parameters and parameters[name] not in allowed:
                 raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
         _check_multiplicity(*((current | parameters)[name] for name in ("mult", "multiplicity")))
@@ -161,25 +155,14 @@ class MLHam(Calculator):
         self.mf = self._state = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what has changed since the last calculation, including charge and multiplicity.
-
-        Args:
-            atoms: atoms to compare with.
-            tol: as in ASE.
-        """
+        """Return what has changed since the last calculation, including charge and multiplicity."""
         changes: list[str] = super().check_state(atoms, tol=tol)
         if self._state is not None and self._state != self.charge_and_spin(atoms):
             changes.append("info")
         return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """Return a property, or None if it is missing and must not be calculated.
-
-        Args:
-            name: one of `implemented_properties`.
-            atoms: geometry.
-            allow_calculation: whether to calculate a missing property.
-        """
+        """Return a property, or None if it is missing and must not be calculated."""
         if self.parameters["mode"] == "predict" and name in MLHam.implemented_properties[:3]:
             raise PropertyNotImplementedError(
                 f"{name}: not available in mode='predict', which runs no SCF; use mode='scf'."
@@ -194,10 +177,7 @@ class MLHam(Calculator):
     ) -> None:
         """Run one SCF, or one prediction, for all requested properties; called by ASE.
 
-        Args:
-            atoms: geometry; not changed.
-            properties: names of the requested properties; forces are computed only if among them.
-            system_changes: as in ASE.
+        Forces are computed only if requested.
         """
         super().calculate(atoms, list(properties), list(system_changes))
         if missing := [name for name in properties if name not in self.implemented_properties]:
@@ -218,11 +198,7 @@ class MLHam(Calculator):
             self._steps[-1] = self._steps[-1]._replace(force_seconds=time.process_time() - start)
 
     def charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
-        """Return total charge and n_alpha - n_beta, from atoms.info or the arguments.
-
-        Args:
-            atoms: geometry.
-        """
+        """Return total charge and n_alpha - n_beta, from atoms.info or the arguments."""
         p: dict[str, Any] = self.parameters or {}
         mult = self._multiplicity()
         try:
@@ -249,13 +225,7 @@ class MLHam(Calculator):
             warnings.warn(f"MLHam: {unused}; {used}.", stacklevel=2)
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
-        """Return the PySCF object of a geometry, before any SCF.
-
-        Args:
-            atoms: geometry.
-            charge: total charge.
-            spin: n_alpha - n_beta.
-        """
+        """Return the PySCF object of a geometry, before any SCF; `spin` is n_alpha - n_beta."""
         p = self.parameters
         places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
         try:
@@ -367,40 +337,24 @@ class MLHam(Calculator):
         return self.get_number_of_spins() == 2
 
     def get_eigenvalues(self, kpt: int = 0, spin: int = 0) -> Array:
-        """Return the orbital energies of one spin, eV.
-
-        Args:
-            kpt: ASE's; there is one only.
-            spin: 0 or 1.
-        """
-        del kpt
+        """Return the orbital energies of one spin, 0 or 1, eV."""
+        del kpt  # there is one only
         return np.asarray(np.atleast_2d(self.orbital_energies)[spin])
 
     def get_occupation_numbers(self, kpt: int = 0, spin: int = 0) -> Array:
-        """Return the occupations of one spin's orbitals.
-
-        Args:
-            kpt: ASE's; there is one only.
-            spin: 0 or 1.
-        """
+        """Return the occupations of one spin's orbitals."""
         del kpt
         return np.array(np.atleast_2d(self._computed().mo_occ)[spin], dtype=float)
 
     def _computed(self) -> Any:
-        if (
-            self.mf is None and self.atoms is not None and self.results
-        ):  # a copy has the results, but not PySCF's object
+        if self.mf is None and self.atoms is not None and self.results:  # a copy lacks PySCF's object
             self.calculate(self.atoms, self.implemented_properties[:1])
         if self.mf is None:
             raise CalculatorSetupError("no orbitals yet; compute an energy or a dipole moment first.")
         return self.mf
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
-        """Return the parameters that can be written to a file.
-
-        Args:
-            skip_default: leave out parameters with their default value.
-        """
+        """Return the parameters that can be written to a file."""
         parameters: dict[str, Any] = super().todict(skip_default=skip_default)
         return {name: value for name, value in parameters.items() if name != "mf_hook"}
 

@@ -134,11 +134,7 @@ def sample_from_matrices(
 
 
 def frames_from_sample(sample: Sample) -> Array:
-    """Return the frames of a sample's pairs, (P, 3, 3), as in `sample_from_matrices`.
-
-    Args:
-        sample: sample with positions in double precision.
-    """
+    """Return the frames of a sample's pairs, (P, 3, 3), as in `sample_from_matrices`."""
     first, second = sample.pairs.T
     return frames_from_vectors(sample.positions[second] - sample.positions[first])
 

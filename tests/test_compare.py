@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pyscf_mlham.data.dataset import Example
-from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.scf.guess_info import GuessInfo
 from pyscf_mlham.train import log
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer
@@ -87,12 +87,12 @@ def test_smaller_parts_have_every_element(prepared: Prepared, comparison: Module
 def test_comparison_at_equal_time_counts_steps_and_cycles(
     data: Path, tmp_path: Path, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def density(mf: Any, model: NetworkModel) -> tuple[Array, str]:
-        asked.append(model.config.name)
-        return mf.get_init_guess(key="minao"), "it is not fit for use"
+    def density(mf: Any, model: str, fallback: str) -> tuple[Array, GuessInfo]:
+        asked.append(Path(model).parent.name)
+        return mf.get_init_guess(key=fallback), GuessInfo(fallback, "it is not fit for use")
 
     asked: list[str] = []
-    monkeypatch.setattr(comparison, "guess_or_reason", density)
+    monkeypatch.setattr(comparison, "guess_with_info", density)
     costs = {v: {"step": 0.5, "inference": 0.1} for v in comparison.VARIANTS}
     monkeypatch.setattr(comparison, "read_costs", lambda *args: costs)
     command = [str(data), "--minutes", "0.05", "--network", json.dumps(SMALL), "--out", str(tmp_path), "--scf", "1"]
@@ -105,7 +105,7 @@ def test_comparison_at_equal_time_counts_steps_and_cycles(
     assert found["minutes"] > 0
     text = (tmp_path / "networks.md").read_text()
     assert "0.05 minutes of one thread" in text
-    assert "not fit for use, where minao took their place: 1." in text
+    assert "Predictions rejected, with minao in their place: 1." in text
     command[-1] = "0"
     run_comparison(comparison, monkeypatch, *command, "--baseline", "sap", "--variants", "qhnetv2")
     command[-1] = "2"

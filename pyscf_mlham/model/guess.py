@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
+from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
@@ -93,39 +93,23 @@ def reason_of(error: Exception) -> str:
 
 
 def is_scc(key: Any) -> bool:
-    """Whether a value of init_guess selects the self-consistent baseline.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Whether a value of init_guess selects the self-consistent baseline."""
     return isinstance(key, str) and key.strip().lower() == SCC
 
 
 def is_ml(key: Any) -> bool:
-    """Whether a value of init_guess selects a learned guess: 'ml' or 'ml:<name or path>'.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Whether a value of init_guess selects a learned guess: 'ml' or 'ml:<name or path>'."""
     return isinstance(key, str) and (key.strip().lower() == "ml" or key.strip().lower().startswith("ml:"))
 
 
 def model_of(mf: Any) -> Predictor | None:
-    """Return the model named by an object's init_guess, None if that is one of PySCF's own guesses.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
+    """Return the model named by an object's init_guess, None if that is one of PySCF's own guesses."""
     key = mf.init_guess
     return resolve(named_model(key), mf, mf.mol) if is_ml(key) else None
 
 
 def named_model(key: str) -> ModelLike:
-    """Return the model of 'ml' (the registered one) or 'ml:<name or path>'; None for the shipped ones.
-
-    Args:
-        key: value of mf.init_guess.
-    """
+    """Return the model of 'ml' (the registered one) or 'ml:<name or path>'; None for the shipped ones."""
     return key.strip()[3:].strip() or settings.model
 
 
@@ -144,32 +128,12 @@ def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Arra
 
 
 def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = None) -> tuple[Array, GuessInfo]:
-    """Return the density matrix of the guess 'ml', and how it was made; see `guess`.
-
-    Args:
-        mf: PySCF mean-field object; not changed.
-        model: see `guess`.
-        fallback: see `guess`.
-    """
+    """Return the density matrix of the guess 'ml', and how it was made; see `guess`."""
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
+    model = settings.model if model is None else model
     with record_kept(mf):
-        return _guess(mf, mf.mol, _registered(model), fallback, lambda key: mf.get_init_guess(mf.mol, key))
-
-
-def guess_or_reason(mf: Any, model: ModelLike = None, fallback: str = "minao") -> tuple[Array, str]:
-    """Return the guess 'ml' and "", or the fallback and why the model was not used.
-
-    Args:
-        mf: PySCF mean-field object; not changed.
-        model: a model, its name or its path; None uses the setting of `register`.
-        fallback: guess to use if the model is not applicable, or "raise".
-
-    Returns:
-        density matrix in the object's own shape, and the reason.
-    """
-    density, info = guess_with_info(mf, model, fallback)
-    return density, info.fallback_reason
+        return _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
@@ -193,11 +157,7 @@ def registered_model(model: ModelLike, mf: Any) -> Predictor:
         model: a model, its name or its path; None uses the setting of `register`.
         mf: PySCF mean-field object.
     """
-    return resolve(_registered(model), mf, mf.mol)
-
-
-def _registered(model: ModelLike) -> ModelLike:
-    return settings.model if model is None else model
+    return resolve(settings.model if model is None else model, mf, mf.mol)
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
@@ -256,18 +216,17 @@ def _fallen_back(
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
-    """Return the checked density matrix of a prediction, with broken spin symmetry if the object's settings require it.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        prediction: prediction for this object and molecule.
-    """
+    """Return the checked density matrix of a prediction, of broken spin symmetry if the object is set so."""
     density = density_from_orbitals(mf, prediction.orbitals)
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
         raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
-    return _break_spin_symmetry(mf, mol, density, prediction.orbitals)
+    breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
+    if not breaking or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
+        return density
+    if breaking != "mix":
+        raise _unsuitable_breaking(mf)
+    return density_from_orbitals(mf, with_mixed_frontier(mol, prediction.orbitals))
 
 
 def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
@@ -275,11 +234,6 @@ def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
 
     PySCF's default deletes half of the beta density; a good guess then converges to higher states (twisted ethylene,
     singlet O2), and nothing is saved.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        model: model to be used.
     """
     equal = getattr(model, "restricted", False) or not model.exact
     if equal and spin_breaking(mf, mol) not in (0, "mix"):
@@ -291,16 +245,6 @@ def _unsuitable_breaking(mf: Any) -> OutOfDomainError:
         f"PySCF breaks the spin symmetry of unrestricted singlets (init_guess_breaksym = {mf.init_guess_breaksym}), "
         "which ruins a learned density; set mf.init_guess_breaksym to 'mix', or to 0 for a closed shell"
     )
-
-
-def _break_spin_symmetry(mf: Any, mol: gto.Mole, density: Array, orbitals: Orbitals) -> Array:
-    """Break spin symmetry if PySCF's own guesses do, to converge to the same state or a lower one."""
-    wanted = spin_breaking(mf, mol)
-    if not wanted or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
-        return density
-    if wanted == "mix":
-        return density_from_orbitals(mf, with_mixed_frontier(mol, orbitals))
-    raise _unsuitable_breaking(mf)
 
 
 def checked_fallback(fallback: str) -> str:

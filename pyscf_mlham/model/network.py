@@ -46,12 +46,7 @@ class NetworkModel:
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> NetworkModel:
-        """Rebuild a trained network, on the GPU if there is one.
-
-        Args:
-            config: configuration of the model folder.
-            weights: weights of the network, by name.
-        """
+        """Rebuild a trained network, on the GPU if there is one."""
         torch = needed("torch")
 
         from pyscf_mlham.nn.model import network_from_config
@@ -64,11 +59,7 @@ class NetworkModel:
         return cls(config, network.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
-        """Return the same nuclei in the model's own basis set.
-
-        Args:
-            mol: molecule.
-        """
+        """Return the same nuclei in the model's own basis set."""
         return native_mol(mol, self.config.basis)
 
     def correction(self, native: gto.Mole, h0: Array) -> Array:

@@ -77,13 +77,7 @@ class _OneShotSCF(Picklable):
     scf = kernel
 
     def make_rdm1(self: Any, mo_coeff: Any = None, mo_occ: Any = None, **kwargs: Any) -> Any:
-        """Return the density matrix of the predicted orbitals; see PySCF's make_rdm1.
-
-        Args:
-            mo_coeff: other orbitals.
-            mo_occ: their occupations.
-            kwargs: passed on.
-        """
+        """Return the density matrix of the predicted orbitals; see PySCF's make_rdm1."""
         if mo_coeff is None and self.mo_coeff is None:
             raise ModelError("no orbitals yet; call run() first.")
         return super().make_rdm1(mo_coeff, mo_occ, **kwargs)  # type: ignore[misc]
@@ -96,11 +90,7 @@ class _OneShotSCF(Picklable):
         return gap(Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ))
 
     def reset(self: Any, mol: Any = None) -> Any:
-        """Forget the prediction and, if given, take another molecule.
-
-        Args:
-            mol: molecule.
-        """
+        """Forget the prediction and, if given, take another molecule."""
         super().reset(mol)  # type: ignore[misc]
         self._forget()
         return self

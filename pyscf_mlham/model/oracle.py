@@ -96,11 +96,7 @@ class OracleModel:
         return self._correction.copy()
 
     def save(self, folder: str | Path) -> None:
-        """Write the oracle as a model folder.
-
-        Args:
-            folder: path; created if missing.
-        """
+        """Write the oracle as a model folder."""
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
         weights = {

@@ -158,13 +158,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
-    """Return the molecule in the model's basis set; raise OutOfDomainError with the reason if it is not applicable.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        model: model to be used.
-    """
+    """Return the molecule in the model's basis set; raise OutOfDomainError with the reason if it is not applicable."""
     check_domain(mf, mol, model.config)
     if mf.istype("GHF") and getattr(model, "restricted", False):
         raise OutOfDomainError(COLLINEAR)
@@ -253,12 +247,7 @@ def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bo
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp.
-
-    Args:
-        one: name.
-        other: name.
-    """
+    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp."""
     plain = (str(name).lower().replace("-", "").replace("_", "").replace(" ", "") for name in (one, other))
     return len(set(plain)) == 1
 
@@ -284,13 +273,7 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
 
 
 def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
-    """Raise OutOfDomainError with the reason if a model is not applicable.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        config: elements, charges, basis set, functional and H0 of the model.
-    """
+    """Raise OutOfDomainError with the reason if a model is not applicable."""
     _check_method(mf, mol)
     _check_molecule(mol, config)
     numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}

@@ -101,12 +101,7 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
 
 
 def best_for(mf: Any, mol: Any) -> Predictor:
-    """Load the applicable shipped model that is nearest to a calculation in basis set and functional.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-    """
+    """Load the applicable shipped model that is nearest to a calculation in basis set and functional."""
     folders = shipped()
     if not folders:
         raise ModelError(

@@ -41,31 +41,18 @@ class Batch(NamedTuple):
     pair: Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """Move to a device and cast floating-point tensors.
-
-        Args:
-            device: target device.
-            dtype: type of floating-point tensors.
-        """
+        """Move to a device and cast floating-point tensors."""
         return Batch(*(t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for t in self))
 
 
 def block_masks(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return masks of blocks, 1 for elements between two orbitals, 0 for padding: (N, B, B) and (P, B, B).
-
-    Args:
-        batch: molecules.
-    """
+    """Return masks of blocks, 1 for elements between two orbitals, 0 for padding: (N, B, B) and (P, B, B)."""
     mask = batch.padding_mask.to(batch.onsite)
     return mask[:, :, None] * mask[:, None, :], mask[batch.first, :, None] * mask[batch.second, None, :]
 
 
 def batch_from_samples(samples: Sequence[Sample]) -> Batch:
-    """Concatenate molecules.
-
-    Args:
-        samples: one or more.
-    """
+    """Concatenate molecules."""
     sizes = [len(s.numbers) for s in samples]
     offsets = np.cumsum([0, *sizes[:-1]])
     pairs = np.concatenate([s.pairs + o for s, o in zip(samples, offsets, strict=True)])

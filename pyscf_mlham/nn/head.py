@@ -63,9 +63,6 @@ class Traces(NamedTuple):
 class Coupling(nn.Module):
     """Onsite blocks <-> irreps: an orthogonal change of basis.
 
-    Args:
-        template: shape of a block.
-
     Attributes:
         degrees: (l, parity is natural) of each group of channels, with its number of channels.
     """
@@ -105,9 +102,6 @@ class Coupling(nn.Module):
 
 class PolarCoupling(nn.Module):
     """Pair blocks in the pairs' frames <-> m-components: an orthogonal change of basis with two terms at most.
-
-    Args:
-        template: shape of a block.
 
     Attributes:
         widths: widths of the m-components.

@@ -51,11 +51,7 @@ def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate
 
 
 def random_orthogonal(seed: Sequence[int]) -> Array:
-    """Draw an orthogonal matrix, proper or improper, uniformly (Haar measure).
-
-    Args:
-        seed: seed of the random number generator.
-    """
+    """Draw an orthogonal matrix, proper or improper, uniformly (Haar measure)."""
     Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return np.asarray(Q * np.sign(np.diag(R)))
 
@@ -113,10 +109,6 @@ def block_rotations(wigner_d: Tensor, template: ShellTemplate) -> Tensor:
 
 
 def shells_of_components(template: ShellTemplate) -> NDArray[np.int64]:
-    """Return the index of each component's shell, (B,).
-
-    Args:
-        template: shape of a block.
-    """
+    """Return the index of each component's shell, (B,)."""
     widths = [2 * l + 1 for l, n in enumerate(template.counts) for _ in range(n)]
     return np.repeat(np.arange(len(widths)), widths)

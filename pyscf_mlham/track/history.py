@@ -178,9 +178,6 @@ class History:
         """Return a density for the object's present geometry, None if its own guess must be used.
 
         With ``mf.init_guess = 'ml'`` the model contributes to it.
-
-        Args:
-            mf: PySCF mean-field object; not changed.
         """
         self._guessed = None
         if not self.is_applicable(mf):
@@ -192,11 +189,7 @@ class History:
         return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
 
     def is_applicable(self, mf: Any) -> bool:
-        """Return whether there are steps for a guess at the present geometry; remove them if they are not applicable.
-
-        Args:
-            mf: PySCF mean-field object; not changed.
-        """
+        """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
         if self._subject != _subject(mf):
             self.clear()
         if not self.steps:
@@ -212,11 +205,7 @@ class History:
         return bool(self.steps)
 
     def diis(self, mf: Any) -> RecyclingDIIS:
-        """Return a DIIS for the object's present geometry, with the responses of earlier ones.
-
-        Args:
-            mf: PySCF mean-field object; not changed.
-        """
+        """Return a DIIS for the object's present geometry, with the responses of earlier ones."""
         place = _Place.of(mf)
         earlier = []
         for positions, response in self.responses:
@@ -225,23 +214,14 @@ class History:
         return RecyclingDIIS(mf, place.transform, place.metric, earlier)
 
     def learn(self, mf: Any, diis: RecyclingDIIS) -> None:
-        """Keep the responses of a converged SCF.
-
-        Args:
-            mf: PySCF mean-field object of the SCF.
-            diis: its DIIS.
-        """
+        """Keep the responses of a converged SCF."""
         place = np.asarray(mf.mol.atom_coords())
         self.responses = [(place, response) for response in diis.responses()] + self.responses
         room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
         del self.responses[min(KEPT, room) :]
 
     def record(self, mf: Any) -> None:
-        """Add a converged calculation.
-
-        Args:
-            mf: converged PySCF mean-field object; not changed.
-        """
+        """Add a converged calculation."""
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
             return

@@ -62,11 +62,7 @@ class _TrackedSCF(Picklable):
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
-        """Return another object with the same history.
-
-        Args:
-            mf: PySCF mean-field object; not changed.
-        """
+        """Return another object with the same history."""
         return track(mf, self.history)
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:

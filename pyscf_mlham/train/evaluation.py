@@ -20,7 +20,7 @@ from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
-from pyscf_mlham.model.guess import guess_or_reason
+from pyscf_mlham.model.guess import guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.model.store import load
@@ -191,7 +191,8 @@ def compare_guesses(
             for guess in guesses:
                 mf = mean_field(mol_from_geometry(record, file.level.basis), file.level)
                 if guess == "ml":
-                    density, run[FALLBACK] = guess_or_reason(mf, model)
+                    density, info = guess_with_info(mf, model, "minao")
+                    run[FALLBACK] = info.fallback_reason
                     mf.kernel(dm0=density)
                 else:
                     mf.set(init_guess=guess).kernel()
