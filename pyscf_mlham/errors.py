@@ -18,7 +18,7 @@ class ModelError(MLHamError):
 
 
 class ExtraError(MLHamError, ImportError):
-    """A required package is not installed; one of the extras contains it."""
+    """A required package is not installed; one of the extras contains most of them."""
 
 
 class PredictionError(MLHamError):

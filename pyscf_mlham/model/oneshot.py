@@ -13,8 +13,7 @@ from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
-from pyscf_mlham.scf.decorator import private_parts
-from pyscf_mlham.scf.pickling import Picklable
+from pyscf_mlham.scf.decorator import Decoration, is_on_gpu, private_parts
 
 
 def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like PySCF's mean-field factories)
@@ -32,7 +31,7 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
     return lib.set_class(_OneShotSCF(mf, model), (_OneShotSCF, mf.__class__))
 
 
-class _OneShotSCF(Picklable):
+class _OneShotSCF(Decoration):
     __name_mixin__ = "OneShot"
 
     _keys = {"model", "fock", "gap"}  # noqa: RUF012  (PySCF's idiom)
@@ -57,6 +56,12 @@ class _OneShotSCF(Picklable):
         plain = lib.view(self, lib.drop_class(self.__class__, _OneShotSCF))
         del plain.model, plain.fock
         return plain
+
+    _undecorated = undo_oneshot
+
+    def _redecorated(self, mf: Any) -> Any:
+        """Decorate an object of PySCF; one of gpu4pyscf stays plain, with the predicted orbitals."""
+        return mf if is_on_gpu(mf) else OneShot(mf, self.model)
 
     def kernel(self: Any, dm0: Any = None, **_: Any) -> float:  # noqa: ARG002  (PySCF's signature)
         """Predict the Fock matrix and diagonalise it.

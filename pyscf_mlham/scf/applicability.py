@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from pyscf import gto, lib
 
+from pyscf_mlham.scf.decorator import is_on_gpu
+
 # Methods that the cheap levels share with PySCF; a user's own replacement of one is called by PySCF's kernel only.
 HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
@@ -58,6 +60,8 @@ def unknown_field(mf: Any) -> str:
     Args:
         mf: PySCF mean-field object.
     """
+    if is_on_gpu(mf):
+        return "the matrices of gpu4pyscf are on the GPU"
     if getattr(mf, "sigma", None):
         return "smeared occupations are left to PySCF"
     if replaced := [name for name in STEPS if _is_replaced(mf, name)]:

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from pyscf import df, lib
 
+from pyscf_mlham.errors import ExtraError
 from pyscf_mlham.scf import guess_info
+from pyscf_mlham.scf.pickling import Picklable
 
 SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
+
+
+class Decoration(Picklable):
+    """Base of this package's decorations of mean-field objects."""
+
+    def _undecorated(self) -> Any:
+        """Return the plain object, with its results."""
+        raise NotImplementedError
+
+    def _redecorated(self, mf: Any) -> Any:
+        """Return another plain object with this decoration."""
+        raise NotImplementedError
+
+    def to_gpu(self) -> Any:
+        """Return the corresponding object of gpu4pyscf; if it is decorated, its SCF is that of gpu4pyscf."""
+        try:
+            import_module("gpu4pyscf")
+            import_module("cupy")
+        except ModuleNotFoundError as error:
+            raise ExtraError(
+                f"to_gpu() needs gpu4pyscf, and {error.name} is not installed; install it with: pip install "
+                "gpu4pyscf-cuda12x (or that of your version of CUDA)"
+            ) from error
+        return self._redecorated(self._undecorated().to_gpu())
+
+    def to_cpu(self) -> Any:
+        """Return the object itself; if it was made by `to_gpu`, the corresponding object of PySCF."""
+        return self._redecorated(self._undecorated().to_cpu()) if is_on_gpu(self) else self
+
+
+def is_on_gpu(mf: Any) -> bool:
+    """Whether an object is one of gpu4pyscf, whose matrices are CuPy's."""
+    return any(kind.__module__.startswith("gpu4pyscf") for kind in type(mf).__mro__)
 
 
 def expect_mean_field(mf: Any) -> None:
@@ -37,7 +73,9 @@ def private_parts(mf: Any) -> dict[str, Any]:
 
 def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
     """Copy attributes; a second-order object and its inner object share their helpers, and so do the copies."""
-    parts = dict(vars(mf)) | {"scf_summary": {}, "_opt": dict(mf._opt or {None: None})}
+    parts = dict(vars(mf)) | {"scf_summary": {}}
+    if "_opt" in parts:  # objects of gpu4pyscf lack it
+        parts["_opt"] = dict(parts["_opt"] or {None: None})
     for name in SHARED:
         helper: Any = parts.get(name)
         if not hasattr(helper, "copy"):

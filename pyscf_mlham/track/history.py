@@ -26,6 +26,8 @@ from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
+from pyscf_mlham.scf.applicability import is_periodic
+from pyscf_mlham.scf.decorator import is_on_gpu
 from pyscf_mlham.track.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
 from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
 
@@ -302,7 +304,7 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
     """Return the properties that are constant along a history; None for objects that are not supported."""
     kind = next((kind for kind in ("ROHF", "UHF", "RHF") if mf.istype(kind)), None)
     mol = mf.mol
-    if kind is None or mol.natm == 0 or any(c.__name__ == "Cell" for c in type(mol).__mro__):
+    if kind is None or mol.natm == 0 or is_periodic(mol) or is_on_gpu(mf):
         return None
     atoms = tuple(mol.atom_symbol(i) for i in range(mol.natm))
     basis = (mol.cart, mol._bas.tobytes(), mol._env[gto.PTR_ENV_START + 4 * mol.natm :].tobytes())

@@ -12,9 +12,8 @@ from pyscf.scf import hf
 from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import undisturbed
-from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.recycle import RecyclingDIIS
 
@@ -45,7 +44,7 @@ def track(mf: Any, history: History | str = "fit") -> Any:
     return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
 
 
-class _TrackedSCF(Picklable):
+class _TrackedSCF(Decoration):
     __name_mixin__ = "Tracked"
 
     _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)
@@ -64,6 +63,8 @@ class _TrackedSCF(Picklable):
     def retrack(self: Any, mf: Any) -> Any:
         """Return another object with the same history."""
         return track(mf, self.history)
+
+    _undecorated, _redecorated = undo_track, retrack
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge; see PySCF's scf.

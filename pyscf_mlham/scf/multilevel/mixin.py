@@ -22,13 +22,12 @@ from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.decorator import private_parts, start_of
+from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
-from pyscf_mlham.scf.pickling import Picklable
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
@@ -91,7 +90,7 @@ def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> fl
         mf.__class__ = plain
 
 
-class _MultilevelSCF(Picklable):
+class _MultilevelSCF(Decoration):
     __name_mixin__ = "Multilevel"
 
     _keys = {  # noqa: RUF012  (PySCF's idiom)
@@ -124,6 +123,12 @@ class _MultilevelSCF(Picklable):
         plain = lib.view(self, lib.drop_class(self.__class__, _MultilevelSCF))
         _MultilevelSCF._clear(plain)
         return plain
+
+    _undecorated = undo_accelerate
+
+    def _redecorated(self, mf: Any) -> Any:
+        settings = {name: getattr(self, name) for name in ("coarse_level", "fine_level", "single_precision")}
+        return accelerate(mf, self.builds).set(**settings)
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build and count a full potential; see PySCF's get_veff."""
