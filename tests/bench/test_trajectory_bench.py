@@ -345,9 +345,9 @@ def test_bad_frames_matter_only_if_they_are_chosen(tmp_path: Path) -> None:
     write(path, [water(), water()], format="xyz")
     path.write_text(path.read_text() + "2\n\nH 0 0 zero\nH 0 0 1\n")
     assert list(chosen(path, "--frames", ":2")) == ["in-0", "in-1"]
-    with pytest.raises(DataError, match=r"in.xyz, frame 2: cannot be read \(line 13: expected an element"):
+    with pytest.raises(DataError, match=r"in.xyz, frame 2: .*line 13"):
         chosen(path, "--frames", "1:")
-    with pytest.raises(DataError, match=r"none.xyz: cannot be read \(no such file\)"):
+    with pytest.raises(DataError, match=r"none.xyz: .*no such file"):
         chosen(tmp_path / "none.xyz")
 
 
@@ -401,7 +401,7 @@ def test_energies_that_differ_are_reported_in_red(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert cli.main(command) == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "water-0, history, scf: 1 of 2 geometries: its energy is 3.0e-06 Ha above the reference" in printed
+    assert "3.0e-06 Ha above" in printed
     assert 'class="verdict bad"' in (tmp_path / "md" / "report.html").read_text()
 
 
