@@ -151,9 +151,7 @@ def test_initial_magnetic_moments_are_the_spin_where_nothing_else_is() -> None:
     for charge, moments, mult in ((1, [1, 1], 2), (0, [0.5, 0], 1), (0, [0.5, 0.5], 1)):
         oxygen.set_initial_magnetic_moments(moments)
         oxygen.calc = quick(charge=charge)
-        with pytest.warns(
-            UserWarning, match=rf"moments, [12.05]+ in all, are not used.* multiplicity {mult} is computed"
-        ):
+        with pytest.warns(UserWarning, match=rf"moments, [12.05]+ .*multiplicity {mult}"):
             oxygen.get_potential_energy()
     oxygen.set_initial_magnetic_moments([1, -1])
     oxygen.calc = quick()
@@ -314,7 +312,7 @@ def test_model_fallback_and_learned_steps() -> None:
     assert cold[-1] < cold[0]
     titane = Atoms("TiH4", [(0, 0, 0), *(0.95 * np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]))])
     titane.calc = MLHam(xc="hf", basis="sto-3g")
-    with pytest.warns(UserWarning, match="the model is not used .*Ti.*the scc guess is"):
+    with pytest.warns(UserWarning, match="Ti.*scc guess"):
         assert titane.get_potential_energy() < -20000
     assert "Ti" in titane.calc.mf.guess_info.fallback_reason
     titane.rattle(0.01, seed=0)

@@ -69,4 +69,4 @@ def test_benchmarks_print_the_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.export_text() == ""
     found["pyscf"] = "Barcelona"
     advise(console)
-    assert console.export_text().startswith("advice: PySCF's own OpenBLAS takes this processor for a Barcelona")
+    assert "Barcelona" in console.export_text()

@@ -219,11 +219,11 @@ def test_what_users_get_without_a_model_is_measured() -> None:
 
 def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
     row = run_one("ml", "scf", Protocol(xc="b3lyp", basis="def2-svp", scf="uks", grid_level=0))
-    assert row.note.startswith("ml not used, minao instead: PySCF breaks the spin symmetry")
+    assert row.note.startswith("ml not used, minao instead: ") and "spin symmetry" in row.note
     assert row.coarse_builds == 0  # known before the network is asked
     monkeypatch.setattr(predictor, "COLLAPSE", 1e9)
     row = run_one("ml", "scf", Protocol(xc="hf", basis="sto-3g"))
-    assert row.note.startswith("ml not used, minao instead: the predicted gap has collapsed")
+    assert row.note.startswith("ml not used, minao instead: ") and "collapsed" in row.note
     assert row.coarse_builds == 2  # H0 in two basis sets
 
 

@@ -103,7 +103,7 @@ def test_a_bug_in_a_model_does_not_stop_the_scf(oracle: OracleModel, capfd: pyte
     pyscf_mlham.register(model=Broken())
     mf = mole(basis="def2-svp", verbose=2).RHF().set(init_guess="ml").run()
     assert mf.converged
-    assert "ml guess not used: RuntimeError: CUDA out of memory." in "".join(capfd.readouterr())
+    assert "RuntimeError: CUDA out of memory" in "".join(capfd.readouterr())
     with pytest.raises(RuntimeError, match="out of memory"):
         pyscf_mlham.guess(mf, Broken(), fallback="raise")
 
@@ -128,7 +128,7 @@ def test_fallback_without_any_model(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     monkeypatch.setattr(store, "shipped", dict)
     mf = mole(verbose=2).RHF().set(init_guess="ml")
     np.testing.assert_array_equal(mf.get_init_guess(mf.mol, "ml"), mf.get_init_guess(mf.mol, "minao"))
-    assert "this version ships no trained model; name one by 'ml:<path>'" in "".join(capfd.readouterr())
+    assert "'ml:<path>'" in "".join(capfd.readouterr())
     with pytest.raises(ModelError, match="ships no trained model"):
         pyscf_mlham.guess(mf, fallback="raise")
 
@@ -196,15 +196,15 @@ def test_the_best_shipped_model_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     for expected, xc, basis in (("b", "B3LYP", "def2svp"), ("c", "pbe0", "6-31G*"), ("a", "pbe", "cc-pvdz")):
         mf = mole(basis=basis).RKS(xc=xc)
         assert store.best_for(mf, mf.mol).config.name == expected
-    with pytest.raises(OutOfDomainError, match="no installed model is applicable to this calculation: a: element C"):
+    with pytest.raises(OutOfDomainError, match="a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     (tmp_path / "c" / checkpoint.CONFIG).write_text("damaged: [")  # the others still serve
     mf = mole(basis="6-31g*").RKS(xc="b3lyp")
     assert store.best_for(mf, mf.mol).config.name == "b"
-    with pytest.raises(ModelError, match="no installed model is applicable to this calculation: a: element C"):
+    with pytest.raises(ModelError, match="a: element C"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
     del folders["a"], folders["c"]
-    with pytest.raises(OutOfDomainError, match=r"^element C is not among those of model b"):
+    with pytest.raises(OutOfDomainError, match=r"^element C .*model b"):
         pyscf_mlham.guess(mole(ETHYLENE).RHF(), fallback="raise")
 
 

@@ -66,7 +66,7 @@ def test_data_of_fewer_elements_train_a_model_of_more(data: Path, tmp_path: Path
 
 def test_elements_that_the_start_lacks_are_named(data: Path, tmp_path: Path) -> None:
     start = written(tmp_path / "first", model_of(settings(data, tmp_path), (1, 6)))
-    with pytest.raises(DataError, match="first does not support N, O, which training molecules contain; leave those"):
+    with pytest.raises(DataError, match="N, O"):
         prepare(settings(data, tmp_path / "second", start=start), silent())
 
 
@@ -80,7 +80,7 @@ def test_a_frozen_start_has_the_same_h0(data: Path, tmp_path: Path) -> None:
         run = settings(data, tmp_path / "second", start=start, frozen=frozen, **REFINED)
         console = Console(file=io.StringIO(), width=100)
         if refused:
-            with pytest.raises(ModelError, match=r"another 'minao' H0 \(fingerprint .*; frozen weights cannot adapt"):
+            with pytest.raises(ModelError, match=r"'minao' H0 .*fingerprint"):
                 prepare(run, console)
             continue
         prepare(run, console)
@@ -112,7 +112,7 @@ def test_another_spelling_is_no_other_level_of_theory(data: Path, tmp_path: Path
     wanted = model_of(run)
     start_from(network_from_config(wanted), run, wanted)
     other = dataclasses.replace(wanted, basis="6-31g")
-    with pytest.raises(ModelError, match="has basis STO3G, this run 6-31g; they must be the same"):
+    with pytest.raises(ModelError, match=r"STO3G.*6-31g"):
         start_from(network_from_config(other), run, other)
 
 

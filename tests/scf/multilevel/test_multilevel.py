@@ -226,8 +226,8 @@ def test_the_second_order_solver_is_for_where_two_levels_fail(monkeypatch: pytes
     assert mf.kernel() == pytest.approx(energy, abs=1e-8)
     assert mf.full_builds <= 3
     assert "ah_start_tol" in log.getvalue()  # among the settings
-    assert "multilevel SCF: tried first; the second-order solver is used only if it fails." in log.getvalue()
-    assert "coarse level fitted in def2-universal-jfit (def2-universal-jkfit for elements with cores)" in log.getvalue()
+    assert "the second-order solver" in log.getvalue()
+    assert "def2-universal-jfit (def2-universal-jkfit for elements with cores)" in log.getvalue()
     monkeypatch.setattr(mixin, "climb", stopped)
     mf = accelerate(mole().RHF().newton())
     mf.stdout, mf.verbose = log, 4
@@ -241,7 +241,7 @@ def test_without_room_for_fitted_integrals_plain_scf_serves() -> None:
     mf.stdout, mf.verbose = log, 3
     assert mf.kernel() == pytest.approx(plain.e_tot, abs=1e-10)
     assert (mf.cycles, mf.full_builds) == (plain.cycles, plain.cycles + 2)
-    assert "GB free. Increase max_memory, or set PYSCF_TMPDIR to a larger disk; plain SCF is used." in log.getvalue()
+    assert "PYSCF_TMPDIR" in log.getvalue()
 
 
 def test_no_room_after_the_first_full_build(monkeypatch: pytest.MonkeyPatch) -> None:
