@@ -8,20 +8,20 @@ with the molecule exactly as AOs do, shell by shell, so the blocks are the same.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 class Metric(NamedTuple):
-    """Roots of the overlap.
+    """Roots of the overlap, or of S(k) at each k point of a crystal.
 
     Attributes:
-        half: (n, n) S^1/2.
-        inverse: (n, n) S^-1/2.
+        half: (..., n, n) S^1/2.
+        inverse: (..., n, n) S^-1/2.
     """
 
     half: Array
@@ -32,12 +32,13 @@ def metric_from_overlap(overlap: Array) -> Metric:
     """Return the symmetric roots of S and of its inverse.
 
     Args:
-        overlap: (n, n), positive definite.
+        overlap: (..., n, n), Hermitian and positive definite.
     """
     s, U = np.linalg.eigh(overlap)
-    if s[0] <= 0:
-        raise ValueError(f"the overlap has an eigenvalue {s[0]:.1e}; expected all of them positive.")
-    return Metric(half=(U * np.sqrt(s)) @ U.T, inverse=(U / np.sqrt(s)) @ U.T)
+    if s.min() <= 0:
+        raise ValueError(f"the overlap has an eigenvalue {s.min():.1e}; expected all of them positive.")
+    root, adjoint = np.sqrt(s)[..., None, :], np.swapaxes(U.conj(), -1, -2)
+    return Metric(half=(U * root) @ adjoint, inverse=(U / root) @ adjoint)
 
 
 def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.structure import Graph, graph_from_positions
@@ -19,8 +20,12 @@ def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
         mol: molecule.
         cutoff: Bohr.
     """
-    numbers = np.array([gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)], dtype=np.int64)
-    return graph_from_positions(numbers, np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
+    return graph_from_positions(numbers_of(mol), np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
+
+
+def numbers_of(mol: gto.Mole) -> NDArray[np.int64]:
+    """Return the atomic numbers of a molecule or cell, (N,), 0 for a ghost; with a pseudopotential too."""
+    return np.array([gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)], dtype=np.int64)
 
 
 def is_ghost(mol: gto.Mole, atom: int) -> bool:

@@ -37,9 +37,7 @@ def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np
         positions: (N, 3) Bohr.
         cutoff: Bohr; infinite gives the complete graph.
     """
-    if not np.all(np.isfinite(positions)):
-        bad = np.flatnonzero(~np.all(np.isfinite(positions), axis=1))
-        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")
+    check_finite(positions)
     vectors = positions[None, :] - positions[:, None]  # (N, N, 3)
     distances = np.linalg.norm(vectors, axis=-1)
     np.fill_diagonal(distances, np.inf)
@@ -51,3 +49,9 @@ def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np
         )
     i, j = np.nonzero(distances < cutoff)
     return Graph(numbers, positions, np.stack([i, j], axis=-1), vectors[i, j])
+
+
+def check_finite(positions: Array) -> None:
+    """Raise ValueError for positions (N, 3) that are not finite."""
+    if len(bad := np.flatnonzero(~np.all(np.isfinite(positions), axis=1))):
+        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")

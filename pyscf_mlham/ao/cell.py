@@ -1,0 +1,131 @@
+"""The cell of a crystal as arrays: lattice, atoms, and ordered pairs (i, j, R) of an atom and an image of an atom."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pyscf_mlham.ao.mole import numbers_of
+from pyscf_mlham.ao.structure import COINCIDENT, check_finite
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+BORDER = 1e-9  # fraction of a lattice vector; an atom nearer to the border of the cell counts as on it
+
+
+class CellGraph(NamedTuple):
+    """A cell without its orbitals.
+
+    Attributes:
+        numbers: (N,) atomic numbers, 0 for a ghost.
+        positions: (N, 3) Bohr.
+        lattice: (3, 3) lattice vectors A in rows, Bohr.
+        dimension: number of periodic directions, those of the first lattice vectors.
+        pairs: (P, 2) atoms of ordered pairs (i, j, R), without (i, i, 0); each has its opposite (j, i, -R).
+        translations: (P, 3) R: atom j is in the cell at R A.
+        vectors: (P, 3) r_j + R A - r_i, Bohr.
+    """
+
+    numbers: IntArray
+    positions: Array
+    lattice: Array
+    dimension: int
+    pairs: IntArray
+    translations: IntArray
+    vectors: Array
+
+
+def graph_from_cell(cell: Any, cutoff: float = 0.0) -> CellGraph:
+    """Return the graph of a PySCF cell; see `graph_from_lattice`.
+
+    Args:
+        cell: built cell.
+        cutoff: Bohr.
+    """
+    positions, lattice = np.asarray(cell.atom_coords(unit="Bohr")), np.asarray(cell.lattice_vectors())
+    return graph_from_lattice(numbers_of(cell), positions, lattice, cutoff, int(cell.dimension))
+
+
+def graph_from_lattice(
+    numbers: IntArray, positions: Array, lattice: Array, cutoff: float = 0.0, dimension: int = 3
+) -> CellGraph:
+    """Connect every atom with all atoms and images nearer than a cutoff, sorted by i, j and R.
+
+    Args:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Bohr; atoms may lie outside the cell.
+        lattice: (3, 3) lattice vectors in rows, Bohr.
+        cutoff: Bohr, finite; 0 for no pairs.
+        dimension: number of periodic directions.
+    """
+    check_finite(positions)
+    fractions = positions @ np.linalg.inv(lattice)
+    radius = max(cutoff, COINCIDENT)
+    reach = np.floor(radius / heights(lattice) + np.ptp(fractions, axis=0))
+    cells = cells_within(np.where(np.arange(3) < dimension, reach, 0))
+    images = (positions + (cells @ lattice)[:, None]).reshape(-1, 3)
+    found = cKDTree(positions).sparse_distance_matrix(cKDTree(images), radius, output_type="ndarray")
+    i, (image, j) = found["i"], np.divmod(found["j"], len(numbers))
+    keys = np.column_stack([i, j, cells[image]]).astype(np.int64)
+    half = _precedes_opposite(keys)  # the opposite pairs are mirrored, so that rounding at the cutoff drops none alone
+    keys, distances = keys[half], found["v"][half]
+    _check_apart(keys, distances)
+    keys = keys[distances < cutoff]
+    keys = np.concatenate([keys, np.column_stack([keys[:, 1], keys[:, 0], -keys[:, 2:]])])
+    keys = keys[np.lexsort(keys.T[::-1])]
+    pairs, translations = keys[:, :2], keys[:, 2:]
+    vectors = positions[pairs[:, 1]] + translations @ lattice - positions[pairs[:, 0]]
+    return CellGraph(numbers, positions, lattice, dimension, pairs, translations, vectors)
+
+
+def moved(graph: CellGraph, shifts: IntArray) -> CellGraph:
+    """Move atoms by lattice vectors; each pair keeps its place, vector and blocks, and gets another R.
+
+    Args:
+        graph: graph of the cell.
+        shifts: (N, 3) lattice vectors added to the positions, as integers.
+    """
+    i, j = graph.pairs.T
+    return graph._replace(
+        positions=graph.positions + shifts @ graph.lattice,
+        translations=graph.translations + shifts[i] - shifts[j],
+    )
+
+
+def wrapped(graph: CellGraph) -> CellGraph:
+    """Move every atom into the cell along the periodic directions; see `moved`."""
+    fractions = graph.positions @ np.linalg.inv(graph.lattice)
+    shifts = -np.floor(fractions + BORDER).astype(np.int64)
+    return moved(graph, np.where(np.arange(3) < graph.dimension, shifts, 0))
+
+
+def heights(lattice: Array) -> Array:
+    """Return the distances between opposite faces of a cell, (3,) Bohr."""
+    return np.asarray(1 / np.linalg.norm(np.linalg.inv(lattice), axis=0))
+
+
+def cells_within(reach: Array) -> IntArray:
+    """Return all translations with |R_a| <= reach_a, (n, 3)."""
+    return np.array(list(product(*(range(-int(n), int(n) + 1) for n in reach))), dtype=np.int64)
+
+
+def _precedes_opposite(keys: IntArray) -> NDArray[np.bool_]:
+    """Whether each of the pairs (i, j, R) precedes (j, i, -R) in lexical order; not (i, i, 0)."""
+    difference = np.column_stack([keys[:, 1] - keys[:, 0], keys[:, 2:]])
+    first = np.argmax(difference != 0, axis=1)
+    return np.asarray(difference[np.arange(len(keys)), first] > 0)
+
+
+def _check_apart(keys: IntArray, distances: Array) -> None:
+    """Raise ValueError if two nuclei coincide."""
+    if len(distances) and distances.min() < COINCIDENT:
+        a, b, *cell = (int(n) for n in keys[np.argmin(distances)])
+        raise ValueError(
+            f"atom {a} and atom {b} of cell {cell} are {distances.min():.3g} Bohr apart, closer than {COINCIDENT}; "
+            "check the positions and the lattice."
+        )

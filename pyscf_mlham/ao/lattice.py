@@ -1,0 +1,167 @@
+"""Bloch matrices H(k) <-> blocks H_ij(R) of pairs (i, j, R), exact on a Born-von Karman mesh.
+
+    H_ij(k) = sum_R exp(i k R) H_ij(R),   H_ij(R) = w_ij(R) / N_k sum_k exp(-i k R) H_ij(k)
+
+A mesh of N_1 x N_2 x N_3 points cannot distinguish R from R + N T: the weights w share an element equally among the
+nearest of these images of atom j, and leave nothing for the others. The blocks are then Hermitian,
+H_ij(R) = H_ji(-R)^dagger, as local as possible, and interpolate H(k) between the points of the mesh. They are real
+for time-reversal symmetry, if the mesh contains -k for each k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.cell import CellGraph, cells_within, graph_from_lattice, heights
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
+
+Array = NDArray[Any]
+IntArray = NDArray[np.int64]
+
+UNIFORM = 1e-5  # of a reciprocal lattice vector; deviation of k points from a uniform mesh
+EQUAL = 1e-5  # Bohr; images whose distances differ by less are equally near
+REAL = 1e-10  # Hartree; smaller imaginary parts are dropped
+
+
+def mesh_from_kpts(kpts: Array, lattice: Array) -> IntArray:
+    """Return the numbers of points along the reciprocal lattice vectors of a uniform mesh, (3,).
+
+    Args:
+        kpts: (N_k, 3) 1/Bohr, in any order, with or without Gamma.
+        lattice: (3, 3) lattice vectors in rows, Bohr.
+    """
+    scaled = (kpts - kpts[0]) @ lattice.T / (2 * np.pi)
+    steps = np.mod(scaled + UNIFORM, 1.0) - UNIFORM
+    mesh = np.array([1 + np.sum(np.diff(np.sort(axis)) > UNIFORM) for axis in steps.T], dtype=np.int64)
+    places = np.rint(steps * mesh)
+    distinct = len(np.unique(places, axis=0)) == len(kpts) == np.prod(mesh)
+    if not distinct or np.abs(steps * mesh - places).max() > UNIFORM * mesh.max():
+        raise ValueError(
+            f"the {len(kpts)} k points are not a uniform mesh; expected all points of cell.make_kpts(...), "
+            "not reduced by symmetry."
+        )
+    return mesh
+
+
+def complete_graph(graph: CellGraph, kpts: Array) -> CellGraph:
+    """Return the pairs of all elements of H(R) that a mesh of k points determines.
+
+    Args:
+        graph: graph of the cell, with any pairs.
+        kpts: (N_k, 3) uniform mesh, 1/Bohr.
+    """
+    mesh = mesh_from_kpts(kpts, graph.lattice)
+    cells = np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1) @ graph.lattice
+    vectors = graph.positions[None, :, None] - graph.positions[:, None, None] + cells
+    farthest = np.linalg.norm(_folded(vectors.reshape(-1, 3), graph, mesh), axis=-1).max()
+    structure = (graph.numbers, graph.positions, graph.lattice)
+    every = graph_from_lattice(*structure, cutoff=float(farthest) + EQUAL, dimension=graph.dimension)
+    near = image_weights(every, mesh) > 0
+    return every._replace(pairs=every.pairs[near], translations=every.translations[near], vectors=every.vectors[near])
+
+
+def image_weights(graph: CellGraph, mesh: IntArray) -> Array:
+    """Return the weight of each pair among its images in the Born-von Karman crystal.
+
+    Args:
+        graph: graph of the cell.
+        mesh: (3,) numbers of k points.
+
+    Returns:
+        (P,) 1/n for one of the n nearest images, 0 for a farther one.
+    """
+    span, folded = mesh[:, None] * graph.lattice, _folded(graph.vectors, graph, mesh)
+    farthest = np.linalg.norm(folded, axis=-1).max(initial=0.0)
+    reach = np.floor(farthest / heights(span) + 0.5)
+    shifts = cells_within(np.where(np.arange(3) < graph.dimension, reach, 0)) @ span
+    distances = np.linalg.norm(folded[:, None] + shifts, axis=-1)  # (P, images)
+    limit = distances.min(axis=1) + EQUAL
+    count = np.sum(distances < limit[:, None], axis=1)
+    return np.where(np.linalg.norm(graph.vectors, axis=-1) < limit, 1 / count, 0.0)
+
+
+def blocks_from_bloch(
+    matrices: Array, kpts: Array, graph: CellGraph, layout: OrbitalLayout, template: ShellTemplate | None = None
+) -> Blocks:
+    """Transform matrices H(k) in PySCF's AO order to blocks H(R) in irreps order.
+
+    Args:
+        matrices: (..., N_k, n_ao, n_ao) operator matrix elements; of both spins, for example.
+        kpts: (N_k, 3) uniform mesh, 1/Bohr.
+        graph: pairs; those of `complete_graph` contain all of H(k), others cut it off.
+        layout: orbital layout of the cell.
+        template: shape of a block; the cell's own by default.
+
+    Returns:
+        blocks (..., N, B, B) and (..., P, B, B), complex if H(k) has no time-reversal symmetry.
+    """
+    slots = layout.slots(template or layout.template())
+    weights = image_weights(graph, mesh_from_kpts(kpts, graph.lattice)) / len(kpts)
+    ordered = layout.irreps_from_ao(matrices)
+    padded = np.pad(ordered, [(0, 0)] * (ordered.ndim - 2) + [(0, 1), (0, 1)])  # index -1 reads the zero border
+    onsite = padded.mean(axis=-3)[..., slots[:, :, None], slots[:, None, :]]
+    pair = np.zeros((*onsite.shape[:-3], len(graph.pairs), *onsite.shape[-2:]), dtype=np.complex128)
+    for phases, members, rows, columns in _by_translation(kpts, graph, slots):
+        matrix = np.tensordot(phases.conj(), padded, axes=(0, padded.ndim - 3))
+        pair[..., members, :, :] = matrix[..., rows, columns] * weights[members, None, None]
+    if max(np.abs(each.imag).max(initial=0.0) for each in (onsite, pair)) < REAL:
+        return Blocks(onsite.real, pair.real)
+    return Blocks(onsite, pair)
+
+
+def bloch_from_blocks(
+    blocks: Blocks, kpts: Array, graph: CellGraph, layout: OrbitalLayout, template: ShellTemplate | None = None
+) -> Array:
+    """Transform blocks H(R) to matrices H(k) in PySCF's AO order, at any k: on the mesh the inverse transform.
+
+    Args:
+        blocks: blocks (..., N, B, B) and (..., P, B, B) in irreps order.
+        kpts: (N_k, 3) 1/Bohr.
+        graph: pairs of the blocks.
+        layout: orbital layout of the cell.
+        template: shape of a block; the cell's own by default.
+
+    Returns:
+        (..., N_k, n_ao, n_ao).
+    """
+    slots = layout.slots(template or layout.template())
+    shape = (*blocks.onsite.shape[:-3], len(kpts), layout.n_ao + 1, layout.n_ao + 1)
+    padded = np.zeros(shape, dtype=np.complex128)  # padding goes to the border
+    padded[..., slots[:, :, None], slots[:, None, :]] = blocks.onsite[..., None, :, :, :]
+    for phases, members, rows, columns in _by_translation(kpts, graph, slots):
+        padded[..., rows, columns] += phases[:, None, None, None] * blocks.pair[..., None, members, :, :]
+    return layout.ao_from_irreps(padded[..., :-1, :-1])
+
+
+def bands(matrices: Array, overlaps: Array | None = None) -> Array:
+    """Return the eigenvalues of matrices H(k), in ascending order, (..., N_k, n).
+
+    Args:
+        matrices: (..., N_k, n, n) Hermitian.
+        overlaps: (N_k, n, n) S(k), None for orthonormal orbitals such as Loewdin's.
+    """
+    if overlaps is not None:
+        matrices = orthogonal_from_ao(matrices, metric_from_overlap(overlaps))
+    return np.asarray(np.linalg.eigvalsh(matrices))
+
+
+def _folded(vectors: Array, graph: CellGraph, mesh: IntArray) -> Array:
+    """Return an image of each vector (P, 3) in the cell of the Born-von Karman crystal around the origin."""
+    span = mesh[:, None] * graph.lattice
+    turns = np.rint(vectors @ np.linalg.inv(span))
+    return np.asarray(vectors - np.where(np.arange(3) < graph.dimension, turns, 0.0) @ span)
+
+
+def _by_translation(kpts: Array, graph: CellGraph, slots: IntArray) -> Iterator[tuple[Array, IntArray, Array, Array]]:
+    """Yield exp(i k R) of each R, its pairs, and the rows and columns of their blocks; R has each (i, j) once."""
+    cells, which = np.unique(graph.translations, axis=0, return_inverse=True)
+    for n, cell in enumerate(cells):
+        members = np.flatnonzero(which.ravel() == n)
+        i, j = graph.pairs[members].T
+        yield np.exp(1j * kpts @ (cell @ graph.lattice)), members, slots[i][:, :, None], slots[j][:, None, :]

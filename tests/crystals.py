@@ -1,0 +1,57 @@
+"""Small crystals that the tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pyscf.pbc import dft, gto
+
+from pyscf_mlham.ao.cell import CellGraph, graph_from_lattice
+
+Array = NDArray[Any]
+
+HEXAGONAL = np.array([[4.73, 0, 0], [-2.365, 4.73 * np.sqrt(3) / 2, 0], [0, 0, 12.0]])  # Bohr
+BORON_NITRIDE = [("B", (0.0, 0.0, 6.0)), ("N", (0.05, 4.73 / np.sqrt(3), 6.1))]  # without any symmetry
+seeds = st.integers(0, 2**32 - 1)
+
+
+def crystal(atom: Any = BORON_NITRIDE, a: Array = HEXAGONAL, **kwargs: Any) -> Any:
+    """Build a silent cell, Bohr; boron nitride in a minimal basis set by default."""
+    settings = {"basis": "gth-szv", "pseudo": "gth-pbe", "verbose": 0, "ke_cutoff": 60}
+    return gto.M(atom=atom, a=a, unit="Bohr", **{**settings, **kwargs})
+
+
+def chain(cells: int = 1, **kwargs: Any) -> Any:
+    """Build hydrogen molecules in a row, not along it, one in each primitive cell."""
+    atoms = [("H", (4.0 * n + x, 4.5, z)) for n in range(cells) for x, z in ((0.3, 4.5), (1.7, 4.9))]
+    mesh = {"ke_cutoff": None, "mesh": [15 * cells, 33, 33]}  # the same points in each primitive cell
+    return crystal(atoms, np.diag([4.0 * cells, 9.0, 9.0]), **{"basis": "gth-dzvp", **mesh, **kwargs})
+
+
+def changed(cell: Any, positions: Array, a: Array) -> Any:
+    """Build a cell with the atoms and settings of another."""
+    settings = {"basis": cell.basis, "precision": cell.precision, "mesh": cell.mesh, "ke_cutoff": None}
+    return crystal([(symbol, tuple(r)) for symbol, r in zip(cell.elements, positions, strict=True)], a, **settings)
+
+
+def krks(cell: Any, kpts: Array) -> Any:
+    """Prepare a density-fitted PBE calculation on a grid that rotates with the lattice, unlike PySCF's default."""
+    mf = dft.KRKS(cell, kpts, xc="pbe").density_fit()
+    mf.grids = dft.gen_grid.UniformGrids(cell)
+    return mf
+
+
+def random_graph(seed: int, atoms: int, cutoff: float = 0.0, dimension: int = 3) -> CellGraph:
+    """Make a skewed cell of a few Bohr with atoms inside and outside of it."""
+    rng = np.random.default_rng(seed)
+    lattice = np.diag([5.0, 6.0, 7.0]) + rng.uniform(-2, 2, (3, 3))
+    positions = rng.uniform(-1.5, 1.5, (atoms, 3)) @ lattice
+    try:
+        return graph_from_lattice(np.arange(1, atoms + 1), positions, lattice, cutoff, dimension)
+    except ValueError:  # two atoms coincide
+        assume(False)
+        raise
