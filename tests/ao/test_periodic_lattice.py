@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import assert_close
-from crystals import chain, changed, crystal, krks, random_graph, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyscf import gto
@@ -25,6 +23,8 @@ from pyscf_mlham.ao.lattice import (
 )
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
+from support.crystals import chain, changed, crystal, krks, random_graph, seeds
+from support.molecules import assert_close
 
 Array = Any
 
@@ -65,7 +65,7 @@ def hydrogen() -> Crystal:
     return Crystal.of(cell, cell.make_kpts([4, 1, 1]))
 
 
-@pytest.fixture(params=["nitride", "hydrogen"])
+@pytest.fixture(params=[pytest.param("nitride", marks=pytest.mark.slow), "hydrogen"])
 def any_crystal(request: pytest.FixtureRequest) -> Crystal:
     converged: Crystal = request.getfixturevalue(request.param)
     return converged
@@ -191,6 +191,7 @@ def test_interpolation_to_any_k() -> None:
     assert_close(bloch_from_blocks(blocks, between, graph, layout), expected, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_pairs_within_a_cutoff_are_a_part_of_all(nitride: Crystal) -> None:
     c, near = nitride, graph_from_cell(nitride.cell, cutoff=9.0)
     blocks, part = c.blocks(), blocks_from_bloch(c.fock, c.kpts, near, c.layout)

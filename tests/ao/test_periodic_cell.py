@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_close
-from crystals import crystal, random_graph, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyscf_mlham.ao.cell import graph_from_cell, graph_from_lattice, moved, wrapped
+from support.crystals import crystal, random_graph, seeds
+from support.molecules import assert_close
 
 
 @given(seed=seeds, atoms=st.integers(1, 4), cutoff=st.floats(1, 12), dimension=st.integers(0, 3))
