@@ -19,7 +19,8 @@ from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
-from pyscf_mlham.h0 import fingerprint, potential
+from pyscf_mlham.h0 import SCC, fingerprint, potential, scc
+from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[Any]
 
@@ -51,7 +52,7 @@ class OracleModel:
 
         Args:
             mf: converged PySCF mean-field object.
-            h0: name of the baseline.
+            h0: name of the baseline; with "scc" the least is carried into another basis set.
             name: name of the model in logs.
         """
         if not mf.converged:
@@ -60,7 +61,9 @@ class OracleModel:
         if mol.has_ecp():
             raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
         fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
-        v0 = potential(h0, mol, xc)
+        if h0 == SCC and (reason := scc.inapplicable(mf, mol)):
+            raise OutOfDomainError(reason)
+        v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, xc)
         h0_matrix = fock_for(mf, np.asarray(mf.get_hcore()), mol.nao) + fock_for(mf, v0, mol.nao)
         config = ModelConfig(
             name=name,
