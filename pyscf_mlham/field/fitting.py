@@ -26,6 +26,7 @@ Array = NDArray[Any]
 
 LAST_LIGHT = 10  # neon
 DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
+EXACT = 1e-12  # Hartree^1/2; Schwarz bound below which PySCF's own fitted integrals of a pair are zero
 
 
 class FittedIntegrals:
@@ -117,6 +118,32 @@ class FittedIntegrals:
         """Return the bytes of half-transformed integrals and of the integrals stored for them."""
         orbitals = self.pairs.shells[-1].stop
         return float(len(self._b) * self._b.itemsize * (self.pairs.orders + orbitals * columns))
+
+
+def fit_overlapping(integrals: Any) -> None:
+    """Compute the integrals of PySCF's own density fitting for pairs of overlapping orbitals; the others are zero.
+
+    Half of the pairs overlap in a molecule of fifty atoms; PySCF computes all of them. Integrals that are computed
+    already, or are to be in a file, are left to PySCF.
+
+    Args:
+        integrals: `with_df` of a mean-field object.
+    """
+    mol = integrals.mol
+    if type(integrals) is not df.DF or integrals._cderi is not None or isinstance(integrals._cderi_to_save, str):
+        return
+    auxmol = df.make_auxmol(mol, integrals.auxbasis)
+    orbital_pairs = mol.nao * (mol.nao + 1) // 2
+    if orbital_pairs * auxmol.nao * 8e-6 > 0.9 * (integrals.max_memory - lib.current_memory()[0]):  # PySCF's own rule
+        return
+    pairs, done = Pairs(mol, EXACT), 0
+    with all_blas_threads():
+        whiten, rank = _whitening(auxmol, mol.omega)
+        b, rows, packed = np.zeros((rank, orbital_pairs)), np.arange(rank), pairs.packed
+        for block in _three_centre(mol, auxmol, mol.omega, pairs.both):
+            lib.takebak_2d(b, whiten(block), rows, packed[done : done + block.shape[1]])
+            done += block.shape[1]
+    integrals.auxmol, integrals._cderi = auxmol, b
 
 
 def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:

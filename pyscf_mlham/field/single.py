@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.field.fitting import density_of
+from pyscf_mlham.field.fitting import density_of, fit_overlapping
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 from pyscf_mlham.field.levels import SINGLE
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
@@ -73,6 +73,7 @@ class SingleField:
         for omega, share in self._xc.exchange:
             whole = self._mf.with_df
             with whole.range_coulomb(omega) if omega else nullcontext(whole) as integrals:
+                fit_overlapping(integrals)
                 for b in self._slices(integrals):
                     k += per_electron * share * self._pairs.exchange(b, pairs)
         return k

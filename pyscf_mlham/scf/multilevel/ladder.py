@@ -11,6 +11,7 @@ from pyscf.lib import logger
 
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Point, Problem
@@ -33,6 +34,8 @@ class Ladder:
         self._problem = problem
         self.fields: list[Field] = []
         fitted = _is_fitted(problem)
+        if fitted:
+            fit_overlapping(problem.mf.with_df)
         self.rungs = list(FITTED if fitted else EXACT)
         self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
 
