@@ -22,7 +22,7 @@ from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL, GRID_LEVELS
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
-from pyscf_mlham.data.splits import split_again, splits_by_group
+from pyscf_mlham.data.splits import advice_on_empty, split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
@@ -212,6 +212,9 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
     write_file(args.output, level, usable(), {"imported_from": args.source.name, "pyscf_version": pyscf.__version__})
     with HamiltonianFile(args.output) as file:
         console.print(f"{args.output}: {len(file)} imported, {refused} refused", highlight=False)
+        advice = advice_on_empty(args.output, file.split.tolist(), (args.val, args.test))
+    if advice:
+        console.print(advice, markup=False, highlight=False, soft_wrap=True)
     return 1 if refused else 0
 
 

@@ -158,6 +158,7 @@ def test_import_from_the_command_line(tmp_path: Path, calculations: dict, capsys
     out = tmp_path / "qh9.h5"
     flags = ["-o", str(out), "--xc", "pbe", "--basis", "def2-svp"]
     assert cli.main(["data", "import", str(path), *flags]) == 0
+    assert "No molecule is in val" in capsys.readouterr().out  # shares of 5 percent of three molecules
     with HamiltonianFile(out) as file:
         assert len(file) == 3
         assert file.level == Level("pbe", "def2-svp")
