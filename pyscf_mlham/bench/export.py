@@ -27,7 +27,7 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
     chosen = resolve(model or None, mf, mf.mol)
     prediction = predict(mf, chosen)
     energy, coeff, occ = prediction.orbitals
-    dm = np.asarray(density_from_prediction(mf, mf.mol, prediction))
+    dm = np.asarray(density_from_prediction(mf, mf.mol, chosen, prediction))
     about = {"model": chosen.config.name, "model_sha256": chosen.config.weights_sha256}
     about |= {"xc": level.xc, "basis": level.basis}
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto, lib
+from pyscf import gto
 
 from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig
@@ -155,11 +155,8 @@ def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
 
 def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
     config = model.config
-    density = density_from_prediction(mf, mf.mol, prediction)
-    if config.baseline == SCC and not (prediction.lifted_from or prediction.made_for):
-        density = lib.tag_array(density, close=True)  # as the guess 'ml' does
     return Start(
-        density,
+        density_from_prediction(mf, mf.mol, model, prediction),
         coarse_builds=prediction.coarse_builds,
         orbitals=prediction.orbitals,
         model=config.name,

@@ -186,7 +186,7 @@ def _guess(
         loading = time.perf_counter() - start
         check_spin_symmetry(mf, mol, predictor)
         prediction = predict(mf, predictor, mol)
-        density = density_from_prediction(mf, mol, prediction)
+        density = density_from_prediction(mf, mol, predictor, prediction)
     except Exception as error:
         # an error inside a model must never stop the user's SCF
         if fallback == "raise":
@@ -196,8 +196,6 @@ def _guess(
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         seconds = time.perf_counter() - start
-        if predictor.config.baseline == SCC and not (prediction.lifted_from or prediction.made_for):
-            density = lib.tag_array(density, close=True)  # no coarse SCF would improve it, see scf.multilevel.start
         return density, GuessInfo("ml", "", prediction.model, seconds, prediction.coarse_builds)
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
@@ -215,18 +213,22 @@ def _fallen_back(
     return density, GuessInfo(fallback, reason, seconds=time.perf_counter() - start)
 
 
-def density_from_prediction(mf: Any, mol: gto.Mole, prediction: Prediction) -> Array:
-    """Return the checked density matrix of a prediction, of broken spin symmetry if the object is set so."""
-    density = density_from_orbitals(mf, prediction.orbitals)
+def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction: Prediction) -> Array:
+    """Return the checked density matrix of a model's prediction, of broken spin symmetry if the object is set so.
+
+    It is tagged `close` if no coarse SCF would improve it; see `pyscf_mlham.scf.multilevel.start`.
+    """
+    orbitals, close = prediction.orbitals, not (prediction.lifted_from or prediction.made_for)
+    density = density_from_orbitals(mf, orbitals)
     electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
         raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
     breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
-    if not breaking or np.abs(density[0] - density[1]).max() > SPIN_BROKEN:
-        return density
-    if breaking != "mix":
-        raise _unsuitable_breaking(mf)
-    return density_from_orbitals(mf, with_mixed_frontier(mol, prediction.orbitals))
+    if breaking and np.abs(density[0] - density[1]).max() <= SPIN_BROKEN:
+        if breaking != "mix":
+            raise _unsuitable_breaking(mf)
+        density = density_from_orbitals(mf, with_mixed_frontier(mol, orbitals))
+    return lib.tag_array(density, close=True) if close and model.config.baseline == SCC else density
 
 
 def check_spin_symmetry(mf: Any, mol: gto.Mole, model: Predictor) -> None:
