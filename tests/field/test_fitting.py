@@ -52,3 +52,9 @@ def test_integrals_that_exist_or_belong_in_a_file_are_left_alone(tmp_path: Any) 
     for left in (filed, small):
         fit_overlapping(left)
         assert left._cderi is None
+
+
+def test_integrals_that_pyscf_would_not_store_are_not_stored() -> None:
+    mf = accelerate(mole(FAR).RKS(xc="pbe").density_fit()).run()
+    assert mf.converged
+    assert mf.with_df._cderi is None

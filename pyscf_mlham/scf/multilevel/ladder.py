@@ -12,6 +12,7 @@ from pyscf.lib import logger
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.field.fitting import fit_overlapping
+from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Point, Problem
@@ -34,7 +35,7 @@ class Ladder:
         self._problem = problem
         self.fields: list[Field] = []
         fitted = _is_fitted(problem)
-        if fitted:
+        if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
             fit_overlapping(problem.mf.with_df)
         self.rungs = list(FITTED if fitted else EXACT)
         self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
