@@ -1,4 +1,4 @@
-"""Water molecules of random orientation on a cubic grid, as an xyz file: `python examples/water_cluster.py 27 > water.xyz`."""
+"""Water molecules of random orientation on a grid: `python examples/water_cluster.py 27 > water.xyz`."""
 
 from __future__ import annotations
 
