@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+NOISES = (1e-5, 1e-4, 3e-6, 1e-6, 3e-7, 1e-7, 3e-8, 1e-8)  # Frobenius norm; the first one until there are three steps
+TESTED = 3  # latest steps whose extrapolation is tested
 PINNED = 1e-8  # share of the second moments; suppresses rotations about the axis of a linear molecule
 
 
@@ -61,6 +63,23 @@ def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
     weights[others] = np.linalg.solve(a @ a.T + noise**2 * np.eye(len(a)), a @ (target - descriptors[centre]))
     weights[centre] = 1 - weights.sum()
     return weights
+
+
+def best_noise(descriptors: Array, values: Array) -> float:
+    """Return the noise with which `fitted_weights` extrapolates the latest values best, each from those before it.
+
+    Args:
+        descriptors: (m, k), the latest first.
+        values: (m, ...), to be combined with the weights.
+    """
+    flat = [a.reshape(len(a), -1) for a in (descriptors, values)]
+    x, y = (np.linalg.qr((a - a[0]).T, mode="r").T for a in flat)  # the same distances with few coordinates
+
+    def squared_error(noise: float) -> float:
+        errors = [fitted_weights(x[i + 1 :], x[i], noise) @ y[i + 1 :] - y[i] for i in range(min(TESTED, len(x) - 2))]
+        return float(np.sum(np.square(errors)))
+
+    return min(NOISES, key=squared_error)
 
 
 def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:
