@@ -58,9 +58,10 @@ def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
     """
     centre = int(np.argmin(np.linalg.norm(descriptors - target, axis=1)))
     others = np.delete(np.arange(len(descriptors)), centre)
-    a = descriptors[others] - descriptors[centre]
+    damped = np.vstack([(descriptors[others] - descriptors[centre]).T, noise * np.eye(len(others))])
+    aim = np.append(target - descriptors[centre], np.zeros(len(others)))
     weights = np.zeros(len(descriptors))
-    weights[others] = np.linalg.solve(a @ a.T + noise**2 * np.eye(len(a)), a @ (target - descriptors[centre]))
+    weights[others] = np.linalg.lstsq(damped, aim, rcond=1e-14)[0]
     weights[centre] = 1 - weights.sum()
     return weights
 
