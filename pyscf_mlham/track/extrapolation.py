@@ -74,7 +74,7 @@ def best_noise(descriptors: Array, values: Array) -> float:
         values: (m, ...), to be combined with the weights.
     """
     flat = [a.reshape(len(a), -1) for a in (descriptors, values)]
-    x, y = (np.linalg.qr((a - a[0]).T, mode="r").T for a in flat)  # the same distances with few coordinates
+    x, y = (np.asarray(np.linalg.qr((a - a[0]).T, mode="r")).T for a in flat)  # the same distances, few coordinates
 
     def squared_error(noise: float) -> float:
         errors = [fitted_weights(x[i + 1 :], x[i], noise) @ y[i + 1 :] - y[i] for i in range(min(TESTED, len(x) - 2))]
