@@ -279,10 +279,13 @@ class MLHam(Calculator):
                 f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check "
                 "geometry, charge and multiplicity, or change its settings by mf_hook."
             )
-        coarse, seconds = getattr(mf, "coarse_cycles", 0), time.process_time() - start
+        seconds = time.process_time() - start
+        coarse, single, response = (
+            getattr(mf, name, 0) for name in ("coarse_cycles", "single_builds", "response_builds")
+        )
         reason = reason or self._why_no_prediction(mf)
         cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers do not count cycles
-        self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason))
+        self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason, single, response))
         return mf
 
     def _learned_guess(self, mf: Any) -> tuple[Array, str]:

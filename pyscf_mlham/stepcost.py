@@ -14,6 +14,7 @@ class StepCost(NamedTuple):
         cycles: SCF cycles, or full builds of the two-level solver.
         builds: full Fock builds.
         coarse: cycles of the coarse field.
+        single, response: builds of the object's field in single precision, and of the response level.
         scf_seconds: processor seconds of the SCF, guess included.
         force_seconds: processor seconds of the forces.
         fallback: why the requested model was not used; "" if it was, or if none was requested.
@@ -25,6 +26,8 @@ class StepCost(NamedTuple):
     scf_seconds: float
     force_seconds: float
     fallback: str = ""
+    single: int = 0
+    response: int = 0
 
 
 class Report(NamedTuple):
@@ -57,9 +60,10 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         """Return a table."""
-        lines = ["step  cycles  Fock builds  coarse cycles  SCF / s  forces / s"]
+        lines = ["step  cycles  Fock builds  single  coarse  response  SCF / s  forces / s"]
         lines += [
-            f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.coarse:13d}  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"
+            f"{i:4d}  {s.cycles:6d}  {s.builds:11d}  {s.single:6d}  {s.coarse:6d}  {s.response:8d}"
+            f"  {s.scf_seconds:7.1f}  {s.force_seconds:10.1f}"
             for i, s in enumerate(self.steps)
         ]
         lines.append(

@@ -84,7 +84,10 @@ class Row:
     total_s: float | None = None
     guess_cpu_s: float | None = None  # the same in processor seconds of the process
     total_cpu_s: float | None = None
-    limit_s: float | None = None  # seconds of set-up and two full builds, the minimum of any SCF of the object
+    force_cpu_s: float | None = None  # processor seconds of the forces along a path
+    # seconds of set-up and two full builds, the minimum of any SCF of the object; along a path, of set-up, one full
+    # build and the forces
+    limit_s: float | None = None
     limit_cpu_s: float | None = None
     e_tot: float | None = None
     e_err: float | None = None  # e_tot minus that of the reference, Hartree

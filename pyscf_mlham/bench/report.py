@@ -171,7 +171,7 @@ def _runs(results: Results, clock: str) -> dict[str, Any]:
     rows = []
     for row in [*results.rows, *results.limits]:
         doubt, total, limit = results.doubt(row), getattr(row, f"total_{unit}"), getattr(row, f"limit_{unit}")
-        values = asdict(row) | {"over_limit": total / limit if total and limit else None}
+        values = asdict(row) | {"over_limit": (total + (row.force_cpu_s or 0)) / limit if total and limit else None}
         values["note"] = row.error or "; ".join(filter(None, (doubt.text if doubt else "", row.note)))
         rows.append((doubt is not None, values))
     some = {name for name in SOME if any(values[name] is not None for _, values in rows)}

@@ -31,7 +31,8 @@ class Case(NamedTuple):
     coarse_builds: float
     response_solves: float
     seconds: float  # guess and SCF, by the chosen clock
-    limit: float | None  # seconds of set-up and two full builds; None if not measured
+    forces: float  # seconds of the forces along a path
+    limit: float | None  # see `Row.limit_s`; None if not measured
     e_err: float | None  # largest difference of energy to the reference, Hartree; None without a reference
     row: Row  # row of the first repetition
 
@@ -127,8 +128,9 @@ class Method:
 
     @property
     def limit_ratio(self) -> Ratio:
-        """Seconds over those of set-up and two full builds."""
-        return self._mean_ratio([case.seconds / case.limit for case in self.cases.values() if case.limit])
+        """Seconds, with those of the forces along a path, over the limit."""
+        cases = list(self.cases.values())[self.skipped :]
+        return self._mean_ratio([(case.seconds + case.forces) / case.limit for case in cases if case.limit])
 
     @property
     def unconverged(self) -> int:
@@ -217,6 +219,7 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
         of_all(lambda row: row.coarse_builds),
         of_all(lambda row: row.response_solves),
         of_all(lambda row: getattr(row, f"total_{unit}")),
+        of_all(lambda row: row.force_cpu_s),
         limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,

@@ -19,6 +19,7 @@ from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sectio
 TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
 LIMIT = " Limit: set-up and two full builds of the same object."
+PATH_LIMIT = " Time with that of the forces; limit: set-up, one full build and the forces, at the first geometry."
 LEGEND = (
     "Ratios are those to minao with plain SCF: geometric means over the molecules. "
     "dE: largest difference of energy to it."
@@ -96,6 +97,9 @@ SINGLE = Column(
     "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
 )
 RESPONSE = Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+OVER = Column(
+    "time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)
+)
 ERROR = Column("largest energy difference / Ha", "dE\n/ Ha", _energy)
 GUESSES = (
     Column("guess", "guess", _label),
@@ -107,7 +111,7 @@ GUESSES = (
     RESPONSE,
     Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
     Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
-    Column("time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)),
+    OVER,
     Column("worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds"), default=NAN), ".2f")),
     Column("not converged", "not\nconv.", _not_converged),
     ERROR,
@@ -126,10 +130,12 @@ STRATEGIES = (  # of one molecule's path
     Column("builds / {reference}'s", "", _share),
     Column("most builds", "most\nbuilds", lambda m: f"{max(m.counted('builds'), default=0):.0f}"),
     Column("all builds", "all\nbuilds", lambda m: f"{m.total_of('builds'):.0f}"),
+    SINGLE,
     Column("coarse cycles", "coarse\ncycles", _cost("coarse_builds")),
     RESPONSE,
-    Column("cycles, first geometry", "first\ncycles", lambda m: f"{next(iter(m.cases.values())).cycles:.0f}"),
-    Column("s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"))),
+    Column("cycles, first geometry", "", lambda m: f"{next(iter(m.cases.values())).cycles:.0f}"),
+    Column("SCF, s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"), ".2f")),
+    OVER,
     ERROR,
 )
 
@@ -201,7 +207,7 @@ def _explained(results: Results) -> str:
     """Return an explanation of the numbers in the tables."""
     if results.is_path:
         first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
-        return f"{first}Builds are full Fock builds. {compared(results)}"
+        return f"{first}Builds are full Fock builds. {compared(results)}" + PATH_LIMIT * bool(results.limits)
     means = f"Means over the molecules; ratios are geometric means {intervals(results)}."
     return f"{means} Builds hidden in a guess are counted." + LIMIT * bool(results.limits)
 

@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from pyscf_mlham.ase import HARTREE, MLHam
 from pyscf_mlham.bench.measure import Row, levels, versions
-from pyscf_mlham.bench.protocol import MD, STRATEGIES, Optimisation
+from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results
 from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, Work
@@ -64,6 +64,7 @@ class Panel(Calculator):
     Attributes:
         costs: costs of the present geometry, columns of a row for each run.
         current: the active run.
+        force_seconds: processor seconds of the forces at the present geometry.
     """
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's idiom)
@@ -73,6 +74,7 @@ class Panel(Calculator):
         self.calculators = {run: calculator(settings, run) for run in settings.runs}
         self.costs: dict[Run, dict[str, Any]] = {}
         self.current = settings.runs[0]
+        self.force_seconds = 0.0
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -84,12 +86,12 @@ class Panel(Calculator):
             self.current = run
             energy = own.get_potential_energy(self.atoms)
             forces = own.get_forces(self.atoms) if not self.costs else None
-            if forces is not None:
-                self.results = {"energy": energy, "forces": forces}
             cost, work = own.report().steps[-1], Work.of(own.mf)
+            if forces is not None:
+                self.results, self.force_seconds = {"energy": energy, "forces": forces}, cost.force_seconds
             found: dict[str, Any] = {"converged": True, "cycles": cost.cycles, "full_builds": cost.builds}
             found |= {"guess_builds": 0, "coarse_builds": work.coarse, "single_builds": work.single}
-            found |= {"response_solves": work.response}
+            found |= {"response_solves": work.response, "force_cpu_s": self.force_seconds}
             found |= {"total_cpu_s": cost.scf_seconds, "e_tot": energy / HARTREE, "s2": float(own.mf.spin_square()[0])}
             instead = "" if STRATEGIES[run[0]].history else f", {registered.fallback} instead"
             note = f"{NO_MODEL}{instead}: {cost.fallback}" * bool(cost.fallback)
@@ -155,6 +157,8 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
                     own = columns if place == 0 else {}
                     row = Row(key=f"{key} {guess} {solver} {step}", guess=guess, solver=solver, step=step, **about)
                     folder.add(replace(row, **costs, **own))
+                if step == 0:
+                    folder.add(_limit(key, frames[0], panel.force_seconds, settings, about))
                 step += 1
                 progress.update(task, completed=step)
                 lines.report(f"{name}: {step} of {total} geometries")
@@ -166,7 +170,7 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
             identity = f"{key} {guess} {solver} {step}"
             folder.add(Row(key=identity, guess=guess, solver=solver, step=step, error=reason, **about))
     if not console.is_terminal:  # no progress bar
-        title = heading([row for row in folder.rows.values() if row.key.startswith(key)])
+        title = heading([r for r in folder.rows.values() if r.key.startswith(key) and r.guess != LIMIT.label])
         text = f"{title}: done in {time.monotonic() - begin:.0f} s"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -183,8 +187,8 @@ def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
     done = [rows[(step, *settings.runs[0])] for step in range(count)]
     if isinstance(settings, Optimisation) and not (done and (done[-1].at_minimum or count >= settings.steps)):
         done = []
-    for (step, *_), row in rows.items():
-        if step is None or step >= len(done):
+    for (step, guess, _), row in rows.items():
+        if guess != LIMIT.label and (step is None or step >= len(done)):
             del folder.rows[row.key]
     return done
 
@@ -201,6 +205,19 @@ def _about(name: str, atoms: Atoms, settings: Settings) -> dict[str, Any]:
     except CalculatorError:  # its run has the reason
         return found
     return found | {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
+
+
+def _limit(key: str, atoms: Atoms, forces: float, settings: Settings, about: dict[str, Any]) -> Row:
+    """Time set-up and one full build of the plain object, and add the forces: the minimum of any step."""
+    own = calculator(settings, ("minao", "scf"))
+    mf = own.mean_field(atoms, *own.charge_and_spin(atoms))
+    begin = time.process_time()
+    mf.build()
+    mf.get_hcore()
+    mf.get_veff(mf.mol, mf.get_init_guess(mf.mol, "minao"))
+    seconds = time.process_time() - begin
+    found = {"full_builds": 1, "total_cpu_s": seconds + forces, "force_cpu_s": forces}
+    return Row(key=f"{key} {LIMIT.label}", guess=LIMIT.label, solver="scf", **about | found)
 
 
 def why_not(atoms: Atoms, settings: Settings) -> str:

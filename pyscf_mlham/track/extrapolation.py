@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+NOISES = (1e-5, 1e-4, 3e-6, 1e-6, 3e-7, 1e-7, 3e-8, 1e-8)  # Frobenius norm; the first one until there are three steps
+TESTED = 3  # latest steps whose extrapolation is tested
 PINNED = 1e-8  # share of the second moments; suppresses rotations about the axis of a linear molecule
 
 
@@ -56,11 +58,29 @@ def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
     """
     centre = int(np.argmin(np.linalg.norm(descriptors - target, axis=1)))
     others = np.delete(np.arange(len(descriptors)), centre)
-    a = descriptors[others] - descriptors[centre]
+    damped = np.vstack([(descriptors[others] - descriptors[centre]).T, noise * np.eye(len(others))])
+    aim = np.append(target - descriptors[centre], np.zeros(len(others)))
     weights = np.zeros(len(descriptors))
-    weights[others] = np.linalg.solve(a @ a.T + noise**2 * np.eye(len(a)), a @ (target - descriptors[centre]))
+    weights[others] = np.linalg.lstsq(damped, aim, rcond=1e-14)[0]
     weights[centre] = 1 - weights.sum()
     return weights
+
+
+def best_noise(descriptors: Array, values: Array) -> float:
+    """Return the noise with which `fitted_weights` extrapolates the latest values best, each from those before it.
+
+    Args:
+        descriptors: (m, k), the latest first.
+        values: (m, ...), to be combined with the weights.
+    """
+    flat = [a.reshape(len(a), -1) for a in (descriptors, values)]
+    x, y = (np.asarray(np.linalg.qr((a - a[0]).T, mode="r")).T for a in flat)  # the same distances, few coordinates
+
+    def squared_error(noise: float) -> float:
+        errors = [fitted_weights(x[i + 1 :], x[i], noise) @ y[i + 1 :] - y[i] for i in range(min(TESTED, len(x) - 2))]
+        return float(np.sum(np.square(errors)))
+
+    return min(NOISES, key=squared_error)
 
 
 def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:

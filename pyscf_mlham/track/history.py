@@ -28,7 +28,14 @@ from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.applicability import is_periodic
 from pyscf_mlham.scf.decorator import is_on_gpu
-from pyscf_mlham.track.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
+from pyscf_mlham.track.extrapolation import (
+    aligned,
+    aspc_weights,
+    best_noise,
+    fitted_weights,
+    largest_move,
+    reversible_weights,
+)
 from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
 
 Array = NDArray[np.float64]
@@ -42,7 +49,6 @@ NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
-CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
 class Step(NamedTuple):
@@ -132,12 +138,12 @@ class Guess(NamedTuple):
     Attributes:
         density: density matrix in the object's own shape.
         steps: number of old steps in it.
-        close: whether it is expected to be nearer to the solution than that of a coarse SCF.
+        error: expected Frobenius norm of its error in Loewdin orbitals; infinite if it may be any.
     """
 
     density: Array
     steps: int
-    close: bool
+    error: float
 
 
 class History:
@@ -187,8 +193,8 @@ class History:
         place = _Place.of(mf)
         orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
         self._guessed = (place.positions, place.density(orbitals))
-        close = self.strategy in LEARNED and self.error < CLOSE
-        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), close)
+        error = self.error if self.strategy in LEARNED else np.inf
+        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error)
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
@@ -222,8 +228,8 @@ class History:
         room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
         del self.responses[min(KEPT, room) :]
 
-    def record(self, mf: Any) -> None:
-        """Add a converged calculation."""
+    def record(self, mf: Any, orbitals: Orbitals | None = None) -> None:
+        """Add a converged calculation, with orbitals nearer to the solution than its own if they are given."""
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
             return
@@ -231,7 +237,7 @@ class History:
             self.clear()
             self._subject = subject
         place = _Place.of(mf)
-        density = place.density(Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
+        density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
         self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
         self._guessed = None
@@ -274,14 +280,18 @@ class History:
             steps = [step for step in steps if step.predicted is not None] or steps
         steps = [step.rotated(place.positions, place.layout) for step in steps]
         target, d = place.overlap, np.stack([step.overlap for step in steps])
-        learned = predicted is not None and steps[0].predicted is not None
-        if learned:
-            target, d = np.asarray(predicted), np.stack([np.asarray(step.predicted) for step in steps])
-        noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
-        weights_of = fitted_weights if self.strategy == "fit" else reversible_weights
-        weights = weights_of(d.reshape(len(d), -1), np.ravel(target), noise)
-        density = np.tensordot(weights, np.stack([step.density for step in steps]), axes=1)
-        return np.asarray(density + (target - np.tensordot(weights, d, axes=1)) if learned else density)
+        known, base = np.stack([step.density for step in steps]), np.zeros(())
+        if predicted is not None and steps[0].predicted is not None:
+            target = base = predicted
+            d = np.stack([np.asarray(step.predicted) for step in steps])
+            known = known - d
+        d = d.reshape(len(d), -1)
+        if self.strategy == "fit":
+            weights = fitted_weights(d, np.ravel(target), best_noise(d, known))
+        else:  # the past alone must not choose weights that are symmetric in time
+            noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
+            weights = reversible_weights(d, np.ravel(target), noise)
+        return np.asarray(base + np.tensordot(weights, known, axes=1))
 
     def _aspc(self, place: _Place) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""

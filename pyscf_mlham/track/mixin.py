@@ -11,10 +11,13 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 from pyscf.scf.diis import CDIIS
 
-from pyscf_mlham.density import undisturbed
+from pyscf_mlham.density import Orbitals, undisturbed
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.track.history import History
+from pyscf_mlham.scf.multilevel.ladder import Ladder
+from pyscf_mlham.scf.multilevel.levels import Outcome
+from pyscf_mlham.scf.multilevel.mixin import relaxed
+from pyscf_mlham.track.history import LEARNED, History
 from pyscf_mlham.track.recycle import RecyclingDIIS
 
 Array = NDArray[Any]
@@ -23,6 +26,7 @@ Array = NDArray[Any]
 SETTINGS = (
     "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
 )  # fmt: skip
+CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
 def track(mf: Any, history: History | str = "fit") -> Any:
@@ -53,11 +57,12 @@ class _TrackedSCF(Decoration):
         self.__dict__.update(private_parts(mf))
         self.history = history
         self._own_coeff: Any = None
+        self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
 
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        del plain.history, plain._own_coeff
+        del plain.history, plain._own_coeff, plain._refined
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
@@ -87,6 +92,7 @@ class _TrackedSCF(Decoration):
         self._own_coeff = self.mo_coeff
         if self.converged:
             self._to_history(diis)
+        self._refined = None
         return float(energy)
 
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
@@ -128,7 +134,7 @@ class _TrackedSCF(Decoration):
             return otherwise
         logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
         record(self, GuessInfo("history", seconds=time.perf_counter() - start))
-        density: Array = lib.tag_array(guess.density, close=guess.close)
+        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error)
         return density
 
     def _recycling_diis(self: Any) -> RecyclingDIIS | None:
@@ -139,11 +145,20 @@ class _TrackedSCF(Decoration):
             logger.warn(self, "responses of earlier geometries not used: %s: %s", type(error).__name__, error)
             return None
 
+    def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
+        """Refine converged orbitals for the history; called by accelerate()."""
+        if outcome.failure or self.history.strategy not in LEARNED:
+            return
+        try:
+            self._refined = relaxed(ladder, outcome.best).orbitals
+        except Exception as error:  # the SCF has converged
+            logger.info(self, "converged orbitals are not refined: %s: %s", type(error).__name__, error)
+
     def _to_history(self: Any, diis: RecyclingDIIS | None) -> None:
         try:
             if diis:
                 self.history.learn(self, diis)
-            self.history.record(self)
+            self.history.record(self, self._refined)
         except Exception as error:
             self.history.clear()
             logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)

@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_where_it_was(
     monkeypatch.undo()
     file = tmp_path / "cut" / JOURNAL
     lines = file.read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 3 * 4  # the protocol, and four runs at three geometries
+    assert len(lines) == 1 + 3 * 4 + 1  # the protocol, four runs at three geometries, and the limit
     file.write_text("".join(lines[:-1]) + '{"step": 2, "key": "fal')  # the last geometry is not whole
     again = steps_of(run_water(QUICK, tmp_path / "cut"))
     assert len(again) == 5
@@ -178,6 +178,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     }
     assert table["history"]["all builds"] == str(total)
     assert table["history"]["builds / scanner's"] == f"{total / scanner:.2f}"
+    assert float(table["history"]["time / limit"].split(" ")[0]) > 0
     assert table["history"]["most builds"] == str(max(step["history"].full_builds for step in steps))
     assert (out / "steps-0.png").read_bytes().startswith(b"\x89PNG")
     text = (out / "report.html").read_text()
@@ -314,6 +315,8 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
     protocol = MD(strategy="ml+history,scanner/twolevel")
     about = {"natm": 3, "nao": 24, "electrons": 10, "xc": "hf", "basis": "sto-3g", "scf": "RHF", "molecule": "water"}
     about |= {"converged": True, "coarse_builds": 12, "total_cpu_s": 123.4, "e_tot": -76.0}
+    about |= {"single_builds": 1, "response_solves": 23, "force_cpu_s": 10.0}
+    limit = Row(key="water limit", guess="limit", solver="scf", **about | {"total_cpu_s": 20.0})
     rows = [
         Row(
             key=f"water {guess} {solver} {step}", guess=guess, solver=solver, step=step, cycles=12, full_builds=28,
@@ -323,17 +326,17 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
         for step in range(41)
     ]  # fmt: skip
     rows[3] = dataclasses.replace(rows[3], e_tot=-76.0 + 2e-10)
-    print_summary(results_from_rows(rows, protocol, [], [], 1e-7), "cpu", Console(width=80))
+    print_summary(results_from_rows([*rows, limit], protocol, [], [], 1e-7), "cpu", Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     place = next(k for k, line in enumerate(lines) if line.startswith("water, 41 geometries"))
     table = lines[place + 1 : place + 7]
     assert max(map(len, table)) <= 80
     assert "|" not in "".join(lines)
-    shown = [" ".join(line.split()[-8:]) for line in lines if "1148" in line]
-    assert shown == ["12.00 28.00 28 1148 12.0 12 123.4 2.0e-10", "12.00 28.00 28 1148 12.0 12 123.4 0"]
+    shown = [" ".join(line.split()[-10:]) for line in lines if "1148" in line]
+    assert shown == [f"12.00 28.00 28 1148 1.0 12.0 23.0 123.40 6.67 {error}" for error in ("2.0e-10", "0")]
     first, second = (" ".join(line.split()) for line in table[:2])
-    assert first == "mean mean most all coarse first s per dE"
-    assert second == "strategy cycles builds builds builds cycles cycles step / Ha"
+    assert first == "mean mean most all single coarse resp. s per time / dE"
+    assert second == "strategy cycles builds builds builds builds cycles solves step limit / Ha"
     assert "(no model for 9 of 41)" in " ".join(line[:26].strip() for line in table)
     assert "of [its] basis" in " ".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,15 @@ from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.h0 import potential
-from pyscf_mlham.track.extrapolation import aligned, aspc_weights, fitted_weights, largest_move, reversible_weights
+from pyscf_mlham.track.extrapolation import (
+    NOISES,
+    aligned,
+    aspc_weights,
+    best_noise,
+    fitted_weights,
+    largest_move,
+    reversible_weights,
+)
 from pyscf_mlham.track.history import JUMP, STRATEGIES
 from pyscf_mlham.track.recycle import RecyclingDIIS, Response
 from support.molecules import WATER, assert_close, mole
@@ -50,6 +59,16 @@ def test_weights_are_exact_where_they_can_be() -> None:
     assert_close(aspc_weights(1), [1], 1e-12)
     assert_close(aspc_weights(2), [2, -1], 1e-12)
     assert_close(aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
+
+
+@pytest.mark.parametrize(("error", "most"), [(0.0, 1e-8), (1e-7, 1e-6), (1e-5, 1e-4)])
+def test_noise_is_that_of_the_values(error: float, most: float) -> None:
+    rng = np.random.default_rng(2)
+    orders, (shape, response) = np.arange(10), rng.normal(size=(2, 10, 40))
+    motion = 0.1**orders * np.cos(np.outer(np.arange(15), orders))
+    values = motion @ response + error * rng.normal(size=(15, 40))
+    assert error < best_noise(motion @ shape, values.reshape(15, 4, 10)) <= most
+    assert best_noise(shape[:2], response[:2]) == NOISES[0]
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 8])
@@ -286,6 +305,47 @@ def test_two_levels_need_at_most_two_builds(order: str) -> None:
         coarse.append(scanner.coarse_cycles)
     assert len(scanner.history.steps) == 5
     assert coarse[-1] < coarse[0]
+
+
+def b3lyp(mol: gto.Mole) -> Any:
+    return mol.RKS(xc="b3lyp")
+
+
+def b3lyp_fitted(mol: gto.Mole) -> Any:
+    return mol.RKS(xc="b3lyp").density_fit()
+
+
+def pbe_of_ion(mol: gto.Mole) -> Any:
+    return mol.copy().set(charge=1, spin=1).build(False, False).UKS(xc="pbe")
+
+
+@pytest.mark.parametrize("kind", [b3lyp, b3lyp_fitted, pbe_of_ion])
+def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Callable[[gto.Mole], Any]) -> None:
+    scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
+    for mol in path(12):
+        again = kind(mol).mol
+        assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
+        counts.append((scanner.full_builds, scanner.single_builds, scanner.coarse_cycles))
+    assert counts[-4:] == [(1, 0, 0)] * 4
+
+
+def test_refined_orbitals_are_nearer_to_the_solution() -> None:
+    mf = track(accelerate(b3lyp(mole()))).run()
+    tight = track(b3lyp(mole()).set(conv_tol=1e-13, conv_tol_grad=1e-8)).run().history.steps[0].density
+    own = History()
+    own.record(mf)
+    error, refined = (np.linalg.norm(step.density - tight) for step in (own.steps[0], mf.history.steps[0]))
+    assert refined < 0.2 * error
+
+
+def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise MemoryError("no room for the kernel")
+
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "relaxed", failing)
+    mf = track(accelerate(b3lyp(mole()))).run()
+    assert mf.converged
+    assert len(mf.history.steps) == 1
 
 
 def test_remembered_responses_are_used() -> None:

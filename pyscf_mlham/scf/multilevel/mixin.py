@@ -228,9 +228,10 @@ class _MultilevelSCF(Decoration):
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
-        orbitals = improved(problem, ladder, orbitals)
+        orbitals = improved(problem, ladder, orbitals, dm0)
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
+        self._keep(ladder, outcome)
         self.full_builds = self.cycles = full.builds
         self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
         self.single_builds, self.response_builds = ladder.builds(SINGLE.name), ladder.builds(RESPONSE.name)
@@ -251,6 +252,9 @@ class _MultilevelSCF(Decoration):
         self._suggest()
         return float(self.e_tot)
 
+    def _keep(self, ladder: Ladder, outcome: Outcome) -> None:
+        """Do nothing with the result; track() keeps it."""
+
     def _record_scc(self: Any, problem: Problem, ladder: Ladder) -> None:
         """Set guess_info if init_guess is 'scc': the cheap levels have relaxed the superposed atoms."""
         if self.init_guess.lower() != "minao":
@@ -258,9 +262,7 @@ class _MultilevelSCF(Decoration):
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
-        point: Point = last
-        for response in ladder.levels((RESPONSE.name,)):  # empty for functionals without second derivatives
-            point = solve([response.shifted(last)], last, response.share * last.gradient).point
+        point = relaxed(ladder, last)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
         self.e_tot = last.energy + float(np.sum(mean * change))
         self.energy_error = RESPONSE_ERROR * last.lowering
@@ -302,6 +304,15 @@ class _MultilevelSCF(Decoration):
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
         return float(self.scf(**start_of(self, args, kwargs)))
+
+
+def relaxed(ladder: Ladder, last: Point) -> Point:
+    """Return the solution of the response level shifted to a point, or the point if there is no response level."""
+    if not ladder.levels((RESPONSE.name,)):
+        return last
+    ladder.sharpen(last)
+    [response] = ladder.levels((RESPONSE.name,))
+    return solve([response.shifted(last)], last, response.share * last.gradient).point
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:

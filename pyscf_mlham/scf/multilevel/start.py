@@ -26,6 +26,9 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the er
 # Coarse gradient, over the root of the number of atoms, up to which a coarse SCF would not improve a density: the
 # solution of the unanchored coarse field is no nearer to that of the full one.
 AS_GOOD = 4e-3
+# Expected error of a density, over the gradient of the criterion, below which it is not improved before the first full
+# build: the gradient is about twice the error in Hartree.
+SURE = 0.5
 
 
 def is_close(density: Array | None) -> bool:
@@ -78,9 +81,16 @@ def first_orbitals(
     return solve(levels, point, max(START_TOL, problem.aim)).orbitals
 
 
-def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals) -> Orbitals:
-    """Return orbitals whose full build is expected to meet the criteria, or the same if there is no field for it."""
-    if not ladder.has_single:
+def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Array) -> Orbitals:
+    """Return orbitals whose full build is expected to meet the criteria, or the same if there is no field for it.
+
+    Args:
+        problem: SCF problem of the full field.
+        ladder: its cheaper fields.
+        orbitals: orbitals to improve.
+        density: initial density matrix, tagged with its expected error if that is known.
+    """
+    if not ladder.has_single or getattr(density, "error", np.inf) < SURE * problem.aim:
         return orbitals
     single, *_ = ladder.levels(IMPROVED)
     point = single.build(orbitals)
