@@ -16,10 +16,13 @@ import numpy as np
 
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.extras import needed
+from pyscf_mlham.untrusted import check_basis, read_bounded
 
 CONFIG = "config.yaml"
 WEIGHTS = "weights.safetensors"
 FORMAT_VERSION = 1
+MOST_CONFIG, MOST_WEIGHTS = 2**20, 2**32  # bytes
+HEAVIEST = 118
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     config = read_config(folder)
     path = folder / WEIGHTS
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MOST_WEIGHTS)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); copy the whole model folder.") from error
     digest = hashlib.sha256(data).hexdigest()
@@ -109,16 +112,28 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path, yaml = folder / CONFIG, needed("yaml")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(read_bounded(path, MOST_CONFIG), _loader(yaml))
     except OSError as error:
         raise ModelError(
             f"{path}: cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not a YAML file ({error}); copy the model again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}; copy the model again.")
     return _config_from_dict(path, content)
+
+
+def _loader(yaml: Any) -> Any:
+    """Return PyYAML's safe loader without aliases, by which a small file becomes a large object."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"an alias in line {self.peek_event().start_mark.line + 1}")
+            return super().compose_node(parent, index)
+
+    return Loader
 
 
 def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
@@ -128,12 +143,10 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
             f"{path}: format version {version}, this installation reads {FORMAT_VERSION}; update pyscf_mlham."
         )
     known = {f.name for f in dataclasses.fields(ModelConfig)}
-    unknown, missing = sorted(set(content) - known), sorted(known - set(content))
+    unknown, missing = sorted(map(str, set(content) - known)), sorted(known - set(content))
     if unknown or missing:
         raise ModelError(f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}.")
-    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256")
-    if wrong := [key for key in texts if not isinstance(content[key], str)]:
-        raise ModelError(f"{path}: {wrong} must be text.")
+    _check_texts(path, content)
     if type(content["grid_level"]) is not int or type(content["baseline_fingerprint"]) not in (float, NoneType):
         raise ModelError(f"{path}: grid_level must be an integer, baseline_fingerprint a number or null.")
     if not isinstance(content["options"], dict):
@@ -144,7 +157,19 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
             raise ModelError(f"{path}: elements and charges must be lists of integers, found {key} {values!r}.")
     if not all(lists.values()):
         raise ModelError(f"{path}: elements and charges must not be empty.")
+    if not all(1 <= z <= HEAVIEST for z in content["elements"]):
+        raise ModelError(f"{path}: elements must be atomic numbers, 1 to {HEAVIEST}.")
     return ModelConfig(**{**content, **{key: tuple(values) for key, values in lists.items()}})
+
+
+def _check_texts(path: Path, content: dict[str, Any]) -> None:
+    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256")
+    if wrong := [key for key in texts if not isinstance(content[key], str)]:
+        raise ModelError(f"{path}: {wrong} must be text.")
+    try:
+        check_basis(content["basis"])
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}.") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ PATIENCE = 1.0  # seconds to wait for a process that is about to end
 HEADER = ""  # key of the description of the run
 SETUP = (
     "PRAGMA locking_mode = EXCLUSIVE",  # until the file is closed
+    "PRAGMA trusted_schema = OFF",  # for files of others
     "PRAGMA synchronous = EXTRA",  # each entry is on the disk when it is written
     "BEGIN EXCLUSIVE",
     "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, about TEXT NOT NULL, data BLOB NOT NULL)",
@@ -93,7 +94,7 @@ class Store:
             key: its key.
         """
         with self._errors():
-            return bytes(self._file.execute("SELECT data FROM entries WHERE key = ?", (key,)).fetchone()[0])
+            return bytes(memoryview(self._file.execute("SELECT data FROM entries WHERE key = ?", (key,)).fetchone()[0]))
 
     def remove(self) -> None:
         """Delete the file and close it."""
@@ -115,7 +116,7 @@ class Store:
                 f"{self.path}: cannot be written ({error}); everything computed before is safe in it. Free disk space "
                 "and run the same command again."
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.path}: damaged, or of another version ({error}); remove it and run the same command again."
             ) from error

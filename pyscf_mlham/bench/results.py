@@ -31,6 +31,8 @@ RESULTS = "results.json"
 JOURNAL = "runs.jsonl"
 LONG = ("gradients", "predicted", "reached", "positions", "momenta")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
+TYPES = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "list": (list,), "None": (type(None),)}
+KINDS = {f.name: sum((TYPES[part.split("[")[0]] for part in str(f.type).split(" | ")), ()) for f in fields(Row)}
 # Larger differences of converged runs indicate another state: in energy and gap, Hartree, and in S^2. Soft modes leave
 # a few 1e-8 Ha between runs of the same state.
 OTHER_ENERGY, OTHER_GAP, OTHER_S2 = 1e-5, 1e-3, 1e-2
@@ -161,11 +163,20 @@ def read_results(path: Path) -> Results:
         content = json.loads(path.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise DataError(f"{path}: {content['format']} {content['version']}, expected {FORMAT} {VERSION}.")
-        rows, limits = ([Row(**row) for row in content.get(name, [])] for name in ("rows", "limits"))
+        rows, limits = ([row_of(row) for row in content.get(name, [])] for name in ("rows", "limits"))
         protocol = PROTOCOLS[content.get("kind", "bench")](**content["protocol"])
         return Results(protocol, rows, content["bad_input"], content["energy_tolerance"], limits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as results of a benchmark ({error}).") from error
+
+
+def row_of(content: dict[str, Any]) -> Row:
+    """Return the row of a file; raise TypeError if it lacks a value, or if one is of another type."""
+    row = Row(**content)
+    for name, kinds in KINDS.items():
+        if type(value := getattr(row, name)) not in kinds:
+            raise TypeError(f"{name} is {value!r:.40}")
+    return row
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -238,8 +249,8 @@ class Folder:
             return
         try:
             self._check(PROTOCOLS[found[0].pop("kind", "bench")](**found[0]))
-            self.rows |= {row.key: row for row in (Row(**content) for content in found[1:])}
-        except TypeError as error:
+            self.rows |= {row.key: row for row in map(row_of, found[1:])}
+        except (TypeError, AttributeError, KeyError) as error:
             raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
 
     def add(self, row: Row) -> None:

@@ -15,7 +15,9 @@ The functions of a shell are in the order of OpenMX: p as x, y, z; d as m = 0, 2
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +31,16 @@ from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.cell import CellGraph
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.untrusted import read_bounded, stored_dataset
 
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]
 Key = tuple[int, ...]  # Rx, Ry, Rz, i, j with atoms counted from 1
 
+NUMBER = re.compile(r"-?\b\d{1,9}\b")
+LARGEST = 2**31  # elements of all blocks, 16 GB
+MOST_TEXT = 2**28  # bytes of a file of text
+MOST_SHELLS = 100  # of an atom
 ORDER = ((0,), (1, -1, 0), (0, 2, -2, 1, -1), (0, 1, -1, 2, -2, 3, -3))  # m of each function of s, p, d, f
 PARALLEL = 1e-6  # Angstrom^2; a smaller cross product does not define a plane
 
@@ -88,9 +95,9 @@ def read_deeph(folder: Path) -> Crystal:
     Args:
         folder: path.
     """
-    numbers = np.atleast_1d(_table(folder / "element.dat", int))
-    positions = _table(folder / "site_positions.dat").reshape(3, -1).T / nist.BOHR
-    lattice = _table(folder / "lat.dat").reshape(3, 3).T / nist.BOHR
+    numbers = _table(folder / "element.dat", -1, dtype=int)
+    positions = _table(folder / "site_positions.dat", 3, -1).T / nist.BOHR
+    lattice = _table(folder / "lat.dat", 3, 3).T / nist.BOHR
     layout = _layout(folder / "orbital_types.dat")
     if not len(numbers) == len(positions) == layout.n_atoms:
         raise DataError(
@@ -111,7 +118,7 @@ def read_deeph(folder: Path) -> Crystal:
         layout,
         _blocks(overlaps, graph, layout, 1.0),
         _blocks(hamiltonians, graph, layout, nist.HARTREE2EV) if hamiltonians else None,
-        float(info.get("fermi_level", 0.0)) / nist.HARTREE2EV,
+        info["fermi_level"] / nist.HARTREE2EV,
     )
 
 
@@ -148,6 +155,8 @@ def _write_blocks(path: Path, blocks: Blocks, graph: CellGraph, columns: list[In
 def _blocks(matrices: dict[Key, Array], graph: CellGraph, layout: OrbitalLayout, unit: float) -> Blocks:
     """Pad matrices of the file to blocks; those that the file lacks are zero."""
     columns, size, keys = _columns(layout), layout.template().size, _keys(graph)
+    if len(keys) * size**2 > LARGEST:
+        raise DataError(f"{len(keys)} blocks of {size} orbitals need more than {8 * LARGEST / 1e9:.0f} GB.")
     blocks = np.zeros((len(keys), size, size))
     for block, key in zip(blocks, keys, strict=True):
         if key in matrices:
@@ -161,10 +170,11 @@ def _read_matrices(path: Path, layout: OrbitalLayout) -> dict[Key, Array]:
     matrices: dict[Key, Array] = {}
     try:
         with h5py.File(path, "r") as file:
-            for name, matrix in file.items():
-                key = tuple(map(int, json.loads(name)))
+            for name in file:
+                key = tuple(map(int, NUMBER.findall(name)))
                 if len(key) != 5 or min(key[3:]) < 1:
                     raise ValueError(f"{name} is no pair of atoms")
+                matrix = stored_dataset(file, name)
                 if matrix.shape != (sizes[key[3] - 1], sizes[key[4] - 1]):
                     raise DataError(
                         f"{path}: {name} has shape {matrix.shape}; orbital_types.dat gives {sizes[key[3] - 1]} and "
@@ -179,27 +189,31 @@ def _read_matrices(path: Path, layout: OrbitalLayout) -> dict[Key, Array]:
     return matrices
 
 
-def _table(path: Path, dtype: type = float) -> Array:
+def _table(path: Path, *shape: int, dtype: type = float) -> Array:
     try:
-        return np.loadtxt(path, dtype=dtype)
-    except (OSError, ValueError) as error:
+        return np.loadtxt(io.BytesIO(read_bounded(path, MOST_TEXT)), dtype=dtype).reshape(shape)
+    except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {error}; expected a table of numbers, as DeepH writes it.") from error
 
 
 def _layout(path: Path) -> OrbitalLayout:
     try:
-        degrees = [list(map(int, line.split())) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        lines = read_bounded(path, MOST_TEXT).decode().splitlines()
+        degrees = [list(map(int, line.split())) for line in lines if line.strip()]
+        if max(map(len, degrees), default=0) > MOST_SHELLS:
+            raise ValueError(f"an atom has more than {MOST_SHELLS} shells")
+        degree = np.array([l for each in degrees for l in each], dtype=np.uint8).astype(np.int64)
+    except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {error}; expected the degrees l of each atom's shells in a line.") from error
-    degree = np.array([l for each in degrees for l in each], dtype=np.int64)
     atom = np.repeat(np.arange(len(degrees)), [len(each) for each in degrees])
     return OrbitalLayout(len(degrees), atom, degree, np.cumsum(2 * degree + 1) - (2 * degree + 1))
 
 
 def _info(path: Path) -> dict[str, Any]:
     try:
-        info: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        info: dict[str, Any] = dict(json.loads(read_bounded(path, MOST_TEXT)))
+        info["fermi_level"] = float(info.get("fermi_level", 0.0))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: {error}; expected JSON with isspinful and fermi_level.") from error
     if info.get("isspinful"):
         raise DataError(f"{path}: isspinful is true; Hamiltonians with spin-orbit coupling are not supported.")

@@ -26,6 +26,7 @@ from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_grou
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import option
 from pyscf_mlham.store import differences
+from pyscf_mlham.untrusted import stored_dataset
 from pyscf_mlham.workers import Job, dask_engine, process_engine
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def failures(path: Path) -> list[tuple[str, str, str]]:
     with h5py.File(path) as file:
         if "failed_key" not in file:
             return []
-        columns = [file[f"failed_{k}"].asstr()[:] for k in ("key", "name", "reason")]
+        columns = [stored_dataset(file, f"failed_{k}").asstr()[:] for k in ("key", "name", "reason")]
     return [(str(a), str(b), str(c)) for a, b, c in zip(*columns, strict=True)]
 
 

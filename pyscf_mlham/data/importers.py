@@ -6,10 +6,14 @@ PySCF's overlap if the file has one, otherwise with H0. A record that agrees in 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+import pickletools
 import sqlite3
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +26,7 @@ from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.data.geometries import group_of
 from pyscf_mlham.data.schema import Level, Record, check_record
 from pyscf_mlham.data.splits import splits_by_group
-from pyscf_mlham.errors import DataError
+from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.h0 import hamiltonian
 
 Array = NDArray[np.float64]
@@ -34,6 +38,7 @@ ORDERS: dict[str, dict[int, tuple[int, ...]]] = {
     "p as x, y, z, then m = 0, 1, -1, 2, -2": {2: (4, 2, 0, 1, 3)},
     "p as y, z, x": {1: (2, 0, 1)},
 }
+MOST_GAIN = 100  # by compression, of a file of matrices
 SAME_OVERLAP = 1e-3  # largest difference of overlaps in the same order
 NEAR_H0 = 0.1  # Hartree; the mean absolute difference of a Fock matrix from H0 is 0.03
 
@@ -70,8 +75,7 @@ def import_records(
         level: level of theory of the set, which the formats do not contain.
         shares: shares of the molecules for val and test.
     """
-    reader = reader_of(path)
-    for raw in reader(path):
+    for raw in _read(reader_of(path), path):
         if isinstance(raw, DataError):
             yield raw
             continue
@@ -81,8 +85,19 @@ def import_records(
             record = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
         except DataError as error:
             yield error
-            continue
-        yield record
+        except (ValueError, TypeError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
+            yield DataError(f"{place}: it cannot be used ({error}).")
+        else:
+            yield record
+
+
+def _read(reader: Callable[[Path], Iterator[RawRecord | DataError]], path: Path) -> Iterator[RawRecord | DataError]:
+    try:
+        yield from reader(path)
+    except MLHamError:
+        raise
+    except Exception as error:  # readers of damaged files raise errors of all types
+        raise DataError(f"{path}: cannot be read any further ({type(error).__name__}: {error}).") from error
 
 
 def reader_of(path: Path) -> Callable[[Path], Iterator[RawRecord | DataError]]:
@@ -98,7 +113,7 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[RawRecord | DataError]]:
     if path.is_dir() and (path / "data.mdb").exists():
         return read_qh9_lmdb
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with _readonly(path) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.Error as error:
         raise DataError(f"{path}: neither SQLite, LMDB nor npz ({error}); expected QH9 or MD17 data.") from error
@@ -115,10 +130,16 @@ def read_qh9_sqlite(path: Path) -> Iterator[RawRecord | DataError]:
     Args:
         path: path of the .db file.
     """
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with _readonly(path) as connection:
         for row in connection.execute("select * from data"):
-            identity, *geometry = row[:-4]
-            yield _qh9(path, identity, geometry, *row[-4:])
+            yield _qh9(path, row[:-4], *row[-4:])
+
+
+def _readonly(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    """Open a database whose own views and triggers cannot do more than read it."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return contextlib.closing(connection)
 
 
 def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
@@ -133,9 +154,24 @@ def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
         raise DataError("LMDB files need the package lmdb; pip install 'pyscf-mlham[lmdb]'.") from error
     with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
         for _, value in transaction.cursor():
-            entry = _NumbersOnly(io.BytesIO(value)).load()
-            geometry = [entry["geo_id"]] if "geo_id" in entry else []
-            yield _qh9(path, entry["id"], geometry, *(entry[k] for k in ("num_nodes", "atoms", "pos", "Ham")))
+            entry = _unpickled(value)
+            identity = [entry[k] for k in ("id", "geo_id") if k in entry]
+            yield _qh9(path, identity, *(entry.get(k) for k in ("num_nodes", "atoms", "pos", "Ham")))
+
+
+def _unpickled(value: bytes) -> dict[str, Any]:
+    """Return a pickled dictionary of numbers and bytes; raise DataError for anything else."""
+    try:
+        for code, number, _ in pickletools.genops(value):
+            if (
+                "PUT" in code.name and number is not None and int(number) > len(value)
+            ):  # the unpickler makes room for so many objects
+                raise DataError(f"a pickled entry of {len(value)} bytes numbers {number} objects.")
+        return dict(_NumbersOnly(io.BytesIO(value)).load())
+    except DataError:
+        raise
+    except Exception as error:  # the unpickler raises errors of all types
+        raise DataError(f"an entry cannot be unpickled ({type(error).__name__}: {error}).") from error
 
 
 class _NumbersOnly(pickle.Unpickler):
@@ -145,10 +181,10 @@ class _NumbersOnly(pickle.Unpickler):
         raise DataError(f"a pickled entry contains {module}.{name}; expected numbers and bytes only.")
 
 
-def _qh9(
-    path: Path, identity: int, geometry: list[int], count: int, z: bytes, positions: bytes, ham: bytes
-) -> RawRecord | DataError:
-    name = "_".join(str(part) for part in (path.stem, identity, *geometry))
+def _qh9(path: Path, identity: Sequence[Any], count: Any, z: Any, positions: Any, ham: Any) -> RawRecord | DataError:
+    name = "_".join(str(part) for part in (path.stem, *identity))
+    if not (identity and isinstance(count, int) and all(isinstance(part, bytes) for part in (z, positions, ham))):
+        return DataError(f"{path}: record {name}: expected an id, a number of atoms and three arrays of bytes.")
     if len(z) != 4 * count or len(positions) != 24 * count or len(ham) % 8:
         return DataError(f"{path}: record {name}: {count} atoms, but {len(z)}, {len(positions)} and {len(ham)} bytes.")
     numbers = np.frombuffer(z, dtype=np.int32).astype(np.int64)
@@ -157,7 +193,7 @@ def _qh9(
     size = round(len(flat) ** 0.5)
     if size**2 != len(flat):
         return DataError(f"{path}: record {name}: {len(flat)} numbers are not a square matrix.")
-    group = f"{path.stem}_{identity}"
+    group = f"{path.stem}_{identity[0]}"
     return RawRecord(name, group, numbers, places.reshape(-1, 3), flat.reshape(size, size), None, np.nan)
 
 
@@ -187,11 +223,18 @@ def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
     Args:
         path: path of the .npz file.
     """
-    with np.load(path) as archive:  # without allow_pickle
-        missing = {"atomic_numbers", "positions", "hamiltonian"} - set(archive)
-        if missing:
-            raise DataError(f"{path}: lacks {sorted(missing)}; found {sorted(archive)}.")
-        content = {key: archive[key] for key in archive}
+    needed = {"atomic_numbers", "positions", "hamiltonian"}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := needed - set(archive):
+                raise DataError(f"{path}: lacks {sorted(missing)}; found {sorted(archive)}.")
+            if (size := sum(each.file_size for each in archive.zip.infolist())) > MOST_GAIN * path.stat().st_size:
+                raise DataError(f"{path}: its arrays have {size} bytes, too many for a file of this size.")
+            content = {key: archive[key] for key in archive if key in {*needed, "overlap", "energy"}}
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as an archive of numbers ({error}).") from error
+    if len({len(np.atleast_1d(content[key])) for key in content if key != "atomic_numbers"}) > 1:
+        raise DataError(f"{path}: its arrays are of different numbers of geometries.")
     numbers = content["atomic_numbers"].astype(np.int64)
     for k, (positions, fock) in enumerate(zip(content["positions"], content["hamiltonian"], strict=True)):
         overlap = np.asarray(content["overlap"][k], dtype=np.float64) if "overlap" in content else None

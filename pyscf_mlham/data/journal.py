@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from pyscf_mlham.data.schema import SCALARS, TEXTS, Level, Record, matrix_from_triangle, triangle_from_matrix
+from pyscf_mlham.errors import DataError
 from pyscf_mlham.store import Store
 
 
@@ -72,9 +74,12 @@ class Journal(Store):
         Args:
             key: one of `labelled`.
         """
-        arrays = load(self.data(key))
-        numbers, positions = arrays.pop("numbers"), arrays.pop("positions")
-        size = int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
-        matrices = {key: matrix_from_triangle(triangle, size) for key, triangle in arrays.items()}
-        fock = matrices.pop("fock")
-        return Record(**self._values[key], numbers=numbers, positions=positions, fock=fock, extra=matrices)
+        try:
+            arrays = load(self.data(key))
+            numbers, positions = arrays.pop("numbers"), arrays.pop("positions")
+            size = int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
+            matrices = {name: matrix_from_triangle(triangle, size) for name, triangle in arrays.items()}
+            fock = matrices.pop("fock")
+            return Record(**self._values[key], numbers=numbers, positions=positions, fock=fock, extra=matrices)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error

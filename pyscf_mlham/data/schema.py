@@ -7,7 +7,7 @@ numbers per molecule are read when the file is opened, matrices on access.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from typing_extensions import Self
 
 from pyscf_mlham.checkpoint import replacement
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.scf.problem import check_functional
+from pyscf_mlham.untrusted import check_basis, stored_dataset
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,6 +33,9 @@ COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
 RAGGED = ("numbers", "positions", "fock")
+KINDS: Mapping[Any, Any] = {"str": str, "int": int, "bool": bool, "float": float}
+MOST_MATRICES = 16  # in a file
+MOST_ORBITALS = 30000  # of a molecule; a triangle has 2 GB
 LARGEST_FOCK = 1e4  # Hartree; a larger element is an error
 
 
@@ -152,36 +157,37 @@ class HamiltonianFile:
     def _read_tables(self) -> None:
         attributes = dict(self._file.attrs)
         _check_attributes(self.path, attributes)
-        self.level = Level(
-            xc=str(attributes["xc"]),
-            basis=str(attributes["basis"]),
-            grid_level=int(attributes["grid_level"]),
-            density_fit=bool(attributes["density_fit"]),
-            conv_tol=float(attributes["conv_tol"]),
-        )
+        try:
+            self.level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in fields(Level)})
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: wrong attributes of the level of theory ({error}).") from error
         if missing := [key for key in (*COUNTS, *SCALARS, *TEXTS, *RAGGED) if key not in self._file]:
             raise DataError(f"{self.path}: datasets {missing} are missing; the file is damaged or of another kind.")
-        self.n_atoms, self.n_ao, self.charge, self.spin = (self._file[k][:].astype(np.int64) for k in COUNTS)
-        self.energy, self.gap = (self._file[k][:] for k in SCALARS)
-        self.source, self.name, self.group, self.split = (self._file[k].asstr()[:] for k in TEXTS)
+        self.matrices = [k for k in self._file if k == "fock" or k.startswith("fock_")][:MOST_MATRICES]
+        sets = {k: stored_dataset(self._file, k) for k in (*COUNTS, *SCALARS, *TEXTS, *RAGGED, *self.matrices)}
+        count = sets["n_atoms"].size
+        self._check_sets(sets, dict.fromkeys((*COUNTS, *SCALARS, *TEXTS), (count,)))
+        self.n_atoms, self.n_ao, self.charge, self.spin = (sets[k][:].astype(np.int64) for k in COUNTS)
+        if count and not (min(self.n_atoms.min(), self.n_ao.min()) >= 0 and self.n_ao.max() <= MOST_ORBITALS):
+            raise DataError(f"{self.path}: n_atoms or n_ao is out of range; the file is damaged.")
         self._atoms = np.concatenate([[0], np.cumsum(self.n_atoms)])
         self._triangles = np.concatenate([[0], np.cumsum(self.n_ao * (self.n_ao + 1) // 2)])
-        self._numbers, self._positions = self._file["numbers"][:].astype(np.int64), self._file["positions"][:]
-        self.matrices = [k for k in self._file if k == "fock" or k.startswith("fock_")]
-        self._check_lengths()
-
-    def _check_lengths(self) -> None:
-        count = len(self.n_atoms)
-        for key in (*COUNTS, *SCALARS, *TEXTS):
-            if self._file[key].shape != (count,):
-                raise DataError(f"{self.path}: {key} has shape {self._file[key].shape}, expected ({count},).")
-        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
-        expected |= {"numbers": (int(self._atoms[-1]),), "positions": (int(self._atoms[-1]), 3)}
-        for key, shape in expected.items():
-            if self._file[key].shape != shape:
-                raise DataError(f"{self.path}: {key} has shape {self._file[key].shape}, expected {shape}.")
+        atoms, expected = int(self._atoms[-1]), dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
+        self._check_sets(sets, expected | {"numbers": (atoms,), "positions": (atoms, 3)})
+        self.energy, self.gap = (sets[k][:] for k in SCALARS)
+        self.source, self.name, self.group, self.split = (sets[k].asstr()[:] for k in TEXTS)
+        self._numbers, self._positions = sets["numbers"][:].astype(np.int64), sets["positions"][:]
         if unknown := sorted(set(self.split) - set(SPLITS)):
             raise DataError(f"{self.path}: unknown splits {unknown}; expected {', '.join(SPLITS)}.")
+
+    def _check_sets(self, sets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise DataError for shapes other than these, and for datasets that are not numbers, or not texts."""
+        for key, shape in shapes.items():
+            kinds = "O" if key in TEXTS else "iu" if key in (*COUNTS, "numbers") else "f"
+            if sets[key].shape != shape:
+                raise DataError(f"{self.path}: {key} has shape {sets[key].shape}, expected {shape}.")
+            if sets[key].dtype.kind not in kinds:
+                raise DataError(f"{self.path}: {key} has type {sets[key].dtype}, expected one of kind {kinds!r}.")
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -269,6 +275,11 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
         )
     if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
         raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
+    try:
+        check_basis(str(attributes["basis"]))
+        check_functional(str(attributes["xc"]))
+    except (ValueError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
     if attributes.get("ao_convention") != CONVENTION:
         raise DataError(f"{path}: AO convention {attributes.get('ao_convention')!r}, expected {CONVENTION!r}.")
     if attributes.get("units") != "bohr, hartree":

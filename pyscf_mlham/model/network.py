@@ -51,11 +51,9 @@ class NetworkModel:
 
         from pyscf_mlham.nn.model import network_from_config
 
+        _check_shapes(config, weights)
         network = network_from_config(config)
-        try:
-            network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-        except RuntimeError as error:
-            raise ModelError(f"model {config.name}: its weights do not fit its network ({error}).") from error
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
         return cls(config, network.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
@@ -82,3 +80,20 @@ class NetworkModel:
         blocks = map(Blocks, onsite, pair)
         dh = [ao_from_orthogonal(matrix_from_local_blocks(each, *cut), metric) for each in blocks]
         return np.stack(dh) if h0.ndim == 3 else dh[0]
+
+
+def _check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ModelError if weights are not those of the network, before any memory is allocated for it."""
+    import torch
+
+    from pyscf_mlham.nn.model import network_from_config
+
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in network_from_config(config).state_dict().items()}
+    found = {name: array.shape for name, array in weights.items()}
+    if other := [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]:
+        name = min(other)
+        raise ModelError(
+            f"model {config.name}: its weights do not fit its network ({len(other)} of them; {name} has shape "
+            f"{found.get(name)}, expected {wanted.get(name)}); copy the model again."
+        )

@@ -121,12 +121,21 @@ class OracleModel:
         expected = {"numbers", "positions", "spin", "correction"}
         if set(weights) != expected:
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")
-        atoms = [(int(z), r) for z, r in zip(weights["numbers"], weights["positions"], strict=True)]
+        numbers, correction = weights["numbers"], weights["correction"]
+        count, size = len(np.ravel(numbers)), correction.shape[-1] if correction.ndim else 0
+        shapes = (numbers.shape, weights["positions"].shape, weights["spin"].shape)
+        square = correction.shape in ((size, size), (2, size, size)) and size >= count
+        if shapes != ((count,), (count, 3), ()) or not square:
+            raise ModelError(f"model {config.name}: its weights have the shapes {shapes} and {correction.shape}.")
+        atoms = list(zip(map(int, numbers), weights["positions"].tolist(), strict=True))
         options = {"unit": "Bohr", "charge": config.charges[0], "spin": int(weights["spin"]), "verbose": 0}
         try:
             mol = gto.M(atom=atoms, basis=config.basis, **options)
-        except (KeyError, gto.basis.BasisNotFoundError) as error:
+        except (LookupError, RuntimeError, ValueError, ArithmeticError, gto.basis.BasisNotFoundError) as error:
             raise ModelError(
-                f"model {config.name}: its basis set {config.basis!r} is not in this version of PySCF; update PySCF."
+                f"model {config.name}: PySCF cannot build its molecule in basis {config.basis!r} ({error}); "
+                "update PySCF."
             ) from error
-        return cls(config, mol, weights["correction"])
+        if mol.nao != size:
+            raise ModelError(f"model {config.name}: {config.basis!r} has {mol.nao} functions, its matrix {size}.")
+        return cls(config, mol, correction)

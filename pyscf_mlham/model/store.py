@@ -11,11 +11,12 @@ import numpy as np
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError
+from pyscf_mlham.errors import DataError, MLHamError, ModelError, OutOfDomainError
 from pyscf_mlham.h0 import BASELINES, fingerprint, same_h0
 from pyscf_mlham.model import network, oracle
 from pyscf_mlham.model.predictor import Predictor, check_domain, same_name
 from pyscf_mlham.nn import registry
+from pyscf_mlham.scf.problem import check_functional
 
 ARCHITECTURES: dict[str, Callable[[ModelConfig, Mapping[str, np.ndarray]], Predictor]] = {
     oracle.ARCHITECTURE: oracle.OracleModel.from_weights,
@@ -91,6 +92,10 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
         )
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
+    try:
+        check_functional(config.xc)
+    except DataError as error:
+        raise ModelError(f"{folder}: {error}") from error
     here = fingerprint(config.baseline, config.xc)
     if not same_h0(config.baseline_fingerprint, here):
         raise ModelError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.ao.layout import MAX_DEGREE, ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.features import N_INPUTS
@@ -37,6 +37,9 @@ RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
     "limit": POSITIVE,
     "scale": POSITIVE,
 }
+# Largest sizes; nothing of the size of the weights is allocated before their shapes are compared with the file's.
+MOST_CHANNELS, MOST = 4096, {"degree": 2 * MAX_DEGREE, "layers": 64, "pair_layers": 64}
+MOST_ORBITALS = 128  # of an atom; a block couples the fourth power of them
 SOFTENING = 2.0  # Bohr; extent of an atom's charge density
 
 
@@ -271,7 +274,7 @@ def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] 
 
 
 def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}.")
     _, settings = known[name].load()
     names = {f.name for f in fields(settings)}
@@ -279,8 +282,11 @@ def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, A
         raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")
     chosen = settings(**options)
     for f in fields(settings):
-        if wrong := fault(f, getattr(chosen, f.name), RANGES.get(f.name, FROM_1)):
+        value = getattr(chosen, f.name)
+        if wrong := fault(f, value, RANGES.get(f.name, FROM_1)):
             raise ModelError(f"{f.name} of {name} {wrong}")
+        if f.type == "int" and value > (most := MOST.get(f.name, MOST_CHANNELS)):
+            raise ModelError(f"{f.name} of {name} must be at most {most}, found {value}.")
     return chosen
 
 
@@ -297,7 +303,13 @@ def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32)
         raise ModelError(f"model {config.name}: its options lack {sorted(missing)}.")
     if unknown := sorted(set(options) - {"template", "network", *parts}):
         raise ModelError(f"model {config.name}: unknown options {unknown}; update pyscf_mlham.")
-    template = ShellTemplate(tuple(options["template"]))
+    counts, network = options["template"], options["network"]
+    if not (isinstance(counts, list | tuple) and all(type(n) is int and n >= 0 for n in counts)):
+        raise ModelError(f"model {config.name}: template {counts!r}, expected the number of shells of each degree l.")
+    template = ShellTemplate(tuple(counts))
+    if not (1 <= len(counts) <= MAX_DEGREE + 1 and 1 <= template.size <= MOST_ORBITALS):
+        raise ModelError(f"model {config.name}: template {counts} has too many orbitals of an atom, or none.")
     wrapper, refiner = (options.get(part) for part in parts)
-    network = options["network"]
+    if not all(isinstance(part, Mapping) for part in (network, wrapper or {}, refiner or {})):
+        raise ModelError(f"model {config.name}: network, wrapper and refiner must be keys and values.")
     return build(config.architecture, network, template, config.elements, dtype, wrapper=wrapper, refiner=refiner)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, distributed
 
@@ -262,7 +262,12 @@ class Trainer:
     def resume(self) -> None:
         """Resume from the last checkpoint if there is one."""
         if (path := self.output / STATE).exists():
-            self._load(path)
+            try:
+                self._load(path)
+            except ModelError:
+                raise
+            except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise ModelError(f"{path}: damaged ({error}); remove it to start again.") from error
         if self.rank == 0 and self.rows:
             write_log(self.output, self.rows)
 

@@ -163,7 +163,7 @@ def test_a_structure_to_be_predicted_has_no_hamiltonian(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (lambda f: (f / "element.dat").unlink(), r"element.dat: .*not found.*; expected a table of numbers"),
+    "missing": (lambda f: (f / "element.dat").unlink(), r"element.dat: .*No such file.*; expected a table of numbers"),
     "no numbers": (lambda f: (f / "lat.dat").write_text("a b c\n"), r"lat.dat: .*; expected a table of numbers"),
     "other numbers of atoms": (lambda f: (f / "element.dat").write_text("1\n"), r"have 1, 2 and 2 atoms"),
     "spin-orbit": (lambda f: (f / "info.json").write_text('{"isspinful": true}'), "isspinful is true"),

@@ -50,6 +50,11 @@ class CheapLevel:
         """Return the level shifted to be exact at a point; see `Level`."""
         return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trust)
 
+    def held(self, point: Point, hold: float) -> tuple[CheapLevel, Point]:
+        """Return the level held near a point, and the point in it; see `Holdable`."""
+        start = point.with_potential(point.v - hold * self._problem.projector(point.density))
+        return self.shifted(start), start
+
     def carried(self, point: Point, to: Point) -> Array:
         """Carry a potential from one density to another; see `Level`."""
         return self.field.around(point.factors, point.v).potential(to.factors)

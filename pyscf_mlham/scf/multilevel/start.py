@@ -17,8 +17,8 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.scf.multilevel.ladder import IMPROVED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.scf.multilevel.solver import settled, solve
+from pyscf_mlham.scf.problem import Point, Problem
 
 Array = NDArray[Any]
 
@@ -78,7 +78,7 @@ def first_orbitals(
         point = problem.point_of(mixed, levels[0].field)
     elif good := _good_start(problem, density, point.v):
         return good
-    return solve(levels, point, max(START_TOL, problem.aim)).orbitals
+    return _converged(levels, point, max(START_TOL, problem.aim))
 
 
 def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Array) -> Orbitals:
@@ -95,7 +95,13 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     single, *_ = ladder.levels(IMPROVED)
     point = single.build(orbitals)
     ladder.sharpen(point)
-    return solve(ladder.levels(IMPROVED), point, problem.aim).orbitals
+    return _converged(ladder.levels(IMPROVED), point, problem.aim)
+
+
+def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
+    """Return the best orbitals of cheap levels; those of ROHF are not held, as their order is ambiguous."""
+    method = solve if point.problem.mf.istype("ROHF") else settled
+    return method(levels, point, tolerance).orbitals
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
