@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyscf_mlham
 from pyscf_mlham.configuration import PLAIN
 from pyscf_mlham.errors import MLHamError
-from pyscf_mlham.workers import environment
+from pyscf_mlham.workers import check_scratch, environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
     try:
+        check_scratch()
         with environment(**{PLAIN: "1"}):
             return int(args.run(args, console))
     except (MLHamError, OSError) as error:

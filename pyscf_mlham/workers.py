@@ -49,6 +49,15 @@ class Job(Generic[T, R]):
         return dict.fromkeys(THREADS, str(self.threads)) | dict(self.environment)
 
 
+def check_scratch() -> None:
+    """Raise DataError if PySCF's scratch folder cannot be written: every molecule would fail."""
+    if not os.access(lib.param.TMPDIR, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{lib.param.TMPDIR}: PySCF's scratch folder is missing or cannot be written; create it, or name another "
+            "one in PYSCF_TMPDIR."
+        )
+
+
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
     """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more.
 

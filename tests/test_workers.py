@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pyscf import lib
 
+from pyscf_mlham import cli
 from pyscf_mlham.workers import Job, dask_engine
 
 ENGINE = """
@@ -72,3 +74,11 @@ def test_busy_workers_end_with_their_parent(tmp_path: Path, script: str, how: si
     parent.send_signal(how)
     parent.wait()
     assert not psutil.wait_procs(busy, timeout=20)[1]
+
+
+def test_a_missing_scratch_folder_stops_a_command_before_it_fails_molecules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lib.param, "TMPDIR", str(tmp_path / "missing"))
+    assert cli.main(["models"]) == 1
+    assert "scratch folder is missing" in capsys.readouterr().err

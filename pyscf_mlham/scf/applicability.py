@@ -60,6 +60,8 @@ def unknown_field(mf: Any) -> str:
     Args:
         mf: PySCF mean-field object.
     """
+    if mf.mol.nao == 0:
+        return "there are no basis functions"
     if is_on_gpu(mf):
         return "the matrices of gpu4pyscf are on the GPU"
     if getattr(mf, "sigma", None):

@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 from pyscf.data.elements import ELEMENTS
 
-from pyscf_mlham.checkpoint import CONFIG
+from pyscf_mlham.checkpoint import CONFIG, MOST_CONFIG
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.h0 import BASELINES
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
+from pyscf_mlham.untrusted import read_bounded
 
 SCHEDULES = ("cosine", "wsd")
 RANGES: dict[str, Range] = {  # all others: FROM_0
@@ -117,10 +118,10 @@ def read_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_bounded(path, MOST_CONFIG))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give the YAML file of a training run.") from error
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as YAML ({error}).") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
