@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.ao.mole import is_periodic
 
 Array = NDArray[Any]
 
@@ -57,7 +58,7 @@ def orbitals_from_fock(
     with undisturbed(mf):
         x = mf.check_linear_dependency(s) if orthogonaliser is None else orthogonaliser
         energy, coeff = mf.eig(fock, s, x=x)
-        return Orbitals(energy, coeff, mf.get_occ(energy, coeff))
+        return Orbitals(energy, coeff, np.asarray(mf.get_occ(energy, coeff)))  # lists of k points if smeared
 
 
 @contextmanager
@@ -89,14 +90,14 @@ def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
 
 
 def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
-    """Return how PySCF would break the spin symmetry of a guess: 1 (its default) or "mix"; 0 if it would not.
+    """Return how PySCF would break the spin symmetry of a molecule's guess: 1 (its default) or "mix"; 0 if not.
 
     Args:
         mf: PySCF mean-field object.
         mol: molecule.
     """
     wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it
-    return wanted if wanted and mf.istype("UHF") and mol.spin == 0 else 0
+    return wanted if wanted and mf.istype("UHF") and mol.spin == 0 and not is_periodic(mol) else 0
 
 
 def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:

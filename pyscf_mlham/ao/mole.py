@@ -33,6 +33,15 @@ def is_ghost(mol: gto.Mole, atom: int) -> bool:
     return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
 
 
+def is_periodic(mol: gto.Mole) -> bool:
+    """Whether a molecule is the cell of a crystal; tested by name, as importing PySCF's periodic part takes a second.
+
+    Args:
+        mol: molecule or cell.
+    """
+    return any(kind.__name__ == "Cell" for kind in type(mol).__mro__)
+
+
 def farthest_atom(mol: gto.Mole) -> tuple[int, float]:
     """Return the atom that is farthest from its nearest neighbour, and their distance in Bohr.
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
-from pyscf_mlham.scf.applicability import is_periodic, unknown_field
+from pyscf_mlham.scf.applicability import is_known, unknown_field
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import ROUGH, solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -33,13 +35,11 @@ TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:
     """Return why the scc baseline is not applicable to an object, "" if it is."""
-    if is_periodic(mol):
-        return "periodic systems have no scc guess"
-    if not any(mf.istype(kind) for kind in ("RHF", "UHF")):
+    if not is_known(mf):
         return f"{type(mf).__name__} has no scc guess"
     if mol is not mf.mol:
         return "the molecule is not the object's own"
-    if mol.natm < 2 or mol.nelectron < 2:
+    if (mol.natm < 2 and not is_periodic(mol)) or mol.nelectron < 2:
         return "one atom or one electron needs no scc guess"
     return unknown_field(mf)
 
@@ -65,14 +65,33 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
     return solve([level], level.build(rough), TIGHT).point
 
 
+@one_blas_thread()
+def self_consistent_crystal(problem: Problem) -> Point:
+    """Return the self-consistent baseline of a periodic object, at the cost of a full Fock build.
+
+    The density of PySCF's minao guess is relaxed in the coarse field, then around the full field of the result.
+    """
+    from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
+
+    mf, level = problem.mf, CheapLevel(problem, CrystalField(problem.mf))
+    density = mf.get_init_guess(mf.mol, "minao")
+    factors = problem.factors_of(density)
+    atoms = problem.point(None, factors, density, level.field.potential(factors))
+    rough = solve([level.shifted(atoms)], atoms, ROUGH).point
+    full = rough.with_potential(np.asarray(mf.get_veff(mf.mol, rough.density)))
+    return solve([level.shifted(full)], full, TIGHT).point
+
+
 def guess(mf: Any, mol: gto.Mole) -> Array:
     """Return the density matrix of the scc baseline; raise OutOfDomainError with the reason if not applicable."""
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
-    problem = Problem.of(mf)
-    orbitals = problem.orbitals(self_consistent_atoms(problem).fock)
+    problem = problem_of(mf)
+    relaxed = self_consistent_crystal if is_periodic(mol) else self_consistent_atoms
+    orbitals = problem.orbitals(relaxed(problem).fock)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
-    logger.note(mf, "scc guess: %.2f s, 1 coarse Fock build", time.perf_counter() - start)
+    kind = "full" if is_periodic(mol) else "coarse"
+    logger.note(mf, "scc guess: %.2f s, 1 %s Fock build", time.perf_counter() - start, kind)
     return density_from_orbitals(mf, orbitals)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.h0 import SCC, scc
@@ -81,7 +82,8 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
     except Exception as error:  # a guess must never stop the user's SCF
         reason = reason_of(error)
     else:
-        return density, GuessInfo(SCC, seconds=time.perf_counter() - start, coarse_builds=1)
+        seconds, full = time.perf_counter() - start, int(is_periodic(mol))
+        return density, GuessInfo(SCC, seconds=seconds, coarse_builds=1 - full, full_builds=full)
     logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
     density = np.asanyarray(pyscf_guess("minao"))
     return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)

@@ -12,7 +12,7 @@ from pyscf import gto, scf
 from pyscf.data import nist
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, graph_from_mol, is_ghost
+from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, graph_from_mol, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -27,7 +27,7 @@ from pyscf_mlham.density import (
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField
 from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
-from pyscf_mlham.scf.applicability import is_periodic, unknown_field
+from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem

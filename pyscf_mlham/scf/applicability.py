@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pyscf import gto, lib
+from pyscf import lib
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.scf.decorator import is_on_gpu
 
 # Methods that the cheap levels share with PySCF; a user's own replacement of one is called by PySCF's kernel only.
@@ -14,7 +15,16 @@ HOOKS = ("pre_kernel", "post_kernel")
 STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
 # Attributes of a field that PySCF's decorations and users set; after newton() they reach the outer object only.
 FIELD = ("xc", "nlc", "disp", "grids", "nlcgrids", "with_df", "with_solvent", "with_x2c", "mm_mol", "get_hcore")
-KNOWN = ("pyscf.scf.", "pyscf.dft.", "pyscf.df.", "pyscf.solvent", "pyscf.x2c.", "pyscf.qmmm.", "pyscf_mlham.")
+KNOWN = (
+    "pyscf.scf.",
+    "pyscf.dft.",
+    "pyscf.pbc.",
+    "pyscf.df.",
+    "pyscf.solvent",
+    "pyscf.x2c.",
+    "pyscf.qmmm.",
+    "pyscf_mlham.",
+)
 
 
 def inapplicable(mf: Any) -> str:
@@ -25,9 +35,7 @@ def inapplicable(mf: Any) -> str:
     """
     if hasattr(type(mf), "undo_oneshot"):
         return "a OneShot object runs no SCF"
-    if is_periodic(mf.mol):
-        return "periodic systems have no coarse level"
-    if not any(mf.istype(kind) for kind in ("RHF", "UHF")) or mf.mol.natm == 0:
+    if not is_known(mf) or mf.mol.natm == 0:
         name = type(mf).__name__.removeprefix("Multilevel")
         return f"{name} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:
@@ -45,13 +53,11 @@ def inapplicable(mf: Any) -> str:
     return unknown_field(mf)
 
 
-def is_periodic(mol: gto.Mole) -> bool:
-    """Whether a molecule is the cell of a crystal; tested by name, as importing PySCF's periodic part takes a second.
-
-    Args:
-        mol: molecule or cell.
-    """
-    return any(kind.__name__ == "Cell" for kind in type(mol).__mro__)
+def is_known(mf: Any) -> bool:
+    """Whether an object is a restricted or unrestricted one, of a molecule or of a crystal with or without k points."""
+    open_shell = ("KROHF", "ROHF") if is_periodic(mf.mol) else ()
+    known = any(mf.istype(kind) for kind in ("RHF", "UHF", "KRHF", "KUHF"))
+    return known and not any(mf.istype(kind) for kind in open_shell)
 
 
 def unknown_field(mf: Any) -> str:
@@ -64,12 +70,29 @@ def unknown_field(mf: Any) -> str:
         return "there are no basis functions"
     if is_on_gpu(mf):
         return "the matrices of gpu4pyscf are on the GPU"
-    if getattr(mf, "sigma", None):
+    if is_periodic(mf.mol) and (reason := _unknown_crystal(mf)):
+        return reason
+    if getattr(mf, "sigma", None) and not mf.istype("KSCF"):
         return "smeared occupations are left to PySCF"
     if replaced := [name for name in STEPS if _is_replaced(mf, name)]:
         return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
-    if np.iscomplexobj(overlap := mf.get_ovlp()) or overlap.shape[-1] != mf.mol.nao:
+    overlap = mf.get_ovlp()
+    if (np.iscomplexobj(overlap) and not mf.istype("KSCF")) or overlap.shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
+    return ""
+
+
+def _unknown_crystal(mf: Any) -> str:
+    """Return why the field of a periodic object has no coarse form, "" if it has one."""
+    fitting = type(mf.with_df)
+    bases = {kind.__name__ for kind in fitting.__mro__}
+    if mf.rsjk or "GDF" not in bases or "MDF" in bases:
+        name = type(mf.rsjk).__name__ if mf.rsjk else fitting.__name__
+        return f"{name} of periodic systems has no coarse level; use density_fit()"
+    if hasattr(mf.with_df._kpts, "kpts_ibz"):
+        return "symmetry of k points is left to PySCF"
+    if hasattr(mf, "U_idx"):
+        return "the coarse level lacks Hubbard's U"
     return ""
 
 

@@ -21,6 +21,7 @@ class GuessInfo:
         model: name of the model, "" without one.
         seconds: wall time, including that of loading the model.
         coarse_builds: number of coarse Fock builds.
+        full_builds: number of full ones, of the guess itself.
     """
 
     guess: str
@@ -28,6 +29,7 @@ class GuessInfo:
     model: str = ""
     seconds: float = 0.0
     coarse_builds: int = 0
+    full_builds: int = 0
 
 
 def record(mf: Any, info: GuessInfo | None) -> None:

@@ -15,7 +15,9 @@ from pyscf.scf import hf, rohf, uhf
 from pyscf_mlham.density import (
     Orbitals,
     density_from_orbitals,
+    factors_from_density,
     factors_from_orbitals,
+    orbitals_from_density,
     orbitals_from_fock,
     undisturbed,
 )
@@ -24,6 +26,7 @@ from pyscf_mlham.field.protocol import Field
 
 Array = NDArray[Any]
 
+FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
 MOVED = 0.5  # electrons; another occupation moves at least one
 
 
@@ -47,6 +50,11 @@ class Problem(NamedTuple):
         mol = mf.mol if mol is None else mol
         clock, overlap = now(), mf.get_ovlp(mol)
         return cls(mf, mf.get_hcore(mol), overlap, mf.check_linear_dependency(overlap), clock)
+
+    @property
+    def n_k(self) -> int:
+        """Number of k points over which energies are averaged."""
+        return 1
 
     @property
     def tolerance(self) -> float:
@@ -124,6 +132,31 @@ class Problem(NamedTuple):
         """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise."""
         return factors_from_orbitals(self.mf, orbitals)
 
+    def factors_of(self, density: Array) -> list[Array]:
+        """Return L with D = L L^T, without the negative part that guesses may have."""
+        return factors_from_density(density)
+
+    def natural(self, density: Array) -> Orbitals | None:
+        """Return the natural orbitals of an idempotent density, None if they are not all there or not separable."""
+        if self.mf.istype("ROHF") or self.mf.mol.symmetry or self.x.shape[0] != self.x.shape[1]:
+            return None
+        return orbitals_from_density(density, self.overlap)
+
+    def canonical(self, orbitals: Orbitals, fock: Array) -> Orbitals:
+        """Return canonical orbitals of the same density."""
+        energy, coeff = self.mf.canonicalize(orbitals.coeff, orbitals.occ, fock)
+        return Orbitals(energy, coeff, orbitals.occ)
+
+    def final(self, point: Point) -> Orbitals:
+        """Return the orbitals of a solution."""
+        assert point.orbitals is not None
+        return point.orbitals
+
+    def energies(self, orbitals: Orbitals, density: Array, vhf: Any) -> tuple[float, float]:  # noqa: ARG002
+        """Return total energy and free energy of a density, Hartree; they are the same for integer occupations."""
+        total = float(self.mf.energy_tot(density, self.hcore, vhf))
+        return total, total
+
     def point(self, orbitals: Orbitals | None, factors: list[Array], density: Array, v: Array) -> Point:
         """Compute the Fock matrix, DIIS error and orbital gradient of a density from its effective potential."""
         fock = self.fock(v, density)
@@ -158,6 +191,24 @@ class Problem(NamedTuple):
         gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
         norm = float(np.linalg.norm(gradient))
         return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))
+
+    def lowering(self, orbitals: Orbitals, v: Array) -> float:
+        """Sum gradient^2 / curvature over orbital rotations: the expected energy lowering of the next step, Hartree."""
+        up, down = self.hcore + v if v.ndim == 3 else (self.hcore + v,) * 2
+        if self.mf.istype("UHF"):
+            rotating = [(c, [(f, o > 0.5)]) for f, c, o in zip((up, down), orbitals.coeff, orbitals.occ, strict=True)]
+        else:  # both spins share their orbitals
+            rotating = [(orbitals.coeff, [(up, orbitals.occ > 0.5), (down, orbitals.occ > 1.5)])]
+        total = 0.0
+        for coeff, spins in rotating:
+            gradient, curvature = np.zeros((2, coeff.shape[1], coeff.shape[1]))
+            for fock, occupied in spins:
+                f = coeff.T @ fock @ coeff
+                free = ~occupied[:, None] & occupied
+                gradient += np.where(free, f, 0.0)
+                curvature += np.where(free, np.subtract.outer(f.diagonal(), f.diagonal()), 0.0)
+            total += float(np.sum(gradient**2 / np.maximum(curvature, FLAT)))
+        return total
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from pyscf.scf import hf
 
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
-from pyscf_mlham.scf.applicability import is_periodic
 from pyscf_mlham.scf.decorator import is_on_gpu
 from pyscf_mlham.track.extrapolation import (
     aligned,

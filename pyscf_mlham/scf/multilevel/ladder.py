@@ -9,6 +9,7 @@ from typing import Any
 from pyscf import df
 from pyscf.lib import logger
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.field.fitting import fit_overlapping
@@ -18,6 +19,7 @@ from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Point, Problem
 
 # Levels below the full one, in the order in which they are tried.
+CRYSTAL = ((COARSE.name,),)
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
 START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build ...
@@ -37,7 +39,7 @@ class Ladder:
         fitted = _is_fitted(problem)
         if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
             fit_overlapping(problem.mf.with_df)
-        self.rungs = list(FITTED if fitted else EXACT)
+        self.rungs = list(CRYSTAL if is_periodic(problem.mf.mol) else FITTED if fitted else EXACT)
         self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
@@ -65,6 +67,10 @@ class Ladder:
 
     def _created(self, name: str) -> Field | None:
         mf = self._problem.mf
+        if is_periodic(mf.mol):
+            from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
+
+            return CrystalField(mf) if name == COARSE.name else None
         if name == SINGLE.name:
             return SingleField(mf)
         if name != RESPONSE.name:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyscf.lib import logger
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
+from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE, SINGLE, Field
 from pyscf_mlham.scf.problem import Array, Point, Problem, now
 
@@ -19,7 +19,6 @@ COARSE_TRUST = 5e-2
 SINGLE_TRUST = 1e-2  # a wrong one costs a full build, a test half of one
 RESPONSE_CYCLES = 25
 CYCLES = 50
-FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
 RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
 NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
 SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
@@ -90,12 +89,14 @@ class Iterate(Point):
     Attributes:
         vhf: result of the object's get_veff.
         energy: total energy, Hartree.
+        free_energy: the same minus the entropy of smeared occupations times their width, Hartree.
         lowering: second-order estimate of the energy above the solution, Hartree.
         clock: processor and wall time when it was built, seconds.
     """
 
     vhf: Any
     energy: float
+    free_energy: float
     lowering: float
     clock: tuple[float, float]
 
@@ -107,7 +108,7 @@ class Iterate(Point):
 
     def lies_above(self, last: Iterate) -> bool:
         """Whether the energy has risen by more than a step to the solution nearest to the last point explains."""
-        return self.energy > last.energy + RISE * last.lowering + NOISE
+        return self.free_energy > last.free_energy + RISE * last.lowering + NOISE
 
 
 class NoProgressError(Exception):
@@ -183,14 +184,15 @@ class FullLevel:
         vhf = mf.get_veff(mf.mol, density, *((last.density, last.vhf) if last else ()))
         solvent = getattr(vhf, "v_solvent", None)
         v = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
-        energy, coeff = mf.canonicalize(orbitals.coeff, orbitals.occ, problem.fock(v, density))
-        canonical = Orbitals(energy, coeff, orbitals.occ)
-        point = problem.point(canonical, factors_from_orbitals(mf, canonical), density, v)
+        canonical = problem.canonical(orbitals, problem.fock(v, density))
+        point = problem.point(canonical, problem.factors(canonical), density, v)
+        energy, free_energy = problem.energies(canonical, density, vhf)
         self._last = Iterate(
             **vars(point),
             vhf=vhf,
-            energy=float(mf.energy_tot(density, problem.hcore, vhf)),
-            lowering=_lowering(problem, canonical, v),
+            energy=energy,
+            free_energy=free_energy,
+            lowering=problem.lowering(canonical, v),
             clock=now(),
         )
         return self._last
@@ -244,26 +246,6 @@ class FullLevel:
     def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Level`)
         """Raise: the cheaper levels have made no progress; see `Level`."""
         raise NoProgressError
-
-
-def _lowering(problem: Problem, orbitals: Orbitals, v: Array) -> float:
-    """Sum gradient^2 / curvature over orbital rotations: the expected energy lowering of the next step."""
-    mf = problem.mf
-    up, down = problem.hcore + v if v.ndim == 3 else (problem.hcore + v,) * 2
-    if mf.istype("UHF"):
-        rotating = [(c, [(f, o > 0.5)]) for f, c, o in zip((up, down), orbitals.coeff, orbitals.occ, strict=True)]
-    else:  # both spins share their orbitals
-        rotating = [(orbitals.coeff, [(up, orbitals.occ > 0.5), (down, orbitals.occ > 1.5)])]
-    total = 0.0
-    for coeff, spins in rotating:
-        gradient, curvature = np.zeros((2, coeff.shape[1], coeff.shape[1]))
-        for fock, occupied in spins:
-            f = coeff.T @ fock @ coeff
-            free = ~occupied[:, None] & occupied
-            gradient += np.where(free, f, 0.0)
-            curvature += np.where(free, np.subtract.outer(f.diagonal(), f.diagonal()), 0.0)
-        total += float(np.sum(gradient**2 / np.maximum(curvature, FLAT)))
-    return total
 
 
 def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:

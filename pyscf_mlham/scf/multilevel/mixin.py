@@ -17,11 +17,13 @@ from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile
 
-from pyscf_mlham.density import Orbitals, factors_from_density
+from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
@@ -53,7 +55,8 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     density-fitted object.
 
     Args:
-        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations; not changed.
+        mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations, or a periodic one (such as KRKS)
+            with Gaussian density fitting, whose cheaper level has no settings; not changed.
         builds: full Fock builds after which the energy is estimated instead of converged, for screening: `e_tot` is
             then that of the response to the last one, `energy_error` an estimate of its error, and `converged` stays
             False unless the criteria are met. None converges.
@@ -143,7 +146,9 @@ class _MultilevelSCF(Decoration):
         if self._earlier is not None:
             return self
         super().dump_flags(verbose)  # type: ignore[misc]
-        if not self.plain_reason:
+        if is_periodic(self.mol) and not self.plain_reason:
+            logger.info(self, "multilevel SCF: coarse level of the object's own fitted Coulomb, grid level 0")
+        elif not self.plain_reason:
             logger.info(self, "multilevel SCF: coarse level %s", self.coarse_level)
             logger.info(self, "multilevel SCF: if that is too coarse, %s", self.fine_level)
         return self
@@ -167,7 +172,7 @@ class _MultilevelSCF(Decoration):
         self.coarse_cycles = self.full_builds = self.response_builds = self.single_builds = self._builds = 0
         self.plain_reason, self.energy_error = "", float("nan")
         reason = inapplicable(self)
-        if dm0 is not None and np.iscomplexobj(dm0):
+        if dm0 is not None and np.iscomplexobj(dm0) and not self.istype("KSCF"):
             reason = "the density to start from is complex"
         if reason:
             return float(self._plain(reason, dm0, **kwargs))
@@ -201,7 +206,7 @@ class _MultilevelSCF(Decoration):
         """Converge on several levels; see `scf`."""
         self.dump_flags()
         self.build(self.mol)
-        problem = Problem.of(self)
+        problem = problem_of(self)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
         if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
@@ -221,7 +226,8 @@ class _MultilevelSCF(Decoration):
             chkfile.save_mol(self.mol, self.chkfile)
         dm0 = np.asanyarray(dm0)
         if levels and not is_close(dm0):
-            factors = atomic_factors(self) if atoms else factors_from_density(dm0)
+            superposed = atoms and not is_periodic(self.mol)
+            factors = atomic_factors(self) if superposed else problem.factors_of(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
             if atoms:
                 self._record_scc(problem, ladder)
@@ -232,7 +238,7 @@ class _MultilevelSCF(Decoration):
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
         self._keep(ladder, outcome)
-        self.full_builds = self.cycles = full.builds
+        self.full_builds, self.cycles = self._builds, full.builds
         self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
         self.single_builds, self.response_builds = ladder.builds(SINGLE.name), ladder.builds(RESPONSE.name)
         if outcome.failure and self.builds:
@@ -241,7 +247,7 @@ class _MultilevelSCF(Decoration):
             return float(self._go_on(problem, outcome, dm0, **kwargs))
         best = outcome.best
         self.converged, self.e_tot = not outcome.failure, best.energy
-        self.mo_energy, self.mo_coeff, self.mo_occ = best.canonical
+        self.mo_energy, self.mo_coeff, self.mo_occ = problem.final(best)
         logger.note(
             self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",
             full.builds, "s" * (full.builds != 1), f", {self.single_builds} in single precision" * ladder.has_single,
@@ -264,7 +270,7 @@ class _MultilevelSCF(Decoration):
         """Estimate the energy to second order from the response to the last full build."""
         point = relaxed(ladder, last)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
-        self.e_tot = last.energy + float(np.sum(mean * change))
+        self.e_tot = last.energy + float(np.vdot(change, mean).real) / problem.n_k
         self.energy_error = RESPONSE_ERROR * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
@@ -307,12 +313,13 @@ class _MultilevelSCF(Decoration):
 
 
 def relaxed(ladder: Ladder, last: Point) -> Point:
-    """Return the solution of the response level shifted to a point, or the point if there is no response level."""
-    if not ladder.levels((RESPONSE.name,)):
+    """Return the solution of the cheapest level shifted to a point, or the point if there is no such level."""
+    cheapest = ladder.rungs[0][-1:]
+    if not ladder.levels(cheapest):  # functionals without second derivatives
         return last
     ladder.sharpen(last)
-    [response] = ladder.levels((RESPONSE.name,))
-    return solve([response.shifted(last)], last, response.share * last.gradient).point
+    [level] = ladder.levels(cheapest)
+    return solve([level.shifted(last)], last, level.share * last.gradient).point
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:

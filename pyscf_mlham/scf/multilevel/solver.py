@@ -169,5 +169,5 @@ def diis_weights(errors: Sequence[Array]) -> Array:
     flat = [np.ravel(error) / scale for error in errors]
     A = np.zeros((n + 1, n + 1))
     A[:n, n] = A[n, :n] = 1
-    A[:n, :n] = [[a @ b for b in flat] for a in flat]
+    A[:n, :n] = [[np.vdot(a, b).real for b in flat] for a in flat]
     return np.asarray(np.linalg.lstsq(A, np.eye(n + 1)[n], rcond=1e-12)[0][:n])

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf.lib import logger
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import (
     Orbitals,
-    orbitals_from_density,
     spin_breaking,
     with_mixed_frontier,
 )
@@ -78,6 +78,8 @@ def first_orbitals(
         point = problem.point_of(mixed, levels[0].field)
     elif good := _good_start(problem, density, point.v):
         return good
+    if is_periodic(problem.mf.mol):  # exchange of a whole density is the object's own, that of changes is fitted
+        levels = [levels[0].shifted(point)]
     return _converged(levels, point, max(START_TOL, problem.aim))
 
 
@@ -99,8 +101,9 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
-    """Return the best orbitals of cheap levels; those of ROHF are not held, as their order is ambiguous."""
-    method = solve if point.problem.mf.istype("ROHF") else settled
+    """Return the best orbitals of cheap levels, not held for crystals and for ROHF, whose order is ambiguous."""
+    mf = point.problem.mf
+    method = solve if mf.istype("ROHF") or is_periodic(mf.mol) else settled
     return method(levels, point, tolerance).orbitals
 
 
@@ -112,21 +115,19 @@ def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
         density: initial density matrix.
         v: its coarse potential, Hartree.
     """
-    mf = problem.mf
-    if mf.istype("ROHF") or mf.mol.symmetry or problem.x.shape[0] != problem.x.shape[1]:
-        return None
-    natural = orbitals_from_density(density, problem.overlap)
+    natural = problem.natural(density)
     if natural is None:
         return None
     fock = problem.fock(v, density)
-    orbitals = _in_order(natural.occ, *mf.canonicalize(natural.coeff, natural.occ, fock))
+    orbitals = _in_order(problem.canonical(natural, fock))
     if not problem.filled_from_below(orbitals):  # of another charge or spin, or an excited state
         return None
-    return orbitals if problem.gradient(orbitals, fock) < AS_GOOD * np.sqrt(mf.mol.natm) else None
+    return orbitals if problem.gradient(orbitals, fock) < AS_GOOD * np.sqrt(problem.mf.mol.natm * problem.n_k) else None
 
 
-def _in_order(occ: Array, energy: Array, coeff: Array) -> Orbitals:
+def _in_order(orbitals: Orbitals) -> Orbitals:
     """Sort the orbitals of each spin by energy."""
+    energy, coeff, occ = orbitals
     order = np.argsort(energy, axis=-1, kind="stable")
     columns = (np.take_along_axis(a, o, -1) for a, o in ((energy, order), (coeff, order[..., None, :]), (occ, order)))
     return Orbitals(*columns)
