@@ -1,0 +1,77 @@
+"""Crystals with k points, PBE and GTH pseudopotentials: full builds of plain PySCF, 'scc' and accelerate().
+
+python examples/crystals.py [NAME ...], minutes for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+from pyscf.pbc import dft, gto
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.scf.counting import counting_fock_builds
+
+FCC = (np.ones((3, 3)) - np.eye(3)) / 2
+LARGE, SMALL = "gth-dzvp", "gth-dzvp-molopt-sr"
+
+
+def sheet(a: float, height: float) -> Any:
+    """Return the lattice of a hexagonal sheet, Angstrom."""
+    return np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, height]])
+
+
+HONEYCOMB = [(1 / 3, 2 / 3, 0.5), (2 / 3, 1 / 3, 0.5)]
+ROCK_SALT = [(0, 0, 0), (0.5, 0.5, 0.5)]
+ZINC_BLENDE = [(0, 0, 0), (0.25, 0.25, 0.25)]
+# lattice, symbols, fractional positions, basis set, k points, width of smearing in Hartree
+CASES: dict[str, tuple[Any, list[str], list[Any], str, list[int], float]] = {
+    "hBN": (sheet(2.504, 15.0), ["B", "N"], HONEYCOMB, LARGE, [3, 3, 1], 0.0),
+    "graphene": (sheet(2.46, 15.0), ["C", "C"], HONEYCOMB, LARGE, [6, 6, 1], 0.005),
+    "diamond": (FCC * 3.567, ["C", "C"], ZINC_BLENDE, LARGE, [2, 2, 2], 0.0),
+    "Si": (FCC * 5.431, ["Si", "Si"], ZINC_BLENDE, LARGE, [2, 2, 2], 0.0),
+    "MgO": (FCC * 4.212, ["Mg", "O"], ROCK_SALT, SMALL, [2, 2, 2], 0.0),
+    "NaCl": (FCC * 5.64, ["Na", "Cl"], ROCK_SALT, SMALL, [2, 2, 2], 0.0),
+    "Al": (FCC * 4.05, ["Al"], [(0, 0, 0)], SMALL, [4, 4, 4], 0.01),
+}
+
+
+def mean_field(name: str) -> Any:
+    """Return the density-fitted KRKS object of a case."""
+    lattice, symbols, places, basis, mesh, sigma = CASES[name]
+    cell = gto.Cell()
+    cell.atom, cell.a = list(zip(symbols, np.array(places) @ lattice, strict=True)), lattice
+    cell.basis, cell.pseudo, cell.verbose = basis, "gth-pbe", 0
+    cell.dimension = 2 if mesh[2] == 1 else 3
+    cell.build()
+    mf = dft.KRKS(cell, cell.make_kpts(mesh), xc="pbe").density_fit()
+    mf = mf.smearing(sigma) if sigma else mf
+    return mf.set(conv_tol=1e-9)
+
+
+def main() -> None:
+    """Print a row for each case and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(CASES), metavar="NAME", help=", ".join(CASES))
+    for name in parser.parse_args().names:
+        reference = float("nan")
+        for way in ("plain", "scc", "accelerate"):
+            mf = mean_field(name)
+            mf = accelerate(mf) if way == "accelerate" else mf.set(init_guess="scc" if way == "scc" else "minao")
+            start = time.process_time()
+            with counting_fock_builds(mf) as counter:
+                mf.kernel()
+            seconds = time.process_time() - start
+            reference = mf.e_tot if way == "plain" else reference
+            print(
+                f"{name:9s} {way:11s} converged {mf.converged} builds {counter.builds} "
+                f"dE {mf.e_tot - reference:9.1e} Ha {seconds:6.1f} s {getattr(mf, 'plain_reason', '')}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
