@@ -6,7 +6,7 @@ TEN := ase:g2/CH3CONH2,CH3CH2OH,CH3CN,CH3COF,CH3CH2Cl,CH3NO2,CH3SH,HCOOCH3,C4H4N
 # One BLAS/OpenMP thread per test process: the molecules are small, and threads only fight over cores.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help install demo table test test-all check format docs clean
+.PHONY: help install demo table test test-all fuzz faults versions check format docs clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -32,6 +32,16 @@ test: $(STAMP)  ## the default tests (minutes), and the slowest of them
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(SINGLE) $(BIN)/python -m pytest -q -n auto --durations 20
+
+fuzz: $(STAMP)  ## 1000 random inputs (an hour); the same command continues
+	mkdir -p out
+	$(SINGLE) $(BIN)/python tests/support/fuzz.py --count 1000 --report out/fuzz.jsonl
+
+faults: $(STAMP)  ## long commands under kills, a full disk, little memory and missing folders (half an hour)
+	$(SINGLE) $(BIN)/python tests/support/faults.py --folder out/faults
+
+versions: $(STAMP)  ## fast tests with several versions of Python, PySCF, numpy and torch
+	$(BIN)/python examples/versions.py --folder out/versions
 
 check: $(STAMP)  ## ruff, mypy and the order of imports
 	$(BIN)/ruff check .

@@ -1,0 +1,490 @@
+"""Random inputs, each in a process of its own: `python tests/support/fuzz.py --count 1000 --report fuzz.jsonl`.
+
+An input is drawn by its seed and number: a molecule, a method with decorations and settings, and a use of the package;
+or a command with files, some of them broken. The energy must be plain PySCF's to 1e-8 Hartree, or an error must name
+its cause; nothing may hang, leave files, threads, processes or open files behind, or change an object after an error.
+Finished inputs are in the report; the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase.calculators.calculator import CalculatorError
+from pyscf import dft, gto, lib, qmmm, scf
+
+import pyscf_mlham
+from pyscf_mlham import History, MLHamError, OneShot, accelerate, cli, guess, track
+
+NAMED = (MLHamError, CalculatorError)
+SAME = 1e-8  # Hartree
+STATE, LOOSE = 1e-7, 1e-4  # Hartree: of the same state again, and for a criterion of the user
+COMMAND_SHARE = 0.15  # of the inputs
+LIMIT = 120.0  # seconds of one input
+GOOD = ("same", "refused", "both fail", "another state", "better", "done", "error named")  # verdicts without a defect
+LIGHT, METALS = ("H", "C", "N", "O", "F"), ("Li", "Na", "Mg", "Al", "Si", "S", "Cl", "Ti", "Fe", "Zn", "Br", "I")
+BASES = ("sto-3g", "3-21g", "6-31g", "6-31g*", "def2-svp", "minao", "6-31++g", "lanl2dz", "ano@2s1p")
+ODD_BASES = ("nothing", {"default": "sto-3g", "H": "6-31g"}, {"H": [[0, [1.0, 1.0]]]}, "")
+FUNCTIONALS = ("hf", "lda,vwn", "pbe", "b3lyp", "pbe0", "tpss", "m062x", "camb3lyp", "hse06", "r2scan", "wb97x-v", "")
+GUESSES = ("minao", "atom", "hcore", "huckel", "sap", "vsap", "ml", "scc", "mod_huckel")
+ODD_GUESSES = ("ml:nothing", "ML", "mlx", "chkfile", "chk", "1e", 3, None)
+KINDS = ("R", "R", "U", "RO", "G")
+USES = ("accelerate", "guess", "track", "registered", "oneshot", "ase")
+
+
+class Input(NamedTuple):
+    """One input.
+
+    Attributes:
+        use: how the package is used.
+        mol: arguments of gto.M.
+        mf: kind, functional, decorations by name, and attributes.
+    """
+
+    use: str
+    mol: dict[str, Any]
+    mf: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a calculation returned: an energy, or an error."""
+
+    energy: float | None
+    converged: bool
+    density: Any = None
+    error: str = ""
+    named: bool = False  # whether the error is one of this package
+
+
+def draw(rng: np.random.Generator, light: bool = False) -> Input:
+    """Draw a molecule, a method and a use; light: two atoms at most, in small basis sets."""
+
+    def one(values: Any, odd: Any = (), share: float = 0.05) -> Any:
+        chosen = odd if odd and rng.random() < share else values
+        return chosen[int(rng.integers(len(chosen)))]
+
+    heavy = rng.random() < 0.2 and not light
+    small = heavy or light
+    atoms = [(one(METALS if heavy and not i else LIGHT), place) for i, place in enumerate(_positions(rng, small))]
+    if rng.random() < 0.05:
+        atoms[-1] = (f"ghost-{atoms[-1][0]}", atoms[-1][1])
+    mol: dict[str, Any] = {
+        "atom": atoms,
+        "basis": one(BASES[:3] if small else BASES, ODD_BASES),
+        "charge": int(rng.choice([0, 0, 0, 1, -1, 2])),
+    }
+    protons = sum(0 if name.startswith("ghost") else gto.charge(name) for name, _ in atoms)
+    lowest = (protons - mol["charge"]) % 2
+    mol["spin"] = lowest + 2 * int(rng.choice([0, 0, 0, 0, 1, 2])) + (rng.random() < 0.03)
+    mol |= {"cart": bool(rng.random() < 0.1), "symmetry": bool(rng.random() < 0.1)}
+    if rng.random() < 0.2:
+        mol["ecp"] = one(("lanl2dz", {"I": "def2-svp", "Br": "lanl2dz"}), ("nothing",))
+    kind = one(KINDS) if mol["spin"] == 0 else one(("U", "U", "RO", "G", "R"))
+    decorations = [name for name in DECORATIONS if rng.random() < 0.07]
+    if rng.random() < 0.4:
+        decorations.append("density_fit")
+    rng.shuffle(decorations)
+    attributes = {name: one(values) for name, values in ATTRIBUTES.items() if rng.random() < 0.08}
+    functionals = FUNCTIONALS[:4] if light else FUNCTIONALS
+    mf = {"kind": kind, "xc": one(functionals, ("nothing", "b3lyp,,", "0.5*HF+")), "decorations": decorations}
+    return Input(one(USES), mol, mf | {"init_guess": one(GUESSES, ODD_GUESSES), "attributes": attributes})
+
+
+def _positions(rng: np.random.Generator, small: bool) -> list[list[float]]:
+    """Return a chain of one to four atoms, of two at most if it is small; some stretched, one in fifty collapsed."""
+    places = [np.zeros(3)]
+    for _ in range(int(rng.choice([0, 1, 1] if small else [0, 1, 1, 1, 2, 2, 3]))):
+        step = rng.normal(size=3)
+        length = 0.0 if rng.random() < 0.02 else rng.uniform(0.6, 1.8) if rng.random() < 0.9 else rng.uniform(2, 9)
+        places.append(places[int(rng.integers(len(places)))] + length * step / np.linalg.norm(step))
+    return [place.round(3).tolist() for place in places]
+
+
+def _charges(mf: Any) -> Any:
+    return qmmm.mm_charge(mf, np.array([[3.0, 1.0, 2.0], [0.5, 0.5, 1.9]]), np.array([0.4, -0.3]))
+
+
+DECORATIONS: dict[str, Callable[[Any], Any]] = {
+    "newton": lambda mf: mf.newton(),
+    "x2c": lambda mf: mf.sfx2c1e(),
+    "PCM": lambda mf: mf.PCM(),
+    "ddCOSMO": lambda mf: mf.ddCOSMO(),
+    "qmmm": _charges,
+    "smearing": lambda mf: scf.addons.smearing(mf, sigma=0.005),
+    "frac_occ": lambda mf: scf.addons.frac_occ(mf),
+    "linear": lambda mf: scf.addons.remove_linear_dep(mf),
+    "density_fit": lambda mf: mf.density_fit(),
+    "rijcosx": lambda mf: mf.density_fit(only_dfj=True),
+}
+ATTRIBUTES: dict[str, tuple[Any, ...]] = {
+    "max_cycle": (0, 1, 3, 100),
+    "conv_tol": (1e-6, 1e-12),
+    "conv_tol_grad": (1e-3, 1e-6),
+    "level_shift": (0.1, 0.5),
+    "damp": (0.3,),
+    "diis": (False,),
+    "diis_space": (2, 12),
+    "diis_start_cycle": (4,),
+    "max_memory": (1, 50, 200),
+    "direct_scf": (False,),
+    "conv_check": (False,),
+    "init_guess_breaksym": (0, 1, 2),
+    "chkfile": (None,),
+    "check_convergence": (lambda envs: envs["norm_gorb"] < 1e-4,),
+    "callback": (lambda envs: None,),
+    "verbose": (4,),
+}
+
+
+def make(task: Input) -> Any:
+    """Build the mean-field object of an input."""
+    mol = gto.M(**{"verbose": 0, "output": os.devnull} | task.mol)
+    kind, xc = task.mf["kind"], task.mf["xc"]
+    if xc == "hf":
+        mf = getattr(scf, f"{kind}HF")(mol)
+    else:
+        mf = getattr(dft, f"{kind}KS")(mol, xc=xc)
+        mf.grids.atom_grid = mf.nlcgrids.atom_grid = (20, 50)
+    for name in task.mf["decorations"]:
+        mf = DECORATIONS[name](mf)
+    tolerances = {"conv_tol": 1e-10, "conv_tol_grad": 1e-6, "max_cycle": 50}
+    return mf.set(init_guess=task.mf["init_guess"], **tolerances | task.mf["attributes"])
+
+
+def outcome_of(run: Callable[[], Any]) -> Outcome:
+    """Run a calculation; return its energy or its error."""
+    try:
+        mf = run()
+    except Exception as error:
+        return Outcome(None, False, None, f"{type(error).__name__}: {error}"[:300], isinstance(error, NAMED))
+    energy = mf.mo_energy if hasattr(type(mf), "undo_oneshot") else mf.e_tot  # OneShot has no total energy
+    return Outcome(float(np.sum(energy)), bool(mf.converged), mf.make_rdm1())
+
+
+def judged(task: Input) -> tuple[str, str]:
+    """Return the verdict of an input, and details."""
+    plain = outcome_of(lambda: _ran(make(task)))
+    made: list[Any] = []
+    before: list[dict[str, Any]] = []
+
+    def run() -> Any:
+        mf = make(task)
+        made.append(mf)
+        before.append(_state(mf))
+        return OURS[task.use](mf)
+
+    ours = outcome_of(run)
+    if ours.error and made and (changed := _changes(before[0], _state(made[0]))):
+        return "changed", f"{ours.error} | {changed}"
+    return _compared(plain, ours, task)
+
+
+def _compared(plain: Outcome, ours: Outcome, task: Input) -> tuple[str, str]:
+    """Return the verdict of two outcomes; plain SCF decides whether another energy is that of a state of its own."""
+    if ours.named:
+        lost = plain.converged and "SCFError" in ours.error
+        return "not converged" if lost else "refused", ours.error
+    if ours.energy is None:
+        return "both fail" if plain.error else "raised", f"{ours.error} | plain: {plain.error}"
+    if plain.energy is None:
+        return "better", plain.error
+    if not np.isfinite(ours.energy) and np.isfinite(plain.energy):
+        return "not finite", ""
+    if task.use == "oneshot":
+        return "done", ""
+    if plain.converged and not ours.converged and task.use != "guess":  # which is plain SCF from another start
+        return "not converged", f"{ours.energy:.10f} {plain.energy:.10f}"
+    if not plain.converged:
+        return "better" if ours.converged else "both fail", "not converged"
+    return _of_energies(plain.energy, ours, task)
+
+
+def _of_energies(energy: float, ours: Outcome, task: Input) -> tuple[str, str]:
+    assert ours.energy is not None
+    attributes, difference = task.mf["attributes"], ours.energy - energy
+    tolerance = max(SAME, 10 * attributes.get("conv_tol", 0.0), 10 * attributes.get("conv_tol_grad", 0.0) ** 2)
+    if abs(difference) <= (LOOSE if "check_convergence" in attributes else tolerance):
+        return "same", f"{difference:.1e}"
+    if task.use == "guess":
+        return "another state", f"{difference:.1e}"
+    again = outcome_of(lambda: _ran(make(task), ours.density))
+    if again.converged and again.energy is not None and abs(again.energy - ours.energy) <= max(STATE, tolerance):
+        return "another state", f"{difference:.1e}"
+    return "lower" if difference < 0 else "higher", f"{difference:.1e}"
+
+
+def _ran(mf: Any, density: Any = None) -> Any:
+    mf.kernel(dm0=density)
+    return mf
+
+
+def _tracked(mf: Any) -> Any:
+    """Converge a displaced geometry, then the input's own."""
+    tracked = track(mf, History("fit"))
+    mol = mf.mol
+    moved = mol.set_geom_(mol.atom_coords() * 1.01, unit="Bohr", inplace=False) if mol.natm > 1 else mol
+    scanner = tracked.as_scanner()
+    with contextlib.suppress(MLHamError):
+        scanner(moved)
+    scanner(mol)
+    return scanner
+
+
+def _guessed(mf: Any) -> Any:
+    return _ran(mf, guess(mf))
+
+
+def _registered(mf: Any) -> Any:
+    pyscf_mlham.register(accelerate=True)
+    return _ran(mf)
+
+
+def _by_ase(mf: Any) -> Any:
+    """Converge the object through the calculator, whose own settings a hook replaces."""
+    from ase import Atoms
+
+    from pyscf_mlham.ase import MLHam
+
+    symbols = [mf.mol.atom_pure_symbol(i).replace("GHOST-", "").title() for i in range(mf.mol.natm)]
+    atoms = Atoms(symbols, mf.mol.atom_coords(unit="Angstrom"))
+    calculator = MLHam(charge=mf.mol.charge, mult=mf.mol.spin + 1, basis="sto-3g", xc="hf", mf_hook=lambda _: mf)
+    calculator.get_potential_energy(atoms)
+    return calculator.mf
+
+
+OURS: dict[str, Callable[[Any], Any]] = {
+    "accelerate": lambda mf: _ran(accelerate(mf)),
+    "guess": _guessed,
+    "track": _tracked,
+    "registered": _registered,
+    "oneshot": lambda mf: OneShot(mf).run(),
+    "ase": _by_ase,
+}
+
+
+def _state(mf: Any) -> dict[str, Any]:
+    """Return what an error must leave as it is: the class, and the settings that are plain values."""
+    plain = {k: v for k, v in vars(mf).items() if isinstance(v, int | float | str | bool | type(None)) and k[0] != "_"}
+    return {"class": type(mf).__name__, "mo_coeff": mf.mo_coeff is None, "spin": mf.mol.spin, **plain}
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    # results, and what plain PySCF sets
+    results = {"converged", "e_tot", "cycles", "scf_summary", "mo_coeff", "init_guess_breaksym"}
+    keys = (before.keys() | after.keys()) - results
+    return [f"{k}: {before.get(k)} {after.get(k)}" for k in sorted(keys) if before.get(k) != after.get(k)]
+
+
+# Commands
+
+XYZ = "3\n{comment}\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
+FILES: dict[str, Callable[[Path], Any]] = {
+    "water.xyz": lambda p: p.write_text(XYZ.format(comment="")),
+    "cation.xyz": lambda p: p.write_text(XYZ.format(comment="charge=1 mult=2")),
+    "impossible.xyz": lambda p: p.write_text(XYZ.format(comment="charge=1 mult=1")),
+    "cut.xyz": lambda p: p.write_text(XYZ.format(comment="")[:40]),
+    "two.xyz": lambda p: p.write_text(XYZ.format(comment="") * 2),
+    "empty.xyz": lambda p: p.write_text(""),
+    "noise.xyz": lambda p: p.write_bytes(bytes(range(256)) * 20),
+    "noise.h5": lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20),
+    "config.yaml": lambda p: p.write_text("name: a\ndata: noise.h5\noutput: out\n"),
+    "list.yaml": lambda p: p.write_text("- 1\n"),
+    "folder": lambda p: p.mkdir(),
+    "missing": lambda p: None,
+}
+QUICK = ("--xc", "hf", "--basis", "sto-3g")
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("bench", "FILE", *QUICK, "--guess", "minao,ml", "--report", "out", "--quiet"),
+    ("bench", "FILE", *QUICK, "--guess", "WORD", "--report", "out", "--quiet"),
+    ("trust", "FILE", *QUICK, "--report", "out"),
+    ("md-bench", "FILE", *QUICK, "--steps", "NUMBER", "--out", "out"),
+    ("guess", "FILE", *QUICK, "-o", "out.npz"),
+    ("guess", "FILE", "--basis", "WORD", "-o", "out.WORD"),
+    ("data", "generate", "FILE", *QUICK, "-o", "out.h5"),
+    ("data", "generate", "FILE", *QUICK, "-o", "out.h5", "--rattle", "NUMBER", "--sigma", "NUMBER"),
+    ("data", "generate", "FILE", "--xc", "WORD", "-o", "FILE"),
+    ("data", "info", "FILE"),
+    ("data", "split", "FILE", "--val", "NUMBER"),
+    ("data", "import", "FILE", *QUICK, "-o", "out.h5"),
+    ("data", "baseline", "FILE", "-o", "out.h5"),
+    ("train", "FILE"),
+    ("eval", "WORD", "FILE"),
+    ("models",),
+    ("WORD", "FILE"),
+    ("bench", "WORD"),
+)
+WORDS = (
+    "ml",
+    "scc",
+    "",
+    "nothing",
+    "b3lyp-svp",
+    "sto-3g",
+    "--help",
+    "-1",
+    "é",
+    "a,b,,c",
+    "chk:noise.h5",
+    "npz",
+    "chk",
+)
+NUMBERS = ("0", "1", "2", "-1", "nan", "1e9999", "x", "0.5", "")
+
+
+def command(rng: np.random.Generator) -> list[str]:
+    """Draw a command line."""
+    choices = {"FILE": tuple(FILES), "WORD": WORDS, "NUMBER": NUMBERS}
+
+    def drawn(part: str) -> str:
+        for name, values in choices.items():
+            if name in part:
+                return part.replace(name, values[int(rng.integers(len(values)))])
+        return part
+
+    parts = [drawn(part) for part in COMMANDS[int(rng.integers(len(COMMANDS)))]]
+    if rng.random() < 0.2:
+        del parts[int(rng.integers(len(parts)))]
+    return parts
+
+
+def judged_command(parts: list[str]) -> tuple[str, str]:
+    """Run a command in a folder of files, and return the verdict and details."""
+    for name, write in FILES.items():
+        write(Path(name))
+    texts = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(texts[0]), contextlib.redirect_stderr(texts[1]):
+        try:
+            code = cli.main(parts)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 2
+        except Exception as error:
+            return "raised", f"{type(error).__name__}: {error}"[:300]
+    words = texts[0].getvalue() + texts[1].getvalue()
+    if code == 0:
+        return "done", ""
+    named = any(word in words for word in ("error:", "bad input", "failed", "refused", "problem"))
+    return ("error named" if named else "silent"), words[-300:]
+
+
+# Running
+
+
+def leaks(before: dict[str, Any]) -> str:
+    """Return what has been left behind; "" if nothing."""
+    gc.collect()
+    left = {key: value for key, value in resources().items() if value != before[key]}
+    return ", ".join(f"{key} {before[key]} -> {value}" for key, value in left.items())
+
+
+def resources() -> dict[str, Any]:
+    """Count open files, threads and child processes, and list the temporary files."""
+    children = list(Path("/proc/self/task").glob("*/children"))
+    return {
+        "open files": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "processes": sum(len(name.read_text().split()) for name in children),
+        "temporary files": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
+        "PySCF's threads": lib.num_threads(),
+    }
+
+
+def drawn(seed: int, number: int, light: bool) -> Input | list[str]:
+    """Draw one input, or a command line."""
+    rng = np.random.default_rng([seed, number])
+    return command(rng) if rng.random() < COMMAND_SHARE else draw(rng, light)
+
+
+def examine(seed: int, number: int, light: bool) -> dict[str, Any]:
+    """Draw one input, run it in this process, and return its record."""
+    task = drawn(seed, number, light)
+    start = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    os.chdir(folder)
+    (folder / "temporary").mkdir()
+    tempfile.tempdir = lib.param.TMPDIR = str(folder / "temporary")
+    warnings.simplefilter("ignore")
+    before = resources()
+    verdict, details = judged(task) if isinstance(task, Input) else judged_command(task)
+    if verdict in GOOD and (left := leaks(before)):
+        verdict, details = "leak", left
+    seconds = round(time.perf_counter() - start, 2)
+    return {"number": number, "verdict": verdict, "details": details, "seconds": seconds, "input": repr(task)}
+
+
+def _child(seed: int, number: int, light: bool, pipe: Any) -> None:
+    pipe.send(examine(seed, number, light))
+    pipe.close()
+
+
+def run_one(seed: int, number: int, light: bool, limit: float = LIMIT) -> dict[str, Any]:
+    """Run one input in a process of its own, and stop it after a time limit."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(seed, number, light, theirs))
+    child.start()
+    theirs.close()
+    text = repr(drawn(seed, number, light))
+    record: dict[str, Any] = {
+        "number": number,
+        "verdict": "hangs",
+        "details": f"more than {limit:.0f} s",
+        "input": text,
+    }
+    with contextlib.suppress(EOFError):
+        if ours.poll(limit):
+            record = {"number": number, "verdict": "crash", "details": "the process ended", "input": text}
+            record = ours.recv()
+    child.join(5)
+    child.kill()
+    child.join()
+    ours.close()
+    if record["verdict"] == "crash":
+        record["details"] = f"exit code {child.exitcode}"
+    return record
+
+
+def main() -> int:
+    """Run the inputs that the report lacks, and print the verdicts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, default=Path("fuzz.jsonl"))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that time")
+    parser.add_argument("--light", action="store_true", help="two atoms at most, in small basis sets")
+    args = parser.parse_args()
+    report, start = args.report.resolve(), time.monotonic()
+    lines = report.read_text().splitlines() if report.exists() else []
+    records = {record["number"]: record for record in map(json.loads, lines)}
+    guess(scf.RHF(gto.M(atom="H 0 0 0; H 0 0 1", basis="sto-3g", verbose=0)))  # loads the model once for all inputs
+    with report.open("a") as file:
+        for number in range(args.count):
+            if number in records or time.monotonic() - start > args.seconds:
+                continue
+            records[number] = run_one(args.seed, number, args.light)
+            file.write(json.dumps(records[number]) + "\n")
+            file.flush()
+            if records[number]["verdict"] not in GOOD:
+                sys.stdout.write(json.dumps(records[number]) + "\n")
+                sys.stdout.flush()
+    sys.stdout.write(f"{dict(Counter(record['verdict'] for record in records.values()))}\n")
+    return 0 if all(record["verdict"] in GOOD for record in records.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
