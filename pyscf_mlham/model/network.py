@@ -51,9 +51,11 @@ class NetworkModel:
 
         from pyscf_mlham.nn.model import network_from_config
 
-        _check_shapes(config, weights)
         network = network_from_config(config)
-        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        try:
+            network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        except RuntimeError as error:
+            raise ModelError(f"model {config.name}: its weights do not fit its network ({error}).") from error
         return cls(config, network.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
@@ -82,14 +84,11 @@ class NetworkModel:
         return np.stack(dh) if h0.ndim == 3 else dh[0]
 
 
-def _check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> None:
+def check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> None:
     """Raise ModelError if weights are not those of the network, before any memory is allocated for it."""
-    import torch
+    from pyscf_mlham.nn.model import weight_shapes
 
-    from pyscf_mlham.nn.model import network_from_config
-
-    with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in network_from_config(config).state_dict().items()}
+    wanted = weight_shapes(config)
     found = {name: array.shape for name, array in weights.items()}
     if other := [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]:
         name = min(other)

@@ -80,6 +80,9 @@ def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: A
             f"({', '.join(ARCHITECTURES)}); update pyscf_mlham."
         )
     _check_baseline(folder, config)
+    ours = any(folder == path.resolve() for path in shipped().values())
+    if not ours and config.architecture != oracle.ARCHITECTURE:  # imports torch's compiler, which takes a second
+        network.check_shapes(config, weights)
     return ARCHITECTURES[config.architecture](config, weights)
 
 

@@ -93,6 +93,8 @@ def _unknown_crystal(mf: Any) -> str:
         return "symmetry of k points is left to PySCF"
     if hasattr(mf, "U_idx"):
         return "the coarse level lacks Hubbard's U"
+    if mf.istype("KUHF") and mf.mol.spin and not getattr(mf, "sigma", None):
+        return "unequal spins of k points without smearing are left to PySCF"
     return ""
 
 
