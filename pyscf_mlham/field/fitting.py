@@ -20,7 +20,7 @@ from pyscf_mlham.ao.mole import element_shells
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
-from pyscf_mlham.threads import all_blas_threads
+from pyscf_mlham.threads import all_blas_threads, shared_out
 
 Array = NDArray[Any]
 
@@ -108,11 +108,36 @@ class FittedIntegrals:
             j += (b @ elements) @ b
         return self.pairs.matrix(j)
 
-    def half_transformed(self, factor: Array) -> Array:
-        """Return (P|mi) of factor columns i, (n, rank * columns), from integrals of both orders of each pair."""
+    def half_transformed(self, factor: Array, functions: slice = slice(None)) -> Array:
+        """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair."""
+        return self.pairs.half_transformed(self._both_orders(), factor, functions)
+
+    def exchange_of_change(self, change: Array, doubled: Array) -> Array:
+        """Return K of (a (2 L + a)^T + transpose) / 2, the change of a density L L^T if L becomes L + a.
+
+        Args:
+            change: a, (n, columns).
+            doubled: half-transformed 2 L, (n, rank, columns).
+        """
+        self._both_orders()
+        work = partial(self._exchange_of_change, change, doubled)
+        k = np.sum(shared_out(work, len(self._b)), axis=0)
+        return np.asarray(k + k.T) / 2
+
+    def _exchange_of_change(self, change: Array, doubled: Array, part: slice) -> Array:
+        """Return `exchange_of_change` of some of the functions, not yet symmetrised."""
+        k = np.zeros((len(change), len(change)))
+        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * doubled[:, 0].nbytes)))
+        for start in range(part.start, part.stop, step):
+            functions = slice(start, min(start + step, part.stop))
+            half = self.half_transformed(change, functions)
+            k += half.reshape(len(k), -1) @ (doubled[:, functions] + half).reshape(len(k), -1).T
+        return k
+
+    def _both_orders(self) -> list[Array]:
         if self._unpacked is None:
             self._unpacked = self.pairs.unpacked(self._b)
-        return self.pairs.half_transformed(self._unpacked, factor)
+        return self._unpacked
 
     def half_bytes(self, columns: int) -> float:
         """Return the bytes of half-transformed integrals and of the integrals stored for them."""

@@ -23,6 +23,7 @@ TOGETHER = 64  # blocks whose functional is evaluated at once, to save the start
 # Orbital values on the grid and weighted potentials below these are set to zero; their products stay above 1e-38.
 ORBITAL_TAIL = 1e-8
 POTENTIAL_TAIL = 1e-15
+SETTINGS = {"atomic_radii", "radii_adjust", "radi_method", "becke_scheme"}  # of PySCF's grids, beside the level
 
 
 class Functional:
@@ -107,6 +108,12 @@ class GridOrbitals:
             values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self.dtype), ORBITAL_TAIL)
             columns = np.flatnonzero(values.any(axis=(0, 1)))
             yield columns, values if len(columns) == values.shape[2] else values[:, :, columns]
+
+
+def is_of_level(grids: dft.gen_grid.Grids, level: Level) -> bool:
+    """Return whether a grid is PySCF's own of a level, with no other setting changed."""
+    changed = SETTINGS & vars(grids).keys()  # PySCF's defaults are attributes of the class
+    return bool(grids.level == level.grid and not grids.atom_grid and not changed)
 
 
 def neighbours_first(coords: Array) -> Array:

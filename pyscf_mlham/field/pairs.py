@@ -108,13 +108,14 @@ class Pairs:
             blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
         return blocks
 
-    def half_transformed(self, unpacked: Sequence[Array], factor: Array) -> Array:
-        """Return (P|mi) of factor columns i, (n, functions * columns), from `unpacked` integrals."""
+    def half_transformed(self, unpacked: Sequence[Array], factor: Array, functions: slice) -> Array:
+        """Return (P|mi) of factor columns i and some functions P, (n, functions, columns); `unpacked` is (P|mn)."""
         factor = np.asarray(factor, dtype=unpacked[0].dtype)
-        half = np.empty((len(factor), unpacked[0].shape[1], factor.shape[1]), dtype=factor.dtype)
+        number = len(range(unpacked[0].shape[1])[functions])
+        half = np.empty((len(factor), number, factor.shape[1]), dtype=factor.dtype)
         for shell, block in zip(self.shells, unpacked, strict=True):
-            np.matmul(block, factor[self._near(shell)], out=half[shell])
-        return half.reshape(len(factor), -1)
+            np.matmul(block[:, functions], factor[self._near(shell)], out=half[shell])
+        return half
 
     def _near(self, shell: slice) -> Array:
         """Return the orbitals that overlap with those of a shell."""

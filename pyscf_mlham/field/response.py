@@ -122,21 +122,19 @@ class ResponseField:
         # for each spin the reference, and in addition the change and the sum of both
         if integrals.half_bytes((len(factors) + 2) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
-        ks = []
-        for spin, (change, _) in enumerate(changes(factors, self._reference)):
-            half = integrals.half_transformed(change)
-            origin = self._half_reference(i, spin, change.shape[1])
-            k = half @ (2 * origin + half).T  # L L^T - L_r L_r^T = (a (2 L_r + a)^T + transpose) / 2 with a = L - L_r
-            ks.append((k + k.T) / 2)
-        return ks
+        pairs = enumerate(changes(factors, self._reference))
+        return [
+            integrals.exchange_of_change(change, self._doubled_reference(i, spin, change.shape[1]))
+            for spin, (change, _) in pairs
+        ]
 
-    def _half_reference(self, i: int, spin: int, columns: int) -> Array:
-        """Return the half-transformed reference, padded with zero columns."""
+    def _doubled_reference(self, i: int, spin: int, columns: int) -> Array:
+        """Return twice the half-transformed reference, padded with zero columns."""
         reference = self._reference[spin]
         padded = np.pad(reference, ((0, 0), (0, columns - reference.shape[1])))
         key = (i, spin, columns)
         if key not in self._halves:
-            self._halves[key] = self._exchange[i].half_transformed(padded)
+            self._halves[key] = self._exchange[i].half_transformed(2 * padded)
         return self._halves[key]
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:

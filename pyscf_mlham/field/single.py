@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.field.fitting import density_of, fit_overlapping
-from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
-from pyscf_mlham.field.levels import SINGLE
+from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
+from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Tally
 
@@ -33,13 +33,14 @@ class SingleField:
 
     name = SINGLE.name
 
-    def __init__(self, mf: Any) -> None:
+    def __init__(self, mf: Any, coarse: Level = COARSE) -> None:
         """Prepare a field.
 
         Args:
             mf: PySCF mean-field object with density-fitted Coulomb and exchange matrices; its grid is built.
+            coarse: level whose orbital values are used if its grid is the object's.
         """
-        self.tally = Tally()
+        self.tally, self._coarse = Tally(), coarse
         self._mf, self._xc = mf, Functional(mf)
         self._pairs = Pairs(mf.mol, SINGLE.far)
         self._grid: GridXC | None = None
@@ -52,7 +53,7 @@ class SingleField:
         return shifted
 
     def release(self) -> None:
-        """Do nothing: orbital values are not stored."""
+        """Do nothing: orbital values are stored by the coarse field alone."""
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""
@@ -88,8 +89,11 @@ class SingleField:
 
     def _on_grid(self, density: Array) -> GridXC:
         """Return the exchange-correlation potential on the object's own grid."""
-        if self._grid is None:
-            self._mf.initialize_grids(self._mf.mol, density)
-            orbitals = GridOrbitals(self._mf.mol, self._mf.grids, SINGLE.dtype, self._xc.deriv)
-            self._grid = GridXC(self._mf, self._xc, orbitals, budget=0.0)
+        mf, coarse = self._mf, self._coarse
+        if self._grid is None and is_of_level(mf.grids, coarse) and coarse.dtype is SINGLE.dtype:
+            self._grid = GridXC.of_level(mf, self._xc, coarse, budget=0.0)
+        elif self._grid is None:
+            mf.initialize_grids(mf.mol, density)
+            orbitals = GridOrbitals(mf.mol, mf.grids, SINGLE.dtype, self._xc.deriv)
+            self._grid = GridXC(mf, self._xc, orbitals, budget=0.0)
         return self._grid

@@ -24,13 +24,14 @@ from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.multilevel.solver import ROUGH, solve
+from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[Any]
 
-TIGHT = 1e-5  # orbital gradient, Hartree: F_0 is then a smooth function of the geometry
+ROUGH = 1e-3  # orbital gradient of the density that the kernel is made of, Hartree
+TIGHT = 1e-5  # orbital gradient of F_0, Hartree: it is then a smooth function of the geometry
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:

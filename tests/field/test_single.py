@@ -9,7 +9,7 @@ import pytest
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.density import Orbitals, factors_from_orbitals
-from pyscf_mlham.field import SingleField
+from pyscf_mlham.field import COARSE, CoarseField, SingleField
 from support.molecules import ETHYLENE, mole
 
 ALLYL = (
@@ -47,6 +47,23 @@ def test_around_is_exact_at_its_density() -> None:
     factors = factors_from_orbitals(mf, Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
     v = np.asarray(mf.get_veff(dm=mf.make_rdm1()))
     np.testing.assert_allclose(SingleField(mf).around(factors, v).potential(factors), v, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "same"), [("prune", None, True), ("level", 2, False), ("radii_adjust", None, False)]
+)
+def test_orbital_values_of_the_coarse_field_are_used_on_the_same_grid(setting: str, value: Any, same: bool) -> None:
+    mf = fitted("b3lyp").set(max_cycle=2)
+    mf.grids.level = 1
+    setattr(mf.grids, setting, value)
+    mf.run(verbose=0)
+    factors = factors_from_orbitals(mf, Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
+    coarse = CoarseField(mf, COARSE)
+    coarse.potential(factors)
+    stored = sum(values.nbytes for _, values in coarse._grid._orbitals._kept)
+    single = SingleField(mf)
+    assert np.abs(single.potential(factors) - np.asarray(mf.get_veff(dm=mf.make_rdm1()))).max() < 1e-5
+    assert stored and (single._grid._orbitals is coarse._grid._orbitals) == same
 
 
 def test_integrals_in_a_file() -> None:

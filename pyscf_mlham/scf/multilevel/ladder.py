@@ -72,7 +72,7 @@ class Ladder:
 
             return CrystalField(mf) if name == COARSE.name else None
         if name == SINGLE.name:
-            return SingleField(mf)
+            return SingleField(mf, mf.coarse_level)
         if name != RESPONSE.name:
             return CoarseField(mf, replace(mf.coarse_level if name == COARSE.name else mf.fine_level, name=name))
         try:

@@ -23,7 +23,7 @@ import numpy as np
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.scf.problem import Array, Point
 
-ROUGH = 1e-3  # Hartree; a guess may have any gradient
+ROUGH = 1e-2  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 NEARLY = 3  # a goal below this multiple of the level's criterion is lowered, as the next build may be the last one
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
