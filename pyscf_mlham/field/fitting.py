@@ -127,7 +127,7 @@ class FittedIntegrals:
     def _exchange_of_change(self, change: Array, doubled: Array, part: slice) -> Array:
         """Return `exchange_of_change` of some of the functions, not yet symmetrised."""
         k = np.zeros((len(change), len(change)))
-        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * doubled[:, 0].nbytes)))
+        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * doubled[:, 0].nbytes + 1)))  # no column: no bytes
         for start in range(part.start, part.stop, step):
             functions = slice(start, min(start + step, part.stop))
             half = self.half_transformed(change, functions)
