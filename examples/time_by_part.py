@@ -1,0 +1,162 @@
+"""Where the time of plain SCF and of accelerate() goes, by size of the molecule.
+
+    python examples/time_by_part.py molecules.xyz --xc b3lyp --grid 1 --out parts.jsonl
+
+Density-fitted, closed shells (comment lines may have charge=), def2-SVP, processor seconds of one thread. Each
+calculation is a process of its own, whose peak memory is measured; results are appended to the file, and the same
+command continues. The limit is the object's own set-up and two Fock builds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.io import read
+from pyscf import df, gto
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.field import CoarseField, ResponseField, SingleField
+from pyscf_mlham.field.fitting import FittedIntegrals
+from pyscf_mlham.scf.multilevel import ladder
+
+PARTS = ("set-up", "full", "single", "coarse", "fitted integrals", "response", "kernel", "rest")
+TIMED = (
+    (df.DF, "build", "set-up"),
+    (ladder, "fit_overlapping", "set-up"),
+    (FittedIntegrals, "__init__", "fitted integrals"),
+    (SingleField, "potential", "single"),
+    (CoarseField, "potential", "coarse"),
+    (ResponseField, "potential", "response"),
+    (ResponseField, "with_kernel", "kernel"),
+)
+
+
+class Clock:
+    """Processor time of functions, without that of timed functions called by them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner: list[float] = []
+
+    def time(self, owner: Any, name: str, part: str) -> None:
+        """Replace a function by a timed one."""
+        setattr(owner, name, self._timed(getattr(owner, name), part))
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            self._inner.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = time.process_time() - start
+                self.seconds[part] += spent - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += spent
+
+        return timed
+
+
+def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run an SCF and return its times by part, counts, energy and peak memory."""
+    mol = gto.M(
+        atom=list(zip(atoms.symbols, atoms.positions, strict=True)),
+        charge=int(atoms.info.get("charge", 0)), basis="def2-svp", verbose=0, max_memory=options.max_memory,
+    )  # fmt: skip
+    mf = mol.RKS(xc=options.xc).density_fit()
+    mf.grids.level = options.grid
+    clock = Clock()
+    for owner, name, part in TIMED:
+        clock.time(owner, name, part)
+    if way != "plain":
+        mf = accelerate(mf).set(init_guess=way)
+    clock.time(mf, "get_veff", "full")
+    builds, own = [0], mf.get_veff
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        builds[0] += 1
+        return own(*args, **kwargs)
+
+    mf.get_veff = counted
+    start = time.process_time()
+    mf.kernel()
+    total = time.process_time() - start
+    parts = {part: clock.seconds[part] for part in PARTS[:-1]}
+    cheaper = {"single": "single_builds", "coarse": "coarse_cycles", "response": "response_builds"}
+    counts = {name: getattr(mf, key) for name, key in cheaper.items()} if way != "plain" else {}
+    return {
+        "atoms": mol.natm, "orbitals": mol.nao, "converged": bool(mf.converged), "energy": float(mf.e_tot),
+        "seconds": total, "parts": parts | {"rest": total - sum(parts.values())},
+        "builds": {"full": builds[0]} | counts, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }  # fmt: skip
+
+
+def table(results: dict[tuple[int, str], dict[str, Any]]) -> str:
+    """Return a Markdown table of the molecules that are complete."""
+    lines = [
+        "| atoms | AOs | builds | time / plain's | time / limit | plain / limit | memory / plain's | "
+        + " | ".join(PARTS) + " |", "|--:|--:|---|" + "--:|" * (4 + len(PARTS)),
+    ]  # fmt: skip
+    for (number, way), row in sorted(results.items(), key=lambda item: item[1]["orbitals"]):
+        plain = results.get((number, "plain"))
+        if way == "plain" or plain is None:
+            continue
+        limit = plain["parts"]["set-up"] + 2 * plain["parts"]["full"] / plain["builds"]["full"]
+        builds = " + ".join(f"{count} {name}" for name, count in row["builds"].items())
+        ratios = [row["seconds"] / plain["seconds"], row["seconds"] / limit, plain["seconds"] / limit]
+        shares = [f"{row['parts'][part] / row['seconds']:.0%}" for part in PARTS]
+        cells = [f"{ratio:.2f}" for ratio in (*ratios, row["peak_mb"] / plain["peak_mb"])]
+        lines.append(f"| {row['atoms']} | {row['orbitals']} | {builds} | " + " | ".join(cells + shares) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing in the file of results, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("molecules", type=Path)
+    parser.add_argument("--xc", default="b3lyp")
+    parser.add_argument("--grid", type=int, default=3)
+    parser.add_argument(
+        "--ways", nargs="*", default=["plain", "minao"], help="plain, or initial guesses of accelerate()"
+    )
+    parser.add_argument("--frames", type=int, nargs="*", help="numbers of frames, by size; default: all")
+    parser.add_argument("--max-memory", type=int, default=8000, help="MB")
+    parser.add_argument("--out", type=Path, default=Path("parts.jsonl"))
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    frames = sorted(read(options.molecules, ":"), key=len)
+    if options.one:
+        warnings.simplefilter("ignore")
+        number, way = int(options.one[0]), options.one[1]
+        with options.out.open("a") as file:
+            file.write(json.dumps({"number": number, "way": way} | measured(frames[number], way, options)) + "\n")
+        return
+    for number in range(len(frames)) if options.frames is None else options.frames:
+        for way in options.ways:
+            if (number, way) not in stored(options.out):
+                print(f"{frames[number].get_chemical_formula()}, {way}", file=sys.stderr, flush=True)
+                subprocess.run([sys.executable, *sys.argv, "--one", str(number), way], check=True)
+    print(table(stored(options.out)))
+
+
+def stored(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return the results in a file, by number of the frame and way."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {(row["number"], row["way"]): row for row in map(json.loads, lines)}
+
+
+if __name__ == "__main__":
+    main()
