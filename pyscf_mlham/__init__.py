@@ -19,7 +19,7 @@ from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import History
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ExtraError",
