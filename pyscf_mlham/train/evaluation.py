@@ -25,7 +25,7 @@ from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.model import HamiltonianModel
-from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, mean
+from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
 GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
@@ -80,15 +80,17 @@ def evaluate_model(
         if outside := sum(counts[s] for s in splits) - len(indices):
             console.print(f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
+        baseline: list[Metrics] = []
         changes: list[float] = []
         samples: list[Sample] = []
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             prepared = examples(path, indices, recipe_of(config), usable_cores())
             for example in progress.track(prepared, total=count_examples(file, indices), description="predicting"):
                 found += evaluate(model.network, [example])
+                baseline.append(evaluate_baseline(example, model.network.template))
                 samples.append(example.sample)
                 changes.append(equivariance_error(model.network, example, len(changes)))
-        print_metrics(found, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
+        print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         print_classes(found, samples, console)
         print_equivariance(model.network, changes, console)
         if scf_molecules:
@@ -124,19 +126,21 @@ def print_equivariance(network: HamiltonianModel, changes: Sequence[float], cons
     )
 
 
-def print_metrics(found: list[Metrics], title: str, console: Console) -> None:
-    """Print means and worst cases of the metrics, and their definitions.
+def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, console: Console) -> None:
+    """Print means and worst cases of the metrics, the means of H0 alone, and their definitions.
 
     Args:
         found: metrics of each molecule.
+        baseline: the same of H0.
         title: title of the table.
         console: console to print on.
     """
-    table = Table("metric", "mean", "median", "worst", "unit", title=title)
+    table = Table("metric", "mean", "median", "worst", "mean of H0", "unit", title=title)
+    of_h0 = mean(baseline)
     for key, value in mean(found)._asdict().items():
         column = np.array([getattr(m, key) for m in found])
         worst = column.min() if key in ("similarity", "gap_ratio") else column.max()
-        cells = [f"{v:.3g}" for v in (value, float(np.median(column)), float(worst))]
+        cells = [f"{v:.3g}" for v in (value, float(np.median(column)), float(worst), getattr(of_h0, key))]
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
     for key, meaning in MEANINGS.items():

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
+from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
-from pyscf_mlham.train.loss import SMALLEST_GAP, collate, dense
+from pyscf_mlham.train.loss import SMALLEST_GAP, Targets, collate, dense
 
 FAILED = "similarity", "gap_ratio"  # 0 for a prediction that is not finite; all other metrics are infinite
 INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted occupied orbital that is an intruder
@@ -114,14 +117,28 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
             batch, targets = collate([example])
             batch, targets = batch.to(weight.device, weight.dtype), targets.to(weight.device)
             output = model(batch)
-            onsite = (output.onsite - targets.onsite) * targets.onsite_mask
-            pair = (output.pair - targets.pair) * targets.pair_mask
-            error = dense(onsite, pair, batch, targets, model.template)[0, :-1, :-1].double().cpu().numpy()
-            if example.beyond.size:
-                error = error - example.beyond  # zero in the assembled matrix
-            found.append(judged(error, example))
+            found.append(_judged_blocks(output.onsite, output.pair, batch, targets, example, model.template))
     model.train(training)
     return found
+
+
+def evaluate_baseline(example: Example, template: ShellTemplate) -> Metrics:
+    """Evaluate H0 alone, the prediction of a network whose output is zero."""
+    batch, targets = collate([example])
+    zeros = torch.zeros_like(targets.onsite), torch.zeros_like(targets.pair)
+    return _judged_blocks(*zeros, batch, targets, example, template)
+
+
+def _judged_blocks(
+    onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, example: Example, template: ShellTemplate
+) -> Metrics:
+    """Return the metrics of predicted corrections to H0, in blocks of the padded layout."""
+    onsite = (onsite - targets.onsite) * targets.onsite_mask
+    pair = (pair - targets.pair) * targets.pair_mask
+    error = dense(onsite, pair, batch, targets, template)[0, :-1, :-1].double().cpu().numpy()
+    if example.beyond.size:
+        error = error - example.beyond  # zero in the assembled matrix
+    return judged(error, example)
 
 
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:

@@ -217,7 +217,17 @@ def test_eval_prints_metrics_and_cycles(
     model = str(tmp_path / "model")
     assert cli.main(["eval", model, str(data), "--split", "test", "--scf", "1", "--guess", "minao,ml"]) == 0
     printed = capsys.readouterr().out
-    for word in ("h_mae", "occupied_mae", "similarity", "density", "intruders", "minao", "ml", "Rotated molecules"):
+    for word in (
+        "mean of H0",
+        "h_mae",
+        "occupied_mae",
+        "similarity",
+        "density",
+        "intruders",
+        "minao",
+        "ml",
+        "Rotated molecules",
+    ):
         assert word in printed
     for name in Metrics._fields:  # each is explained
         assert f"\n{name}: {MEANINGS[name]}\n" in printed

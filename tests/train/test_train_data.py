@@ -26,7 +26,7 @@ from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
 from pyscf_mlham.train.evaluation import MEANINGS
 from pyscf_mlham.train.loss import collate, errors, total
-from pyscf_mlham.train.metrics import evaluate, metrics
+from pyscf_mlham.train.metrics import evaluate, evaluate_baseline, metrics
 from support.labelled import LEVEL
 
 RECIPE = Recipe(template_of((1, 6, 7, 8, 10), "sto-3g"), 4, 16.0, "sap")
@@ -87,6 +87,17 @@ def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float
         assert example.beyond.shape == (0, 0)
     else:
         assert min(found.h_mae, found.occupied_mae, found.density) > 1e-4
+
+
+@pytest.mark.parametrize("cutoff", [16.0, 3.0])
+def test_metrics_of_h0_are_those_of_its_matrix(record: Record, cutoff: float) -> None:
+    (example,) = examples_from_record(record, LEVEL, RECIPE._replace(cutoff=cutoff))
+    found = evaluate_baseline(example, RECIPE.template)
+    mol = mol_from_geometry(record, LEVEL.basis)
+    matrix, o = hamiltonian("sap", mol), mol.nelectron // 2
+    energies = [scf.hf.eig(F, mol.intor("int1e_ovlp"))[0][:o] for F in (matrix, record.fock)]
+    assert found.h_mae == pytest.approx(np.abs(matrix - record.fock).mean(), rel=1e-3)
+    assert found.occupied_mae == pytest.approx(np.abs(energies[0] - energies[1]).mean(), rel=1e-3)
 
 
 def test_the_losses_density_knows_what_is_beyond_the_cutoff(record: Record, data: Path) -> None:
