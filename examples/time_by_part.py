@@ -4,7 +4,8 @@
 
 Density-fitted, closed shells (comment lines may have charge=), def2-SVP, processor seconds of one thread. Each
 calculation is a process of its own, whose peak memory is measured; results are appended to the file, and the same
-command continues. The limit is the object's own set-up and two Fock builds.
+command continues. The limit is the object's own set-up and two Fock builds; `--ways limit minao` measures only these of
+plain SCF.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.io import read
 from pyscf import df, gto
@@ -31,6 +33,7 @@ from pyscf_mlham.field import CoarseField, ResponseField, SingleField
 from pyscf_mlham.field.fitting import FittedIntegrals
 from pyscf_mlham.scf.multilevel import ladder
 
+REFERENCES = ("plain", "limit")
 PARTS = ("set-up", "full", "single", "coarse", "fitted integrals", "response", "kernel", "rest")
 TIMED = (
     (df.DF, "build", "set-up"),
@@ -81,7 +84,9 @@ def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, A
     clock = Clock()
     for owner, name, part in TIMED:
         clock.time(owner, name, part)
-    if way != "plain":
+    if way == "limit":
+        mf.max_cycle = 1
+    elif way != "plain":
         mf = accelerate(mf).set(init_guess=way)
     clock.time(mf, "get_veff", "full")
     builds, own = [0], mf.get_veff
@@ -96,7 +101,7 @@ def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, A
     total = time.process_time() - start
     parts = {part: clock.seconds[part] for part in PARTS[:-1]}
     cheaper = {"single": "single_builds", "coarse": "coarse_cycles", "response": "response_builds"}
-    counts = {name: getattr(mf, key) for name, key in cheaper.items()} if way != "plain" else {}
+    counts = {name: getattr(mf, key) for name, key in cheaper.items()} if way not in REFERENCES else {}
     return {
         "atoms": mol.natm, "orbitals": mol.nao, "converged": bool(mf.converged), "energy": float(mf.e_tot),
         "seconds": total, "parts": parts | {"rest": total - sum(parts.values())},
@@ -111,14 +116,15 @@ def table(results: dict[tuple[int, str], dict[str, Any]]) -> str:
         + " | ".join(PARTS) + " |", "|--:|--:|---|" + "--:|" * (4 + len(PARTS)),
     ]  # fmt: skip
     for (number, way), row in sorted(results.items(), key=lambda item: item[1]["orbitals"]):
-        plain = results.get((number, "plain"))
-        if way == "plain" or plain is None:
+        plain = next((results[number, name] for name in REFERENCES if (number, name) in results), None)
+        if way in REFERENCES or plain is None:
             continue
         limit = plain["parts"]["set-up"] + 2 * plain["parts"]["full"] / plain["builds"]["full"]
         builds = " + ".join(f"{count} {name}" for name, count in row["builds"].items())
-        ratios = [row["seconds"] / plain["seconds"], row["seconds"] / limit, plain["seconds"] / limit]
+        full = plain["seconds"] if (number, "plain") in results else float("nan")
+        ratios = [row["seconds"] / full, row["seconds"] / limit, full / limit, row["peak_mb"] / plain["peak_mb"]]
         shares = [f"{row['parts'][part] / row['seconds']:.0%}" for part in PARTS]
-        cells = [f"{ratio:.2f}" for ratio in (*ratios, row["peak_mb"] / plain["peak_mb"])]
+        cells = ["-" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
         lines.append(f"| {row['atoms']} | {row['orbitals']} | {builds} | " + " | ".join(cells + shares) + " |")
     return "\n".join(lines)
 
@@ -129,9 +135,7 @@ def main() -> None:
     parser.add_argument("molecules", type=Path)
     parser.add_argument("--xc", default="b3lyp")
     parser.add_argument("--grid", type=int, default=3)
-    parser.add_argument(
-        "--ways", nargs="*", default=["plain", "minao"], help="plain, or initial guesses of accelerate()"
-    )
+    parser.add_argument("--ways", nargs="*", default=["plain", "minao"], help="plain, limit, initial guesses")
     parser.add_argument("--frames", type=int, nargs="*", help="numbers of frames, by size; default: all")
     parser.add_argument("--max-memory", type=int, default=8000, help="MB")
     parser.add_argument("--out", type=Path, default=Path("parts.jsonl"))
