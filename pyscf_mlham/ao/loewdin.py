@@ -46,7 +46,6 @@ def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
 
     Args:
         matrix: (..., n, n).
-        metric: roots of the overlap.
     """
     return metric.inverse @ matrix @ metric.inverse
 

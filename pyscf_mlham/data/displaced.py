@@ -66,10 +66,6 @@ def with_copies(
     """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
 
     Args:
-        molecules: geometries, or errors in their place.
-        wanted: numbers and kinds of copies.
-        engine: engine of workers for the Hessians.
-        console: console for a progress bar.
         memory: file of the thermal copies made so far, reused by a run that is resumed.
     """
     tasks: dict[str, Task] = {}
@@ -113,11 +109,7 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
 
 
 def thermal_copies(task: Task) -> Copies:
-    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise.
-
-    Args:
-        task: molecule, and numbers and kinds of copies.
-    """
+    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise."""
     molecule, wanted = task.molecule, task.wanted
     try:
         return task.place, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
@@ -136,10 +128,7 @@ def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterato
     """Displace every atom at random.
 
     Args:
-        molecule: molecule to displace.
-        copies: number of copies.
         sigma: standard deviation of each coordinate, Angstrom.
-        seed: seed of the random numbers, combined with a hash of the geometry.
     """
     rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
     for copy in range(copies):
@@ -153,10 +142,7 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
     The modes are those of HF/STO-3G at the given geometry.
 
     Args:
-        molecule: molecule to displace.
-        copies: number of copies.
         temperature: Kelvin.
-        seed: seed of the random numbers, combined with a hash of the geometry.
     """
     if len(molecule.numbers) < 2:
         return

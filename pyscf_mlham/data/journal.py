@@ -54,11 +54,7 @@ class Journal(Store):
         return {key: (v["name"], v["reason"]) for key, v in self._values.items() if "reason" in v}
 
     def append(self, entry: Entry) -> None:
-        """Add an entry and flush it to the disk.
-
-        Args:
-            entry: result of one molecule.
-        """
+        """Add an entry and flush it to the disk."""
         values: dict[str, Any] = {"name": entry.name, "reason": entry.reason}
         data = b""
         if (record := entry.record) is not None:

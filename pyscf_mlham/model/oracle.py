@@ -51,9 +51,7 @@ class OracleModel:
         """Keep the Fock matrix of a converged mean-field object.
 
         Args:
-            mf: converged PySCF mean-field object.
             h0: name of the baseline; with "scc" the least is carried into another basis set.
-            name: name of the model in logs.
         """
         if not mf.converged:
             raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")
@@ -93,7 +91,6 @@ class OracleModel:
         """Return dH in the shape of the calculation, Hartree.
 
         Args:
-            native: molecule of the calculation.
             h0: not used.
         """
         return self._correction.copy()
@@ -115,7 +112,6 @@ class OracleModel:
         """Rebuild a saved oracle.
 
         Args:
-            config: configuration of the model folder.
             weights: numbers, positions (Bohr), spin and correction (Hartree).
         """
         expected = {"numbers", "positions", "spin", "correction"}

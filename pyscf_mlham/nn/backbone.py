@@ -105,7 +105,6 @@ class Backbone(nn.Module):
         """Return features of atoms and of directed pairs.
 
         Args:
-            batch: molecules.
             species: (N,) index of each atom's element.
         """
         features: Features = self.layers(self.inputs(batch, species))

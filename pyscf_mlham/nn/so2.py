@@ -41,7 +41,6 @@ def components_from_atoms(
     Args:
         atoms: (P, (degree+1)^2, C), of one atom of each pair.
         wigner_d: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
-        degree: largest l.
         largest_m: components beyond are left out.
         pseudo: the irreps' parity is -(-1)^l: they are Im z_0 and z_m / i.
 
@@ -69,8 +68,6 @@ def atoms_from_components(
     Args:
         components: widths (degree + 1 - m) C.
         wigner_d: (P, (degree+1)^2, (degree+1)^2).
-        degree: largest l.
-        largest_m: largest m of the m-components.
         pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
 
     Returns:

@@ -185,7 +185,6 @@ class Problem(NamedTuple):
         """Return the norm of the orbital gradient, as PySCF measures it.
 
         Args:
-            orbitals: orbitals of the density from which the Fock matrix was built.
             fock: Fock matrix in the object's shape, Hartree.
         """
         gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)

@@ -157,11 +157,7 @@ class Trainer:
                 step += 1
 
     def update(self, batch: Sequence[Example]) -> np.ndarray:
-        """Take one optimiser step, or skip it if the gradient is not finite; return the batch's mean `shown` errors.
-
-        Args:
-            batch: batch of all processes together.
-        """
+        """Take one optimiser step, or skip it if the gradient is not finite; return the batch's mean `shown` errors."""
         self.optimizer.zero_grad(set_to_none=False)
         sums = np.zeros(3)
         if mine := batch[self.rank :: self.world]:
@@ -194,11 +190,7 @@ class Trainer:
         return finite
 
     def errors(self, batch: Sequence[Example]) -> tuple[Errors, Tensor | None]:
-        """Return the errors in the loss, and those of the traces for a network with the tracegrad wrapper.
-
-        Args:
-            batch: batch of this process.
-        """
+        """Return the errors in the loss, and those of the traces for a network with the tracegrad wrapper."""
         inputs, targets = collate(batch)
         inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
         template = self.model.template
@@ -305,12 +297,7 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
-    """Return sums of the logged errors over molecules, (3,), with the density's error as in validation.
-
-    Args:
-        found: errors of the molecules.
-        batch: molecules.
-    """
+    """Return sums of the logged errors over molecules, (3,), with the density's error as in validation."""
     absolute, spectral, density = (e.detach().double().cpu().numpy() for e in found)
     whole = density * np.sqrt([e.n_occupied for e in batch])
     return np.array([absolute.sum(), spectral.sum(), whole.sum()])
@@ -321,7 +308,6 @@ def schedule(step: int, config: TrainConfig) -> float:
 
     Args:
         step: number of the step, from 1.
-        config: settings.
     """
     rise = min(1.0, step / max(1, config.warmup))
     done = step / config.steps
@@ -331,13 +317,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iterator[list[int]]:
-    """Draw every index once, in batches that exceed the limit of pairs by less than one molecule.
-
-    Args:
-        sizes: numbers of pairs of each molecule.
-        limit: number of pairs in a batch.
-        seed: seed of the order.
-    """
+    """Draw every index once, in batches that exceed the limit of pairs by less than one molecule."""
     batch: list[int] = []
     pairs = 0
     for index in np.random.default_rng(seed).permutation(len(sizes)):
@@ -386,12 +366,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def train(config: TrainConfig, console: Console) -> None:
-    """Train a model by its settings; under torchrun, together with the other processes.
-
-    Args:
-        config: settings.
-        console: console for progress and notes.
-    """
+    """Train a model by its settings; under torchrun, together with the other processes."""
     with contextlib.ExitStack() as stack:
         if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
             distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

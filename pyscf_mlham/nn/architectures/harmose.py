@@ -104,8 +104,6 @@ class HarmoSE(nn.Module):
 
         Args:
             output: blocks of the first stage, Hartree.
-            features: features of the first stage.
-            batch: molecules.
             species: (N,) index of each atom's element.
             rotation: orientation of the molecules, for training; None averages over the fixed ones.
         """
@@ -156,7 +154,6 @@ def limited(blocks: Tensor, limit: float) -> Tensor:
 
     Args:
         blocks: (N, B, B) in units of the limit.
-        limit: Hartree.
     """
     return limit * blocks * torch.rsqrt(1 + blocks.square().sum((1, 2), keepdim=True))
 
@@ -197,7 +194,6 @@ class Attention(nn.Module):
             query: (N, channels).
             own: (N, 2 channels) keys and values of atoms.
             added: (2P, 2 channels) contributions of pairs to their second atom's.
-            directed: pairs.
         """
 
         def parted(t: Tensor) -> Tensor:

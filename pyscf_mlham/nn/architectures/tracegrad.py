@@ -154,8 +154,6 @@ class TraceGrad(nn.Module):
         """Predict the traces from the invariants, for the loss.
 
         Args:
-            invariants: invariants of atoms and directed pairs.
-            features: features of the backbone.
             species: (N,) index of each atom's element.
         """
         shape = (self.shells, self.shells)
