@@ -101,13 +101,10 @@ def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
         pair = coeff[spin][:, [homo, lumo]]
         if energy[lumo] - energy[homo] < DEGENERATE:
-            pair = pair @ _rotation(_angle_apart(mol, pair) - np.pi / 4)  # the mixing below adds 45 degrees
+            angle = _angle_apart(mol, pair) - np.pi / 4  # the mixing below adds 45 degrees
+            pair = pair @ [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
     return Orbitals(orbitals.energy, coeff, orbitals.occ)
-
-
-def _rotation(angle: float) -> Array:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _angle_apart(mol: gto.Mole, pair: Array) -> float:
@@ -136,10 +133,10 @@ def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above
         above: smallest energy of high reference orbitals above the highest occupied one, Hartree.
     """
     shares = [0.0]
-    for occupied, (energy, coeff, occ) in zip(_occupied(orbitals), _channels(reference), strict=True):
+    for (_, own, own_occ), (energy, coeff, occ) in zip(_channels(orbitals), _channels(reference), strict=True):
         filled = energy[occ > OCCUPIED]
         high = coeff[:, energy > filled.max() + above] if len(filled) else coeff[:, :0]
-        weights = np.abs(high.conj().T @ overlap @ occupied) ** 2
+        weights = np.abs(high.conj().T @ overlap @ own[:, own_occ > OCCUPIED]) ** 2
         shares.append(float(weights.sum(axis=0).max(initial=0.0)))
     return max(shares)
 
@@ -148,10 +145,6 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
     """Return energies, coefficients and occupations of each spin channel, one channel if both share orbitals."""
     energy, coeff, occ = (np.asarray(a) for a in orbitals)
     return list(zip(energy, coeff, occ, strict=True)) if coeff.ndim == 3 else [(energy, coeff, occ)]
-
-
-def _occupied(orbitals: Orbitals) -> list[Array]:
-    return [coeff[:, occ > OCCUPIED] for _, coeff, occ in _channels(orbitals)]
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
@@ -249,11 +242,7 @@ def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
 
 
 def factors_from_density(density: Array) -> list[Array]:
-    """Return L with D = L L^T, without the negative part that guesses may have.
-
-    Args:
-        density: (n, n) or (2, n, n).
-    """
+    """Return L with D = L L^T, without the negative part that guesses may have; density: (n, n) or (2, n, n)."""
     factors = []
     for matrix in density if density.ndim == 3 else density[None]:
         weights, vectors = np.linalg.eigh(matrix)

@@ -104,11 +104,7 @@ class Sample(NamedTuple):
 def sample_from_matrices(
     graph: Graph, charge: int, matrices: Array, layout: OrbitalLayout, template: ShellTemplate, degree: int
 ) -> Sample:
-    """Cut matrices into the input of a network.
-
-    Args:
-        matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
-    """
+    """Cut matrices into the input of a network; matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`."""
     half = graph.pairs[:, 0] < graph.pairs[:, 1]
     pairs, vectors = graph.pairs[half], graph.vectors[half]
     frames = frames_from_vectors(vectors)

@@ -41,11 +41,7 @@ class CellGraph(NamedTuple):
 
 
 def graph_from_cell(cell: Any, cutoff: float = 0.0) -> CellGraph:
-    """Return the graph of a PySCF cell; see `graph_from_lattice`.
-
-    Args:
-        cutoff: Bohr.
-    """
+    """Return the graph of a PySCF cell; see `graph_from_lattice`; cutoff: Bohr."""
     positions, lattice = np.asarray(cell.atom_coords(unit="Bohr")), np.asarray(cell.lattice_vectors())
     return graph_from_lattice(numbers_of(cell), positions, lattice, cutoff, int(cell.dimension))
 

@@ -14,11 +14,7 @@ from pyscf_mlham.ao.structure import Graph, graph_from_positions
 
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
-    """Return the graph of a PySCF molecule; see `graph_from_positions`.
-
-    Args:
-        cutoff: Bohr.
-    """
+    """Return the graph of a PySCF molecule; see `graph_from_positions`; cutoff: Bohr."""
     return graph_from_positions(numbers_of(mol), np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
 
 

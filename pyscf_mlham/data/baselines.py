@@ -19,12 +19,7 @@ from pyscf_mlham.workers import Job, process_engine
 
 
 class Task(NamedTuple):
-    """One record for a worker.
-
-    Attributes:
-        path: path of the file of labelled molecules.
-        number: index of the record.
-    """
+    """One record for a worker."""
 
     path: Path
     number: int

@@ -39,13 +39,7 @@ class Displacements:
 
 
 class Task(NamedTuple):
-    """A molecule to be displaced by a worker.
-
-    Attributes:
-        place: index of the task.
-        molecule: molecule to displace.
-        wanted: numbers and kinds of copies.
-    """
+    """A molecule to be displaced by a worker."""
 
     place: int
     molecule: Molecule
@@ -125,11 +119,7 @@ JOB = Job(thermal_copies, _no_copies)
 
 
 def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterator[Molecule]:
-    """Displace every atom at random.
-
-    Args:
-        sigma: standard deviation of each coordinate, Angstrom.
-    """
+    """Displace every atom at random; sigma: standard deviation of each coordinate, Angstrom."""
     rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
     for copy in range(copies):
         shift = sigma / nist.BOHR * rng.normal(size=molecule.positions.shape)

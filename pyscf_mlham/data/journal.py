@@ -65,11 +65,7 @@ class Journal(Store):
         self._values[entry.key] = values
 
     def record(self, key: str) -> Record:
-        """Read a labelled molecule.
-
-        Args:
-            key: one of `labelled`.
-        """
+        """Read a labelled molecule; key: one of `labelled`."""
         try:
             arrays = load(self.data(key))
             numbers, positions = arrays.pop("numbers"), arrays.pop("positions")

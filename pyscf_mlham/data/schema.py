@@ -334,7 +334,9 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         if sets.keys() != record.matrices.keys():
             raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
         for key, matrix in record.matrices.items():
-            _append(sets[key], triangle_from_matrix(matrix))
+            start, triangle = len(sets[key]), triangle_from_matrix(matrix)
+            sets[key].resize((start + len(triangle),))
+            sets[key][start:] = triangle
     if not sets:
         _growing(file, "fock")
     for key in TEXTS:
@@ -357,23 +359,13 @@ def _growing(file: h5py.File, key: str) -> h5py.Dataset:
     )
 
 
-def _append(dataset: h5py.Dataset, values: NDArray[np.float32]) -> None:
-    start = len(dataset)
-    dataset.resize((start + len(values),))
-    dataset[start:] = values
-
-
 def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:
     """Return the lower triangle of a symmetric matrix, row-major, (n (n+1) / 2,) float32."""
     return matrix[np.tril_indices(len(matrix))].astype(np.float32)
 
 
 def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
-    """Return the symmetric matrix (n, n) of a lower triangle.
-
-    Args:
-        triangle: (n (n+1) / 2,) row-major.
-    """
+    """Return the symmetric matrix (n, n) of a lower triangle; triangle: (n (n+1) / 2,) row-major."""
     matrix = np.zeros((size, size))
     rows, columns = np.tril_indices(size)
     matrix[rows, columns] = triangle

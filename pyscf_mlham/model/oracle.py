@@ -88,11 +88,7 @@ class OracleModel:
         return self._mol
 
     def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one matrix)
-        """Return dH in the shape of the calculation, Hartree.
-
-        Args:
-            h0: not used.
-        """
+        """Return dH in the shape of the calculation, Hartree; h0: not used."""
         return self._correction.copy()
 
     def save(self, folder: str | Path) -> None:
@@ -109,11 +105,7 @@ class OracleModel:
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, Array]) -> OracleModel:
-        """Rebuild a saved oracle.
-
-        Args:
-            weights: numbers, positions (Bohr), spin and correction (Hartree).
-        """
+        """Rebuild a saved oracle; weights: numbers, positions (Bohr), spin and correction (Hartree)."""
         expected = {"numbers", "positions", "spin", "correction"}
         if set(weights) != expected:
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")

@@ -37,11 +37,7 @@ class Rotation(NamedTuple):
 
 
 def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate) -> Rotation:
-    """Return the representations of one transformation.
-
-    Args:
-        orthogonal: (3, 3) matrix, proper or improper.
-    """
+    """Return the representations of one transformation; orthogonal: (3, 3) matrix, proper or improper."""
     D = [wigner(l, orthogonal) for l in range(max(degree + 1, len(template.counts)))]
     shells = [D[l] for l, count in enumerate(template.counts) for _ in range(count)]
     arrays = (orthogonal, block_diag(*D[: degree + 1]), block_diag(*shells))

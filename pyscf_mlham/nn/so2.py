@@ -25,11 +25,7 @@ def rows(degree: int) -> int:
 
 
 def components_from_feature(feature: Tensor) -> Components:
-    """Cut a feature into m-components.
-
-    Args:
-        feature: (P, rows, C).
-    """
+    """Cut a feature into m-components; feature: (P, rows, C)."""
     return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))
 
 
@@ -107,12 +103,7 @@ def joined_widths(*several: list[int]) -> list[int]:
 
 
 class Linear(nn.Module):
-    """Real weights for each m, and a bias for Re z_0 alone.
-
-    Args:
-        inputs: width of each m-component.
-        outputs: width of each m-component.
-    """
+    """Real weights for each m, and a bias for Re z_0 alone."""
 
     def __init__(self, inputs: list[int], outputs: list[int]) -> None:
         super().__init__()

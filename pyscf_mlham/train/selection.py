@@ -19,12 +19,7 @@ from pyscf_mlham.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Place:
-    """Location of a record.
-
-    Attributes:
-        file: open file of the record.
-        index: index of the record.
-    """
+    """Location of a record."""
 
     file: HamiltonianFile
     index: int

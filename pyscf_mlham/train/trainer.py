@@ -43,15 +43,7 @@ ADVICE = "lower learning_rate, or look for a wrong label, and name another outpu
 
 
 class Trainer:
-    """One training run, resumable to the step.
-
-    Args:
-        config: settings.
-        train: training examples.
-        val: validation examples, by which the best weights are chosen.
-        model_config: config of the model to write.
-        console: console for progress and notes.
-    """
+    """One training run, resumable to the step."""
 
     def __init__(
         self, config: TrainConfig, train: list[Example], val: list[Example], model_config: ModelConfig, console: Console
@@ -114,7 +106,8 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
                 progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
-                self._report_step(f"density error {means[2]:.4f}")
+                steps = f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s"
+                self._lines.report(f"{steps}, density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -126,11 +119,6 @@ class Trainer:
                     if not self.rank:
                         self.console.print(f"Stopped at step {self.step}; the same command resumes the run.")
                     return
-
-    def _report_step(self, note: str) -> None:
-        self._lines.report(
-            f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}"
-        )
 
     def _report_finished(self) -> None:
         """Print that the run is finished, and how its weights may be trained further."""
@@ -264,7 +252,8 @@ class Trainer:
             write_log(self.output, self.rows)
 
     def _load(self, path: Path) -> None:
-        progress = _metadata(path)
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
         if different := differences(progress["config"], self.identity):
             raise ModelError(
                 f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
@@ -304,11 +293,7 @@ def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Return the learning rate over its highest value.
-
-    Args:
-        step: number of the step, from 1.
-    """
+    """Return the learning rate over its highest value; step: number of the step, from 1."""
     rise = min(1.0, step / max(1, config.warmup))
     done = step / config.steps
     if config.schedule == "cosine":
@@ -358,11 +343,6 @@ def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()["progress"]))
 
 
 def train(config: TrainConfig, console: Console) -> None:

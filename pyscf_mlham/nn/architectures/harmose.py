@@ -52,11 +52,7 @@ class HarmoSEOptions:
 
 @cache
 def group(order: int) -> tuple[NDArray[np.float64], ...]:
-    """Group of orthogonal matrices with one non-zero element in each row.
-
-    Args:
-        order: number of elements, 1, 2, 8 or 48.
-    """
+    """Group of orthogonal matrices with one non-zero element in each row; order: number of elements, 1, 2, 8 or 48."""
     if order == 1:
         return (np.eye(3),)
     if order == 2:
@@ -150,11 +146,7 @@ class HarmoSE(nn.Module):
 
 
 def limited(blocks: Tensor, limit: float) -> Tensor:
-    """Shrink blocks smoothly so that no Frobenius norm exceeds a limit.
-
-    Args:
-        blocks: (N, B, B) in units of the limit.
-    """
+    """Shrink blocks smoothly so that no Frobenius norm exceeds a limit; blocks: (N, B, B) in units of the limit."""
     return limit * blocks * torch.rsqrt(1 + blocks.square().sum((1, 2), keepdim=True))
 
 
