@@ -97,7 +97,6 @@ class MLHam(Calculator):
         """Set up the calculator, without computing anything.
 
         Args:
-            atoms: ASE atoms to attach the calculator to.
             parameters: any of
                 xc: functional, or "hf"; basis: PySCF's name of the basis set.
                 ecp: effective core potentials in PySCF's format; "auto" for those that belong to the basis set.

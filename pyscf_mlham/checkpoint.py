@@ -80,11 +80,7 @@ def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndar
 
 
 def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Read a model; raise ModelError with the reason if it is invalid.
-
-    Args:
-        folder: folder with config.yaml and weights.safetensors.
-    """
+    """Read a model; raise ModelError with the reason if it is invalid."""
     config = read_config(folder)
     path = folder / WEIGHTS
     try:
@@ -105,11 +101,7 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read and check config.yaml; an unknown key, a missing key or a wrong type is an error.
-
-    Args:
-        folder: folder of the model.
-    """
+    """Read and check config.yaml; an unknown key, a missing key or a wrong type is an error."""
     path, yaml = folder / CONFIG, needed("yaml")
     try:
         content = yaml.load(read_bounded(path, MOST_CONFIG), _loader(yaml))
@@ -173,12 +165,7 @@ def _check_texts(path: Path, content: dict[str, Any]) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it into place.
-
-    Args:
-        path: path of the file.
-        data: its complete content.
-    """
+    """Write a file under a temporary name and rename it into place."""
     with replacement(path, str(os.getpid())) as temporary:
         temporary.write_bytes(data)
 
@@ -188,7 +175,6 @@ def replacement(path: Path, suffix: str = "writing") -> Iterator[Path]:
     """Yield the path of a temporary file, which takes the place of another one when it is complete and on the disk.
 
     Args:
-        path: path of the file.
         suffix: end of the temporary name, different for processes that write the same file at the same time.
     """
     temporary = path.with_name(f".{path.name}.{suffix}")

@@ -49,7 +49,6 @@ def orbitals_from_fock(
     prints nothing.
 
     Args:
-        mf: PySCF mean-field object.
         fock: Fock matrix in the object's shape, see `fock_for`; Hartree.
         overlap: S, computed by default.
         orthogonaliser: X with X^T S X = 1, by default from the object's check_linear_dependency.
@@ -66,9 +65,6 @@ def undisturbed(mf: Any) -> Iterator[None]:
     """Silence a mean-field object inside the block, and restore its attributes after it.
 
     Its get_occ, for example, writes results (entropy, electron numbers) into the object.
-
-    Args:
-        mf: PySCF mean-field object.
     """
     state = dict(vars(mf))
     mf.verbose, mf.scf_summary = 0, {}
@@ -80,22 +76,12 @@ def undisturbed(mf: Any) -> Iterator[None]:
 
 
 def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
-    """Return the density matrix of orbitals in the object's own shape, tagged with them.
-
-    Args:
-        mf: PySCF mean-field object.
-        orbitals: orbitals with their occupations.
-    """
+    """Return the density matrix of orbitals in the object's own shape, tagged with them."""
     return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
 
 
 def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
-    """Return how PySCF would break the spin symmetry of a molecule's guess: 1 (its default) or "mix"; 0 if not.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-    """
+    """Return how PySCF would break the spin symmetry of a molecule's guess: 1 (its default) or "mix"; 0 if not."""
     wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it
     return wanted if wanted and mf.istype("UHF") and mol.spin == 0 and not is_periodic(mol) else 0
 
@@ -105,10 +91,6 @@ def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
 
     The orbitals of a degenerate pair are arbitrary: for these, the mixing angle is that of the largest distance between
     the alpha and the beta orbital.
-
-    Args:
-        mol: molecule.
-        orbitals: orbitals of an unrestricted object.
     """
     coeff = np.array(orbitals.coeff)
     for spin, sign in ((0, 1.0), (1, -1.0)):
@@ -119,13 +101,10 @@ def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         lumo = np.flatnonzero(~occupied)[np.argmin(energy[~occupied])]
         pair = coeff[spin][:, [homo, lumo]]
         if energy[lumo] - energy[homo] < DEGENERATE:
-            pair = pair @ _rotation(_angle_apart(mol, pair) - np.pi / 4)  # the mixing below adds 45 degrees
+            angle = _angle_apart(mol, pair) - np.pi / 4  # the mixing below adds 45 degrees
+            pair = pair @ [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         coeff[spin][:, homo] = pair @ [1, sign] / np.sqrt(2)
     return Orbitals(orbitals.energy, coeff, orbitals.occ)
-
-
-def _rotation(angle: float) -> Array:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _angle_apart(mol: gto.Mole, pair: Array) -> float:
@@ -136,11 +115,7 @@ def _angle_apart(mol: gto.Mole, pair: Array) -> float:
 
 
 def gap(orbitals: Orbitals) -> float:
-    """Return the HOMO-LUMO gap, the smallest of the spin channels, Hartree; infinite without a HOMO or a LUMO.
-
-    Args:
-        orbitals: orbitals in any shape.
-    """
+    """Return the HOMO-LUMO gap, the smallest of the spin channels, Hartree; infinite without a HOMO or a LUMO."""
     gaps = [
         e[occ <= OCCUPIED].min() - e[occ > OCCUPIED].max()
         for e, _, occ in _channels(orbitals)
@@ -153,16 +128,15 @@ def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above
     """Return the largest share of an occupied orbital in high virtual reference orbitals: near one for an intruder.
 
     Args:
-        orbitals: orbitals to check.
         reference: orbitals of the same shape from a Hamiltonian without gross errors.
         overlap: (n, n), or (2n, 2n) for generalised objects.
         above: smallest energy of high reference orbitals above the highest occupied one, Hartree.
     """
     shares = [0.0]
-    for occupied, (energy, coeff, occ) in zip(_occupied(orbitals), _channels(reference), strict=True):
+    for (_, own, own_occ), (energy, coeff, occ) in zip(_channels(orbitals), _channels(reference), strict=True):
         filled = energy[occ > OCCUPIED]
         high = coeff[:, energy > filled.max() + above] if len(filled) else coeff[:, :0]
-        weights = np.abs(high.conj().T @ overlap @ occupied) ** 2
+        weights = np.abs(high.conj().T @ overlap @ own[:, own_occ > OCCUPIED]) ** 2
         shares.append(float(weights.sum(axis=0).max(initial=0.0)))
     return max(shares)
 
@@ -173,17 +147,11 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
     return list(zip(energy, coeff, occ, strict=True)) if coeff.ndim == 3 else [(energy, coeff, occ)]
 
 
-def _occupied(orbitals: Orbitals) -> list[Array]:
-    return [coeff[:, occ > OCCUPIED] for _, coeff, occ in _channels(orbitals)]
-
-
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
     """Convert a spin-free or spin-resolved matrix to the shape that the object diagonalises.
 
     Args:
-        mf: PySCF mean-field object.
         matrix: (n, n), (2, n, n), or for generalised objects (2n, 2n).
-        n_ao: n.
 
     Returns:
         (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
@@ -199,12 +167,7 @@ def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
 
 
 def same_basis(mol: gto.Mole, other: gto.Mole) -> bool:
-    """Whether two molecules have the same AOs in the same order.
-
-    Args:
-        mol: built molecule.
-        other: built molecule.
-    """
+    """Whether two molecules have the same AOs in the same order."""
     if mol.cart != other.cart or mol.natm != other.natm or mol._bas.shape != other._bas.shape:
         return False
     if _same_tables(mol, other):
@@ -239,7 +202,6 @@ def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
     Args:
         correction: (..., n_native, n_native), or with both spins (2 n_native, 2 n_native); Hartree.
         native: molecule in the basis set of the correction.
-        target: the same nuclei in another basis set, spherical or cartesian.
 
     Returns:
         (..., n_target, n_target), or (2 n_target, 2 n_target); Hartree.
@@ -272,12 +234,7 @@ def damp_small_overlaps(correction: Array, overlap: Array, strength: float) -> A
 
 
 def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
-    """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
-
-    Args:
-        mf: PySCF mean-field object.
-        orbitals: orbitals in the object's own shape.
-    """
+    """Return L with D = L L^T, one for a closed shell, alpha's and beta's otherwise."""
     if mf.istype("ROHF"):
         return [orbitals.coeff[:, orbitals.occ > 0.5], orbitals.coeff[:, orbitals.occ > 1.5]]
     pairs = zip(orbitals.coeff, orbitals.occ, strict=True) if mf.istype("UHF") else [(orbitals.coeff, orbitals.occ)]
@@ -285,11 +242,7 @@ def factors_from_orbitals(mf: Any, orbitals: Orbitals) -> list[Array]:
 
 
 def factors_from_density(density: Array) -> list[Array]:
-    """Return L with D = L L^T, without the negative part that guesses may have.
-
-    Args:
-        density: (n, n) or (2, n, n).
-    """
+    """Return L with D = L L^T, without the negative part that guesses may have; density: (n, n) or (2, n, n)."""
     factors = []
     for matrix in density if density.ndim == 3 else density[None]:
         weights, vectors = np.linalg.eigh(matrix)

@@ -34,11 +34,7 @@ class ResourceError(MLHamError):
 
 
 def whole_number(value: Any) -> int:
-    """Return a value given by the user as an integer; raise ValueError or TypeError if it is not whole, such as 0.5.
-
-    Args:
-        value: a number, or a string of one.
-    """
+    """Return a value given by the user as an integer; raise ValueError or TypeError if it is not whole, such as 0.5."""
     if not float(value).is_integer():
         raise ValueError(f"{value} is not a whole number")
     return int(float(value))

@@ -9,22 +9,12 @@ from pyscf_mlham.errors import ExtraError
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> ExtraError:
-    """Return the error of a package that is not installed.
-
-    Args:
-        error: error of its import.
-        extra: extra of this package that contains it.
-    """
+    """Return the error of a package that is not installed."""
     return ExtraError(f'{error.name} is not installed; install it with: pip install "pyscf-mlham[{extra}]"')
 
 
 def needed(module: str, extra: str = "ml") -> Any:
-    """Import a module, or raise an ExtraError with the command that installs it.
-
-    Args:
-        module: name of the module.
-        extra: extra of this package that contains it.
-    """
+    """Import a module, or raise an ExtraError with the command that installs it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

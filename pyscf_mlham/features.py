@@ -54,9 +54,7 @@ def inputs_from_h0(
     Args:
         h0: (n, n), or (2, n, n) of alpha and beta electrons, in AOs; Hartree.
         overlap: (n, n).
-        metric: roots of the overlap.
         baseline: name of H0, see `LEVELS`.
-        occupied: numbers of alpha and beta electrons, for the self-consistent baseline.
 
     Returns:
         (N_INPUTS, n, n) for each spin.
@@ -106,16 +104,7 @@ class Sample(NamedTuple):
 def sample_from_matrices(
     graph: Graph, charge: int, matrices: Array, layout: OrbitalLayout, template: ShellTemplate, degree: int
 ) -> Sample:
-    """Cut matrices into the input of a network.
-
-    Args:
-        graph: graph within the network's cutoff.
-        charge: total charge.
-        matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`.
-        layout: orbital layout of the molecule.
-        template: shape of a block.
-        degree: largest l of the network's features at atoms.
-    """
+    """Cut matrices into the input of a network; matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`."""
     half = graph.pairs[:, 0] < graph.pairs[:, 1]
     pairs, vectors = graph.pairs[half], graph.vectors[half]
     frames = frames_from_vectors(vectors)
@@ -146,9 +135,7 @@ def local_blocks(
 
     Args:
         matrix: (n, n) in PySCF's AO order.
-        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms.
-        template: shape of a block.
         frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     blocks = blocks_from_matrix(matrix, layout, pairs, template)
@@ -161,10 +148,7 @@ def matrix_from_local_blocks(
     """Assemble a symmetric matrix from the blocks of atoms i <= j: the inverse of `local_blocks`.
 
     Args:
-        blocks: onsite blocks, and blocks of pairs i < j in their frames.
-        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms i < j.
-        template: shape of a block.
         frames: (P, 3, 3).
     """
     pair = rotate_blocks(blocks.pair, template, np.swapaxes(frames, -1, -2))

@@ -18,11 +18,9 @@ def option(default: T, text: str, *flags: str, least: float = -INFINITE, above: 
 
     Args:
         default: default value, whose type is that of the option; a bool is a switch to the other value.
-        text: help text.
         flags: flags as in argparse; by default the name of the field.
         least: smallest value that `check` accepts.
         above: bound that a value must exceed.
-        how: further arguments of argparse's add_argument.
     """
     metadata = {"help": text, "flags": flags, "least": least, "above": above, "how": how}
     made: T = field(default=default, metadata=metadata)

@@ -13,22 +13,13 @@ class Lines:
     """Prints progress lines at intervals, except on a terminal."""
 
     def __init__(self, console: Console, silent: bool = False) -> None:
-        """Set up; the first line is printed after `SECONDS`.
-
-        Args:
-            console: console to print on.
-            silent: whether to print nothing.
-        """
+        """Set up; the first line is printed after `SECONDS`."""
         self._console = console
         self._silent = silent or console.is_terminal
         self._last = time.monotonic()
 
     def report(self, text: str) -> None:
-        """Print a line if the last one is older than `SECONDS`.
-
-        Args:
-            text: text of the line.
-        """
+        """Print a line if the last one is older than `SECONDS`."""
         if not self._silent and time.monotonic() - self._last > SECONDS:
             self._last = time.monotonic()
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -20,7 +20,6 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
     Args:
         info: "charge", and "mult" or "multiplicity" (2 S + 1) or "spin" (n_alpha - n_beta), all optional, in upper or
             lower case.
-        protons: sum of the atomic numbers.
         charge: total charge if info has no charge.
         mult: multiplicity if info has neither multiplicity nor spin; None for the lowest.
     """
@@ -63,7 +62,6 @@ def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
 
     Args:
         moments: magnetic moments of the atoms, Bohr magnetons.
-        protons: sum of the atomic numbers.
     """
     total = abs(float(moments.sum()))
     spin = round(total)

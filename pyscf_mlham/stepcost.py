@@ -31,11 +31,7 @@ class StepCost(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Cost of all geometries so far; `str` gives a table.
-
-    Attributes:
-        steps: the cost of each geometry.
-    """
+    """Cost of all geometries so far; `str` gives a table."""
 
     steps: tuple[StepCost, ...]
 

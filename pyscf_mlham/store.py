@@ -28,12 +28,7 @@ SETUP = (
 
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """Describe how stored settings differ from requested ones.
-
-    Args:
-        stored: settings of a file.
-        requested: settings of this run.
-    """
+    """Describe how stored settings differ from requested ones."""
     return ", ".join(
         f"{key} {stored.get(key)!r} instead of {value!r}"
         for key, value in requested.items()
@@ -76,7 +71,6 @@ class Store:
         Args:
             key: any text but "".
             about: values of JSON, which are read together for all entries.
-            data: read on request.
         """
         with self._errors():
             self._file.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (key, json.dumps(about), data))
@@ -88,11 +82,7 @@ class Store:
             return {key: json.loads(about) for key, about in rows}
 
     def data(self, key: str) -> bytes:
-        """Return the data of an entry.
-
-        Args:
-            key: its key.
-        """
+        """Return the data of an entry."""
         with self._errors():
             return bytes(memoryview(self._file.execute("SELECT data FROM entries WHERE key = ?", (key,)).fetchone()[0]))
 

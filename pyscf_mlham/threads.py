@@ -76,7 +76,6 @@ def shared_out(work: Callable[[slice], R], number: int) -> list[R]:
 
     Args:
         work: function of a part of consecutive items; in NumPy, which releases the lock of the interpreter.
-        number: number of items, one or more.
     """
     size = max(LEAST, -(-number // lib.num_threads()))
     parts = [slice(start, min(start + size, number)) for start in range(0, number, size)]

@@ -21,11 +21,7 @@ SLACK = 2**20  # bytes that any dataset may have
 
 
 def check_basis(name: str) -> None:
-    """Raise ValueError unless a text is the name of a basis set: PySCF evaluates expressions in basis sets and files.
-
-    Args:
-        name: basis set of a model or of a file of labelled molecules.
-    """
+    """Raise ValueError unless a text is the name of a basis set: PySCF evaluates expressions in basis sets."""
     if not BASIS.fullmatch(name):
         raise ValueError(f"basis {name[:40]!r}: expected the name of one of PySCF's basis sets, not its content")
     if os.path.isfile(name.split("@")[0]):  # noqa: PTH113  (PySCF's own test)

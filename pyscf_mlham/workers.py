@@ -59,12 +59,7 @@ def check_scratch() -> None:
 
 
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
-    """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more.
-
-    Args:
-        job: work of each worker.
-        jobs: number of processes.
-    """
+    """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more."""
     if jobs < 1:
         raise DataError(f"{jobs} worker processes: expected 1 or more.")
 
@@ -145,12 +140,7 @@ def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> N
 
 
 def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
-    """Return an engine that submits the tasks to a dask cluster.
-
-    Args:
-        job: work of each worker.
-        address: address of the scheduler.
-    """
+    """Return an engine that submits the tasks to a dask cluster."""
 
     def run(tasks: Sequence[T]) -> Iterator[R]:
         try:
@@ -188,11 +178,7 @@ def _work_alone(job: Job[T, R], task: T) -> R:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for processes started inside the block.
-
-    Args:
-        variables: values by name.
-    """
+    """Set environment variables for processes started inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -211,11 +197,7 @@ def single_threaded() -> contextlib.AbstractContextManager[None]:
 
 
 def use_threads(count: int) -> None:
-    """Set the number of threads of this process for integrals.
-
-    Args:
-        count: number of threads.
-    """
+    """Set the number of threads of this process for integrals."""
     lib.num_threads(count)
 
 
@@ -223,9 +205,6 @@ def become_worker(threads: int) -> None:
     """Set the number of threads of this process, and end it when its parent ends for any reason.
 
     A parent that is killed cannot stop its workers, and a long molecule would run on for hours.
-
-    Args:
-        threads: number of threads for integrals.
     """
     use_threads(threads)
     parent = multiprocessing.parent_process()

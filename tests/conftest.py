@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,32 @@ def _fresh_registration() -> Iterator[None]:
     pyscf_mlham.register(model=None, fallback="minao", accelerate=False)
     yield
     pyscf_mlham.register(model=None, fallback="minao", accelerate=False)
+
+
+@pytest.fixture(scope="module")
+def small_grids() -> Iterator[None]:
+    """Objects of PySCF have small grids by default, for what does not depend on them."""
+    from pyscf.dft.gen_grid import Grids
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Grids, "level", 1)
+        yield
+
+
+@pytest.fixture
+def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands work in this process and draw no figures; workers and figures have tests of their own."""
+    from pyscf_mlham.bench import report, runner
+    from pyscf_mlham.data import baselines, commands, generate
+    from pyscf_mlham.workers import process_engine
+
+    def engine(job: Any, jobs: int) -> Any:
+        process_engine(job, jobs)  # for its errors
+        return lambda tasks: map(job.work, tasks)
+
+    for module in (runner, baselines, commands, generate):
+        monkeypatch.setattr(module, "process_engine", engine)
+    monkeypatch.setattr(report, "draw", lambda *_: {})
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def test_readme_commands_are_targets() -> None:
 
 
 def test_demo_prints_every_row() -> None:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol", "--basis", "6-31g"]
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--molecule", "ethanol", "--basis", "sto-3g"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=None)
     rows = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if "ethanol" in line]
     minao, ml, quick, both = rows

@@ -41,7 +41,6 @@ def blocks_from_matrix(
 
     Args:
         matrix: (n_ao, n_ao) operator matrix elements.
-        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms (i, j).
         template: shape of a block; the molecule's own by default.
     """
@@ -61,7 +60,6 @@ def matrix_from_blocks(
 
     Args:
         blocks: onsite and pair blocks in irreps order.
-        layout: orbital layout of the molecule.
         pairs: (P, 2) atoms (i, j), each at most once.
         template: shape of a block; the molecule's own by default.
 
@@ -81,7 +79,6 @@ def rotate_blocks(blocks: Array, template: ShellTemplate, rotations: Array) -> A
 
     Args:
         blocks: (..., B, B) blocks.
-        template: shape of a block.
         rotations: (..., 3, 3) orthogonal matrices that broadcast against the blocks' leading shape.
     """
     left = _rotate_rows(blocks, template, rotations)
@@ -103,7 +100,6 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
 
     Args:
         blocks: (P, B, B) in the global frame.
-        template: shape of a block.
         frames: (P, 3, 3) rotations that bring each pair onto +z.
     """
     return rotate_blocks(blocks, template, frames)
@@ -161,7 +157,6 @@ def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
 
     Args:
         blocks: (..., B, B) blocks.
-        template: shape of a block.
 
     Returns:
         for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1), of parity (-1)^(l1+l2).
@@ -181,7 +176,6 @@ def blocks_from_irreps(irreps: Irreps, template: ShellTemplate) -> Array:
 
     Args:
         irreps: for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1).
-        template: shape of a block.
 
     Returns:
         (..., B, B) blocks.

@@ -41,12 +41,7 @@ class CellGraph(NamedTuple):
 
 
 def graph_from_cell(cell: Any, cutoff: float = 0.0) -> CellGraph:
-    """Return the graph of a PySCF cell; see `graph_from_lattice`.
-
-    Args:
-        cell: built cell.
-        cutoff: Bohr.
-    """
+    """Return the graph of a PySCF cell; see `graph_from_lattice`; cutoff: Bohr."""
     positions, lattice = np.asarray(cell.atom_coords(unit="Bohr")), np.asarray(cell.lattice_vectors())
     return graph_from_lattice(numbers_of(cell), positions, lattice, cutoff, int(cell.dimension))
 
@@ -61,7 +56,6 @@ def graph_from_lattice(
         positions: (N, 3) Bohr; atoms may lie outside the cell.
         lattice: (3, 3) lattice vectors in rows, Bohr.
         cutoff: Bohr, finite; 0 for no pairs.
-        dimension: number of periodic directions.
     """
     check_finite(positions)
     fractions = positions @ np.linalg.inv(lattice)
@@ -87,7 +81,6 @@ def moved(graph: CellGraph, shifts: IntArray) -> CellGraph:
     """Move atoms by lattice vectors; each pair keeps its place, vector and blocks, and gets another R.
 
     Args:
-        graph: graph of the cell.
         shifts: (N, 3) lattice vectors added to the positions, as integers.
     """
     i, j = graph.pairs.T

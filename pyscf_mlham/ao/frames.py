@@ -43,11 +43,7 @@ def frames_from_vectors(vectors: Array) -> Array:
 
 @cache
 def polar_order(degree: int) -> IntArray:
-    """Rows of the vector of all (l, m), l = 0 .. degree, sorted by m; it has no Im z_0.
-
-    Args:
-        degree: largest l.
-    """
+    """Rows of the vector of all (l, m), l = 0 .. degree, sorted by m; it has no Im z_0."""
     centre = [l * l + l for l in range(degree + 1)]
     order = list(centre)
     for m in range(1, degree + 1):
@@ -60,7 +56,6 @@ def wigner_from_frames(frames: Array, degree: int) -> Array:
 
     Args:
         frames: (P, 3, 3) rotations that bring each pair onto +z.
-        degree: largest l.
 
     Returns:
         (P, (degree+1)^2, (degree+1)^2) orthogonal matrices.
@@ -79,9 +74,6 @@ FLIP = np.diag([1.0, -1.0, -1.0])  # rotation by pi about x: from a pair's frame
 def flipped_wigner(degree: int) -> Array:
     """Signs that, times the rows of a pair's `wigner_from_frames`, give the opposite pair's.
 
-    Args:
-        degree: largest l.
-
     Returns:
         ((degree+1)^2,) of 1 and -1.
     """
@@ -92,9 +84,6 @@ def flipped_wigner(degree: int) -> Array:
 @cache
 def flipped_block(template: ShellTemplate) -> Array:
     """Signs that, times the transpose of a pair's local block, give the opposite pair's local block.
-
-    Args:
-        template: shape of a block.
 
     Returns:
         (B, B) of 1 and -1.
@@ -118,11 +107,7 @@ class PolarBasis(NamedTuple):
 
 @cache
 def polar_basis(template: ShellTemplate) -> PolarBasis:
-    """Return the m-components of a block: m = |m_row +- m_column| for each two orbitals.
-
-    Args:
-        template: shape of a block.
-    """
+    """Return the m-components of a block: m = |m_row +- m_column| for each two orbitals."""
     functions = _phases(template)
     largest = max(m for m, _, _ in functions)
     components: list[list[Array]] = [[] for _ in range(2 * (2 * largest + 1))]  # Re and Im of each m

@@ -53,7 +53,6 @@ def complete_graph(graph: CellGraph, kpts: Array) -> CellGraph:
     """Return the pairs of all elements of H(R) that a mesh of k points determines.
 
     Args:
-        graph: graph of the cell, with any pairs.
         kpts: (N_k, 3) uniform mesh, 1/Bohr.
     """
     mesh = mesh_from_kpts(kpts, graph.lattice)
@@ -70,7 +69,6 @@ def image_weights(graph: CellGraph, mesh: IntArray) -> Array:
     """Return the weight of each pair among its images in the Born-von Karman crystal.
 
     Args:
-        graph: graph of the cell.
         mesh: (3,) numbers of k points.
 
     Returns:
@@ -95,7 +93,6 @@ def blocks_from_bloch(
         matrices: (..., N_k, n_ao, n_ao) operator matrix elements; of both spins, for example.
         kpts: (N_k, 3) uniform mesh, 1/Bohr.
         graph: pairs; those of `complete_graph` contain all of H(k), others cut it off.
-        layout: orbital layout of the cell.
         template: shape of a block; the cell's own by default.
 
     Returns:
@@ -123,8 +120,6 @@ def bloch_from_blocks(
     Args:
         blocks: blocks (..., N, B, B) and (..., P, B, B) in irreps order.
         kpts: (N_k, 3) 1/Bohr.
-        graph: pairs of the blocks.
-        layout: orbital layout of the cell.
         template: shape of a block; the cell's own by default.
 
     Returns:

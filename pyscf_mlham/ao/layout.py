@@ -41,7 +41,6 @@ def solid_harmonics(l: int, points: Array) -> Array:
     """Real solid harmonics of degree l, normalised as PySCF's AOs.
 
     Args:
-        l: degree.
         points: (..., 3) positions, any unit.
 
     Returns:
@@ -92,7 +91,6 @@ def wigner(l: int, rotations: Array) -> Array:
     """Matrices D with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations alike.
 
     Args:
-        l: degree.
         rotations: (..., 3, 3) orthogonal matrices.
 
     Returns:

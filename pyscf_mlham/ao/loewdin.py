@@ -29,11 +29,7 @@ class Metric(NamedTuple):
 
 
 def metric_from_overlap(overlap: Array) -> Metric:
-    """Return the symmetric roots of S and of its inverse.
-
-    Args:
-        overlap: (..., n, n), Hermitian and positive definite.
-    """
+    """Return the symmetric roots of S and of its inverse; overlap: (..., n, n), Hermitian and positive definite."""
     s, U = np.linalg.eigh(overlap)
     if s.min() <= 0:
         raise ValueError(f"the overlap has an eigenvalue {s.min():.1e}; expected all of them positive.")
@@ -42,12 +38,7 @@ def metric_from_overlap(overlap: Array) -> Metric:
 
 
 def orthogonal_from_ao(matrix: Array, metric: Metric) -> Array:
-    """Bring operator matrix elements from AOs into Loewdin orbitals.
-
-    Args:
-        matrix: (..., n, n).
-        metric: roots of the overlap.
-    """
+    """Bring operator matrix elements from AOs into Loewdin orbitals; matrix: (..., n, n)."""
     return metric.inverse @ matrix @ metric.inverse
 
 

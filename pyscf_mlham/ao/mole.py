@@ -14,12 +14,7 @@ from pyscf_mlham.ao.structure import Graph, graph_from_positions
 
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
-    """Return the graph of a PySCF molecule; see `graph_from_positions`.
-
-    Args:
-        mol: molecule.
-        cutoff: Bohr.
-    """
+    """Return the graph of a PySCF molecule; see `graph_from_positions`; cutoff: Bohr."""
     return graph_from_positions(numbers_of(mol), np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
 
 
@@ -34,20 +29,12 @@ def is_ghost(mol: gto.Mole, atom: int) -> bool:
 
 
 def is_periodic(mol: gto.Mole) -> bool:
-    """Whether a molecule is the cell of a crystal; tested by name, as importing PySCF's periodic part takes a second.
-
-    Args:
-        mol: molecule or cell.
-    """
+    """Whether a molecule is the cell of a crystal; tested by name, as the import of PySCF's cells takes a second."""
     return any(kind.__name__ == "Cell" for kind in type(mol).__mro__)
 
 
 def farthest_atom(mol: gto.Mole) -> tuple[int, float]:
-    """Return the atom that is farthest from its nearest neighbour, and their distance in Bohr.
-
-    Args:
-        mol: molecule of two atoms or more.
-    """
+    """Return the atom that is farthest from its nearest neighbour, and their distance in Bohr."""
     positions = np.asarray(mol.atom_coords(unit="Bohr"))
     distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
     np.fill_diagonal(distances, np.inf)
@@ -57,12 +44,7 @@ def farthest_atom(mol: gto.Mole) -> tuple[int, float]:
 
 @cache
 def has_core_potential(name: str, symbol: str) -> bool:
-    """Whether a basis set was made with an effective core potential for an element.
-
-    Args:
-        name: PySCF's name of the basis set.
-        symbol: symbol of the element.
-    """
+    """Whether a basis set was made with an effective core potential for an element."""
     try:
         return bool(gto.basis.load_ecp(name, symbol))
     except (KeyError, RuntimeError, ValueError, OSError, TypeError):  # the last: PySCF has it in several files
@@ -74,7 +56,6 @@ def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
 
     Args:
         basis: PySCF's basis argument; sets that are not given by name are skipped.
-        symbols: symbols of the elements.
     """
     elements = set(symbols)
     names = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
@@ -85,10 +66,6 @@ def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
 @cache
 def element_shells(name: str, symbol: str) -> Any:
     """Read a basis set, once: parsing its text file takes as long as the integrals of a small molecule.
-
-    Args:
-        name: PySCF's name of the basis set.
-        symbol: symbol of the element.
 
     Returns:
         shells in the format of `gto.M`.

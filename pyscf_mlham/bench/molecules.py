@@ -55,7 +55,6 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
 
     Args:
         source: a file that ASE reads, SDF, or ase:g2/H2O and the like.
-        which: an index or a slice of the frames.
         charge: total charge if a frame has none.
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory.

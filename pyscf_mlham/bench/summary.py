@@ -181,7 +181,10 @@ def summarise(results: Results, clock: str = "cpu") -> list[Method]:
         pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
         for pair in methods_of(results)
     }
-    cases = {pair: _cases(found, clock) for pair, found in groups.items()}
+    cases = {
+        pair: {case: _case(sound, clock) for case, rows in found.items() if (sound := [r for r in rows if not r.error])}
+        for pair, found in groups.items()
+    }
     total = len({case_of(row) for row in results.rows if not (results.is_path and row.error)})
     return [
         Method(
@@ -195,11 +198,6 @@ def summarise(results: Results, clock: str = "cpu") -> list[Method]:
         )
         for pair in groups
     ]
-
-
-def _cases(groups: dict[str, list[Row]], clock: str) -> dict[str, Case]:
-    sound = {key: [row for row in rows if not row.error] for key, rows in groups.items()}
-    return {key: _case(rows, clock) for key, rows in sound.items() if rows}
 
 
 def _case(rows: Sequence[Row], clock: str) -> Case:

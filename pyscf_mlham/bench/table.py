@@ -84,10 +84,6 @@ def _label(method: Method, name: str = "") -> str:
     return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
 
 
-def _not_converged(method: Method) -> str:
-    return str(method.unconverged) + (f", {method.failed} failed" if method.failed else "")
-
-
 def _energy(method: Method) -> str:
     error = _number(method.largest_error, ".1e").replace("0.0e+00", "0")
     return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
@@ -113,7 +109,7 @@ GUESSES = (
     Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
     OVER,
     Column("worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds"), default=NAN), ".2f")),
-    Column("not converged", "not\nconv.", _not_converged),
+    Column("not converged", "not\nconv.", lambda m: f"{m.unconverged}" + f", {m.failed} failed" * bool(m.failed)),
     ERROR,
 )
 

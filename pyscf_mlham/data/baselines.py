@@ -19,12 +19,7 @@ from pyscf_mlham.workers import Job, process_engine
 
 
 class Task(NamedTuple):
-    """One record for a worker.
-
-    Attributes:
-        path: path of the file of labelled molecules.
-        number: index of the record.
-    """
+    """One record for a worker."""
 
     path: Path
     number: int
@@ -32,12 +27,6 @@ class Task(NamedTuple):
 
 def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
     """Write a copy of a file whose records hold their scc baseline; resumable.
-
-    Args:
-        source: file of labelled molecules.
-        output: path of the copy.
-        jobs: number of worker processes.
-        console: console for progress and errors.
 
     Returns:
         numbers of records: labelled, failed, done (by an earlier run).
@@ -64,11 +53,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
 
 
 def with_baseline(task: Task) -> Entry:
-    """Compute the baseline of one record; return a failure as an entry with its reason, never raise.
-
-    Args:
-        task: record to process.
-    """
+    """Compute the baseline of one record; return a failure as an entry with its reason, never raise."""
     with HamiltonianFile(task.path) as file:
         key, record, level = identity_of_record(file, task.number), file[task.number], file.level
     try:

@@ -41,11 +41,7 @@ EXAMPLE = """examples:
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Add the commands and their options.
-
-    Args:
-        parser: parser of `mlham data`.
-    """
+    """Add the commands and their options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -108,9 +104,6 @@ def level_of(args: argparse.Namespace) -> Level:
     """Return the level of theory of the command line.
 
     Rough labels have a level of their own, so that they are never added to a file of full ones.
-
-    Args:
-        args: arguments of the command line.
     """
     check_functional(args.xc)
     coarse = getattr(args, "solver", "") == "coarse"
@@ -121,12 +114,7 @@ def level_of(args: argparse.Namespace) -> Level:
 
 
 def run_generate(args: argparse.Namespace, console: Console) -> int:
-    """Label molecules; return 1 if any failed.
-
-    Args:
-        args: arguments of the command line.
-        console: console for progress and results.
-    """
+    """Label molecules; return 1 if any failed."""
     _check_options(args)
     options = from_options(GenerateOptions, args, level=level_of(args), shares=(args.val, args.test))
     memory = args.output.with_name(args.output.name + ".thermal")
@@ -186,12 +174,7 @@ def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterat
 
 
 def run_import(args: argparse.Namespace, console: Console) -> int:
-    """Import a public set; return 1 if a record was rejected.
-
-    Args:
-        args: arguments of the command line.
-        console: console for progress and results.
-    """
+    """Import a public set; return 1 if a record was rejected."""
     if args.output.exists():
         raise DataError(f"{args.output} exists already; name another output file.")
     level = level_of(args)
@@ -219,12 +202,7 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
 
 
 def run_baseline(args: argparse.Namespace, console: Console) -> int:
-    """Add the scc baseline to the records of a file; return 1 if one failed.
-
-    Args:
-        args: arguments of the command line.
-        console: console for progress and results.
-    """
+    """Add the scc baseline to the records of a file; return 1 if one failed."""
     counts = add_baseline(args.file, args.output, args.jobs, console)
     result = f"{counts['labelled'] + counts['done']} records with their baseline, {counts['failed']} failed"
     console.print(f"{args.output}: {result}", highlight=False)
@@ -232,12 +210,7 @@ def run_baseline(args: argparse.Namespace, console: Console) -> int:
 
 
 def run_split(args: argparse.Namespace, console: Console) -> int:
-    """Split the molecules of a file again.
-
-    Args:
-        args: arguments of the command line.
-        console: console for results.
-    """
+    """Split the molecules of a file again."""
     _check_finished(args.file)
     split_again(args.file, (args.val, args.test), args.seed)
     with HamiltonianFile(args.file) as file:
@@ -251,12 +224,7 @@ def _check_finished(path: Path) -> None:
 
 
 def run_info(args: argparse.Namespace, console: Console) -> int:
-    """Print a summary of a file.
-
-    Args:
-        args: arguments of the command line.
-        console: console to print on.
-    """
+    """Print a summary of a file."""
     path = args.file
     if not path.exists():
         _check_finished(path)

@@ -65,12 +65,7 @@ class Example(NamedTuple):
 
 
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
-    """Return the shape of a block that holds every element's shells.
-
-    Args:
-        elements: atomic numbers.
-        basis: PySCF's name of a spherical basis set.
-    """
+    """Return the shape of a block that holds every element's shells."""
     atoms = [(int(z), (0.0, 0.0, 10.0 * i)) for i, z in enumerate(elements)]
     electrons = sum(z for z, _ in atoms)
     return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=electrons % 2, verbose=0)).template()
@@ -81,8 +76,6 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
 
     Args:
         record: labelled molecule; an open shell only if the baseline depends on spin.
-        level: level of theory of its file.
-        recipe: recipe of the network.
     """
     try:
         return _examples(record, level, recipe)
@@ -130,10 +123,8 @@ class _SpinExamples(NamedTuple):
         """Cut the label of one spin into blocks.
 
         Args:
-            sample: input of the network.
             fock: (n, n) converged Fock matrix, Hartree.
             h0: (n, n) H0, Hartree.
-            n_occupied: number of occupied orbitals.
         """
         layout, metric, template = self.inputs.layout, self.inputs.metric, self.template
         dh = orthogonal_from_ao(fock - h0, metric)
@@ -162,23 +153,13 @@ class _SpinExamples(NamedTuple):
 
 
 def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:
-    """Return two atoms of one element, to test that a network works.
-
-    Args:
-        recipe: recipe of the network.
-        element: atomic number.
-        basis: PySCF's name of a spherical basis set.
-    """
+    """Return two atoms of one element, to test that a network works."""
     mol = gto.M(atom=[(element, (0, 0, 0)), (element, (0, 0, 3))], unit="Bohr", basis=basis, verbose=0)
     return Inputs.from_mol(mol, hamiltonian("hcore", mol), recipe).samples[0]
 
 
 def digest_of(record: Record) -> str:
-    """Return a hash of a label as stored in the file, to distinguish labels of the same molecule.
-
-    Args:
-        record: labelled molecule.
-    """
+    """Return a hash of a label as stored in the file, to distinguish labels of the same molecule."""
     arrays = (record.numbers.astype("<i8"), record.positions.astype("<f8"), record.fock.astype("<f4"))
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
 
@@ -190,24 +171,12 @@ def usable_cores() -> int:
 
 
 def count_examples(file: HamiltonianFile, indices: Sequence[int]) -> int:
-    """Return the number of examples of records: two of an open shell, one of a closed one.
-
-    Args:
-        file: file of labelled molecules.
-        indices: indices of the records.
-    """
+    """Return the number of examples of records: two of an open shell, one of a closed one."""
     return len(indices) + int(np.count_nonzero(file.spin[list(indices)]))
 
 
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
-    """Prepare records in parallel, in order, only a few ahead of the caller; two examples per open shell.
-
-    Args:
-        path: path of a file of labelled molecules.
-        indices: indices of the records.
-        recipe: recipe of the network.
-        processes: number of processes.
-    """
+    """Prepare records in parallel, in order, only a few ahead of the caller; two examples per open shell."""
     tasks = [(str(path), [int(i) for i in part], recipe) for part in np.array_split(indices, max(1, len(indices) // 8))]
     if processes <= 1:
         for task in tasks:

@@ -68,7 +68,6 @@ def write_deeph(folder: Path, crystal: Crystal) -> None:
 
     Args:
         folder: path; created if missing.
-        crystal: crystal of real orbitals up to f.
     """
     graph, layout = crystal.graph, crystal.layout
     columns = _columns(layout)  # before anything is written, as it may raise
@@ -90,11 +89,7 @@ def write_deeph(folder: Path, crystal: Crystal) -> None:
 
 
 def read_deeph(folder: Path) -> Crystal:
-    """Read a folder of DeepH; hamiltonians.h5 may be missing, rlat.dat and rc.h5 are not used.
-
-    Args:
-        folder: path.
-    """
+    """Read a folder of DeepH; hamiltonians.h5 may be missing, rlat.dat and rc.h5 are not used."""
     numbers = _table(folder / "element.dat", -1, dtype=int)
     positions = _table(folder / "site_positions.dat", 3, -1).T / nist.BOHR
     lattice = _table(folder / "lat.dat", 3, 3).T / nist.BOHR

@@ -39,13 +39,7 @@ class Displacements:
 
 
 class Task(NamedTuple):
-    """A molecule to be displaced by a worker.
-
-    Attributes:
-        place: index of the task.
-        molecule: molecule to displace.
-        wanted: numbers and kinds of copies.
-    """
+    """A molecule to be displaced by a worker."""
 
     place: int
     molecule: Molecule
@@ -66,10 +60,6 @@ def with_copies(
     """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
 
     Args:
-        molecules: geometries, or errors in their place.
-        wanted: numbers and kinds of copies.
-        engine: engine of workers for the Hessians.
-        console: console for a progress bar.
         memory: file of the thermal copies made so far, reused by a run that is resumed.
     """
     tasks: dict[str, Task] = {}
@@ -113,11 +103,7 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
 
 
 def thermal_copies(task: Task) -> Copies:
-    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise.
-
-    Args:
-        task: molecule, and numbers and kinds of copies.
-    """
+    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise."""
     molecule, wanted = task.molecule, task.wanted
     try:
         return task.place, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
@@ -133,14 +119,7 @@ JOB = Job(thermal_copies, _no_copies)
 
 
 def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterator[Molecule]:
-    """Displace every atom at random.
-
-    Args:
-        molecule: molecule to displace.
-        copies: number of copies.
-        sigma: standard deviation of each coordinate, Angstrom.
-        seed: seed of the random numbers, combined with a hash of the geometry.
-    """
+    """Displace every atom at random; sigma: standard deviation of each coordinate, Angstrom."""
     rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
     for copy in range(copies):
         shift = sigma / nist.BOHR * rng.normal(size=molecule.positions.shape)
@@ -153,10 +132,7 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
     The modes are those of HF/STO-3G at the given geometry.
 
     Args:
-        molecule: molecule to displace.
-        copies: number of copies.
         temperature: Kelvin.
-        seed: seed of the random numbers, combined with a hash of the geometry.
     """
     if len(molecule.numbers) < 2:
         return

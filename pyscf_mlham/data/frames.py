@@ -32,11 +32,7 @@ class FrameError(ValueError):
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return the reason why a frame or a file cannot be read.
-
-    Args:
-        error: exception in place of the frame.
-    """
+    """Return the reason why a frame or a file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     return str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"

@@ -58,12 +58,6 @@ def generate(
 ) -> dict[str, int]:
     """Label molecules, add them to a file, and report.
 
-    Args:
-        molecules: geometries, or errors in their place.
-        path: path of the file, created or extended.
-        options: options of labelling.
-        console: console for progress and errors.
-
     Returns:
         numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
@@ -103,11 +97,7 @@ def generate(
 
 
 def journal_path(path: Path) -> Path:
-    """Return the path of a file's journal.
-
-    Args:
-        path: path of the file.
-    """
+    """Return the path of a file's journal."""
     return path.with_name(path.name + ".journal")
 
 
@@ -121,11 +111,7 @@ def _stored(path: Path) -> dict[str, bool]:
 
 
 def failures(path: Path) -> list[tuple[str, str, str]]:
-    """Return key, name and reason of every molecule that failed.
-
-    Args:
-        path: path of the file.
-    """
+    """Return key, name and reason of every molecule that failed."""
     with h5py.File(path) as file:
         if "failed_key" not in file:
             return []
@@ -174,11 +160,7 @@ def run_through(
     """Process tasks with a progress bar, and write each finished one to the journal at once.
 
     Args:
-        queue: tasks.
-        engine: function from tasks to their entries.
-        journal: journal of the entries.
         counts: numbers of "labelled" and "failed", incremented here.
-        console: console for progress and errors.
     """
     columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:

@@ -54,12 +54,7 @@ class Molecule(NamedTuple):
 
 
 def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
-    """Build the PySCF molecule of a geometry, labelled or not, with the core potentials of the basis set.
-
-    Args:
-        geometry: numbers, positions, charge and spin.
-        basis: PySCF's name of the basis set.
-    """
+    """Build the PySCF molecule of a geometry, labelled or not, with the core potentials of the basis set."""
     atoms = list(zip(geometry.numbers.tolist(), geometry.positions.tolist(), strict=True))
     ecp = core_potentials(basis, (gto.elements.ELEMENTS[number] for number, _ in atoms))
     return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=ecp, charge=geometry.charge, spin=geometry.spin, verbose=0)
@@ -71,7 +66,6 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
     Args:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
-        charge: total charge.
         spin: n_alpha - n_beta.
     """
     places = np.round(np.asarray(positions) / SAME_PLACE).astype(np.int64)
@@ -80,12 +74,7 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
 
 
 def identity_of_record(file: HamiltonianFile, index: int) -> str:
-    """Hash the geometry of a record as `identity` does, without reading its matrices.
-
-    Args:
-        file: open file of labelled molecules.
-        index: index of the record.
-    """
+    """Hash the geometry of a record as `identity` does, without reading its matrices."""
     return identity(file.numbers(index), file.positions(index), int(file.charge[index]), int(file.spin[index]))
 
 
@@ -122,8 +111,6 @@ def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
     """Return the multiplicity of a collection's member from its magnetic moments; None for all other sources.
 
     Args:
-        source: file or collection.
-        atoms: ASE's atoms of one of its frames.
         charge: total charge if the frame has none; the moments are those of neutral molecules.
     """
     if charge or not source.startswith(COLLECTION):

@@ -72,8 +72,6 @@ def import_records(
 
     Args:
         path: a QH9 database (.db) or its LMDB folder (.lmdb), an MD17 ASE database (.db) or archive (.npz).
-        level: level of theory of the set, which the formats do not contain.
-        shares: shares of the molecules for val and test.
     """
     for raw in _read(reader_of(path), path):
         if isinstance(raw, DataError):
@@ -101,11 +99,7 @@ def _read(reader: Callable[[Path], Iterator[RawRecord | DataError]], path: Path)
 
 
 def reader_of(path: Path) -> Callable[[Path], Iterator[RawRecord | DataError]]:
-    """Return the reader of a file's format, recognised by its suffix and its tables.
-
-    Args:
-        path: path of the file or folder.
-    """
+    """Return the reader of a file's format, recognised by its suffix and its tables."""
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path.")
     if path.suffix == ".npz":
@@ -125,11 +119,7 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[RawRecord | DataError]]:
 
 
 def read_qh9_sqlite(path: Path) -> Iterator[RawRecord | DataError]:
-    """Read QH9's database: rows of id, [geometry,] N, Z (int32), positions (float64, Angstrom), Hamiltonian (float64).
-
-    Args:
-        path: path of the .db file.
-    """
+    """Read QH9's database: rows of id, [geometry,] N, Z (int32), positions (float64, Angstrom), matrix (float64)."""
     with _readonly(path) as connection:
         for row in connection.execute("select * from data"):
             yield _qh9(path, row[:-4], *row[-4:])
@@ -143,11 +133,7 @@ def _readonly(path: Path) -> contextlib.closing[sqlite3.Connection]:
 
 
 def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
-    """Read QH9's LMDB folder; its entries are pickled, and only numbers and bytes in them are accepted.
-
-    Args:
-        path: path of the .lmdb folder.
-    """
+    """Read QH9's LMDB folder; its entries are pickled, and only numbers and bytes in them are accepted."""
     try:
         import lmdb
     except ImportError as error:
@@ -198,11 +184,7 @@ def _qh9(path: Path, identity: Sequence[Any], count: Any, z: Any, positions: Any
 
 
 def read_md17_ase(path: Path) -> Iterator[RawRecord | DataError]:
-    """Read SchNOrb's ASE database: data of each row holds hamiltonian, overlap and energy.
-
-    Args:
-        path: path of the .db file.
-    """
+    """Read SchNOrb's ASE database: data of each row holds hamiltonian, overlap and energy."""
     from ase.db import connect
 
     for row in connect(path).select():
@@ -218,11 +200,7 @@ def read_md17_ase(path: Path) -> Iterator[RawRecord | DataError]:
 
 
 def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
-    """Read an archive of one molecule's geometries: atomic_numbers, positions (Angstrom), hamiltonian, overlap, energy.
-
-    Args:
-        path: path of the .npz file.
-    """
+    """Read an archive of one molecule: atomic_numbers, positions (Angstrom), hamiltonian, overlap, energy."""
     needed = {"atomic_numbers", "positions", "hamiltonian"}
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -260,11 +238,6 @@ def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
 
 def find_order(raw: RawRecord, mol: gto.Mole, place: str) -> str:
     """Find the order of orbitals in which a record agrees with PySCF.
-
-    Args:
-        raw: the record.
-        mol: its molecule.
-        place: name of the record in messages.
 
     Returns:
         one of `ORDERS`.

@@ -54,11 +54,7 @@ class Journal(Store):
         return {key: (v["name"], v["reason"]) for key, v in self._values.items() if "reason" in v}
 
     def append(self, entry: Entry) -> None:
-        """Add an entry and flush it to the disk.
-
-        Args:
-            entry: result of one molecule.
-        """
+        """Add an entry and flush it to the disk."""
         values: dict[str, Any] = {"name": entry.name, "reason": entry.reason}
         data = b""
         if (record := entry.record) is not None:
@@ -69,11 +65,7 @@ class Journal(Store):
         self._values[entry.key] = values
 
     def record(self, key: str) -> Record:
-        """Read a labelled molecule.
-
-        Args:
-            key: one of `labelled`.
-        """
+        """Read a labelled molecule; key: one of `labelled`."""
         try:
             arrays = load(self.data(key))
             numbers, positions = arrays.pop("numbers"), arrays.pop("positions")

@@ -50,11 +50,7 @@ class Task(NamedTuple):
 
 
 def label(task: Task) -> Entry:
-    """Run the SCF of one molecule; return a failure as an entry with its reason, never raise.
-
-    Args:
-        task: molecule and level of theory.
-    """
+    """Run the SCF of one molecule; return a failure as an entry with its reason, never raise."""
     molecule = task.molecule
     try:
         record = _record(task)
@@ -132,12 +128,7 @@ def _coarse_solution(mf: Any) -> _Solution:
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:
-    """Build a PySCF molecule; raise DataError with the reason if that is impossible.
-
-    Args:
-        molecule: geometry.
-        basis: PySCF's name of the basis set.
-    """
+    """Build a PySCF molecule; raise DataError with the reason if that is impossible."""
     try:
         mol = mol_from_geometry(molecule, basis)
     except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
@@ -160,8 +151,6 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     """Create the mean-field object of a level of theory.
 
     Args:
-        mol: molecule.
-        level: level of theory.
         kind: one of `KINDS`; "auto" is restricted for closed shells and unrestricted for open ones.
     """
     pure = level.xc.lower() == "hf"

@@ -109,18 +109,13 @@ def named_by_spin(name: str, matrix: Array) -> dict[str, Array]:
     """Name matrices by spin: fock and fock_beta, fock_scc and fock_scc_beta; the first one alone for both spins.
 
     Args:
-        name: fock, or fock_ and the name of a baseline.
         matrix: (n, n), or (2, n, n) of alpha and beta electrons.
     """
     return dict(zip(_names(name), matrix if matrix.ndim == 3 else [matrix], strict=False))
 
 
 def has_spins(matrices: Iterable[str]) -> bool:
-    """Whether the records of a file have matrices of both spins.
-
-    Args:
-        matrices: names of its matrices.
-    """
+    """Whether the records of a file have matrices of both spins."""
     return _names("fock")[1] in matrices
 
 
@@ -203,11 +198,7 @@ class HamiltonianFile:
         self._file.close()
 
     def indices(self, split: str) -> IntArray:
-        """Return the records of one split.
-
-        Args:
-            split: train, val or test.
-        """
+        """Return the records of one split."""
         return np.flatnonzero(self.split == split)
 
     @property
@@ -287,12 +278,7 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
 
 
 def check_record(record: Record, place: str) -> None:
-    """Raise DataError if a record is invalid.
-
-    Args:
-        record: record to check.
-        place: name of the record in messages.
-    """
+    """Raise DataError if a record is invalid."""
     if not np.all(np.isfinite(record.positions)):
         raise DataError(f"{place}: positions are not finite.")
     for key, matrix in record.matrices.items():
@@ -318,7 +304,6 @@ def write_file(
 
     Args:
         path: path of the file, replaced if it exists.
-        level: level of theory of all records.
         records: records, read once, one after the other.
         attributes: provenance to add, such as the PySCF version.
         failed: name and reason of molecules without a label, by their key.
@@ -349,7 +334,9 @@ def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
         if sets.keys() != record.matrices.keys():
             raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
         for key, matrix in record.matrices.items():
-            _append(sets[key], triangle_from_matrix(matrix))
+            start, triangle = len(sets[key]), triangle_from_matrix(matrix)
+            sets[key].resize((start + len(triangle),))
+            sets[key][start:] = triangle
     if not sets:
         _growing(file, "fock")
     for key in TEXTS:
@@ -372,24 +359,13 @@ def _growing(file: h5py.File, key: str) -> h5py.Dataset:
     )
 
 
-def _append(dataset: h5py.Dataset, values: NDArray[np.float32]) -> None:
-    start = len(dataset)
-    dataset.resize((start + len(values),))
-    dataset[start:] = values
-
-
 def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:
     """Return the lower triangle of a symmetric matrix, row-major, (n (n+1) / 2,) float32."""
     return matrix[np.tril_indices(len(matrix))].astype(np.float32)
 
 
 def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
-    """Return the symmetric matrix (n, n) of a lower triangle.
-
-    Args:
-        triangle: (n (n+1) / 2,) row-major.
-        size: n.
-    """
+    """Return the symmetric matrix (n, n) of a lower triangle; triangle: (n (n+1) / 2,) row-major."""
     matrix = np.zeros((size, size))
     rows, columns = np.tril_indices(size)
     matrix[rows, columns] = triangle

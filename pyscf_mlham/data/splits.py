@@ -18,25 +18,14 @@ Shares = tuple[float, float]  # of the molecules, for val and test
 
 
 def splits_by_group(groups: Sequence[str], shares: Shares = (0.05, 0.05)) -> list[str]:
-    """Assign a split to each record by a hash of its group's name, so that a molecule is never in two.
-
-    Args:
-        groups: group of each record.
-        shares: shares of val and test.
-    """
+    """Assign a split to each record by a hash of its group's name, so that a molecule is never in two."""
     val, test = _checked(shares)
     places = map(_place, groups)
     return ["val" if place < val else "test" if place < val + test else "train" for place in places]
 
 
 def counted_splits(groups: Sequence[str], shares: Shares, seed: int) -> list[str]:
-    """Assign a split to each record, with the requested numbers of molecules, at least one if a share is not zero.
-
-    Args:
-        groups: group of each record.
-        shares: shares of val and test.
-        seed: seed of the order in which the molecules are assigned.
-    """
+    """Assign a split to each record, with the requested numbers of molecules, at least one if a share is not zero."""
     molecules = sorted(set(groups), key=lambda group: (_place(group, seed), group))
     val, test = (max(1, round(share * len(molecules))) if share else 0 for share in _checked(shares))
     if val + test >= len(molecules):
@@ -62,13 +51,7 @@ def _place(group: str, seed: int = 0) -> float:
 
 
 def split_again(path: Path, shares: Shares, seed: int) -> None:
-    """Assign new splits to the molecules of a file, which is replaced as a whole.
-
-    Args:
-        path: file of labelled molecules.
-        shares: shares of val and test.
-        seed: seed of the order in which the molecules are assigned.
-    """
+    """Assign new splits to the molecules of a file, which is replaced as a whole."""
     with HamiltonianFile(path) as file:
         splits = counted_splits(list(file.group), shares, seed)
     check_space(path, [path], "its molecules keep their splits")
@@ -82,9 +65,7 @@ def check_space(path: Path, sources: Iterable[Path], safe: str) -> None:
     """Raise DataError if a file cannot be written beside its sources; HDF5 crashes on a full disk.
 
     Args:
-        path: file to write.
         sources: files that its content comes from, which need not exist.
-        safe: what a lack of space leaves as it is.
     """
     size = sum(source.stat().st_size for source in sources if source.exists())
     if (free := shutil.disk_usage(path.parent or Path()).free) < size:
@@ -95,13 +76,7 @@ def check_space(path: Path, sources: Iterable[Path], safe: str) -> None:
 
 
 def advice_on_empty(path: Path, splits: Iterable[str], shares: Shares) -> str:
-    """Return a warning if a split that was requested has no molecule, "" otherwise.
-
-    Args:
-        path: file of labelled molecules.
-        splits: split of each record.
-        shares: requested shares of val and test.
-    """
+    """Return a warning if a split that was requested has no molecule, "" otherwise."""
     counts = Counter(splits)
     empty = [split for split, share in zip(SPLITS[1:], shares, strict=True) if share and not counts[split]]
     if not empty:

@@ -27,7 +27,6 @@ def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
 
     Args:
         baseline: "sap", "minao" or "hcore" (nothing).
-        mol: molecule.
         xc: functional of the minao mean field, "hf" for Hartree-Fock; not used by the others.
 
     Returns:
@@ -48,7 +47,6 @@ def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
 
     Args:
         baseline: one of `BASELINES`.
-        mol: molecule.
         xc: functional, "hf" for Hartree-Fock.
 
     Returns:
@@ -75,10 +73,5 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
 
 
 def same_h0(one: float | None, other: float | None) -> bool:
-    """Whether two installations compute the same H0.
-
-    Args:
-        one: `fingerprint` of one installation, Hartree.
-        other: `fingerprint` of the other installation, Hartree.
-    """
+    """Whether two installations compute the same H0."""
     return one is not None and other is not None and abs(one - other) <= SAME_H0

@@ -53,14 +53,7 @@ settings = Settings()
 
 
 def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], Any]) -> Any:
-    """Return what `mf.get_init_guess(mol, key)` returns with this package registered, and set mf.guess_info.
-
-    Args:
-        mf: PySCF mean-field object.
-        mol: molecule.
-        key: value of init_guess.
-        pyscf_guess: PySCF's own function of a key.
-    """
+    """Return what `mf.get_init_guess(mol, key)` returns with this package registered, and set mf.guess_info."""
     record(mf, None)
     if is_scc(key):
         density, info = _scc(mf, mol, pyscf_guess)
@@ -157,7 +150,6 @@ def registered_model(model: ModelLike, mf: Any) -> Predictor:
 
     Args:
         model: a model, its name or its path; None uses the setting of `register`.
-        mf: PySCF mean-field object.
     """
     return resolve(settings.model if model is None else model, mf, mf.mol)
 
@@ -167,8 +159,6 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
 
     Args:
         model: a model, its name, its path, or None for the best shipped one.
-        mf: PySCF mean-field object.
-        mol: molecule.
     """
     if model is None:
         return store.best_for(mf, mol)

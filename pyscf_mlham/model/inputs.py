@@ -50,7 +50,6 @@ class Inputs(NamedTuple):
         Args:
             mol: molecule in the model's own basis set.
             h0: (n, n), or (2, n, n) of alpha and beta electrons; Hartree.
-            recipe: recipe of the network.
         """
         overlap = np.asarray(mol.intor("int1e_ovlp"))
         layout, metric = OrbitalLayout.from_mol(mol), metric_from_overlap(overlap)

@@ -51,9 +51,7 @@ class OracleModel:
         """Keep the Fock matrix of a converged mean-field object.
 
         Args:
-            mf: converged PySCF mean-field object.
             h0: name of the baseline; with "scc" the least is carried into another basis set.
-            name: name of the model in logs.
         """
         if not mf.converged:
             raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")
@@ -90,12 +88,7 @@ class OracleModel:
         return self._mol
 
     def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one matrix)
-        """Return dH in the shape of the calculation, Hartree.
-
-        Args:
-            native: molecule of the calculation.
-            h0: not used.
-        """
+        """Return dH in the shape of the calculation, Hartree; h0: not used."""
         return self._correction.copy()
 
     def save(self, folder: str | Path) -> None:
@@ -112,12 +105,7 @@ class OracleModel:
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, Array]) -> OracleModel:
-        """Rebuild a saved oracle.
-
-        Args:
-            config: configuration of the model folder.
-            weights: numbers, positions (Bohr), spin and correction (Hartree).
-        """
+        """Rebuild a saved oracle; weights: numbers, positions (Bohr), spin and correction (Hartree)."""
         expected = {"numbers", "positions", "spin", "correction"}
         if set(weights) != expected:
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")

@@ -123,7 +123,6 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
 
     Args:
         mf: PySCF mean-field object; not changed.
-        model: model of the correction dH.
         mol: molecule, the object's own by default.
         refine: whether to build the coarse field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
@@ -253,12 +252,7 @@ def same_name(one: str, other: str) -> bool:
 
 
 def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
-    """Return the real atoms of a molecule in a named spherical basis set.
-
-    Args:
-        mol: molecule.
-        basis: name of a basis set of PySCF.
-    """
+    """Return the real atoms of a molecule in a named spherical basis set."""
     real = [i for i in range(mol.natm) if not is_ghost(mol, i)]
     symbols = [mol.atom_pure_symbol(i) for i in real]
     return gto.M(

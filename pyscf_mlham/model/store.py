@@ -38,11 +38,7 @@ WITHDRAWN = {"organic-b3lyp-svp": "b3lyp-svp"}  # models of earlier versions, an
 
 
 def find(name_or_path: str | Path) -> Path:
-    """Return the folder of a model.
-
-    Args:
-        name_or_path: name of a shipped model, or the path of a model folder.
-    """
+    """Return the folder of a model."""
     folder = shipped().get(str(name_or_path), Path(name_or_path).expanduser())
     if not folder.is_dir() and str(name_or_path) in WITHDRAWN:
         raise ModelError(
@@ -58,11 +54,7 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def load(name_or_path: str | Path) -> Predictor:
-    """Load a model; loading the same files again is free.
-
-    Args:
-        name_or_path: name of a shipped model, or the path of a model folder.
-    """
+    """Load a model; loading the same files again is free."""
     folder = find(name_or_path)
     stamps = tuple(
         (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0

@@ -102,12 +102,7 @@ class Backbone(nn.Module):
         self.register_buffer("block_signs", torch.from_numpy(flipped_block(template)), persistent=False)
 
     def forward(self, batch: Batch, species: Tensor) -> Features:
-        """Return features of atoms and of directed pairs.
-
-        Args:
-            batch: molecules.
-            species: (N,) index of each atom's element.
-        """
+        """Return features of atoms and of directed pairs; species: (N,) index of each atom's element."""
         features: Features = self.layers(self.inputs(batch, species))
         return features
 

@@ -17,11 +17,7 @@ ONSITE_SCALE, PAIR_SCALE, RANGE = 0.1, 0.1, 3.0  # Hartree, Hartree, Bohr: typic
 
 
 def pair_size(distances: Tensor) -> Tensor:
-    """Return the typical size of a pair's elements of dH, (P, 1, 1) Hartree.
-
-    Args:
-        distances: (P,) Bohr.
-    """
+    """Return the typical size of a pair's elements of dH, (P, 1, 1) Hartree; distances: (P,) Bohr."""
     return PAIR_SCALE * torch.exp(-distances / RANGE)[:, None, None]
 
 
@@ -101,11 +97,7 @@ class Coupling(nn.Module):
 
 
 class PolarCoupling(nn.Module):
-    """Pair blocks in the pairs' frames <-> m-components: an orthogonal change of basis with two terms at most.
-
-    Attributes:
-        widths: widths of the m-components.
-    """
+    """Pair blocks in the pairs' frames <-> m-components: an orthogonal change of basis with two terms at most."""
 
     terms: Tensor
     factors: Tensor

@@ -84,7 +84,6 @@ class HamiltonianModel(nn.Module):
         """Predict blocks and the traces that only the loss needs.
 
         Args:
-            batch: molecules.
             rotation: orientation of the molecules in the refiner, if there is one.
 
         Returns:
@@ -136,8 +135,6 @@ def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> T
 
     Args:
         moved: (2P,) charge that the first atom of each directed pair takes from the second, e.
-        directed: pairs.
-        n_atoms: number of atoms N.
 
     Returns:
         (N,) e.
@@ -150,7 +147,6 @@ def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
 
     Args:
         charges: (N,) e.
-        batch: molecules.
 
     Returns:
         (N,) Hartree.
@@ -223,9 +219,6 @@ def build(
     Args:
         architecture: one of `ARCHITECTURES`.
         options: sizes; an unknown key is an error.
-        template: shape of a block.
-        elements: atomic numbers.
-        dtype: floating-point type of weights and constants.
         wrapper: its name, one of `WRAPPERS`, and its sizes, or None.
         refiner: its name, one of `REFINERS`, and its sizes, or None.
     """
@@ -261,9 +254,7 @@ def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] 
     """Describe a wrapper or a refiner with all its sizes, for `build`; an unknown key is an error.
 
     Args:
-        kind: wrapper or refiner.
         name: one of `WRAPPERS` or `REFINERS`, or "none".
-        options: sizes by name.
     """
     if name == "none":
         if options:
@@ -302,7 +293,6 @@ def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32)
     Args:
         config: config of the model; its options are the template of a block, the sizes of the network and, if any,
             of its wrapper and its refiner.
-        dtype: floating-point type of weights and constants.
     """
     options, parts = config.options, ("wrapper", "refiner")
     if missing := {"template", "network"} - set(options):

@@ -17,9 +17,7 @@ def fault(field: Field[Any], value: object, allowed: Range) -> str:
     """Describe what is wrong with a number, as a sentence without its subject; "" if it is valid.
 
     Args:
-        field: field of a dataclass, annotated int or float.
         value: value to check; an integer is a valid float, a bool is not a number.
-        allowed: range of the field.
     """
     if isinstance(value, bool) or not isinstance(value, int if field.type == "int" else int | float):
         hint = " (YAML needs 3.0e-3)" if isinstance(value, str) else ""

@@ -37,13 +37,7 @@ class Rotation(NamedTuple):
 
 
 def rotation_from_matrix(orthogonal: Array, degree: int, template: ShellTemplate) -> Rotation:
-    """Return the representations of one transformation.
-
-    Args:
-        orthogonal: (3, 3) matrix, proper or improper.
-        degree: largest l of irreps at atoms.
-        template: shape of a block.
-    """
+    """Return the representations of one transformation; orthogonal: (3, 3) matrix, proper or improper."""
     D = [wigner(l, orthogonal) for l in range(max(degree + 1, len(template.counts)))]
     shells = [D[l] for l, count in enumerate(template.counts) for _ in range(count)]
     arrays = (orthogonal, block_diag(*D[: degree + 1]), block_diag(*shells))
@@ -60,7 +54,6 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
     """Rotate molecules and their inputs; the pairs' frames rotate with them.
 
     Args:
-        batch: molecules.
         rotation: proper rotation; frames are right-handed.
     """
     Q, D, B = rotation.to(batch.wigner_d)
@@ -73,9 +66,7 @@ def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple
     """Rotate the frame of each pair about the pair's axis: another choice of frames.
 
     Args:
-        batch: molecules.
         angles: (P,) radians.
-        template: shape of a block.
 
     Returns:
         molecules, and the matrices T (P, B, B) from the old frames to the new: T block T^T.
@@ -96,7 +87,6 @@ def block_rotations(wigner_d: Tensor, template: ShellTemplate) -> Tensor:
 
     Args:
         wigner_d: (P, (L+1)^2, (L+1)^2), rows in polar order.
-        template: shape of a block.
     """
     degree = round(wigner_d.shape[1] ** 0.5) - 1
     sorted_rows = np.argsort(polar_order(degree))

@@ -25,11 +25,7 @@ def rows(degree: int) -> int:
 
 
 def components_from_feature(feature: Tensor) -> Components:
-    """Cut a feature into m-components.
-
-    Args:
-        feature: (P, rows, C).
-    """
+    """Cut a feature into m-components; feature: (P, rows, C)."""
     return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))
 
 
@@ -41,7 +37,6 @@ def components_from_atoms(
     Args:
         atoms: (P, (degree+1)^2, C), of one atom of each pair.
         wigner_d: (P, (degree+1)^2, (degree+1)^2), rows in polar order.
-        degree: largest l.
         largest_m: components beyond are left out.
         pseudo: the irreps' parity is -(-1)^l: they are Im z_0 and z_m / i.
 
@@ -69,8 +64,6 @@ def atoms_from_components(
     Args:
         components: widths (degree + 1 - m) C.
         wigner_d: (P, (degree+1)^2, (degree+1)^2).
-        degree: largest l.
-        largest_m: largest m of the m-components.
         pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
 
     Returns:
@@ -110,12 +103,7 @@ def joined_widths(*several: list[int]) -> list[int]:
 
 
 class Linear(nn.Module):
-    """Real weights for each m, and a bias for Re z_0 alone.
-
-    Args:
-        inputs: width of each m-component.
-        outputs: width of each m-component.
-    """
+    """Real weights for each m, and a bias for Re z_0 alone."""
 
     def __init__(self, inputs: list[int], outputs: list[int]) -> None:
         super().__init__()

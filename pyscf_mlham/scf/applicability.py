@@ -28,11 +28,7 @@ KNOWN = (
 
 
 def inapplicable(mf: Any) -> str:
-    """Return why plain SCF is used for a mean-field object, "" if the multilevel SCF is applicable.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
+    """Return why plain SCF is used for a mean-field object, "" if the multilevel SCF is applicable."""
     if hasattr(type(mf), "undo_oneshot"):
         return "a OneShot object runs no SCF"
     if not is_known(mf) or mf.mol.natm == 0:
@@ -61,11 +57,7 @@ def is_known(mf: Any) -> bool:
 
 
 def unknown_field(mf: Any) -> str:
-    """Return why the field of a restricted or unrestricted object has no coarse form, "" if it has one.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
+    """Return why the field of a restricted or unrestricted object has no coarse form, "" if it has one."""
     if mf.mol.nao == 0:
         return "there are no basis functions"
     if is_on_gpu(mf):

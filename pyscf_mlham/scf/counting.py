@@ -8,11 +8,7 @@ from typing import Any
 
 
 class FockCounter:
-    """Number of mean-field potentials built.
-
-    Attributes:
-        builds: calls of get_veff so far.
-    """
+    """Number of mean-field potentials built."""
 
     def __init__(self) -> None:
         self.builds = 0

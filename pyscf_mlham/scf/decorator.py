@@ -48,21 +48,13 @@ def is_on_gpu(mf: Any) -> bool:
 
 
 def expect_mean_field(mf: Any) -> None:
-    """Raise TypeError if an object is not a mean-field object, for example a molecule.
-
-    Args:
-        mf: object to check.
-    """
+    """Raise TypeError if an object is not a mean-field object, for example a molecule."""
     if not hasattr(mf, "get_fock"):
         raise TypeError(f"expected a mean-field object, such as mol.RKS(xc='b3lyp'); got {type(mf).__name__}.")
 
 
 def private_parts(mf: Any) -> dict[str, Any]:
-    """Return the attributes of a mean-field object, with copies of the helpers that its `reset` changes.
-
-    Args:
-        mf: PySCF mean-field object.
-    """
+    """Return the attributes of a mean-field object, with copies of the helpers that its `reset` changes."""
     expect_mean_field(mf)
     if hasattr(mf, "undo_oneshot"):
         raise TypeError("a OneShot object runs no SCF; decorate the plain object, or its undo_oneshot().")
@@ -111,8 +103,6 @@ def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
 
     Args:
         mf: PySCF mean-field object; the kernel of a second-order one takes orbitals before the density matrix.
-        args: positional arguments of the call.
-        kwargs: keyword arguments of the call.
     """
     names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)
     if len(args) > len(names):

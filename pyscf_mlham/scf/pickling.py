@@ -38,10 +38,6 @@ def _assembled(parts: Any) -> Any:
 
 
 def new(parts: Any) -> Any:
-    """Create an object without attributes.
-
-    Args:
-        parts: its class, or the name, module and bases of an assembled class.
-    """
+    """Create an object without attributes."""
     kind = _assembled(parts)
     return kind.__new__(kind)

@@ -84,11 +84,7 @@ class Problem(NamedTuple):
         return np.asanyarray(kind.get_fock(self.mf, self.hcore, self.overlap, v, density, **extrapolation))
 
     def orbitals(self, fock: Array) -> Orbitals:
-        """Solve F C = S C e and fill the orbitals.
-
-        Args:
-            fock: Fock matrix in the object's shape, Hartree.
-        """
+        """Solve F C = S C e and fill the orbitals; fock: Fock matrix in the object's shape, Hartree."""
         return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
 
     def filled_like(self, reference: Orbitals, orbitals: Orbitals) -> Orbitals:
@@ -185,7 +181,6 @@ class Problem(NamedTuple):
         """Return the norm of the orbital gradient, as PySCF measures it.
 
         Args:
-            orbitals: orbitals of the density from which the Fock matrix was built.
             fock: Fock matrix in the object's shape, Hartree.
         """
         gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
@@ -241,11 +236,7 @@ class Point:
 
 
 def check_functional(xc: str) -> None:
-    """Raise DataError if PySCF lacks a functional, before the first SCF starts.
-
-    Args:
-        xc: name of the functional, or "hf".
-    """
+    """Raise DataError if PySCF lacks a functional, before the first SCF starts; xc: name of the functional, or "hf"."""
     try:
         libxc.parse_xc(xc)
     except (KeyError, ValueError, IndexError) as error:

@@ -111,11 +111,7 @@ class TrainConfig:
 
 
 def read_config(path: str | Path) -> TrainConfig:
-    """Read a YAML file; an unknown key is an error, and paths are relative to the file.
-
-    Args:
-        path: path of the YAML file.
-    """
+    """Read a YAML file; an unknown key is an error, and paths are relative to the file."""
     path = Path(path)
     try:
         content = yaml.safe_load(read_bounded(path, MOST_CONFIG))

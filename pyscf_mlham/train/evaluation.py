@@ -53,12 +53,7 @@ def evaluate_model(
     """Print the metrics of a trained model on a file of labelled molecules, and SCF cycles from several guesses.
 
     Args:
-        name: name of a shipped model, or a model folder.
-        path: path of the file.
-        split: train, val, test or all.
-        scf_molecules: number of molecules to run SCF on.
         guesses: PySCF's names, and "ml" for the model.
-        console: console for progress and results.
     """
     model = load(name)
     if not isinstance(model, NetworkModel):
@@ -99,26 +94,14 @@ def evaluate_model(
 
 
 def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
-    """Return the records of a split in the domain of a model: its charges, its elements and the spins of its baseline.
-
-    Args:
-        file: file of labelled molecules.
-        split: train, val or test.
-        config: config of the model.
-    """
+    """Return the records of a split in the domain of a model: its charges, elements and spins of its baseline."""
     supported = set(config.elements)
     inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
     return [int(i) for i in file.indices(split) if inside[i] and supported.issuperset(file.numbers(i).tolist())]
 
 
 def print_equivariance(network: HamiltonianModel, changes: Sequence[float], console: Console) -> None:
-    """Print how much the prediction changes if molecules are rotated.
-
-    Args:
-        network: network of the model.
-        changes: `equivariance_error` of each molecule.
-        console: console to print on.
-    """
+    """Print how much the prediction changes if molecules are rotated."""
     kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learnt"
     console.print(
         f"Rotated molecules: the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at "
@@ -127,14 +110,7 @@ def print_equivariance(network: HamiltonianModel, changes: Sequence[float], cons
 
 
 def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, console: Console) -> None:
-    """Print means and worst cases of the metrics, the means of H0 alone, and their definitions.
-
-    Args:
-        found: metrics of each molecule.
-        baseline: the same of H0.
-        title: title of the table.
-        console: console to print on.
-    """
+    """Print means and worst cases of the metrics, the means of H0 alone, and their definitions."""
     table = Table("metric", "mean", "median", "worst", "mean of H0", "unit", title=title)
     of_h0 = mean(baseline)
     for key, value in mean(found)._asdict().items():
@@ -148,13 +124,7 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
 
 
 def print_classes(found: list[Metrics], samples: Sequence[Sample], console: Console) -> None:
-    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element.
-
-    Args:
-        found: metrics of each molecule, or of each spin of an open shell.
-        samples: input of the network for each of them.
-        console: console to print on.
-    """
+    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element."""
     classes: dict[str, list[Metrics]] = {}
     for each, sample in zip(found, samples, strict=True):
         odd = (int(sample.numbers.sum()) - sample.charge) % 2
@@ -175,11 +145,7 @@ def compare_guesses(
     """Run SCF from several guesses.
 
     Args:
-        file: file of labelled molecules.
-        indices: indices of the records.
         model: model of the guess "ml".
-        guesses: names of the guesses.
-        console: console for progress.
 
     Returns:
         for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
@@ -206,12 +172,7 @@ def compare_guesses(
 
 
 def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
-    """Print cycles by guess, relative to the first one.
-
-    Args:
-        runs: result of `compare_guesses`.
-        console: console to print on.
-    """
+    """Print cycles by guess, relative to the first one."""
     guesses = [key for key, value in runs[0].items() if isinstance(value, tuple)]
     first = guesses[0]
     table = Table("guess", "mean cycles", f"of {first}'s", "worst", "not converged", "largest energy difference / Ha")

@@ -19,14 +19,7 @@ LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in check
 
 
 def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
-    """Describe a run, as JSON: its settings, its molecules and their labels, and its network.
-
-    Args:
-        config: settings.
-        train: training examples.
-        val: validation examples, by which the best weights are chosen.
-        model: config of the model to write.
-    """
+    """Describe a run, as JSON: its settings, its molecules and their labels, and its network."""
     plain = dataclasses.asdict(config)
     for key in ("output", "data", "checkpoint_minutes", "validate_every"):
         del plain[key]
@@ -48,12 +41,7 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 def differences(stored: str, current: str) -> list[str]:
-    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared.
-
-    Args:
-        stored: `identity_of` a checkpoint's run.
-        current: `identity_of` this run.
-    """
+    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared."""
     old, new = json.loads(stored), json.loads(current)
     keys = (old.keys() | new.keys()) - (LATER - old.keys())
     different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}

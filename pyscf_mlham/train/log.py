@@ -18,12 +18,7 @@ Row = Mapping[str, float]
 
 
 def write_log(folder: Path, rows: Sequence[Row]) -> None:
-    """Write the log.
-
-    Args:
-        folder: output folder of the run.
-        rows: values of each evaluation by column.
-    """
+    """Write the log."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
     writer.writeheader()
@@ -32,12 +27,7 @@ def write_log(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def draw_curve(folder: Path, rows: Sequence[Row]) -> None:
-    """Plot the errors against the step.
-
-    Args:
-        folder: output folder of the run.
-        rows: values of each evaluation by column.
-    """
+    """Plot the errors against the step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -68,11 +68,7 @@ class Errors(NamedTuple):
 
 
 def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
-    """Concatenate examples to a batch.
-
-    Args:
-        examples: one or more.
-    """
+    """Concatenate examples to a batch."""
     n_ao = [len(e.orbitals) for e in examples]
     size, width = max(n_ao) + 1, examples[0].slots.shape[1]
     n_occ = max(e.n_occupied for e in examples)
@@ -109,14 +105,7 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
 
 
 def errors(output: Output, batch: Batch, targets: Targets, template: ShellTemplate) -> Errors:
-    """Compare a prediction with its targets; only the error of the density includes dH beyond the cutoff.
-
-    Args:
-        output: output of the network.
-        batch: input of the network.
-        targets: targets of the batch.
-        template: shape of a block.
-    """
+    """Compare a prediction with its targets; only the error of the density includes dH beyond the cutoff."""
     onsite = (output.onsite - targets.onsite) * targets.onsite_mask
     pair = (output.pair - targets.pair) * targets.pair_mask
     n_ao = targets.n_ao
@@ -135,9 +124,6 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
     Args:
         onsite: (N, B, B).
         pair: (P, B, B) in the pairs' frames.
-        batch: molecules.
-        targets: targets of the batch, for the indices of the orbitals.
-        template: shape of a block.
     """
     size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
     R = block_rotations(batch.wigner_d, template)
@@ -157,7 +143,6 @@ def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
     Args:
         onsite: (N, B, B).
         pair: (P, B, B), in any frame.
-        template: shape of a block.
     """
     shell = torch.from_numpy(shells_of_components(template)).to(onsite.device)
     members = torch.nn.functional.one_hot(shell).to(onsite.dtype)  # (B, S)
@@ -168,12 +153,6 @@ def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellT
     """Return the mean absolute error of the traces of each molecule's blocks, relative to typical traces, (molecules,).
 
     Typical traces follow from the heads' scales at each distance; in Hartree^2 distant pairs would have no weight.
-
-    Args:
-        traces: predicted traces.
-        batch: molecules.
-        targets: targets of the batch.
-        template: shape of a block.
     """
     present = traces_of(targets.onsite_mask, targets.pair_mask, template)
     wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
@@ -195,8 +174,6 @@ def total(found: Errors, weights: LossConfig, traces: Tensor | None = None) -> T
     gradient matters.
 
     Args:
-        found: errors of the molecules.
-        weights: weights of the terms.
         traces: (molecules,) result of `trace_error`.
     """
     loss = weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density

@@ -57,7 +57,6 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
 
     Args:
         error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
-        example: the molecule and its label.
     """
     if np.isfinite(error).all():
         with contextlib.suppress(np.linalg.LinAlgError):
@@ -70,7 +69,6 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
 
     Args:
         error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
-        example: the molecule and its label.
     """
     half, V = example.half.astype(np.float64), example.orbitals.astype(np.float64)
     o, e = example.n_occupied, example.energies.astype(np.float64)
@@ -102,12 +100,7 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
 
 
 def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metrics]:
-    """Evaluate a network on examples, one molecule at a time; errors of predictions that are not finite are infinite.
-
-    Args:
-        model: network.
-        examples: molecules.
-    """
+    """Evaluate a network, one molecule at a time; errors of predictions that are not finite are infinite."""
     weight = next(model.parameters())
     training = model.training
     model.eval()
@@ -146,11 +139,6 @@ def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> 
 
     The pairs' frames do not only rotate with the molecule, since every operation within them would pass that test:
     each is also rotated about the pair's axis by a random angle. An equivariant network changes by rounding only.
-
-    Args:
-        model: network.
-        example: molecule.
-        seed: seed of the rotations.
     """
     weight, template = next(model.parameters()), model.template
     batch, targets = collate([example])

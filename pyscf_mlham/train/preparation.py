@@ -31,12 +31,7 @@ SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
-    """Read the data, and compute the inputs and targets of the network.
-
-    Args:
-        config: settings.
-        console: console for progress and notes.
-    """
+    """Read the data, and compute the inputs and targets of the network."""
     if os.environ.get("RANK", "0") != "0":
         console = Console(quiet=True)  # only one of several processes prints
     with contextlib.ExitStack() as stack:
@@ -106,12 +101,7 @@ def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
 
 
 def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, Any]:
-    """Return all options of a model that describe its network, including those with default values.
-
-    Args:
-        config: settings.
-        template: shape of a block.
-    """
+    """Return all options of a model that describe its network, including those with default values."""
     network = {"scale": SCALES.get(config.baseline, 1.0), **config.network}
     options: dict[str, Any] = {
         "template": list(template.counts),
@@ -125,23 +115,14 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
 
 
 def recipe_of(config: ModelConfig) -> Recipe:
-    """Return the properties of a model's network that determine its input.
-
-    Args:
-        config: config of the model.
-    """
+    """Return the properties of a model's network that determine its input."""
     network = options_of(config.architecture, config.options["network"])
     template = ShellTemplate(tuple(config.options["template"]))
     return Recipe(template, network.degree, network.cutoff, config.baseline)
 
 
 def progress_bar(console: Console, *, silent: bool = False) -> Progress:
-    """Return a progress bar with times and a note, drawn only on a terminal.
-
-    Args:
-        console: console to draw on.
-        silent: whether to draw nothing.
-    """
+    """Return a progress bar with times and a note, drawn only on a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -19,12 +19,7 @@ from pyscf_mlham.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Place:
-    """Location of a record.
-
-    Attributes:
-        file: open file of the record.
-        index: index of the record.
-    """
+    """Location of a record."""
 
     file: HamiltonianFile
     index: int
@@ -56,9 +51,6 @@ def choose(
     """Choose molecules of the requested charges, by split; the elements are those of the training molecules.
 
     Args:
-        files: open files of labelled molecules.
-        config: settings.
-        console: console for notes.
         started: elements of the model with the initial weights, which are kept.
 
     Returns:
@@ -107,11 +99,7 @@ def _elements(places: Iterable[Place]) -> set[int]:
 
 
 def symbols(elements: Iterable[int]) -> str:
-    """Name elements: H, C.
-
-    Args:
-        elements: atomic numbers.
-    """
+    """Name elements: H, C."""
     return ", ".join(ELEMENTS[z] for z in sorted(elements))
 
 
@@ -130,10 +118,6 @@ def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place])
 
     A file with geometries of one molecule in several splits was split by geometries on purpose. Such a molecule is
     kept, and only the geometries that are held out are returned.
-
-    Args:
-        files: open files of labelled molecules.
-        train: records to train on.
     """
     held = [Place(file, int(i)) for file in files for i in np.flatnonzero(file.split != "train")]
     trained = {Place(file, int(i)).group for file in files for i in file.indices("train")}

@@ -21,22 +21,12 @@ NAMES = ("xc", "basis")  # with several spellings in PySCF
 
 
 def start_folder(config: TrainConfig) -> Path:
-    """Return the folder of the model with the initial weights.
-
-    Args:
-        config: settings.
-    """
+    """Return the folder of the model with the initial weights."""
     return shipped().get(config.start, Path(config.start))
 
 
 def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
-    """Load the initial weights of a network from the model of its settings, and freeze them if requested.
-
-    Args:
-        model: network with random weights.
-        config: settings.
-        model_config: config of the network.
-    """
+    """Load the initial weights of a network from the model of its settings, and freeze them if requested."""
     folder = start_folder(config)
     found, weights = checkpoint.read(folder)
     for key in ("architecture", "elements", "basis", "baseline"):
@@ -83,13 +73,7 @@ def _refiner_sizes(model: ModelConfig) -> dict[str, Any]:
 
 
 def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
-    """Return a sentence if a model's weights were trained on another H0 than a run's, "" if on the same.
-
-    Args:
-        folder: folder of the model.
-        found: config of the model.
-        wanted: config of the run's model.
-    """
+    """Return a sentence if a model's weights were trained on another H0 than a run's, "" if on the same."""
     old, new = found.baseline_fingerprint, wanted.baseline_fingerprint
     if same_h0(old, new):
         return ""

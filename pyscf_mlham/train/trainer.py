@@ -43,15 +43,7 @@ ADVICE = "lower learning_rate, or look for a wrong label, and name another outpu
 
 
 class Trainer:
-    """One training run, resumable to the step.
-
-    Args:
-        config: settings.
-        train: training examples.
-        val: validation examples, by which the best weights are chosen.
-        model_config: config of the model to write.
-        console: console for progress and notes.
-    """
+    """One training run, resumable to the step."""
 
     def __init__(
         self, config: TrainConfig, train: list[Example], val: list[Example], model_config: ModelConfig, console: Console
@@ -114,7 +106,8 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
                 progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
-                self._report_step(f"density error {means[2]:.4f}")
+                steps = f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s"
+                self._lines.report(f"{steps}, density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -126,11 +119,6 @@ class Trainer:
                     if not self.rank:
                         self.console.print(f"Stopped at step {self.step}; the same command resumes the run.")
                     return
-
-    def _report_step(self, note: str) -> None:
-        self._lines.report(
-            f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s, {note}"
-        )
 
     def _report_finished(self) -> None:
         """Print that the run is finished, and how its weights may be trained further."""
@@ -157,11 +145,7 @@ class Trainer:
                 step += 1
 
     def update(self, batch: Sequence[Example]) -> np.ndarray:
-        """Take one optimiser step, or skip it if the gradient is not finite; return the batch's mean `shown` errors.
-
-        Args:
-            batch: batch of all processes together.
-        """
+        """Take one optimiser step, or skip it if the gradient is not finite; return the batch's mean `shown` errors."""
         self.optimizer.zero_grad(set_to_none=False)
         sums = np.zeros(3)
         if mine := batch[self.rank :: self.world]:
@@ -194,11 +178,7 @@ class Trainer:
         return finite
 
     def errors(self, batch: Sequence[Example]) -> tuple[Errors, Tensor | None]:
-        """Return the errors in the loss, and those of the traces for a network with the tracegrad wrapper.
-
-        Args:
-            batch: batch of this process.
-        """
+        """Return the errors in the loss, and those of the traces for a network with the tracegrad wrapper."""
         inputs, targets = collate(batch)
         inputs, targets = inputs.to(self.device, torch.float32), targets.to(self.device)
         template = self.model.template
@@ -272,7 +252,8 @@ class Trainer:
             write_log(self.output, self.rows)
 
     def _load(self, path: Path) -> None:
-        progress = _metadata(path)
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
         if different := differences(progress["config"], self.identity):
             raise ModelError(
                 f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
@@ -305,24 +286,14 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
-    """Return sums of the logged errors over molecules, (3,), with the density's error as in validation.
-
-    Args:
-        found: errors of the molecules.
-        batch: molecules.
-    """
+    """Return sums of the logged errors over molecules, (3,), with the density's error as in validation."""
     absolute, spectral, density = (e.detach().double().cpu().numpy() for e in found)
     whole = density * np.sqrt([e.n_occupied for e in batch])
     return np.array([absolute.sum(), spectral.sum(), whole.sum()])
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Return the learning rate over its highest value.
-
-    Args:
-        step: number of the step, from 1.
-        config: settings.
-    """
+    """Return the learning rate over its highest value; step: number of the step, from 1."""
     rise = min(1.0, step / max(1, config.warmup))
     done = step / config.steps
     if config.schedule == "cosine":
@@ -331,13 +302,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 def epoch_batches(sizes: Sequence[int], limit: int, seed: Sequence[int]) -> Iterator[list[int]]:
-    """Draw every index once, in batches that exceed the limit of pairs by less than one molecule.
-
-    Args:
-        sizes: numbers of pairs of each molecule.
-        limit: number of pairs in a batch.
-        seed: seed of the order.
-    """
+    """Draw every index once, in batches that exceed the limit of pairs by less than one molecule."""
     batch: list[int] = []
     pairs = 0
     for index in np.random.default_rng(seed).permutation(len(sizes)):
@@ -380,18 +345,8 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads(file.metadata()["progress"]))
-
-
 def train(config: TrainConfig, console: Console) -> None:
-    """Train a model by its settings; under torchrun, together with the other processes.
-
-    Args:
-        config: settings.
-        console: console for progress and notes.
-    """
+    """Train a model by its settings; under torchrun, together with the other processes."""
     with contextlib.ExitStack() as stack:
         if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
             distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -32,6 +32,8 @@ from pyscf_mlham.errors import DataError
 from support.benchmarked import HF, SMALL, run_one
 from support.molecules import assert_close, mole
 
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 # what a row must hold, as users were promised it
 PROMISED = [
     "molecule",

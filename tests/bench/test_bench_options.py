@@ -13,6 +13,8 @@ from pyscf_mlham.bench.results import RESULTS, read_results
 from pyscf_mlham.model.store import shipped
 from support.benchmarked import SMALL
 
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

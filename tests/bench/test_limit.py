@@ -19,6 +19,8 @@ from pyscf_mlham.bench.summary import summarise
 from pyscf_mlham.data.geometries import Molecule
 from support.benchmarked import HF, SMALL, water
 
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 
 def test_the_limit_is_set_up_and_two_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = Protocol(xc="pbe0", basis="sto-3g", density_fit=True, grid_level=0)

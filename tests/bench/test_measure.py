@@ -141,10 +141,11 @@ def test_gradients_contain_the_solvent() -> None:
         assert row.gradients[-1] < 3.2e-5
 
 
-def test_non_local_correlation_can_be_omitted() -> None:
-    local, whole = (
-        run_one("minao", protocol=Protocol("b97m_v", "sto-3g", grid_level=0, nlc=nlc)) for nlc in (False, True)
-    )
+def test_non_local_correlation_can_be_omitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dft.gen_grid.Grids, "level", 1)
+    hydrogen = read_molecules(["ase:g2/H2"]).molecules[0]
+    protocols = (Protocol("b97m_v", "sto-3g", grid_level=0, nlc=nlc) for nlc in (False, True))
+    local, whole = (run_one("minao", protocol=protocol, geometry=hydrogen) for protocol in protocols)
     assert (local.error, whole.error) == ("", "")
     assert abs(local.e_tot - whole.e_tot) > 1e-3
 

@@ -19,6 +19,8 @@ from pyscf_mlham.bench.results import RESULTS, read_results
 from support.benchmarked import SMALL, run_one, water
 from support.molecules import mole
 
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
 MINAO = {"converged": True, "e_tot": -76.0, "s2": 0.75}
 
 
@@ -59,7 +61,6 @@ def test_every_way_of_water_ends_in_the_same_state_and_is_not_run_twice(
         assert f"| {way} " in text
         assert way in page
     assert 'class="verdict good"' in page
-    monkeypatch.setattr(runner, "process_engine", lambda job, jobs: lambda tasks: iter(map(job.work, tasks)))
     monkeypatch.setattr(runner, "measure", lambda task: pytest.fail("run twice"))
     assert cli.main(command) == 0
 
@@ -71,7 +72,6 @@ def test_the_higher_of_two_states_is_analysed(
     atoms = molecule("H2")
     atoms.positions *= 3
     write(tmp_path / "in.xyz", atoms)
-    monkeypatch.setattr(runner, "process_engine", lambda job, jobs: lambda tasks: iter(map(job.work, tasks)))
     command = ["trust", str(tmp_path / "in.xyz"), "--ways", "scc", *SMALL, "--scf", "uhf", "--report", str(tmp_path)]
     assert cli.main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())

@@ -90,10 +90,9 @@ def test_thermal_copies_have_the_energy_of_thermal_equilibrium() -> None:
     mol = gto.M(atom=atoms, basis="sto-3g", verbose=0)
     water = next(m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O")
     water = water._replace(positions=mol.atom_coords())
-    bottom = scf.RHF(mol).run().e_tot
-    found = []
-    for copy in thermal(water, 150, 0.0, seed=0):
-        displaced = mol.copy().set_geom_(copy.positions, unit="Bohr")
-        found.append(scf.RHF(displaced).run().e_tot - bottom)
+    energy = scf.RHF(mol).as_scanner()
+    bottom = energy(mol)
+    copies = thermal(water, 150, 0.0, seed=0)
+    found = [energy(mol.copy().set_geom_(copy.positions, unit="Bohr")) - bottom for copy in copies]
     # half of the zero-point energy is potential: a quarter of the sum of the three wavenumbers, 2170, 4140, 4390
     assert np.mean(found) == pytest.approx((2170 + 4140 + 4390) / 4 / 219474.63, rel=0.2)

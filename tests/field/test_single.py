@@ -12,6 +12,8 @@ from pyscf_mlham.density import Orbitals, factors_from_orbitals
 from pyscf_mlham.field import COARSE, CoarseField, SingleField
 from support.molecules import ETHYLENE, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 ALLYL = (
     "C 0 0 0.43; C 1.18 0 -0.2; C -1.18 0 -0.2; H 0 0 1.51; "
     "H 2.1 0 0.35; H -2.1 0 0.35; H 1.25 0 -1.27; H -1.25 0 -1.27"
@@ -86,7 +88,8 @@ def test_one_full_build(xc: str) -> None:
 
 def test_what_it_lacks_is_left_to_the_full_field() -> None:
     """Non-local correlation and solvents are not in it."""
-    for mf in (mole().RKS(xc="b3lyp").density_fit().PCM(), mole().RKS(xc="wb97x-v").density_fit()):
+    fluoride = mole("H 0 0 0; F 0 0 0.92", "sto-3g")
+    for mf in (mole().RKS(xc="b3lyp").density_fit().PCM(), fluoride.RKS(xc="wb97x-v").density_fit()):
         quick = accelerate(mf).run()
         assert quick.converged
         assert quick.single_builds == 0

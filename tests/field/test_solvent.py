@@ -14,6 +14,8 @@ from pyscf_mlham.field.fitting import fitted
 from pyscf_mlham.field.solvent import ExactReaction, FittedReaction, reaction_of
 from support.molecules import ETHYLENE, WATER, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 METHODS = ("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO", "SMD")
 
 
@@ -67,8 +69,17 @@ def test_a_frozen_solvent_answers_nothing() -> None:
     assert reaction(mole().RHF()) is None
 
 
-@pytest.mark.parametrize("kind", ["RHF", "UKS", "ROKS"])
-@pytest.mark.parametrize("method", [*METHODS, "ddCOSMO"])
+ALIKE = ("IEF-PCM", "SS(V)PE", "COSMO")  # of other matrices than C-PCM, which closed shells test
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        pytest.param(method, kind, marks=[pytest.mark.slow] * (method in ALIKE and kind != "RHF"))
+        for method in (*METHODS, "ddCOSMO")
+        for kind in ("RHF", "UKS", "ROKS")
+    ],
+)
 def test_two_full_builds_in_every_solvent(method: str, kind: str) -> None:
     def made() -> Any:
         mf = getattr(mole(spin=0 if kind == "RHF" else 1, charge=0 if kind == "RHF" else 1), kind)()

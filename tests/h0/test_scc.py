@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.h0.scc import self_consistent_atoms
 from pyscf_mlham.scf.problem import Problem
-from support.molecules import ETHYLENE, TWISTED_ETHYLENE, WATER, mole
+from support.molecules import ETHYLENE, WATER, mole, twisted_ethylene
 
 KINDS: dict[str, tuple[Callable[[], Any], int]] = {  # and the cycles that it saves at least
     "RKS": (lambda: mole(ETHYLENE, "def2-svp").RKS(xc="b3lyp"), 2),
@@ -52,8 +52,7 @@ def test_baseline_is_near_the_converged_matrix_and_rotates_with_the_molecule() -
 
 
 def test_unrestricted_singlets_start_with_broken_symmetry() -> None:
-    plain = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").run()
-    quick = mole(TWISTED_ETHYLENE).UKS(xc="b3lyp").set(init_guess="scc").run()
+    plain, quick = twisted_ethylene().run(), twisted_ethylene().set(init_guess="scc").run()
     assert quick.e_tot <= plain.e_tot + 1e-8
     assert quick.spin_square()[0] > 0.9
 

@@ -16,6 +16,8 @@ from pyscf_mlham import MLHamError, ModelError, OracleModel, OutOfDomainError, c
 from pyscf_mlham.model import predictor, store
 from support.molecules import ETHYLENE, WATER, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 
 @pytest.fixture(scope="module")
 def oracle() -> OracleModel:

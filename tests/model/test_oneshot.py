@@ -15,6 +15,8 @@ from pyscf_mlham import ModelError, OneShot, OracleModel
 from pyscf_mlham.scf.counting import counting_fock_builds
 from support.molecules import mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 METHODS: dict[str, Any] = {
     "RKS": lambda: mole().RKS(xc="b3lyp"),
     "UKS": lambda: mole(charge=1, spin=1).UKS(xc="b3lyp"),

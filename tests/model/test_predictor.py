@@ -16,6 +16,8 @@ from pyscf_mlham.field import CoarseField
 from pyscf_mlham.model.predictor import Prediction, native_mol, predict
 from support.molecules import ETHYLENE, WATER, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 
 class Tampered:
     """An oracle whose answer is changed on its way out, as a bad network's would be."""
@@ -131,7 +133,7 @@ def test_the_field_of_its_own_density_halves_an_error(kind: str, xc: str) -> Non
     )
     mf = getattr(mol, kind)()
     if xc != "hf":
-        mf.xc = xc
+        mf.xc, mf.grids.level = xc, 1
     mf.run()
     half = metric_from_overlap(mf.get_ovlp()).half
     for seed in range(3):
@@ -189,8 +191,8 @@ def test_a_field_that_fails_leaves_the_prediction(converged: Any, monkeypatch: p
     np.testing.assert_allclose(prediction.orbitals.energy, expected.orbitals.energy, atol=1e-12)
 
 
-def test_the_solvent_of_the_object_keeps_its_state(converged: Any) -> None:
-    mf = converged.mol.RKS(xc="b3lyp").PCM().run()
+def test_the_solvent_of_the_object_keeps_its_state() -> None:
+    mf = mole().RKS(xc="b3lyp").PCM().run()
     model = Tampered(OracleModel.of(mf), lambda dh: dh)
     before = dict(mf.with_solvent._intermediates)
     assert predict(mf, model).coarse_builds == 1
@@ -219,7 +221,7 @@ def test_true_matrices_are_believed_as_they_are(case: str, basis: str) -> None:
     }[case]
     mf = getattr(mole(atoms, basis, **options), kind)()
     if kind.endswith("KS"):
-        mf.xc = "b3lyp"
+        mf.xc, mf.grids.level = "b3lyp", 0
     mf.run()
     assert predict(mf, Tampered(OracleModel.of(mf), lambda dh: dh)).damping == 0
 

@@ -23,6 +23,7 @@ from support import ROOT
 from support.molecules import ETHYLENE, WATER, mole
 
 FOLDERS = shipped()
+METHANOL = "C 0.0 0.1 -0.7; O 0.1 -0.1 0.7; H 1.0 0.3 -1.1; H -0.5 0.9 -1.0; H -0.5 -0.8 -1.1; H -0.7 0.3 1.1"
 CHLOROPROPANOL = """O 0.1 2.2 0.4; C 0.0 0.8 0.5; C 1.3 0.1 0.2; Cl 1.2 -1.6 0.7; H -0.3 0.5 1.5; H -0.8 0.4 -0.2
 H 1.6 0.2 -0.8; H 2.1 0.6 0.8; H 0.3 2.5 -0.5"""
 
@@ -78,11 +79,11 @@ def test_exact_and_single_precision_equivariance(folder: Path) -> None:
 
 def test_energies_are_smooth_along_a_path(folder: Path) -> None:
     model = load(folder)
-    base = native(model.config).atom_coords()
+    base = native(model.config, METHANOL).atom_coords()
     direction = np.random.default_rng(0).normal(size=base.shape)
     path = []
     for step in range(9):  # pairs change their frames' sign of z and trade places as neighbours on the way
-        mol = native(model.config).set_geom_(base + 0.02 * step * direction, unit="Bohr")
+        mol = native(model.config, METHANOL).set_geom_(base + 0.02 * step * direction, unit="Bohr")
         path.append(predict(mol.RKS(xc=model.config.xc), model).orbitals.energy[: mol.nelectron // 2])
     third = np.diff(path, n=3, axis=0)
     assert np.abs(third).max() < 2e-3  # a jump of x shows up here as 3 x

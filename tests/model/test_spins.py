@@ -26,6 +26,8 @@ from pyscf_mlham.train.preparation import prepare
 from support.labelled import settings, silent
 from support.molecules import mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 BASIS = "6-31g*"
 ELEMENTS = (1, 6, 7, 8)
 RADICAL = "N 0 0 0; H 0 0 1.03; H 0.99 0 -0.25"

@@ -11,6 +11,8 @@ import pyscf_mlham
 from pyscf_mlham import GuessInfo, OracleModel, accelerate, track
 from support.molecules import ETHYLENE, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 
 @pytest.fixture(scope="module")
 def oracle() -> OracleModel:

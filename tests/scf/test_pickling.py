@@ -19,6 +19,8 @@ import pyscf_mlham
 from pyscf_mlham import OneShot, OracleModel, accelerate, track
 from support.molecules import mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 CODE = """
 import pickle, sys
 mf = pickle.load(sys.stdin.buffer)

@@ -16,6 +16,8 @@ from pyscf_mlham import OneShot, OracleModel, accelerate, track
 from pyscf_mlham.ase import MLHam
 from support.molecules import WATER, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 MOVED = WATER.replace("0.1173", "0.1700")
 
 

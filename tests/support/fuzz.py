@@ -22,15 +22,18 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import CalculatorError
 from pyscf import dft, gto, lib, qmmm, scf
 
 import pyscf_mlham
 from pyscf_mlham import History, MLHamError, OneShot, accelerate, cli, guess, track
+from pyscf_mlham.ase import MLHam
 
 NAMED = (MLHamError, CalculatorError)
 SAME = 1e-8  # Hartree
@@ -44,18 +47,10 @@ ODD_BASES = ("nothing", {"default": "sto-3g", "H": "6-31g"}, {"H": [[0, [1.0, 1.
 FUNCTIONALS = ("hf", "lda,vwn", "pbe", "b3lyp", "pbe0", "tpss", "m062x", "camb3lyp", "hse06", "r2scan", "wb97x-v", "")
 GUESSES = ("minao", "atom", "hcore", "huckel", "sap", "vsap", "ml", "scc", "mod_huckel")
 ODD_GUESSES = ("ml:nothing", "ML", "mlx", "chkfile", "chk", "1e", 3, None)
-KINDS = ("R", "R", "U", "RO", "G")
-USES = ("accelerate", "guess", "track", "registered", "oneshot", "ase")
 
 
 class Input(NamedTuple):
-    """One input.
-
-    Attributes:
-        use: how the package is used.
-        mol: arguments of gto.M.
-        mf: kind, functional, decorations by name, and attributes.
-    """
+    """How the package is used, arguments of gto.M, and kind, functional, decorations and attributes of the object."""
 
     use: str
     mol: dict[str, Any]
@@ -63,13 +58,14 @@ class Input(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a calculation returned: an energy, or an error."""
+    """What a calculation returned: an energy, or an error, one of this package or not, and what it changed."""
 
     energy: float | None
-    converged: bool
+    converged: bool = False
     density: Any = None
     error: str = ""
-    named: bool = False  # whether the error is one of this package
+    named: bool = False
+    changed: str = ""
 
 
 def draw(rng: np.random.Generator, light: bool = False) -> Input:
@@ -84,18 +80,15 @@ def draw(rng: np.random.Generator, light: bool = False) -> Input:
     atoms = [(one(METALS if heavy and not i else LIGHT), place) for i, place in enumerate(_positions(rng, small))]
     if rng.random() < 0.05:
         atoms[-1] = (f"ghost-{atoms[-1][0]}", atoms[-1][1])
-    mol: dict[str, Any] = {
-        "atom": atoms,
-        "basis": one(BASES[:3] if small else BASES, ODD_BASES),
-        "charge": int(rng.choice([0, 0, 0, 1, -1, 2])),
-    }
+    mol: dict[str, Any] = {"atom": atoms, "basis": one(BASES[:3] if small else BASES, ODD_BASES)}
+    mol["charge"] = int(rng.choice([0, 0, 0, 1, -1, 2]))
     protons = sum(0 if name.startswith("ghost") else gto.charge(name) for name, _ in atoms)
     lowest = (protons - mol["charge"]) % 2
     mol["spin"] = lowest + 2 * int(rng.choice([0, 0, 0, 0, 1, 2])) + (rng.random() < 0.03)
     mol |= {"cart": bool(rng.random() < 0.1), "symmetry": bool(rng.random() < 0.1)}
     if rng.random() < 0.2:
         mol["ecp"] = one(("lanl2dz", {"I": "def2-svp", "Br": "lanl2dz"}), ("nothing",))
-    kind = one(KINDS) if mol["spin"] == 0 else one(("U", "U", "RO", "G", "R"))
+    kind = one(("R", "R", "U", "RO", "G")) if mol["spin"] == 0 else one(("U", "U", "RO", "G", "R"))
     decorations = [name for name in DECORATIONS if rng.random() < 0.07]
     if rng.random() < 0.4:
         decorations.append("density_fit")
@@ -103,7 +96,7 @@ def draw(rng: np.random.Generator, light: bool = False) -> Input:
     attributes = {name: one(values) for name, values in ATTRIBUTES.items() if rng.random() < 0.08}
     functionals = FUNCTIONALS[:4] if light else FUNCTIONALS
     mf = {"kind": kind, "xc": one(functionals, ("nothing", "b3lyp,,", "0.5*HF+")), "decorations": decorations}
-    return Input(one(USES), mol, mf | {"init_guess": one(GUESSES, ODD_GUESSES), "attributes": attributes})
+    return Input(one(tuple(OURS)), mol, mf | {"init_guess": one(GUESSES, ODD_GUESSES), "attributes": attributes})
 
 
 def _positions(rng: np.random.Generator, small: bool) -> list[list[float]]:
@@ -116,40 +109,20 @@ def _positions(rng: np.random.Generator, small: bool) -> list[list[float]]:
     return [place.round(3).tolist() for place in places]
 
 
-def _charges(mf: Any) -> Any:
-    return qmmm.mm_charge(mf, np.array([[3.0, 1.0, 2.0], [0.5, 0.5, 1.9]]), np.array([0.4, -0.3]))
-
-
-DECORATIONS: dict[str, Callable[[Any], Any]] = {
-    "newton": lambda mf: mf.newton(),
-    "x2c": lambda mf: mf.sfx2c1e(),
-    "PCM": lambda mf: mf.PCM(),
-    "ddCOSMO": lambda mf: mf.ddCOSMO(),
-    "qmmm": _charges,
+METHODS: dict[str, Callable[[Any], Any]] = {n: methodcaller(n) for n in ("newton", "sfx2c1e", "PCM", "ddCOSMO")}
+DECORATIONS = METHODS | {
+    "qmmm": lambda mf: qmmm.mm_charge(mf, np.array([[3.0, 1.0, 2.0], [0.5, 0.5, 1.9]]), np.array([0.4, -0.3])),
     "smearing": lambda mf: scf.addons.smearing(mf, sigma=0.005),
-    "frac_occ": lambda mf: scf.addons.frac_occ(mf),
-    "linear": lambda mf: scf.addons.remove_linear_dep(mf),
-    "density_fit": lambda mf: mf.density_fit(),
-    "rijcosx": lambda mf: mf.density_fit(only_dfj=True),
+    "frac_occ": scf.addons.frac_occ,
+    "linear": scf.addons.remove_linear_dep,
+    "density_fit": methodcaller("density_fit"),
+    "rijcosx": methodcaller("density_fit", only_dfj=True),
 }
-ATTRIBUTES: dict[str, tuple[Any, ...]] = {
-    "max_cycle": (0, 1, 3, 100),
-    "conv_tol": (1e-6, 1e-12),
-    "conv_tol_grad": (1e-3, 1e-6),
-    "level_shift": (0.1, 0.5),
-    "damp": (0.3,),
-    "diis": (False,),
-    "diis_space": (2, 12),
-    "diis_start_cycle": (4,),
-    "max_memory": (1, 50, 200),
-    "direct_scf": (False,),
-    "conv_check": (False,),
-    "init_guess_breaksym": (0, 1, 2),
-    "chkfile": (None,),
-    "check_convergence": (lambda envs: envs["norm_gorb"] < 1e-4,),
-    "callback": (lambda envs: None,),
-    "verbose": (4,),
-}
+CRITERIA = {"max_cycle": (0, 1, 3, 100), "conv_tol": (1e-6, 1e-12), "conv_tol_grad": (1e-3, 1e-6)}
+MIXING = {"level_shift": (0.1, 0.5), "damp": (0.3,), "diis": (False,), "diis_space": (2, 12), "diis_start_cycle": (4,)}
+WAYS = {"max_memory": (1, 50, 200), "direct_scf": (False,), "conv_check": (False,), "init_guess_breaksym": (0, 1, 2)}
+OWN = {"check_convergence": (lambda envs: envs["norm_gorb"] < 1e-4,), "callback": (lambda envs: None,)}
+ATTRIBUTES: dict[str, tuple[Any, ...]] = CRITERIA | MIXING | WAYS | {"chkfile": (None,)} | OWN | {"verbose": (4,)}
 
 
 def make(task: Input) -> Any:
@@ -167,32 +140,24 @@ def make(task: Input) -> Any:
     return mf.set(init_guess=task.mf["init_guess"], **tolerances | task.mf["attributes"])
 
 
-def outcome_of(run: Callable[[], Any]) -> Outcome:
-    """Run a calculation; return its energy or its error."""
+def outcome_of(task: Input, run: Callable[[Any], Any]) -> Outcome:
+    """Make the object of an input and run it; return its energy or its error."""
+    made: list[tuple[Any, dict[str, Any]]] = []
     try:
-        mf = run()
+        mf = make(task)
+        made.append((mf, _state(mf)))
+        mf = run(mf)
     except Exception as error:
-        return Outcome(None, False, None, f"{type(error).__name__}: {error}"[:300], isinstance(error, NAMED))
+        changed = "".join(_changes(before, _state(object_)) for object_, before in made)
+        return Outcome(None, False, None, f"{type(error).__name__}: {error}"[:300], isinstance(error, NAMED), changed)
     energy = mf.mo_energy if hasattr(type(mf), "undo_oneshot") else mf.e_tot  # OneShot has no total energy
     return Outcome(float(np.sum(energy)), bool(mf.converged), mf.make_rdm1())
 
 
 def judged(task: Input) -> tuple[str, str]:
     """Return the verdict of an input, and details."""
-    plain = outcome_of(lambda: _ran(make(task)))
-    made: list[Any] = []
-    before: list[dict[str, Any]] = []
-
-    def run() -> Any:
-        mf = make(task)
-        made.append(mf)
-        before.append(_state(mf))
-        return OURS[task.use](mf)
-
-    ours = outcome_of(run)
-    if ours.error and made and (changed := _changes(before[0], _state(made[0]))):
-        return "changed", f"{ours.error} | {changed}"
-    return _compared(plain, ours, task)
+    plain, ours = outcome_of(task, _ran), outcome_of(task, OURS[task.use])
+    return ("changed", f"{ours.error} | {ours.changed}") if ours.changed else _compared(plain, ours, task)
 
 
 def _compared(plain: Outcome, ours: Outcome, task: Input) -> tuple[str, str]:
@@ -219,14 +184,15 @@ def _of_energies(energy: float, ours: Outcome, task: Input) -> tuple[str, str]:
     assert ours.energy is not None
     attributes, difference = task.mf["attributes"], ours.energy - energy
     tolerance = max(SAME, 10 * attributes.get("conv_tol", 0.0), 10 * attributes.get("conv_tol_grad", 0.0) ** 2)
+    details = f"{difference:.1e}"
     if abs(difference) <= (LOOSE if "check_convergence" in attributes else tolerance):
-        return "same", f"{difference:.1e}"
+        return "same", details
     if task.use == "guess":
-        return "another state", f"{difference:.1e}"
-    again = outcome_of(lambda: _ran(make(task), ours.density))
+        return "another state", details
+    again = outcome_of(task, lambda mf: _ran(mf, ours.density))
     if again.converged and again.energy is not None and abs(again.energy - ours.energy) <= max(STATE, tolerance):
-        return "another state", f"{difference:.1e}"
-    return "lower" if difference < 0 else "higher", f"{difference:.1e}"
+        return "another state", details
+    return "lower" if difference < 0 else "higher", details
 
 
 def _ran(mf: Any, density: Any = None) -> Any:
@@ -236,31 +202,16 @@ def _ran(mf: Any, density: Any = None) -> Any:
 
 def _tracked(mf: Any) -> Any:
     """Converge a displaced geometry, then the input's own."""
-    tracked = track(mf, History("fit"))
-    mol = mf.mol
+    mol, scanner = mf.mol, track(mf, History("fit")).as_scanner()
     moved = mol.set_geom_(mol.atom_coords() * 1.01, unit="Bohr", inplace=False) if mol.natm > 1 else mol
-    scanner = tracked.as_scanner()
     with contextlib.suppress(MLHamError):
         scanner(moved)
     scanner(mol)
     return scanner
 
 
-def _guessed(mf: Any) -> Any:
-    return _ran(mf, guess(mf))
-
-
-def _registered(mf: Any) -> Any:
-    pyscf_mlham.register(accelerate=True)
-    return _ran(mf)
-
-
 def _by_ase(mf: Any) -> Any:
     """Converge the object through the calculator, whose own settings a hook replaces."""
-    from ase import Atoms
-
-    from pyscf_mlham.ase import MLHam
-
     symbols = [mf.mol.atom_pure_symbol(i).replace("GHOST-", "").title() for i in range(mf.mol.natm)]
     atoms = Atoms(symbols, mf.mol.atom_coords(unit="Angstrom"))
     calculator = MLHam(charge=mf.mol.charge, mult=mf.mol.spin + 1, basis="sto-3g", xc="hf", mf_hook=lambda _: mf)
@@ -270,9 +221,9 @@ def _by_ase(mf: Any) -> Any:
 
 OURS: dict[str, Callable[[Any], Any]] = {
     "accelerate": lambda mf: _ran(accelerate(mf)),
-    "guess": _guessed,
+    "guess": lambda mf: _ran(mf, guess(mf)),
     "track": _tracked,
-    "registered": _registered,
+    "registered": lambda mf: pyscf_mlham.register(accelerate=True) or _ran(mf),
     "oneshot": lambda mf: OneShot(mf).run(),
     "ase": _by_ase,
 }
@@ -284,11 +235,11 @@ def _state(mf: Any) -> dict[str, Any]:
     return {"class": type(mf).__name__, "mo_coeff": mf.mo_coeff is None, "spin": mf.mol.spin, **plain}
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     # results, and what plain PySCF sets
     results = {"converged", "e_tot", "cycles", "scf_summary", "mo_coeff", "init_guess_breaksym"}
-    keys = (before.keys() | after.keys()) - results
-    return [f"{k}: {before.get(k)} {after.get(k)}" for k in sorted(keys) if before.get(k) != after.get(k)]
+    keys = sorted((before.keys() | after.keys()) - results)
+    return ", ".join(f"{k}: {before.get(k)} {after.get(k)}" for k in keys if before.get(k) != after.get(k))
 
 
 # Commands
@@ -308,42 +259,28 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "folder": lambda p: p.mkdir(),
     "missing": lambda p: None,
 }
-QUICK = ("--xc", "hf", "--basis", "sto-3g")
-COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("bench", "FILE", *QUICK, "--guess", "minao,ml", "--report", "out", "--quiet"),
-    ("bench", "FILE", *QUICK, "--guess", "WORD", "--report", "out", "--quiet"),
-    ("trust", "FILE", *QUICK, "--report", "out"),
-    ("md-bench", "FILE", *QUICK, "--steps", "NUMBER", "--out", "out"),
-    ("guess", "FILE", *QUICK, "-o", "out.npz"),
-    ("guess", "FILE", "--basis", "WORD", "-o", "out.WORD"),
-    ("data", "generate", "FILE", *QUICK, "-o", "out.h5"),
-    ("data", "generate", "FILE", *QUICK, "-o", "out.h5", "--rattle", "NUMBER", "--sigma", "NUMBER"),
-    ("data", "generate", "FILE", "--xc", "WORD", "-o", "FILE"),
-    ("data", "info", "FILE"),
-    ("data", "split", "FILE", "--val", "NUMBER"),
-    ("data", "import", "FILE", *QUICK, "-o", "out.h5"),
-    ("data", "baseline", "FILE", "-o", "out.h5"),
-    ("train", "FILE"),
-    ("eval", "WORD", "FILE"),
-    ("models",),
-    ("WORD", "FILE"),
-    ("bench", "WORD"),
-)
-WORDS = (
-    "ml",
-    "scc",
-    "",
-    "nothing",
-    "b3lyp-svp",
-    "sto-3g",
-    "--help",
-    "-1",
-    "é",
-    "a,b,,c",
-    "chk:noise.h5",
-    "npz",
-    "chk",
-)
+COMMANDS = [
+    line.replace("QUICK", "--xc hf --basis sto-3g").split()
+    for line in """bench FILE QUICK --guess minao,ml --report out --quiet
+        bench FILE QUICK --guess WORD --report out --quiet
+        trust FILE QUICK --report out
+        md-bench FILE QUICK --steps NUMBER --out out
+        guess FILE QUICK -o out.npz
+        guess FILE --basis WORD -o out.WORD
+        data generate FILE QUICK -o out.h5
+        data generate FILE QUICK -o out.h5 --rattle NUMBER --sigma NUMBER
+        data generate FILE --xc WORD -o FILE
+        data info FILE
+        data split FILE --val NUMBER
+        data import FILE QUICK -o out.h5
+        data baseline FILE -o out.h5
+        train FILE
+        eval WORD FILE
+        models
+        WORD FILE
+        bench WORD""".splitlines()
+]
+WORDS = ("ml", "scc", "", "nothing", "b3lyp-svp", "sto-3g", "--help", "-1", "é", "a,b,,c", "chk:noise.h5", "npz", "chk")
 NUMBERS = ("0", "1", "2", "-1", "nan", "1e9999", "x", "0.5", "")
 
 
@@ -352,10 +289,8 @@ def command(rng: np.random.Generator) -> list[str]:
     choices = {"FILE": tuple(FILES), "WORD": WORDS, "NUMBER": NUMBERS}
 
     def drawn(part: str) -> str:
-        for name, values in choices.items():
-            if name in part:
-                return part.replace(name, values[int(rng.integers(len(values)))])
-        return part
+        name = next((name for name in choices if name in part), None)
+        return part.replace(name, choices[name][int(rng.integers(len(choices[name])))]) if name else part
 
     parts = [drawn(part) for part in COMMANDS[int(rng.integers(len(COMMANDS)))]]
     if rng.random() < 0.2:
@@ -367,29 +302,20 @@ def judged_command(parts: list[str]) -> tuple[str, str]:
     """Run a command in a folder of files, and return the verdict and details."""
     for name, write in FILES.items():
         write(Path(name))
-    texts = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(texts[0]), contextlib.redirect_stderr(texts[1]):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             code = cli.main(parts)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 2
         except Exception as error:
             return "raised", f"{type(error).__name__}: {error}"[:300]
-    words = texts[0].getvalue() + texts[1].getvalue()
-    if code == 0:
-        return "done", ""
+    words = printed.getvalue()
     named = any(word in words for word in ("error:", "bad input", "failed", "refused", "problem"))
-    return ("error named" if named else "silent"), words[-300:]
+    return ("done", "") if code == 0 else ("error named" if named else "silent", words[-300:])
 
 
 # Running
-
-
-def leaks(before: dict[str, Any]) -> str:
-    """Return what has been left behind; "" if nothing."""
-    gc.collect()
-    left = {key: value for key, value in resources().items() if value != before[key]}
-    return ", ".join(f"{key} {before[key]} -> {value}" for key, value in left.items())
 
 
 def resources() -> dict[str, Any]:
@@ -410,53 +336,37 @@ def drawn(seed: int, number: int, light: bool) -> Input | list[str]:
     return command(rng) if rng.random() < COMMAND_SHARE else draw(rng, light)
 
 
-def examine(seed: int, number: int, light: bool) -> dict[str, Any]:
-    """Draw one input, run it in this process, and return its record."""
-    task = drawn(seed, number, light)
-    start = time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    os.chdir(folder)
-    (folder / "temporary").mkdir()
-    tempfile.tempdir = lib.param.TMPDIR = str(folder / "temporary")
+def examine(task: Input | list[str]) -> tuple[str, str]:
+    """Run an input in a new folder, and return its verdict and details."""
+    os.chdir(tempfile.mkdtemp(prefix="fuzz-"))
+    Path("temporary").mkdir()
+    tempfile.tempdir = lib.param.TMPDIR = str(Path("temporary").resolve())
     warnings.simplefilter("ignore")
     before = resources()
     verdict, details = judged(task) if isinstance(task, Input) else judged_command(task)
-    if verdict in GOOD and (left := leaks(before)):
-        verdict, details = "leak", left
-    seconds = round(time.perf_counter() - start, 2)
-    return {"number": number, "verdict": verdict, "details": details, "seconds": seconds, "input": repr(task)}
-
-
-def _child(seed: int, number: int, light: bool, pipe: Any) -> None:
-    pipe.send(examine(seed, number, light))
-    pipe.close()
+    gc.collect()
+    left = [f"{name} {before[name]} -> {value}" for name, value in resources().items() if value != before[name]]
+    return ("leak", ", ".join(left)) if verdict in GOOD and left else (verdict, details)
 
 
 def run_one(seed: int, number: int, light: bool, limit: float = LIMIT) -> dict[str, Any]:
     """Run one input in a process of its own, and stop it after a time limit."""
-    context = multiprocessing.get_context("fork")
+    task, start, context = drawn(seed, number, light), time.perf_counter(), multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(seed, number, light, theirs))
+    child = context.Process(target=lambda: theirs.send(examine(task)))
     child.start()
     theirs.close()
-    text = repr(drawn(seed, number, light))
-    record: dict[str, Any] = {
-        "number": number,
-        "verdict": "hangs",
-        "details": f"more than {limit:.0f} s",
-        "input": text,
-    }
-    with contextlib.suppress(EOFError):
-        if ours.poll(limit):
-            record = {"number": number, "verdict": "crash", "details": "the process ended", "input": text}
-            record = ours.recv()
+    try:
+        verdict, details = ours.recv() if ours.poll(limit) else ("hangs", f"more than {limit:.0f} s")
+    except EOFError:
+        verdict, details = "crash", ""
     child.join(5)
     child.kill()
     child.join()
     ours.close()
-    if record["verdict"] == "crash":
-        record["details"] = f"exit code {child.exitcode}"
-    return record
+    details = details or f"exit code {child.exitcode}"
+    seconds = round(time.perf_counter() - start, 2)
+    return {"number": number, "verdict": verdict, "details": details, "seconds": seconds, "input": repr(task)}
 
 
 def main() -> int:
@@ -468,22 +378,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that time")
     parser.add_argument("--light", action="store_true", help="two atoms at most, in small basis sets")
     args = parser.parse_args()
-    report, start = args.report.resolve(), time.monotonic()
-    lines = report.read_text().splitlines() if report.exists() else []
-    records = {record["number"]: record for record in map(json.loads, lines)}
+    start = time.monotonic()
+    lines = args.report.read_text().splitlines() if args.report.exists() else []
+    verdicts = {record["number"]: record["verdict"] for record in map(json.loads, lines)}
     guess(scf.RHF(gto.M(atom="H 0 0 0; H 0 0 1", basis="sto-3g", verbose=0)))  # loads the model once for all inputs
-    with report.open("a") as file:
+    with args.report.open("a", buffering=1) as file:
         for number in range(args.count):
-            if number in records or time.monotonic() - start > args.seconds:
+            if number in verdicts or time.monotonic() - start > args.seconds:
                 continue
-            records[number] = run_one(args.seed, number, args.light)
-            file.write(json.dumps(records[number]) + "\n")
-            file.flush()
-            if records[number]["verdict"] not in GOOD:
-                sys.stdout.write(json.dumps(records[number]) + "\n")
-                sys.stdout.flush()
-    sys.stdout.write(f"{dict(Counter(record['verdict'] for record in records.values()))}\n")
-    return 0 if all(record["verdict"] in GOOD for record in records.values()) else 1
+            record = run_one(args.seed, number, args.light)
+            verdicts[number] = record["verdict"]
+            file.write(line := json.dumps(record) + "\n")
+            if record["verdict"] not in GOOD:
+                sys.stderr.write(line)
+    sys.stdout.write(f"{dict(Counter(verdicts.values()))}\n")
+    return 0 if set(verdicts.values()) <= set(GOOD) else 1
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def mole(atom: Any = WATER, basis: Any = "6-31g*", **kwargs: Any) -> gto.Mole:
     return gto.M(atom=atom, basis=basis, **{"verbose": 0, **kwargs})
 
 
+def twisted_ethylene(kind: str = "UKS", **options: Any) -> Any:
+    """A diradical in B3LYP on a small grid, not yet converged."""
+    mf = getattr(mole(TWISTED_ETHYLENE, **options), kind)(xc="b3lyp")
+    mf.grids.level = 0
+    return mf
+
+
 def assert_close(actual: Any, expected: Any, atol: float) -> None:
     """Equal to an absolute tolerance; numpy's own default adds a relative one of 1e-7."""
     np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)

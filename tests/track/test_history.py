@@ -18,15 +18,7 @@ from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.h0 import potential
-from pyscf_mlham.track.extrapolation import (
-    NOISES,
-    aligned,
-    aspc_weights,
-    best_noise,
-    fitted_weights,
-    largest_move,
-    reversible_weights,
-)
+from pyscf_mlham.track import extrapolation
 from pyscf_mlham.track.history import JUMP, STRATEGIES
 from pyscf_mlham.track.recycle import RecyclingDIIS, Response
 from support.molecules import WATER, assert_close, mole
@@ -50,15 +42,15 @@ def test_weights_are_exact_where_they_can_be() -> None:
     rng = np.random.default_rng(0)
     line = rng.normal(size=7) + np.outer([0.0, 1.0, 2.5], rng.normal(size=7))
     target = line[0] - 1.5 * (line[1] - line[0])
-    weights = fitted_weights(line, target, 1e-9)
+    weights = extrapolation.fitted_weights(line, target, 1e-9)
     assert_close(weights @ line, target, 1e-6)
     assert weights.sum() == pytest.approx(1)
-    assert_close(fitted_weights(line, line[1], 1e-3), [0, 1, 0], 1e-15)
-    assert_close(fitted_weights(line, target, 1e6), [1, 0, 0], 1e-6)  # all noise: the nearest one
-    assert_close(fitted_weights(line[:1], target, 1e-3), [1], 0)
-    assert_close(aspc_weights(1), [1], 1e-12)
-    assert_close(aspc_weights(2), [2, -1], 1e-12)
-    assert_close(aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
+    assert_close(extrapolation.fitted_weights(line, line[1], 1e-3), [0, 1, 0], 1e-15)
+    assert_close(extrapolation.fitted_weights(line, target, 1e6), [1, 0, 0], 1e-6)  # all noise: the nearest one
+    assert_close(extrapolation.fitted_weights(line[:1], target, 1e-3), [1], 0)
+    assert_close(extrapolation.aspc_weights(1), [1], 1e-12)
+    assert_close(extrapolation.aspc_weights(2), [2, -1], 1e-12)
+    assert_close(extrapolation.aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
 
 
 @pytest.mark.parametrize(("error", "most"), [(0.0, 1e-8), (1e-7, 1e-6), (1e-5, 1e-4)])
@@ -67,52 +59,43 @@ def test_noise_is_that_of_the_values(error: float, most: float) -> None:
     orders, (shape, response) = np.arange(10), rng.normal(size=(2, 10, 40))
     motion = 0.1**orders * np.cos(np.outer(np.arange(15), orders))
     values = motion @ response + error * rng.normal(size=(15, 40))
-    assert error < best_noise(motion @ shape, values.reshape(15, 4, 10)) <= most
-    assert best_noise(shape[:2], response[:2]) == NOISES[0]
+    assert error < extrapolation.best_noise(motion @ shape, values.reshape(15, 4, 10)) <= most
+    assert extrapolation.best_noise(shape[:2], response[:2]) == extrapolation.NOISES[0]
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 8])
 def test_reversible_weights_are_the_same_backwards(count: int) -> None:
     rng = np.random.default_rng(count)
     past, new = rng.normal(size=(count, 50)), rng.normal(size=50)
-    weights = reversible_weights(past, new, 1e-3)
+    weights = extrapolation.reversible_weights(past, new, 1e-3)
     assert weights[-1] == -1
     assert_close(weights[:-1], weights[:-1][::-1], 1e-12)
     assert weights.sum() == pytest.approx(1)
     # read backwards, the new step is the oldest and the oldest is asked for
-    backwards = reversible_weights(np.concatenate([past[:-1][::-1], new[None]]), past[-1], 1e-3)
+    backwards = extrapolation.reversible_weights(np.concatenate([past[:-1][::-1], new[None]]), past[-1], 1e-3)
     assert_close(backwards, weights, 1e-9)
 
 
 def test_aligned_geometries_and_densities() -> None:
     mol = mole()
     x, there = mol.atom_coords(), turned(mol).atom_coords()
-    rotation, moved = aligned(x, there)
+    rotation, moved = extrapolation.aligned(x, there)
     assert_close(moved, there, 1e-7)
     assert np.linalg.det(rotation) == pytest.approx(1)
-    assert largest_move(x, there) < 1e-7
-    assert largest_move(x, x + np.outer([1, 0, 0], [0, 0, 0.5])) == pytest.approx(1 / 3, abs=0.01)
+    assert extrapolation.largest_move(x, there) < 1e-7
+    assert extrapolation.largest_move(x, x + np.outer([1, 0, 0], [0, 0, 0.5])) == pytest.approx(1 / 3, abs=0.01)
     rod = np.outer([0.0, 1.0, 2.0], [0, 0, 1])
-    assert_close(aligned(rod, rod + 1)[0], np.eye(3), 1e-6)  # no turn about the axis
-    tilted, _ = aligned(rod, rod @ Rotation.from_rotvec([0.3, 0, 0]).as_matrix().T)
+    assert_close(extrapolation.aligned(rod, rod + 1)[0], np.eye(3), 1e-6)  # no turn about the axis
+    tilted, _ = extrapolation.aligned(rod, rod @ Rotation.from_rotvec([0.3, 0, 0]).as_matrix().T)
     assert_close(tilted, Rotation.from_rotvec([0.3, 0, 0]).as_matrix(), 1e-6)
 
 
-CLASSES: dict[str, Callable[[gto.Mole], Any]] = {
-    "RHF": lambda mol: mol.RHF(),
-    "RKS": lambda mol: mol.RKS(xc="lda"),
-    "UHF": lambda mol: mol.UHF(),
-    "ROHF": lambda mol: mol.ROHF(),
-    "density_fit": lambda mol: mol.RHF().density_fit(),
-}
-
-
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["RHF", "RKS", "UHF", "ROHF", "density_fit"])
 @pytest.mark.parametrize("cart", [False, True])
 def test_a_geometry_seen_before_takes_one_cycle_wherever_it_lies(name: str, cart: bool) -> None:
     ion = {"charge": 1, "spin": 1} if name in ("UHF", "ROHF") else {}
     mol = mole(cart=cart, basis="6-31g*", **ion)
-    mf = track(CLASSES[name](mol)).as_scanner()
+    mf = track(mol.RHF().density_fit() if name == "density_fit" else getattr(mol, name)()).as_scanner()
     energy = mf(mol)
     assert mf.cycles > 3
     for again in (mol, turned(mol)):
@@ -142,17 +125,7 @@ def test_same_energies_and_fewer_cycles_along_a_path(strategy: str) -> None:
         assert max(errors[5:]) < 1e-2 * errors[1]
 
 
-def unrestricted(mol: gto.Mole) -> Any:
-    mf = mol.UKS(xc="pbe")
-    mf.grids.level = 0
-    return mf
-
-
-def restricted_open(mol: gto.Mole) -> Any:
-    return mol.ROHF()
-
-
-@pytest.mark.parametrize("kind", [unrestricted, restricted_open])
+@pytest.mark.parametrize("kind", [lambda mol: with_grid(mol.UKS(xc="pbe"), 0), lambda mol: mol.ROHF()])
 def test_open_shells_gain_too(kind: Callable[[gto.Mole], Any]) -> None:
     ion = {"charge": 1, "spin": 1, "basis": "6-31g"}
     scanner, plain = track(kind(mole(**ion))).as_scanner(), kind(mole(**ion)).as_scanner()
@@ -191,13 +164,8 @@ class Rough:
 
 def test_a_model_helps_from_the_second_step_on() -> None:
     pyscf_mlham.register(model=Rough(), fallback="raise")
-    errors = {}
-    for guess in ("minao", "ml"):
-        scanner = track(mole().RHF().set(init_guess=guess)).as_scanner()
-        errors[guess] = []
-        for mol in path(5):
-            scanner(mol)
-            errors[guess].append(scanner.history.error)
+    scanners = {guess: track(mole().RHF().set(init_guess=guess)).as_scanner() for guess in ("minao", "ml")}
+    errors = {guess: [(scan(mol), scan.history.error)[1] for mol in path(5)] for guess, scan in scanners.items()}
     assert errors["ml"][1] < 0.5 * errors["minao"][1]
     assert errors["ml"][2] < errors["minao"][2]
 
@@ -236,14 +204,11 @@ def test_history_starts_afresh_after_a_jump_or_with_another_method() -> None:
 
 
 def test_memory_of_the_history_is_bounded() -> None:
-    shallow = track(mole().RHF(), History(depth=2)).as_scanner()
-    for mol in path(4):
-        shallow(mol)
-    assert len(shallow.history.steps) == 2
-    poor = track(mole().RHF().set(max_memory=0)).as_scanner()
-    for mol in path(3):
-        poor(mol)
-    assert len(poor.history.steps) == 1
+    for mf, steps in ((track(mole().RHF(), History(depth=2)), 2), (track(mole().RHF().set(max_memory=0)), 1)):
+        scanner = mf.as_scanner()
+        for mol in path(4):
+            scanner(mol)
+        assert len(scanner.history.steps) == steps
     with pytest.raises(ValueError, match="unknown strategy 'best'"):
         track(mole().RHF(), "best")
     with pytest.raises(ValueError, match="a history keeps one step or more"):
@@ -295,9 +260,9 @@ def test_gradient_scanners_and_pyscf_dynamics() -> None:
 
 @pytest.mark.parametrize("order", ["track last", "track first"])
 def test_two_levels_need_at_most_two_builds(order: str) -> None:
-    mf = mole(basis="6-31g").RKS(xc="b3lyp")
-    mf = track(accelerate(mf)) if order == "track last" else accelerate(track(mf))
-    scanner, plain = mf.as_scanner(), mole(basis="6-31g").RKS(xc="b3lyp").as_scanner()
+    mf = b3lyp(mole(basis="6-31g"))
+    scanner = (track(accelerate(mf)) if order == "track last" else accelerate(track(mf))).as_scanner()
+    plain = mf.as_scanner()
     coarse = []
     for mol in path(5, basis="6-31g"):
         assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
@@ -307,19 +272,20 @@ def test_two_levels_need_at_most_two_builds(order: str) -> None:
     assert coarse[-1] < coarse[0]
 
 
+def with_grid(mf: Any, level: int = 1) -> Any:
+    mf.grids.level = level
+    return mf
+
+
 def b3lyp(mol: gto.Mole) -> Any:
-    return mol.RKS(xc="b3lyp")
-
-
-def b3lyp_fitted(mol: gto.Mole) -> Any:
-    return mol.RKS(xc="b3lyp").density_fit()
+    return with_grid(mol.RKS(xc="b3lyp"))
 
 
 def pbe_of_ion(mol: gto.Mole) -> Any:
-    return mol.copy().set(charge=1, spin=1).build(False, False).UKS(xc="pbe")
+    return with_grid(mol.copy().set(charge=1, spin=1).build(False, False).UKS(xc="pbe"))
 
 
-@pytest.mark.parametrize("kind", [b3lyp, b3lyp_fitted, pbe_of_ion])
+@pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit(), pbe_of_ion])
 def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Callable[[gto.Mole], Any]) -> None:
     scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
     for mol in path(12):

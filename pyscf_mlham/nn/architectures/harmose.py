@@ -52,11 +52,7 @@ class HarmoSEOptions:
 
 @cache
 def group(order: int) -> tuple[NDArray[np.float64], ...]:
-    """Group of orthogonal matrices with one non-zero element in each row.
-
-    Args:
-        order: number of elements, 1, 2, 8 or 48.
-    """
+    """Group of orthogonal matrices with one non-zero element in each row; order: number of elements, 1, 2, 8 or 48."""
     if order == 1:
         return (np.eye(3),)
     if order == 2:
@@ -104,8 +100,6 @@ class HarmoSE(nn.Module):
 
         Args:
             output: blocks of the first stage, Hartree.
-            features: features of the first stage.
-            batch: molecules.
             species: (N,) index of each atom's element.
             rotation: orientation of the molecules, for training; None averages over the fixed ones.
         """
@@ -152,12 +146,7 @@ class HarmoSE(nn.Module):
 
 
 def limited(blocks: Tensor, limit: float) -> Tensor:
-    """Shrink blocks smoothly so that no Frobenius norm exceeds a limit.
-
-    Args:
-        blocks: (N, B, B) in units of the limit.
-        limit: Hartree.
-    """
+    """Shrink blocks smoothly so that no Frobenius norm exceeds a limit; blocks: (N, B, B) in units of the limit."""
     return limit * blocks * torch.rsqrt(1 + blocks.square().sum((1, 2), keepdim=True))
 
 
@@ -197,7 +186,6 @@ class Attention(nn.Module):
             query: (N, channels).
             own: (N, 2 channels) keys and values of atoms.
             added: (2P, 2 channels) contributions of pairs to their second atom's.
-            directed: pairs.
         """
 
         def parted(t: Tensor) -> Tensor:

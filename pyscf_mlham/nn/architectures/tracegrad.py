@@ -88,11 +88,7 @@ class InvariantGradient(nn.Module):
         self.gain = nn.Parameter(torch.full((groups, channels), 0.1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features with their gradients added, and z.
-
-        Args:
-            features: (N, rows, C).
-        """
+        """Return features with their gradients added, and z; features: (N, rows, C)."""
         x = self.norm(features)
         z, v = self.gradient(x)
         with torch.no_grad():  # a scale, without a gradient of its own
@@ -106,11 +102,7 @@ class InvariantGradient(nn.Module):
         return self.norm.by_row(torch.cat(means, dim=1), dim=1)
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C).
-
-        Args:
-            x: (N, rows, C).
-        """
+        """Return z (N, invariants) and v = d(sum of z)/dx (N, rows, C); x: (N, rows, C)."""
         z, slope = self.network(self.quadratic(x))
         of_scalars, of_products = slope.split([x.shape[2], slope.shape[1] - x.shape[2]], dim=-1)
         each = of_products.unflatten(-1, (len(self.sizes), -1))  # (N, groups, products)
@@ -151,13 +143,7 @@ class TraceGrad(nn.Module):
         return Features(atoms, pairs, features.directed), (z_atoms, z_pairs)
 
     def traces(self, invariants: tuple[Tensor, Tensor], features: Features, species: Tensor) -> Traces:
-        """Predict the traces from the invariants, for the loss.
-
-        Args:
-            invariants: invariants of atoms and directed pairs.
-            features: features of the backbone.
-            species: (N,) index of each atom's element.
-        """
+        """Predict the traces from the invariants, for the loss; species: (N,) index of each atom's element."""
         shape = (self.shells, self.shells)
         z_atoms, z_pairs = invariants
         onsite = (self.onsite_trace(z_atoms) + self.biases(species)).unflatten(-1, shape)

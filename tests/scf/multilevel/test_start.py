@@ -17,6 +17,8 @@ from pyscf_mlham.density import Orbitals, with_mixed_frontier
 from pyscf_mlham.scf.multilevel import mixin
 from support.molecules import TWISTED_ETHYLENE, mole
 
+pytestmark = pytest.mark.usefixtures("small_grids")
+
 SINGLETS = {
     "O2": "O 0 0 0; O 0 0 1.21",
     "twisted ethylene": TWISTED_ETHYLENE,
@@ -36,7 +38,8 @@ def test_singlets_end_no_higher_than_pyscfs(name: str, xc: str) -> None:
     plain, quick = singlet(name, xc).run(), accelerate(singlet(name, xc)).run()
     assert quick.converged
     assert quick.e_tot <= plain.e_tot + 1e-6  # broken orbitals of O2 may lie otherwise on the grid: 1e-7 Ha
-    assert (quick.spin_square()[0] > 0.5) == (name != "water")
+    spin = quick.spin_square()[0]
+    assert spin < 0.01 if name == "water" else spin > (0.9 if name == "twisted ethylene" else 0.5)
     closed = accelerate(singlet(name, xc).set(init_guess_breaksym=0)).run()
     assert closed.spin_square()[0] < 1e-3
 
@@ -91,15 +94,20 @@ def test_newton_converges_the_field_of_the_object_inside(name: str, after: bool)
     assert (quick.coarse_cycles == 0) == after
 
 
-@pytest.mark.parametrize("kind", ["UHF", "ROHF"])
+@pytest.mark.parametrize("kind", ["UHF", "ROHF", "UKS"])
 @pytest.mark.parametrize("wrap", [accelerate, track, lambda mf: track(accelerate(mf))])
-def test_one_electron(kind: str, wrap: Callable[[Any], Any]) -> None:
-    def ion() -> Any:
-        return getattr(mole("H 0 0 0; H 0 0 1.06", "6-31g", charge=1, spin=1), kind)()
+@pytest.mark.parametrize(("atom", "charge"), [("H 0 0 0", 0), ("H 0 0 0; H 0 0 1.06", 1)], ids=["atom", "ion"])
+def test_one_electron(
+    atom: str, charge: int, kind: str, wrap: Callable[[Any], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def made() -> Any:
+        return getattr(mole(atom, "6-31g", charge=charge, spin=1), kind)()
 
-    plain, quick = ion().run(), wrap(ion()).run()
-    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-12)
-    np.testing.assert_allclose(quick.mo_energy, plain.mo_energy, atol=1e-12)
+    plain, quick = made().run(), wrap(made()).run()
+    assert "illegal value" not in "".join(capfd.readouterr())  # of LAPACK
+    energy, orbitals = (1e-8, 1e-4) if kind == "UKS" else (1e-12, 1e-12)  # with a functional it is iterated
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=energy)
+    np.testing.assert_allclose(quick.mo_energy, plain.mo_energy, atol=orbitals)
 
 
 def test_a_checkpoint_is_read_where_none_is_written(tmp_path: Path) -> None:
