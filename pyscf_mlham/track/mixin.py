@@ -28,6 +28,7 @@ SETTINGS = (
     "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
 )  # fmt: skip
 REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
+FINEST = 1e-8  # Hartree; the response level in single precision converges no further
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -153,7 +154,8 @@ class _TrackedSCF(Decoration):
         if outcome.failure or self.history.strategy not in LEARNED:
             return
         try:
-            self._refined = relaxed(ladder, outcome.best, REFINED).orbitals
+            tolerance = max(REFINED * outcome.best.gradient, FINEST)
+            self._refined = relaxed(ladder, outcome.best, tolerance).orbitals
             alone = self.full_builds == 1 and not ladder.builds(CORRECTED[0])  # the extrapolated density is enough
             if not ladder.has_single and not alone:
                 self._defect = defect_of(ladder, outcome.best)

@@ -41,6 +41,7 @@ class Ladder:
     def __init__(self, problem: Problem, defect: Array | None = None) -> None:
         self._problem, self.defect = problem, defect
         self.fields: list[Field] = []
+        self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = _is_fitted(problem)
         if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
             fit_overlapping(problem.mf.with_df)
@@ -62,7 +63,8 @@ class Ladder:
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
     def sharpen(self, point: Point) -> None:
-        """Recompute a rough semilocal kernel of the response level at a nearly converged density."""
+        """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""
+        self._kernel_factors = point.factors
         for i, field in enumerate(self.fields):
             if isinstance(field, ResponseField) and field.rough:
                 self.fields[i] = field.with_kernel(point.factors)
@@ -89,7 +91,9 @@ class Ladder:
         if name != RESPONSE.name:
             return CoarseField(mf, replace(mf.coarse_level if name == COARSE.name else mf.fine_level, name=name))
         try:
-            return ResponseField(mf, mf.coarse_level).with_kernel(atomic_factors(mf), rough=True)
+            rough = not self._kernel_factors
+            factors = atomic_factors(mf) if rough else self._kernel_factors
+            return ResponseField(mf, mf.coarse_level).with_kernel(factors, rough=rough)
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives

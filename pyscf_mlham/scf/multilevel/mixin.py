@@ -268,7 +268,7 @@ class _MultilevelSCF(Decoration):
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
-        point = relaxed(ladder, last, RESPONSE_SHARE)
+        point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
         self.e_tot = last.energy + float(np.vdot(change, mean).real) / problem.n_k
         self.energy_error = RESPONSE_ERROR * last.lowering
@@ -312,20 +312,19 @@ class _MultilevelSCF(Decoration):
         return float(self.scf(**start_of(self, args, kwargs)))
 
 
-def relaxed(ladder: Ladder, last: Point, share: float) -> Point:
+def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
 
     Args:
         ladder: the levels.
         last: point of the full level.
-        share: convergence goal, as a share of its gradient.
+        tolerance: orbital gradient of the solution, Hartree.
     """
-    cheapest = ladder.rungs[0][-1:]
-    if not ladder.levels(cheapest):
-        return last
     ladder.sharpen(last)
-    [level] = ladder.levels(cheapest)
-    return solve([level.shifted(last)], last, share * last.gradient).point
+    levels = ladder.levels(ladder.rungs[0][-1:])
+    if not levels:  # functionals without second derivatives
+        return last
+    return solve([levels[0].shifted(last)], last, tolerance).point
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:

@@ -94,7 +94,7 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     """
     if not ladder.improving or getattr(density, "error", np.inf) < SURE * problem.aim:
         return orbitals
-    level, *_ = ladder.levels(ladder.improving)
+    [level] = ladder.levels(ladder.improving[:1])
     point = level.build(orbitals)
     ladder.sharpen(point)
     goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
@@ -110,7 +110,7 @@ def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:
     """Return the defect of the corrected field at a point of the full one, Hartree; see `Ladder`."""
-    level, *_ = ladder.levels(CORRECTED)
+    [level] = ladder.levels(CORRECTED[:1])
     known = 0.0 if ladder.defect is None else ladder.defect
     return np.asarray(known + full.v - level.field.potential(full.factors))
 
