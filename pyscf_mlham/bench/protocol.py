@@ -59,6 +59,7 @@ class Theory:
     xc: str = option("b3lyp", "name of the functional, or hf")
     basis: str = option("def2-svp", "PySCF's name of the basis set")
     density_fit: bool = option(False, "density-fitted integrals", "--df")
+    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
     conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root", above=0)
     model: str = option("", "name or folder of a model; by default the best of the shipped ones")
     model_sha256: str = ""  # checksum of the weights of that model, or of all shipped ones
@@ -68,6 +69,11 @@ class Theory:
     def __post_init__(self) -> None:
         check(self)
         check_functional(self.xc)
+
+    @property
+    def grid(self) -> str:
+        """Grid level as text, "" without a grid."""
+        return f"grid level {self.grid_level}" * (self.xc.lower() != "hf")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -92,7 +98,6 @@ class Protocol(Theory):
     reference: ClassVar[tuple[str, str]] = REFERENCE
 
     scf: str = option("auto", "kind of mean field; auto: restricted, open shells unrestricted", choices=KINDS)
-    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
     nlc: bool = option(True, "omit the non-local correlation of the functional", "--no-nlc")
     solvent: str = option("", "PySCF's continuum model of water", choices=("C-PCM", "IEF-PCM", "SS(V)PE", "COSMO"))
     max_cycle: int = option(50, "largest number of SCF cycles", least=1)
@@ -113,9 +118,7 @@ class Protocol(Theory):
     @property
     def details(self) -> str:
         """Further settings of the SCF, as text."""
-        parts = [f"grid level {self.grid_level}" * (self.xc.lower() != "hf")]
-        parts += ["without non-local correlation" * (not self.nlc), self.solvent]
-        return ", ".join(filter(None, parts))
+        return ", ".join(filter(None, (self.grid, "without non-local correlation" * (not self.nlc), self.solvent)))
 
     @property
     def coarse_grid(self) -> int | None:
@@ -186,8 +189,8 @@ class MD(Trajectory):
 
     @property
     def details(self) -> str:
-        """Kind of path."""
-        return "frames as given" if self.follow else f"NVE, {self.timestep} fs"
+        """Grid and kind of path."""
+        return ", ".join(filter(None, (self.grid, "frames as given" if self.follow else f"NVE, {self.timestep} fs")))
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,8 @@ class Optimisation(Trajectory):
 
     @property
     def details(self) -> str:
-        """Kind of path."""
-        return f"BFGS to {self.fmax} eV/Angstrom"
+        """Grid and kind of path."""
+        return ", ".join(filter(None, (self.grid, f"BFGS to {self.fmax} eV/Angstrom")))
 
 
 AnyProtocol = Protocol | MD | Optimisation

@@ -50,6 +50,7 @@ def calculator(settings: Settings, run: Run) -> MLHam:
         xc=settings.xc,
         basis=settings.basis,
         density_fit=settings.density_fit,
+        grid_level=settings.grid_level,
         conv_tol=settings.conv_tol,
         model=settings.model or None,
         solver=run[1],

@@ -69,6 +69,12 @@ class CoarseField:
         anchored._constant = v
         return anchored
 
+    def plus(self, v: Array | float) -> CoarseField:
+        """Return the field with a constant potential added, of the shape of `potential`; Hartree."""
+        raised = copy.copy(self)
+        raised._constant = self._constant + v
+        return raised
+
     def release(self) -> None:
         """Free memory whose content is cheap to recompute, before a full build."""
         if self._grid is not None:

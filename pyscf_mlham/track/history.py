@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 
 LEARNED = ("fit", "reversible")
 STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
-DEPTH = 15  # steps kept; more gain little
+DEPTH = 20  # steps kept; more gain little
 MEMORY = 0.25  # share of max_memory for them
 JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
@@ -62,6 +62,7 @@ class Step(NamedTuple):
         occ: (s, n) occupations, in descending order.
         external: (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it
             is zero.
+        defect: (n, n) or (2, n, n) of the coarse field, see `Ladder`, in Loewdin orbitals, Hartree; None if unknown.
     """
 
     positions: Array
@@ -70,6 +71,7 @@ class Step(NamedTuple):
     predicted: Array | None
     occ: Array
     external: Array | None
+    defect: Array | None = None
 
     @property
     def nbytes(self) -> int:
@@ -89,9 +91,9 @@ class Step(NamedTuple):
         def transformed(a: Array | None) -> Any:
             return None if a is None else d @ a @ d.T
 
-        matrices = (self.overlap, self.density, self.predicted, self.external)
-        overlap, density, predicted, external = map(transformed, matrices)
-        return Step(moved, overlap, density, predicted, self.occ, external)
+        matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
+        overlap, density, predicted, external, defect = map(transformed, matrices)
+        return Step(moved, overlap, density, predicted, self.occ, external, defect)
 
 
 class _Place(NamedTuple):
@@ -123,8 +125,17 @@ class _Place(NamedTuple):
         """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
         if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
             return None
-        added = self.transform.T @ (mf.get_hcore() - hf.get_hcore(mf.mol)) @ self.transform
-        return np.asarray(self.metric.inverse @ added @ self.metric.inverse)[None]
+        return self.operator(mf.get_hcore() - hf.get_hcore(mf.mol))[None]
+
+    def operator(self, matrix: Array) -> Array:
+        """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""
+        down = self.transform @ self.metric.inverse
+        return np.asarray(down.T @ matrix @ down)
+
+    def over_aos(self, matrix: Array) -> Array:
+        """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
+        up = np.linalg.solve(self.transform.T, self.metric.half)
+        return np.asarray(up @ matrix @ up.T)
 
     def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
         """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
@@ -139,11 +150,13 @@ class Guess(NamedTuple):
         density: density matrix in the object's own shape.
         steps: number of old steps in it.
         error: expected Frobenius norm of its error in Loewdin orbitals; infinite if it may be any.
+        defect: expected defect of the coarse field, see `Ladder`; None if it is unknown.
     """
 
     density: Array
     steps: int
     error: float
+    defect: Array | None
 
 
 class History:
@@ -194,7 +207,7 @@ class History:
         orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
         self._guessed = (place.positions, place.density(orbitals))
         error = self.error if self.strategy in LEARNED else np.inf
-        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error)
+        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, self._defect(place))
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
@@ -228,8 +241,14 @@ class History:
         room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
         del self.responses[min(KEPT, room) :]
 
-    def record(self, mf: Any, orbitals: Orbitals | None = None) -> None:
-        """Add a converged calculation, with orbitals nearer to the solution than its own if they are given."""
+    def record(self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None) -> None:
+        """Add a converged calculation.
+
+        Args:
+            mf: PySCF mean-field object.
+            orbitals: orbitals nearer to the solution than its own.
+            defect: of its coarse field, see `Ladder`; Hartree.
+        """
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
             return
@@ -244,7 +263,8 @@ class History:
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
         occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # if S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
-        step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf))
+        lacking = None if defect is None else place.operator(defect)
+        step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
         if self.steps and _other_state(self.steps[0].rotated(place.positions, place.layout), step):
             self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
         self.steps.insert(0, step)
@@ -292,6 +312,16 @@ class History:
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
             weights = reversible_weights(d, np.ravel(target), noise)
         return np.asarray(base + np.tensordot(weights, known, axes=1))
+
+    def _defect(self, place: _Place) -> Array | None:
+        """Return the extrapolated defect over AOs, None if no step has one."""
+        steps = [step.rotated(place.positions, place.layout) for step in self.steps if step.defect is not None]
+        if not steps or self.strategy not in LEARNED:
+            return None
+        d = np.stack([step.overlap.ravel() for step in steps])
+        known = np.stack([np.asarray(step.defect) for step in steps])
+        weights = fitted_weights(d, place.overlap.ravel(), best_noise(d, known))
+        return place.over_aos(np.tensordot(weights, known, axes=1))
 
     def _aspc(self, place: _Place) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""

@@ -14,9 +14,10 @@ from pyscf.scf.diis import CDIIS
 from pyscf_mlham.density import Orbitals, undisturbed
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.ladder import Ladder
+from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import relaxed
+from pyscf_mlham.scf.multilevel.start import defect_of
 from pyscf_mlham.track.history import LEARNED, History
 from pyscf_mlham.track.recycle import RecyclingDIIS
 
@@ -26,6 +27,8 @@ Array = NDArray[Any]
 SETTINGS = (
     "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
 )  # fmt: skip
+REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
+FINEST = 1e-8  # Hartree; the response level in single precision converges no further
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -58,11 +61,12 @@ class _TrackedSCF(Decoration):
         self.history = history
         self._own_coeff: Any = None
         self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
+        self._defect: Array | None = None  # of the coarse field, see `Ladder`
 
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        del plain.history, plain._own_coeff, plain._refined
+        del plain.history, plain._own_coeff, plain._refined, plain._defect
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
@@ -92,7 +96,7 @@ class _TrackedSCF(Decoration):
         self._own_coeff = self.mo_coeff
         if self.converged:
             self._to_history(diis)
-        self._refined = None
+        self._refined = self._defect = None
         return float(energy)
 
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
@@ -134,7 +138,7 @@ class _TrackedSCF(Decoration):
             return otherwise
         logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
         record(self, GuessInfo("history", seconds=time.perf_counter() - start))
-        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error)
+        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error, defect=guess.defect)
         return density
 
     def _recycling_diis(self: Any) -> RecyclingDIIS | None:
@@ -146,11 +150,15 @@ class _TrackedSCF(Decoration):
             return None
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
-        """Refine converged orbitals for the history; called by accelerate()."""
+        """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
         if outcome.failure or self.history.strategy not in LEARNED:
             return
         try:
-            self._refined = relaxed(ladder, outcome.best).orbitals
+            tolerance = max(REFINED * outcome.best.gradient, FINEST)
+            self._refined = relaxed(ladder, outcome.best, tolerance).orbitals
+            alone = self.full_builds == 1 and not ladder.builds(CORRECTED[0])  # the extrapolated density is enough
+            if not ladder.has_single and not alone:
+                self._defect = defect_of(ladder, outcome.best)
         except Exception as error:  # the SCF has converged
             logger.info(self, "converged orbitals are not refined: %s: %s", type(error).__name__, error)
 
@@ -158,7 +166,7 @@ class _TrackedSCF(Decoration):
         try:
             if diis:
                 self.history.learn(self, diis)
-            self.history.record(self, self._refined)
+            self.history.record(self, self._refined, self._defect)
         except Exception as error:
             self.history.clear()
             logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.field import COARSE, CoarseField
 from pyscf_mlham.h0 import potential
 from pyscf_mlham.track import extrapolation
 from pyscf_mlham.track.history import JUMP, STRATEGIES
@@ -293,6 +295,28 @@ def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Call
         assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
         counts.append((scanner.full_builds, scanner.single_builds, scanner.coarse_cycles))
     assert counts[-4:] == [(1, 0, 0)] * 4
+
+
+def b3lyp_in_water(mol: gto.Mole) -> Any:
+    return mol.RKS(xc="b3lyp").density_fit().PCM()
+
+
+@pytest.mark.parametrize("kind", [b3lyp, b3lyp_in_water, pbe_of_ion])
+def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mole], Any]) -> None:
+    scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
+    for mol in path(4):
+        again = kind(mol).mol
+        assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
+        counts.append((scanner.full_builds, scanner.single_builds))
+    assert counts[2:] == [(1, 0)] * 2
+    assert scanner.coarse_cycles
+
+
+def test_defect_is_the_full_potential_minus_the_coarse_one() -> None:
+    mf, tight = track(accelerate(b3lyp(mole()))).run(), b3lyp(mole()).run(conv_tol=1e-12)
+    coarse = CoarseField(tight, replace(COARSE, dtype=np.float64))
+    occupied = tight.mo_coeff[:, tight.mo_occ > 0] * np.sqrt(2)
+    assert_close(mf.history.guess(mf).defect, tight.get_veff() - coarse.potential([occupied]), 1e-6)
 
 
 def test_refined_orbitals_are_nearer_to_the_solution() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from pyscf import df
 from pyscf.lib import logger
 
@@ -16,14 +17,15 @@ from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.problem import Point, Problem
+from pyscf_mlham.scf.problem import Array, Point, Problem
 
 # Levels below the full one, in the order in which they are tried.
 CRYSTAL = ((COARSE.name,),)
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
 START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build ...
-IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted
+IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted ...
+CORRECTED = ("corrected", RESPONSE.name)  # ... or if the defect of a cheap field is known
 
 
 class Ladder:
@@ -31,16 +33,25 @@ class Ladder:
 
     Attributes:
         fields: the fields created so far.
+        has_single: whether there is a field in single precision that differs from the full one by rounding only.
+        defect: full potential minus that of the coarse field in double precision, (n, n) or (2, n, n) Hartree; None if
+            unknown. Single precision would make it too noisy to extrapolate.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, defect: Array | None = None) -> None:
+        self._problem, self.defect = problem, defect
         self.fields: list[Field] = []
+        self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = _is_fitted(problem)
         if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
             fit_overlapping(problem.mf.with_df)
         self.rungs = list(CRYSTAL if is_periodic(problem.mf.mol) else FITTED if fitted else EXACT)
         self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
+
+    @property
+    def improving(self) -> tuple[str, ...]:
+        """Names of the levels that improve a density before the first full build; empty if there are none."""
+        return IMPROVED if self.has_single else CORRECTED if self.defect is not None else ()
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
         """Return levels by name, without the response level if the functional does not allow one."""
@@ -52,7 +63,8 @@ class Ladder:
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
     def sharpen(self, point: Point) -> None:
-        """Recompute a rough semilocal kernel of the response level at a nearly converged density."""
+        """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""
+        self._kernel_factors = point.factors
         for i, field in enumerate(self.fields):
             if isinstance(field, ResponseField) and field.rough:
                 self.fields[i] = field.with_kernel(point.factors)
@@ -73,10 +85,15 @@ class Ladder:
             return CrystalField(mf) if name == COARSE.name else None
         if name == SINGLE.name:
             return SingleField(mf, mf.coarse_level)
+        if name == CORRECTED[0]:
+            field = CoarseField(mf, replace(mf.coarse_level, name=name, dtype=np.float64))
+            return field if self.defect is None else field.plus(self.defect)
         if name != RESPONSE.name:
             return CoarseField(mf, replace(mf.coarse_level if name == COARSE.name else mf.fine_level, name=name))
         try:
-            return ResponseField(mf, mf.coarse_level).with_kernel(atomic_factors(mf), rough=True)
+            rough = not self._kernel_factors
+            factors = atomic_factors(mf) if rough else self._kernel_factors
+            return ResponseField(mf, mf.coarse_level).with_kernel(factors, rough=rough)
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives

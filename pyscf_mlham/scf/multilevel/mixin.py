@@ -26,8 +26,8 @@ from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.ladder import START, Ladder
-from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
+from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
+from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.problem import Point, Problem
@@ -211,7 +211,7 @@ class _MultilevelSCF(Decoration):
             dm0 = self.make_rdm1()
         if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
             dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
-        ladder = Ladder(problem)
+        ladder = Ladder(problem, getattr(dm0, "defect", None))
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
         except ResourceError as error:
@@ -237,9 +237,9 @@ class _MultilevelSCF(Decoration):
         orbitals = improved(problem, ladder, orbitals, dm0)
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
-        self._keep(ladder, outcome)
         self.full_builds, self.cycles = self._builds, full.builds
-        self.coarse_cycles = ladder.builds(COARSE.name) + ladder.builds(FINE.name)
+        self._keep(ladder, outcome)
+        self.coarse_cycles = sum(map(ladder.builds, (COARSE.name, FINE.name, CORRECTED[0])))
         self.single_builds, self.response_builds = ladder.builds(SINGLE.name), ladder.builds(RESPONSE.name)
         if outcome.failure and self.builds:
             return float(self._estimate(problem, ladder, outcome.best))
@@ -268,7 +268,7 @@ class _MultilevelSCF(Decoration):
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
-        point = relaxed(ladder, last)
+        point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
         change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
         self.e_tot = last.energy + float(np.vdot(change, mean).real) / problem.n_k
         self.energy_error = RESPONSE_ERROR * last.lowering
@@ -312,14 +312,19 @@ class _MultilevelSCF(Decoration):
         return float(self.scf(**start_of(self, args, kwargs)))
 
 
-def relaxed(ladder: Ladder, last: Point) -> Point:
-    """Return the solution of the cheapest level shifted to a point, or the point if there is no such level."""
-    cheapest = ladder.rungs[0][-1:]
-    if not ladder.levels(cheapest):  # functionals without second derivatives
-        return last
+def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
+    """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
+
+    Args:
+        ladder: the levels.
+        last: point of the full level.
+        tolerance: orbital gradient of the solution, Hartree.
+    """
     ladder.sharpen(last)
-    [level] = ladder.levels(cheapest)
-    return solve([level.shifted(last)], last, level.share * last.gradient).point
+    levels = ladder.levels(ladder.rungs[0][-1:])
+    if not levels:  # functionals without second derivatives
+        return last
+    return solve([levels[0].shifted(last)], last, tolerance).point
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:

@@ -15,7 +15,7 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_mixed_frontier,
 )
-from pyscf_mlham.scf.multilevel.ladder import IMPROVED, Ladder
+from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import settled, solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -27,8 +27,8 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the er
 # solution of the unanchored coarse field is no nearer to that of the full one.
 AS_GOOD = 4e-3
 # Expected error of a density, over the gradient of the criterion, below which it is not improved before the first full
-# build: the gradient is about twice the error in Hartree.
-SURE = 0.5
+# build: the gradient is one to two and a half times the error in Hartree.
+SURE = 0.3
 
 
 def is_close(density: Array | None) -> bool:
@@ -92,12 +92,13 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
         orbitals: orbitals to improve.
         density: initial density matrix, tagged with its expected error if that is known.
     """
-    if not ladder.has_single or getattr(density, "error", np.inf) < SURE * problem.aim:
+    if not ladder.improving or getattr(density, "error", np.inf) < SURE * problem.aim:
         return orbitals
-    single, *_ = ladder.levels(IMPROVED)
-    point = single.build(orbitals)
+    [level] = ladder.levels(ladder.improving[:1])
+    point = level.build(orbitals)
     ladder.sharpen(point)
-    return _converged(ladder.levels(IMPROVED), point, problem.aim)
+    goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
+    return _converged(ladder.levels(ladder.improving), point, goal)
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
@@ -105,6 +106,13 @@ def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> 
     mf = point.problem.mf
     method = solve if mf.istype("ROHF") or is_periodic(mf.mol) else settled
     return method(levels, point, tolerance).orbitals
+
+
+def defect_of(ladder: Ladder, full: Point) -> Array:
+    """Return the defect of the corrected field at a point of the full one, Hartree; see `Ladder`."""
+    [level] = ladder.levels(CORRECTED[:1])
+    known = 0.0 if ladder.defect is None else ladder.defect
+    return np.asarray(known + full.v - level.field.potential(full.factors))
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
