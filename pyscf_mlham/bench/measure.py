@@ -200,7 +200,7 @@ def _measured(task: Task) -> Row:
     work = Work.of(mf)
     found = _about(task) | _size(mf) | {"scf": scf_class, "converged": converged}
     found |= {"cycles": int(mf.cycles) if converged else protocol.max_cycle, "full_builds": len(visited)}
-    found |= {"single_builds": work.single, "coarse_builds": start.coarse_builds + work.coarse}
+    found |= {"single_builds": start.single_builds + work.single, "coarse_builds": start.coarse_builds + work.coarse}
     found |= {"response_solves": start.response_solves + work.response}
     found |= {"guess_builds": start.builds, "guess_s": guess_seconds[0], "guess_cpu_s": guess_seconds[1]}
     found |= {"total_s": end[0] - begin[0], "total_cpu_s": end[1] - begin[1]}

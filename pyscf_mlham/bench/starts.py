@@ -31,6 +31,7 @@ from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
+from pyscf_mlham.scf.multilevel.start import own_field
 
 Array = NDArray[Any]
 
@@ -46,6 +47,7 @@ class Start(NamedTuple):
     density: Array | None
     builds: int = 0  # hidden full Fock builds
     coarse_builds: int = 0  # hidden coarse Fock builds
+    single_builds: int = 0  # hidden ones in single precision
     response_solves: int = 0
     orbitals: Orbitals | None = None  # orbitals of the predicted Fock matrix, if there is one
     model: str = ""
@@ -99,7 +101,7 @@ def _named(mf: Any, key: str) -> Start:
     if info is None:
         return Start(density)
     note = f"{key} not used, {info.guess} instead: {info.fallback_reason}" * bool(info.fallback_reason)
-    return Start(density, coarse_builds=info.coarse_builds, note=note)
+    return Start(density, coarse_builds=info.coarse_builds, single_builds=info.single_builds, note=note)
 
 
 def _coarse(mf: Any, protocol: Protocol) -> Start:
@@ -125,7 +127,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
     if not exact.converged:
         raise DataError("the oracle's own SCF did not converge")
     orbitals, work = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ), Work.of(exact)
-    return Start(exact.make_rdm1(), counter.builds, work.coarse, work.response, orbitals)
+    return Start(exact.make_rdm1(), counter.builds, work.coarse, work.single, work.response, orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:
@@ -134,7 +136,7 @@ def _learned(mf: Any, model: str | None) -> Start:
     try:
         chosen = resolve(model, mf, mf.mol)
         check_spin_symmetry(mf, mf.mol, chosen)
-        prediction = predict(mf, chosen)
+        prediction = predict(mf, chosen, own=own_field(mf))
         spent = prediction.coarse_builds
         return _predicted(mf, chosen, prediction)
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
@@ -158,6 +160,7 @@ def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
     return Start(
         density_from_prediction(mf, mf.mol, model, prediction),
         coarse_builds=prediction.coarse_builds,
+        single_builds=prediction.single_builds,
         orbitals=prediction.orbitals,
         model=config.name,
         model_sha256=config.weights_sha256,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyscf import df
 
 from pyscf_mlham.field.fitting import density_of, fit_overlapping
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
@@ -21,6 +22,17 @@ from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Tally
 
 Array = NDArray[Any]
+
+
+def is_fitted(mf: Any) -> bool:
+    """Whether full builds are cheap: Coulomb and exchange are density-fitted."""
+    return isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
+
+
+def is_local(mf: Any) -> bool:
+    """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density."""
+    nonlocal_ = hasattr(mf, "do_nlc") and mf.do_nlc()
+    return not nonlocal_ and not hasattr(mf, "with_solvent")
 
 
 class SingleField:

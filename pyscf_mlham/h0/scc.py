@@ -20,11 +20,12 @@ from pyscf.lib import logger
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
-from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.multilevel.start import own_field, stepped
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -83,16 +84,26 @@ def self_consistent_crystal(problem: Problem) -> Point:
     return solve([level.shifted(full)], full, TIGHT).point
 
 
+def own_field_of(mf: Any) -> SingleField | None:
+    """Return the field that refines the guess, if any; none for ROHF, whose orbital energies are ambiguous."""
+    return None if mf.istype("ROHF") else own_field(mf)
+
+
 def guess(mf: Any, mol: gto.Mole) -> Array:
     """Return the density matrix of the scc baseline; raise OutOfDomainError with the reason if not applicable."""
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
-    problem = problem_of(mf)
-    relaxed = self_consistent_crystal if is_periodic(mol) else self_consistent_atoms
-    orbitals = problem.orbitals(relaxed(problem).fock)
+    problem, own = problem_of(mf), own_field_of(mf)
+    if is_periodic(mol):
+        orbitals = problem.orbitals(self_consistent_crystal(problem).fock)
+    else:
+        fields = CoarseField(mf, COARSE), ResponseField(mf)
+        orbitals = problem.orbitals(self_consistent_atoms(problem, fields).fock)
+        if own is not None:
+            orbitals = problem.orbitals(stepped(problem, orbitals, own, fields[1]).fock)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
-    kind = "full" if is_periodic(mol) else "coarse"
-    logger.note(mf, "scc guess: %.2f s, 1 %s Fock build", time.perf_counter() - start, kind)
+    builds = "1 full" if is_periodic(mol) else f"1 coarse{', 1 single-precision' * (own is not None)}"
+    logger.note(mf, "scc guess: %.2f s, %s Fock build", time.perf_counter() - start, builds)
     return density_from_orbitals(mf, orbitals)

@@ -25,11 +25,10 @@ from pyscf_mlham.density import (
     virtual_share,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.field import COARSE, CoarseField, ResponseField
+from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
 from pyscf_mlham.scf.applicability import unknown_field
-from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.multilevel.start import stepped
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -43,7 +42,6 @@ INTRUDER = 0.15
 HIGH = 1.0  # Hartree
 # Measured on twisted ethylene and O2: collinear guesses converge to higher generalised states than minao.
 COLLINEAR = "a generalised method mixes spins, and the model was trained for one that does not"
-REFINED = 1e-5  # orbital gradient to which the response to a prediction is solved, Hartree
 DETACHED = 10.0  # Bohr; an atom without nearer neighbours has no bonds
 COLLAPSE = 0.25  # smallest gap accepted, as a share of H0's; that of a converged matrix is 0.5 or more
 
@@ -87,6 +85,7 @@ class Prediction(NamedTuple):
         lifted_from: native basis set, "" if it is the molecule's.
         made_for: functional of the model, "" if it is the object's.
         coarse_builds: coarse Fock builds of a network's prediction, including those of H0, which may be cached.
+        single_builds: builds of the object's own field in single precision.
         seconds: wall time.
     """
 
@@ -98,6 +97,7 @@ class Prediction(NamedTuple):
     lifted_from: str
     made_for: str
     coarse_builds: int
+    single_builds: int
     seconds: float
 
     def describe(self) -> str:
@@ -109,13 +109,17 @@ class Prediction(NamedTuple):
             words.append(f"made for {self.made_for}")
         if self.coarse_builds:
             words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
+        if self.single_builds:
+            words.append(f"{self.single_builds} in single precision")
         if self.damping:
             words.append(f"overlap filter {self.damping:g}")
         return ", ".join(words)
 
 
 @one_blas_thread()
-def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True) -> Prediction:
+def predict(
+    mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True, own: SingleField | None = None
+) -> Prediction:
     """Predict the converged Fock matrix of a mean-field object and its orbitals.
 
     ``F = H0 + dH``, where H0 contains the object's own core Hamiltonian, and with it scalar relativity, external
@@ -126,6 +130,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
         mol: molecule, the object's own by default.
         refine: whether to build the coarse field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
+        own: the object's own field, to be built instead of the coarse one; see `own_field`.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
@@ -141,7 +146,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
     coarse_builds = base.coarse_builds
     if fields is not None:
         before = fields[0].tally.builds
-        fock, orbitals = _refined(problem, fock, orbitals, *fields)
+        fock, orbitals = _refined(problem, fock, orbitals, own or fields[0], fields[1])
         coarse_builds += fields[0].tally.builds - before
     return Prediction(
         fock=fock,
@@ -152,6 +157,7 @@ def predict(mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         coarse_builds=coarse_builds,
+        single_builds=0 if own is None else own.tally.builds,
         seconds=time.perf_counter() - start,
     )
 
@@ -223,13 +229,11 @@ def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None
 
 
 def _refined(
-    problem: Problem, fock: Array, orbitals: Orbitals, field: CoarseField, response: ResponseField
+    problem: Problem, fock: Array, orbitals: Orbitals, field: Field, response: ResponseField
 ) -> tuple[Array, Orbitals]:
-    """Build the coarse field at the predicted density once, and solve its response."""
+    """Build a field at the predicted density once, and solve its response."""
     try:
-        point = problem.point_of(orbitals, field)
-        level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
-        result = solve([level], point, max(level.share * point.gradient, REFINED)).point
+        result = stepped(problem, orbitals, field, response)
         refined = problem.orbitals(result.fock)
         if _is_plausible(refined, orbitals, problem.overlap):
             return np.asarray(result.fock), refined

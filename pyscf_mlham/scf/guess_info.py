@@ -22,6 +22,7 @@ class GuessInfo:
         seconds: wall time, including that of loading the model.
         coarse_builds: number of coarse Fock builds.
         full_builds: number of full ones, of the guess itself.
+        single_builds: number of builds in single precision.
     """
 
     guess: str
@@ -30,6 +31,7 @@ class GuessInfo:
     seconds: float = 0.0
     coarse_builds: int = 0
     full_builds: int = 0
+    single_builds: int = 0
 
 
 def record(mf: Any, info: GuessInfo | None) -> None:

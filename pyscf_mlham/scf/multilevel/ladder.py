@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from pyscf import df
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
@@ -16,6 +14,7 @@ from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, Respo
 from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
+from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Array, Point, Problem
 
@@ -42,11 +41,11 @@ class Ladder:
         self._problem, self.defect = problem, defect
         self.fields: list[Field] = []
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
-        fitted = _is_fitted(problem)
+        fitted = is_fitted(problem.mf)
         if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
             fit_overlapping(problem.mf.with_df)
         self.rungs = list(CRYSTAL if is_periodic(problem.mf.mol) else FITTED if fitted else EXACT)
-        self.has_single = fitted and problem.mf.single_precision and _is_local(problem.mf)
+        self.has_single = fitted and problem.mf.single_precision and is_local(problem.mf)
 
     @property
     def improving(self) -> tuple[str, ...]:
@@ -99,15 +98,3 @@ class Ladder:
         except Exception as error:  # for example a functional without second derivatives
             logger.info(mf, "multilevel SCF: no response level (%s: %s)", type(error).__name__, error)
             return None
-
-
-def _is_fitted(problem: Problem) -> bool:
-    """Whether full builds are cheap: Coulomb and exchange are density-fitted."""
-    mf = problem.mf
-    return isinstance(getattr(mf, "with_df", None), df.DF) and not getattr(mf, "only_dfj", False)
-
-
-def _is_local(mf: Any) -> bool:
-    """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density."""
-    nonlocal_ = hasattr(mf, "do_nlc") and mf.do_nlc()
-    return not nonlocal_ and not hasattr(mf, "with_solvent")

@@ -15,6 +15,8 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_mixed_frontier,
 )
+from pyscf_mlham.field import Field, ResponseField, SingleField
+from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import settled, solve
@@ -29,6 +31,7 @@ AS_GOOD = 4e-3
 # Expected error of a density, over the gradient of the criterion, below which it is not improved before the first full
 # build: the gradient is one to two and a half times the error in Hartree.
 SURE = 0.3
+STEPPED = 1e-5  # orbital gradient to which the response to a guess is solved, Hartree
 
 
 def is_close(density: Array | None) -> bool:
@@ -99,6 +102,28 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     ladder.sharpen(point)
     goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
     return _converged(ladder.levels(ladder.improving), point, goal)
+
+
+def own_field(mf: Any) -> SingleField | None:
+    """Return the field in single precision that improves a guess, None without one or if the solver uses it itself."""
+    accelerated = hasattr(mf, "single_precision")
+    return SingleField(mf) if is_fitted(mf) and is_local(mf) and not accelerated else None
+
+
+def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:
+    """Build a field at the density of orbitals once, and solve its response.
+
+    Args:
+        problem: SCF problem.
+        orbitals: nearly converged orbitals.
+        field: a coarse field or the object's own.
+        response: its response, of any kernel.
+    """
+    point = problem.point_of(orbitals, field)
+    level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
+    # the error of a coarse field is larger than what is left of the gradient
+    share = 0.0 if isinstance(field, SingleField) else level.share
+    return solve([level], point, max(share * point.gradient, STEPPED)).point
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
