@@ -11,6 +11,7 @@ import pytest
 from pyscf import scf
 from scipy.spatial.transform import Rotation
 
+from pyscf_mlham import accelerate
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.h0.scc import self_consistent_atoms
 from pyscf_mlham.scf.problem import Problem
@@ -35,6 +36,34 @@ def test_scc_saves_cycles_and_changes_no_energy(name: str) -> None:
     assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
     assert quick.cycles <= plain.cycles - saved
     assert "scc guess: " in quick.stdout.getvalue()
+
+
+@pytest.mark.parametrize("guess", ["scc", "ml"])
+@pytest.mark.parametrize(("options", "kind"), [({}, "RKS"), ({"charge": 1, "spin": 1}, "UKS")])
+def test_fitted_objects_are_refined_by_their_own_field(guess: str, options: dict[str, int], kind: str) -> None:
+    pytest.importorskip("torch") if guess == "ml" else None
+    made = [getattr(mole(ETHYLENE, "def2-svp", **options), kind)(xc="b3lyp").density_fit() for _ in range(2)]
+    plain, quick = made[0].run(), made[1].set(init_guess=guess).run()
+    assert quick.cycles <= 2 < plain.cycles - 3
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.guess_info.single_builds == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mf: mf,  # exact integrals
+        lambda mf: mf.density_fit(only_dfj=True),
+        lambda mf: mf.density_fit().PCM(),
+        lambda mf: mf.density_fit().set(xc="wb97x_v"),
+        lambda mf: accelerate(mf.density_fit()),  # its solver builds the field
+    ],
+)
+def test_objects_without_such_a_field_are_not(change: Callable[[Any], Any]) -> None:
+    mf = change(mole(WATER, "def2-svp").RKS(xc="b3lyp"))
+    mf.get_init_guess(mf.mol, "scc")
+    assert mf.guess_info.guess == "scc"
+    assert mf.guess_info.single_builds == 0
 
 
 def test_baseline_is_near_the_converged_matrix_and_rotates_with_the_molecule() -> None:
