@@ -108,7 +108,7 @@ class _MultilevelSCF(Decoration):
     def _set_up(self, builds: int | None) -> None:
         self.builds = builds
         self.coarse_level, self.fine_level, self.single_precision = COARSE, FINE, True
-        self.energy_error = float("nan")  # Hartree, of an energy that is not converged
+        self.energy_error = float("nan")  # Hartree, with `builds`
         self.coarse_cycles = 0
         self.full_builds = 0
         self.response_builds = 0
@@ -247,6 +247,7 @@ class _MultilevelSCF(Decoration):
             return float(self._go_on(problem, outcome, dm0, **kwargs))
         best = outcome.best
         self.converged, self.e_tot = not outcome.failure, best.energy
+        self.energy_error = best.lowering if self.builds else self.energy_error
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.final(best)
         logger.note(
             self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",
