@@ -111,7 +111,7 @@ def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
     points = _points_on_hemisphere(4 * len(powers))
     monomials = np.prod(points[:, None] ** powers, axis=-1)  # (points, monomials)
     harmonics = np.hstack([solid_harmonics(l, points) for l in degrees])
-    return degrees, np.asarray(np.linalg.lstsq(monomials, harmonics)[0])
+    return degrees, np.asarray(np.linalg.lstsq(monomials, harmonics, rcond=None)[0])
 
 
 @dataclass(frozen=True)
