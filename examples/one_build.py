@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.io import read
-from pyscf import gto
 
 from pyscf_mlham import accelerate
+from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 
 
-def errors(atoms: Atoms, guesses: list[str], options: argparse.Namespace) -> dict[str, Any]:
+def errors(molecule: Molecule, guesses: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Return the true and the estimated error from each guess, Hartree."""
-    cell = list(zip(atoms.symbols, atoms.positions, strict=True))
-    mol = gto.M(atom=cell, charge=int(atoms.info.get("charge", 0)), basis="def2-svp", verbose=0)
+    mol = mol_from_geometry(molecule, "def2-svp")
 
     def run(guess: str, **settings: Any) -> Any:
         mf = mol.RKS(xc=options.xc).density_fit().set(init_guess=guess)
@@ -33,7 +31,7 @@ def errors(atoms: Atoms, guesses: list[str], options: argparse.Namespace) -> dic
         return accelerate(mf, **settings)
 
     exact = run("minao").set(conv_tol=1e-11).run().e_tot
-    row: dict[str, Any] = {"formula": atoms.get_chemical_formula()}
+    row: dict[str, Any] = {"molecule": molecule.name}
     for guess in guesses:
         once = run(guess, builds=1).run()
         row[guess] = (float(once.e_tot - exact), float(once.energy_error))
@@ -52,8 +50,9 @@ def main() -> None:
     options = parser.parse_args()
     guesses = options.guess.split(",")
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    for atoms in sorted(read(options.molecules, ":"), key=len)[len(rows) : options.number]:
-        rows.append(errors(atoms, guesses, options))
+    molecules = sorted(read_molecules([str(options.molecules)]).molecules, key=lambda molecule: len(molecule.numbers))
+    for molecule in molecules[len(rows) : options.number]:
+        rows.append(errors(molecule, guesses, options))
         print(rows[-1], file=sys.stderr, flush=True)
         with options.out.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.io import read
-from pyscf import df, gto
+from pyscf import df
 
 from pyscf_mlham import accelerate
+from pyscf_mlham.bench.molecules import read_molecules
+from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.field import CoarseField, ResponseField, SingleField
 from pyscf_mlham.field.fitting import FittedIntegrals
+from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.multilevel import ladder
 
 REFERENCES = ("plain", "limit")
@@ -73,12 +74,10 @@ class Clock:
         return timed
 
 
-def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, Any]:
+def measured(molecule: Molecule, way: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run an SCF and return its times by part, counts, energy and peak memory."""
-    mol = gto.M(
-        atom=list(zip(atoms.symbols, atoms.positions, strict=True)),
-        charge=int(atoms.info.get("charge", 0)), basis="def2-svp", verbose=0, max_memory=options.max_memory,
-    )  # fmt: skip
+    mol = mol_from_geometry(molecule, "def2-svp")
+    mol.max_memory = options.max_memory
     mf = mol.RKS(xc=options.xc).density_fit()
     mf.grids.level = options.grid
     clock = Clock()
@@ -89,15 +88,9 @@ def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, A
     elif way != "plain":
         mf = accelerate(mf).set(init_guess=way)
     clock.time(mf, "get_veff", "full")
-    builds, own = [0], mf.get_veff
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        builds[0] += 1
-        return own(*args, **kwargs)
-
-    mf.get_veff = counted
     start = time.process_time()
-    mf.kernel()
+    with counting_fock_builds(mf) as counter:
+        mf.kernel()
     total = time.process_time() - start
     parts = {part: clock.seconds[part] for part in PARTS[:-1]}
     cheaper = {"single": "single_builds", "coarse": "coarse_cycles", "response": "response_builds"}
@@ -105,7 +98,8 @@ def measured(atoms: Atoms, way: str, options: argparse.Namespace) -> dict[str, A
     return {
         "atoms": mol.natm, "orbitals": mol.nao, "converged": bool(mf.converged), "energy": float(mf.e_tot),
         "seconds": total, "parts": parts | {"rest": total - sum(parts.values())},
-        "builds": {"full": builds[0]} | counts, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "builds": {"full": counter.builds} | counts,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }  # fmt: skip
 
 
@@ -141,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("parts.jsonl"))
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    frames = sorted(read(options.molecules, ":"), key=len)
+    frames = sorted(read_molecules([str(options.molecules)]).molecules, key=lambda molecule: len(molecule.numbers))
     if options.one:
         warnings.simplefilter("ignore")
         number, way = int(options.one[0]), options.one[1]
@@ -151,7 +145,7 @@ def main() -> None:
     for number in range(len(frames)) if options.frames is None else options.frames:
         for way in options.ways:
             if (number, way) not in stored(options.out):
-                print(f"{frames[number].get_chemical_formula()}, {way}", file=sys.stderr, flush=True)
+                print(f"{frames[number].name}, {way}", file=sys.stderr, flush=True)
                 subprocess.run([sys.executable, *sys.argv, "--one", str(number), way], check=True)
     print(table(stored(options.out)))
 
