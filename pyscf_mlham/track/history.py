@@ -204,10 +204,12 @@ class History:
         if not self.is_applicable(mf):
             return None
         place = _Place.of(mf)
-        orbitals = place.orbitals(self._coefficients(mf, place), self.steps[0].occ, flat=not mf.istype("UHF"))
+        learned = self.strategy in LEARNED
+        steps = [step.rotated(place.positions, place.layout) for step in self.steps] if learned else []
+        orbitals = place.orbitals(self._coefficients(mf, place, steps), self.steps[0].occ, flat=not mf.istype("UHF"))
         self._guessed = (place.positions, place.density(orbitals))
-        error = self.error if self.strategy in LEARNED else np.inf
-        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, self._defect(place))
+        error = self.error if learned else np.inf
+        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, _defect(place, steps))
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
@@ -283,22 +285,27 @@ class History:
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
-    def _coefficients(self, mf: Any, place: _Place) -> Array:
-        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first."""
+    def _coefficients(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
+        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first.
+
+        Args:
+            mf: PySCF mean-field object.
+            place: its geometry.
+            steps: for the strategies that fit, the old steps rotated onto it.
+        """
         if self.strategy == "aspc":
             return self._aspc(place)
         if self.strategy in LEARNED:
-            return place.metric.inverse @ _natural(self._fitted(mf, place))
+            return place.metric.inverse @ _natural(self._fitted(mf, place, steps))
         last = self.steps[0]
         metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
         return metric.inverse @ _natural(last.density)
 
-    def _fitted(self, mf: Any, place: _Place) -> Array:
+    def _fitted(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
         """Return the extrapolated density in Loewdin orbitals, (s, n, n)."""
-        predicted, steps = self._prediction(mf, place), self.steps
+        predicted = self._prediction(mf, place)
         if predicted is not None:
             steps = [step for step in steps if step.predicted is not None] or steps
-        steps = [step.rotated(place.positions, place.layout) for step in steps]
         target, d = place.overlap, np.stack([step.overlap for step in steps])
         known, base = np.stack([step.density for step in steps]), np.zeros(())
         if predicted is not None and steps[0].predicted is not None:
@@ -312,16 +319,6 @@ class History:
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
             weights = reversible_weights(d, np.ravel(target), noise)
         return np.asarray(base + np.tensordot(weights, known, axes=1))
-
-    def _defect(self, place: _Place) -> Array | None:
-        """Return the extrapolated defect over AOs, None if no step has one."""
-        steps = [step.rotated(place.positions, place.layout) for step in self.steps if step.defect is not None]
-        if not steps or self.strategy not in LEARNED:
-            return None
-        d = np.stack([step.overlap.ravel() for step in steps])
-        known = np.stack([np.asarray(step.defect) for step in steps])
-        weights = fitted_weights(d, place.overlap.ravel(), best_noise(d, known))
-        return place.over_aos(np.tensordot(weights, known, axes=1))
 
     def _aspc(self, place: _Place) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
@@ -378,3 +375,14 @@ def _natural(density: Array) -> Array:
 def _complement(vectors: Array) -> Array:
     """Return orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
     return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
+
+
+def _defect(place: _Place, steps: list[Step]) -> Array | None:
+    """Return the extrapolated defect over AOs from steps rotated onto a geometry, None if no step has one."""
+    steps = [step for step in steps if step.defect is not None]
+    if not steps:
+        return None
+    d = np.stack([step.overlap.ravel() for step in steps])
+    known = np.stack([np.asarray(step.defect) for step in steps])
+    weights = fitted_weights(d, place.overlap.ravel(), best_noise(d, known))
+    return place.over_aos(np.tensordot(weights, known, axes=1))
