@@ -31,7 +31,6 @@ from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
-from pyscf_mlham.scf.multilevel.start import own_field
 
 Array = NDArray[Any]
 
@@ -136,7 +135,7 @@ def _learned(mf: Any, model: str | None) -> Start:
     try:
         chosen = resolve(model, mf, mf.mol)
         check_spin_symmetry(mf, mf.mol, chosen)
-        prediction = predict(mf, chosen, own=own_field(mf))
+        prediction = predict(mf, chosen, own=True)
         spent = prediction.coarse_builds
         return _predicted(mf, chosen, prediction)
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao

@@ -102,9 +102,11 @@ class SingleField:
     def _on_grid(self, density: Array) -> GridXC:
         """Return the exchange-correlation potential on the object's own grid."""
         mf, coarse = self._mf, self._coarse
-        if self._grid is None and is_of_level(mf.grids, coarse) and coarse.dtype is SINGLE.dtype:
+        if self._grid is not None:
+            return self._grid
+        if is_of_level(mf.grids, coarse) and coarse.dtype is SINGLE.dtype:
             self._grid = GridXC.of_level(mf, self._xc, coarse, budget=0.0)
-        elif self._grid is None:
+        else:
             mf.initialize_grids(mf.mol, density)
             orbitals = GridOrbitals(mf.mol, mf.grids, SINGLE.dtype, self._xc.deriv)
             self._grid = GridXC(mf, self._xc, orbitals, budget=0.0)

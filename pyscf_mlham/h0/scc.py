@@ -25,7 +25,7 @@ from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.multilevel.start import own_field, stepped
+from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -84,9 +84,9 @@ def self_consistent_crystal(problem: Problem) -> Point:
     return solve([level.shifted(full)], full, TIGHT).point
 
 
-def own_field_of(mf: Any) -> SingleField | None:
-    """Return the field that refines the guess, if any; none for ROHF, whose orbital energies are ambiguous."""
-    return None if mf.istype("ROHF") else own_field(mf)
+def is_refined(mf: Any) -> bool:
+    """Whether the object's own field refines the guess; not for ROHF, whose orbital energies are ambiguous."""
+    return has_own_field(mf) and not mf.istype("ROHF")
 
 
 def guess(mf: Any, mol: gto.Mole) -> Array:
@@ -94,16 +94,16 @@ def guess(mf: Any, mol: gto.Mole) -> Array:
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
-    problem, own = problem_of(mf), own_field_of(mf)
+    problem, refined = problem_of(mf), is_refined(mf)
     if is_periodic(mol):
         orbitals = problem.orbitals(self_consistent_crystal(problem).fock)
     else:
         fields = CoarseField(mf, COARSE), ResponseField(mf)
         orbitals = problem.orbitals(self_consistent_atoms(problem, fields).fock)
-        if own is not None:
-            orbitals = problem.orbitals(stepped(problem, orbitals, own, fields[1]).fock)
+        if refined:
+            orbitals = problem.orbitals(stepped(problem, orbitals, SingleField(mf), fields[1]).fock)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
-    builds = "1 full" if is_periodic(mol) else f"1 coarse{', 1 single-precision' * (own is not None)}"
+    builds = "1 full" if is_periodic(mol) else f"1 coarse{', 1 single-precision' * refined}"
     logger.note(mf, "scc guess: %.2f s, %s Fock build", time.perf_counter() - start, builds)
     return density_from_orbitals(mf, orbitals)

@@ -21,7 +21,6 @@ from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
 from pyscf_mlham.scf.decorator import expect_mean_field
 from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept
-from pyscf_mlham.scf.multilevel.start import own_field
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
@@ -77,8 +76,8 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
         reason = reason_of(error)
     else:
         seconds, full = time.perf_counter() - start, int(is_periodic(mol))
-        single = int(scc.own_field_of(mf) is not None)
-        return density, GuessInfo(SCC, "", "", seconds, 1 - full, full, single)
+        single = int(scc.is_refined(mf))
+        return density, GuessInfo(SCC, seconds=seconds, coarse_builds=1 - full, full_builds=full, single_builds=single)
     logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
     density = np.asanyarray(pyscf_guess("minao"))
     return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
@@ -179,7 +178,7 @@ def _guess(
         predictor = resolve(model, mf, mol)
         loading = time.perf_counter() - start
         check_spin_symmetry(mf, mol, predictor)
-        prediction = predict(mf, predictor, mol, own=own_field(mf))
+        prediction = predict(mf, predictor, mol, own=True)
         density = density_from_prediction(mf, mol, predictor, prediction)
     except Exception as error:
         # an error inside a model must never stop the user's SCF
@@ -190,8 +189,10 @@ def _guess(
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         seconds = time.perf_counter() - start
-        builds = prediction.coarse_builds, 0, prediction.single_builds
-        return density, GuessInfo("ml", "", prediction.model, seconds, *builds)
+        coarse, single = prediction.coarse_builds, prediction.single_builds
+        return density, GuessInfo(
+            "ml", model=prediction.model, seconds=seconds, coarse_builds=coarse, single_builds=single
+        )
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
 

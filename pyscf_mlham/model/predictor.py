@@ -28,7 +28,7 @@ from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
 from pyscf_mlham.scf.applicability import unknown_field
-from pyscf_mlham.scf.multilevel.start import stepped
+from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -118,7 +118,7 @@ class Prediction(NamedTuple):
 
 @one_blas_thread()
 def predict(
-    mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True, own: SingleField | None = None
+    mf: Any, model: Predictor, mol: gto.Mole | None = None, refine: bool = True, own: bool = False
 ) -> Prediction:
     """Predict the converged Fock matrix of a mean-field object and its orbitals.
 
@@ -130,7 +130,8 @@ def predict(
         mol: molecule, the object's own by default.
         refine: whether to build the coarse field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
-        own: the object's own field, to be built instead of the coarse one; see `own_field`.
+        own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an
+            SCF needs anyway.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
@@ -143,11 +144,14 @@ def predict(
     base = _baseline(problem, mol, native if lifted else None, fields, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
     fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
-    coarse_builds = base.coarse_builds
+    coarse_builds, single_builds = base.coarse_builds, 0
     if fields is not None:
-        before = fields[0].tally.builds
-        fock, orbitals = _refined(problem, fock, orbitals, own or fields[0], fields[1])
-        coarse_builds += fields[0].tally.builds - before
+        coarse, response = fields
+        single = SingleField(mf) if own and has_own_field(mf) else None
+        before = coarse.tally.builds
+        fock, orbitals = _refined(problem, fock, orbitals, single or coarse, response)
+        coarse_builds += coarse.tally.builds - before
+        single_builds = single.tally.builds if single else 0
     return Prediction(
         fock=fock,
         orbitals=orbitals,
@@ -157,7 +161,7 @@ def predict(
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         coarse_builds=coarse_builds,
-        single_builds=0 if own is None else own.tally.builds,
+        single_builds=single_builds,
         seconds=time.perf_counter() - start,
     )
 

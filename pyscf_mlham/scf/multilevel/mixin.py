@@ -247,7 +247,7 @@ class _MultilevelSCF(Decoration):
             return float(self._go_on(problem, outcome, dm0, **kwargs))
         best = outcome.best
         self.converged, self.e_tot = not outcome.failure, best.energy
-        self.energy_error = best.lowering if self.builds else self.energy_error
+        self.energy_error = best.lowering if self.builds else float("nan")
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.final(best)
         logger.note(
             self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",

@@ -104,10 +104,9 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     return _converged(ladder.levels(ladder.improving), point, goal)
 
 
-def own_field(mf: Any) -> SingleField | None:
-    """Return the field in single precision that improves a guess, None without one or if the solver uses it itself."""
-    accelerated = hasattr(mf, "single_precision")
-    return SingleField(mf) if is_fitted(mf) and is_local(mf) and not accelerated else None
+def has_own_field(mf: Any) -> bool:
+    """Whether a `SingleField` improves a guess; not if the solver of an accelerated object uses it itself."""
+    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "single_precision")
 
 
 def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:
