@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
     """Add ``mf.init_guess = 'ml'`` and ``'scc'`` to PySCF; importing pyscf_mlham does so.
 
     Mean-field objects also get `mf.guess_info` and the methods `mf.accelerate()` and `mf.track()`, which are the
-    functions of these names. Periodic objects have them too, and use plain SCF.
+    functions of these names. Periodic objects have them too. Guesses for objects of gpu4pyscf are made on the CPU.
 
     Settings that are not given are kept.
 
@@ -56,38 +57,53 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
         settings.model = model
     if BEFORE not in vars(hf.SCF):
         setattr(hf.SCF, BEFORE, {})
-        _replace("get_init_guess", _with_ml(hf.SCF.get_init_guess))
-        _replace("__getstate__", _with_import(hf.SCF.__getstate__))
-        _replace("guess_info", property(recorded))
-        _replace("accelerate", accelerated)
-        _replace("track", track)
+        _replace(hf.SCF, "get_init_guess", _with_ml(hf.SCF.get_init_guess))
+        _replace(hf.SCF, "__getstate__", _with_import(hf.SCF.__getstate__))
+        _replace(hf.SCF, "guess_info", property(recorded))
+        _replace(hf.SCF, "accelerate", accelerated)
+        _replace(hf.SCF, "track", track)
+    if (there := _class_on_gpu()) and BEFORE not in vars(there):
+        from gpu4pyscf.lib.cupy_helper import return_cupy_array
+
+        setattr(there, BEFORE, {})
+        _replace(there, "get_init_guess", return_cupy_array(_with_ml(there.get_init_guess)))
+        _replace(there, "guess_info", property(recorded))
     if accelerate is not _KEEP:
-        _restore("scf")
+        _restore(hf.SCF, "scf")
         if accelerate:
-            _replace("scf", _with_accelerate(hf.SCF.scf))
+            _replace(hf.SCF, "scf", _with_accelerate(hf.SCF.scf))
 
 
 def unregister() -> None:
     """Restore PySCF's own class, which uses minao for 'ml' and 'scc', as for all unknown names."""
-    for name in list(vars(hf.SCF).get(BEFORE, {})):
-        _restore(name)
-    if BEFORE in vars(hf.SCF):
-        delattr(hf.SCF, BEFORE)
+    for owner in filter(None, (hf.SCF, _class_on_gpu())):
+        for name in list(vars(owner).get(BEFORE, {})):
+            _restore(owner, name)
+        if BEFORE in vars(owner):
+            delattr(owner, BEFORE)
 
 
-def _replace(name: str, new: Any) -> None:
-    getattr(hf.SCF, BEFORE)[name] = vars(hf.SCF).get(name)
-    setattr(hf.SCF, name, new)
+def _class_on_gpu() -> Any:
+    """Return gpu4pyscf's base class of mean-field objects, None if it is not imported.
+
+    Its `get_init_guess` is what PySCF's class had at its import.
+    """
+    return getattr(sys.modules.get("gpu4pyscf.scf.hf"), "SCF", None)
 
 
-def _restore(name: str) -> None:
-    before = getattr(hf.SCF, BEFORE)
+def _replace(owner: Any, name: str, new: Any) -> None:
+    getattr(owner, BEFORE)[name] = vars(owner).get(name)
+    setattr(owner, name, new)
+
+
+def _restore(owner: Any, name: str) -> None:
+    before = getattr(owner, BEFORE)
     if name not in before:
         return
     if (original := before.pop(name)) is None:
-        delattr(hf.SCF, name)
+        delattr(owner, name)
     else:
-        setattr(hf.SCF, name, original)
+        setattr(owner, name, original)
 
 
 def _with_ml(original: Any) -> Any:
@@ -96,6 +112,8 @@ def _with_ml(original: Any) -> Any:
         def pyscf_guess(other: Any) -> Any:
             return original(self, mol, other, **kwargs)
 
+        if BEFORE not in vars(hf.SCF):  # bound by gpu4pyscf before `unregister`
+            return pyscf_guess(key)
         return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
 
     return get_init_guess

@@ -19,8 +19,8 @@ from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, Predict
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
-from pyscf_mlham.scf.decorator import expect_mean_field
-from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept
+from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
+from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept, recorded
 
 Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
@@ -55,7 +55,9 @@ settings = Settings()
 def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], Any]) -> Any:
     """Return what `mf.get_init_guess(mol, key)` returns with this package registered, and set mf.guess_info."""
     record(mf, None)
-    if is_scc(key):
+    if is_on_gpu(mf) and (is_scc(key) or is_ml(key)):
+        density, info = _on_cpu(mf, mol, key, pyscf_guess)
+    elif is_scc(key):
         density, info = _scc(mf, mol, pyscf_guess)
     elif is_ml(key):
         density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
@@ -65,6 +67,19 @@ def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], An
         return pyscf_guess(key)
     record(mf, info)
     return density
+
+
+def _on_cpu(mf: Any, mol: gto.Mole, key: str, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo | None]:
+    """Return the guess for an object of gpu4pyscf, made on the CPU for the corresponding object of PySCF."""
+    try:
+        there = on_cpu(mf)
+        density = there.get_init_guess(mol, key)
+    except Exception as error:  # a guess must never stop the user's SCF
+        reason = reason_of(error)
+    else:
+        return density, recorded(there)
+    logger.warn(mf, "%s guess not used: %s. The minao guess is used instead.", key, reason)
+    return pyscf_guess("minao"), GuessInfo("minao", reason)
 
 
 def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo]:
@@ -128,6 +143,7 @@ def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = Non
     expect_mean_field(mf)
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
     model = settings.model if model is None else model
+    mf = on_cpu(mf)
     with record_kept(mf):
         return _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
 
@@ -143,6 +159,7 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
         (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
     """
     expect_mean_field(mf)
+    mf = on_cpu(mf)
     return predict(mf, registered_model(model, mf), refine=False).fock
 
 

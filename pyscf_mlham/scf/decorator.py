@@ -39,12 +39,17 @@ class Decoration(Picklable):
 
     def to_cpu(self) -> Any:
         """Return the object itself; if it was made by `to_gpu`, the corresponding object of PySCF."""
-        return self._redecorated(self._undecorated().to_cpu()) if is_on_gpu(self) else self
+        return self._redecorated(on_cpu(self._undecorated())) if is_on_gpu(self) else self
 
 
 def is_on_gpu(mf: Any) -> bool:
     """Whether an object is one of gpu4pyscf, whose matrices are CuPy's."""
     return any(kind.__module__.startswith("gpu4pyscf") for kind in type(mf).__mro__)
+
+
+def on_cpu(mf: Any) -> Any:
+    """Return the object of PySCF that corresponds to one of gpu4pyscf; any other object as it is."""
+    return mf.to_cpu() if is_on_gpu(mf) else mf
 
 
 def expect_mean_field(mf: Any) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from pyscf import lib, scf
 
+import pyscf_mlham
 from pyscf_mlham import ExtraError, OneShot, OracleModel, accelerate, track
 from pyscf_mlham.field import FINE
 from support.molecules import mole
@@ -115,3 +118,69 @@ def test_predicted_orbitals_go_to_the_gpu() -> None:
     assert type(there) is RHF
     assert there.mo_coeff is mf.mo_coeff
     assert there.kernel(there.make_rdm1()) == pytest.approx(converged.e_tot, abs=1e-9)
+
+
+class Matrix(np.ndarray[Any, Any]):
+    """Array of the stand-in for CuPy."""
+
+
+def return_cupy_array(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def converted(*args: Any, **kwargs: Any) -> Any:
+        return np.asarray(function(*args, **kwargs)).view(Matrix)
+
+    return converted
+
+
+def import_stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make gpu4pyscf's base class, which binds PySCF's `get_init_guess` as gpu4pyscf does at its import."""
+
+    class SCF(lib.StreamObject):  # type: ignore[misc]
+        __module__ = "gpu4pyscf.scf.hf"
+        get_init_guess = return_cupy_array(scf.hf.SCF.get_init_guess)
+        init_guess_by_minao = scf.hf.SCF.init_guess_by_minao
+        get_fock = get_hcore = get_ovlp = get_veff = None  # CuPy's arrays
+
+        def __init__(self, mol: Any) -> None:
+            self.mol, self.verbose, self.stdout = mol, mol.verbose, mol.stdout
+
+        def to_cpu(self) -> Any:
+            return scf.hf.RHF(self.mol)
+
+    for name in ("gpu4pyscf", "gpu4pyscf.scf", "gpu4pyscf.scf.hf", "gpu4pyscf.lib", "gpu4pyscf.lib.cupy_helper"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["gpu4pyscf.scf.hf"].SCF = SCF  # type: ignore[attr-defined]
+    sys.modules["gpu4pyscf.lib.cupy_helper"].return_cupy_array = return_cupy_array  # type: ignore[attr-defined]
+    return SCF
+
+
+@pytest.mark.parametrize("first", ["gpu4pyscf", "pyscf_mlham"])
+def test_guesses_for_gpu4pyscf_whichever_is_imported_first(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mol = mole()
+    wanted = scf.hf.RHF(mol).get_init_guess(key="scc")
+    pyscf_mlham.unregister()
+    if first == "pyscf_mlham":
+        pyscf_mlham.register()
+    kind = import_stand_in(monkeypatch)
+    pyscf_mlham.register()
+    mf = kind(mol)
+    density = mf.get_init_guess(mol, "scc")
+    assert type(density) is Matrix
+    np.testing.assert_allclose(density, wanted, atol=1e-10)
+    assert mf.guess_info.guess == "scc"
+    np.testing.assert_allclose(pyscf_mlham.guess(mf), pyscf_mlham.guess(scf.hf.RHF(mol)), atol=1e-10)
+    minao = scf.hf.RHF(mol).get_init_guess(key="minao")
+    np.testing.assert_allclose(mf.get_init_guess(mol, "minao"), minao)
+    pyscf_mlham.unregister()
+    np.testing.assert_allclose(mf.get_init_guess(mol, "scc"), minao)
+    assert not hasattr(mf, "guess_info")
+
+
+def test_failure_on_the_way_to_the_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = import_stand_in(monkeypatch)
+    pyscf_mlham.unregister()
+    pyscf_mlham.register()
+    monkeypatch.setattr(kind, "to_cpu", None)
+    mf = kind(mole())
+    np.testing.assert_allclose(mf.get_init_guess(mf.mol, "ml"), scf.hf.RHF(mf.mol).get_init_guess(key="minao"))
+    assert "TypeError" in mf.guess_info.fallback_reason
