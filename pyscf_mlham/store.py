@@ -16,6 +16,7 @@ from typing import Any
 from pyscf_mlham.errors import DataError
 
 PATIENCE = 1.0  # seconds to wait for a process that is about to end
+MEMORY = ":memory:"
 HEADER = ""  # key of the description of the run
 SETUP = (
     "PRAGMA locking_mode = EXCLUSIVE",  # until the file is closed
@@ -47,12 +48,18 @@ class Store:
 
     def __init__(self, path: Path, run: Mapping[str, Any], noun: str) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"{path.parent}: it cannot be created: {error.strerror}"
+            raise DataError(f"{reason}; name another folder with permission to write.") from error
         with self._errors():
             self._file = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
             try:
                 for command in SETUP:
                     self._file.execute(command)
+                if str(path) != MEMORY and not path.exists():
+                    raise sqlite3.OperationalError("locked, and removed meanwhile")
                 self._check(json.loads(json.dumps(run)), noun)
             except BaseException:
                 self.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import fcntl
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,13 +20,14 @@ from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
 from pyscf_mlham.bench.starts import NO_MODEL, REFUSED
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.store import Store
 
 T = TypeVar("T")
 
 FORMAT = "pyscf_mlham-benchmark"
 VERSION = 1
 RESULTS = "results.json"
-JOURNAL = "runs.jsonl"
+JOURNAL = "runs.journal"
 LONG = ("gradients", "predicted", "reached", "positions", "momenta")  # lists, in results.json only
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LONG)
 TYPES = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "list": (list,), "None": (type(None),)}
@@ -202,30 +201,22 @@ class Folder:
     def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
         self.rows: dict[str, Row] = {}
+        self._store = Store(path / JOURNAL, {"kind": protocol.kind} | protocol.identity, "protocol")
+        self._is_empty = False
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._journal = (path / JOURNAL).open("a+b")
-        except OSError as error:
-            reason = f"{path}: it cannot be created or written: {error.strerror}"
-            raise DataError(f"{reason}; name another folder with permission to write.") from error
-        try:
-            self._lock()
+            found = self._store.read()
+            self._is_empty = not found
             if (path / RESULTS).exists():  # read under the lock, so that no process adds to it
                 results = read_results(path / RESULTS)
                 self._check(results.protocol)
                 self.rows = {row.key: row for row in [*results.rows, *results.limits]}
-            self._read_journal()
+            self.rows |= {key: row_of(content) for key, content in found.items()}
+        except TypeError as error:
+            self.close()
+            raise DataError(f"{path / JOURNAL} is of another version ({error}); remove it.") from error
         except BaseException:
             self.close()
             raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._journal.fileno()), (self.path / JOURNAL).stat()):
-                raise OSError("the journal was replaced meanwhile")
-        except OSError as error:
-            raise DataError(f"{self.path}: another benchmark is writing to it; wait for it, or stop it.") from error
 
     def _check(self, other: AnyProtocol) -> None:
         if other.fingerprint != self.protocol.fingerprint:
@@ -234,44 +225,25 @@ class Folder:
                 "Name another folder, or remove this one."
             )
 
-    def _read_journal(self) -> None:
-        """Read the rows of an earlier process; an incomplete last line is removed."""
-        size, found = 0, []
-        for line in (self.path / JOURNAL).read_bytes().splitlines(keepends=True):
-            try:
-                found.append(json.loads(line if line.endswith(b"\n") else b""))
-            except ValueError:
-                break
-            size += len(line)
-        self._journal.truncate(size if len(found) > 1 else 0)
-        if len(found) < 2:  # without runs its protocol does not matter
-            self._write({"kind": self.protocol.kind} | asdict(self.protocol))
-            return
-        try:
-            self._check(PROTOCOLS[found[0].pop("kind", "bench")](**found[0]))
-            self.rows |= {row.key: row for row in map(row_of, found[1:])}
-        except (TypeError, AttributeError, KeyError) as error:
-            raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
-
     def add(self, row: Row) -> None:
         """Add a row and flush it to the disk."""
         content = _plain(row)
-        self._write(content)
+        self._is_empty = False
+        self._store.put(row.key, content)
         self.rows[row.key] = Row(**content)  # as read from the file
-
-    def _write(self, content: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(content, allow_nan=False).encode() + b"\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
 
     def finish(self, results: Results) -> None:
         """Write results.json and remove the journal."""
         replace_file(self.path / RESULTS, results.to_json().encode())
-        (self.path / JOURNAL).unlink(missing_ok=True)
+        self._is_empty = False
+        self._store.remove()
 
     def close(self) -> None:
-        """Release the lock of the folder."""
-        self._journal.close()
+        """Release the lock of the folder, and remove a journal without runs."""
+        if self._is_empty:
+            self._store.remove()
+        else:
+            self._store.close()
 
 
 def results_from_rows(

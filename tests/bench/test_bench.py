@@ -113,13 +113,11 @@ def test_killed_and_resumed_is_the_same_table(tmp_path: Path, folder: Path) -> N
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     journal = tmp_path / JOURNAL
     process = subprocess.Popen(command, **quiet)
-    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 6):
+    while process.poll() is None and (not journal.exists() or journal.stat().st_size < 20000):  # a few runs
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / RESULTS).exists()
-    with journal.open("ab") as file:
-        file.write(b'{"key": "half a li')  # what a killed process may leave
     subprocess.run(command, check=True, **quiet)
     assert untimed(tmp_path) == untimed(folder)
     assert not journal.exists()
@@ -208,7 +206,7 @@ def test_no_molecule_and_locked_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["bench", "nothing.xyz", *SMALL, "--report", str(tmp_path)]) == 1
     assert "there is no molecule to run" in capsys.readouterr().err
     first = Folder(tmp_path, HF)
-    with pytest.raises(DataError, match="another benchmark is writing to it"):
+    with pytest.raises(DataError, match="another process is writing to it"):
         Folder(tmp_path, HF)
     first.close()
     other = dataclasses.replace(HF, basis="6-31g")

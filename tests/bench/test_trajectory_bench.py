@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import fcntl
 import io
-import os
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,7 +25,7 @@ from pyscf_mlham.bench import trajectory
 from pyscf_mlham.bench.commands import add_paths
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import MD, Optimisation
-from pyscf_mlham.bench.results import JOURNAL, RESULTS, Results, read_results, results_from_rows
+from pyscf_mlham.bench.results import JOURNAL, RESULTS, Folder, Results, read_results, results_from_rows
 from pyscf_mlham.bench.summary import heading, sections
 from pyscf_mlham.bench.table import print_summary
 from pyscf_mlham.bench.trajectory import run_paths, thermal_momenta
@@ -101,9 +101,10 @@ def test_a_killed_run_goes_on_where_it_was(
         run_water(QUICK, tmp_path / "cut")
     monkeypatch.undo()
     file = tmp_path / "cut" / JOURNAL
-    lines = file.read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 3 * 4 + 1  # the protocol, four runs at three geometries, and the limit
-    file.write_text("".join(lines[:-1]) + '{"step": 2, "key": "fal')  # the last geometry is not whole
+    with contextlib.closing(sqlite3.connect(file)) as journal, journal:
+        keys = [key for (key,) in journal.execute("SELECT key FROM entries WHERE key != '' ORDER BY rowid")]
+        assert len(keys) == 3 * 4 + 1  # four runs at three geometries, and the limit
+        journal.execute("DELETE FROM entries WHERE key = ?", (keys[-1],))  # the last geometry is not whole
     again = steps_of(run_water(QUICK, tmp_path / "cut"))
     assert len(again) == 5
     assert_close(positions(again), positions(whole), 1e-6)
@@ -154,11 +155,10 @@ def test_an_optimisation_that_was_cut_starts_again(tmp_path: Path, monkeypatch: 
 
 
 def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
-    other = os.open(tmp_path / JOURNAL, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(DataError, match="another benchmark"):
+    other = Folder(tmp_path, QUICK)
+    with pytest.raises(DataError, match="another process is writing"):
         run_water(QUICK, tmp_path)
-    os.close(other)
+    other.close()
     assert len(steps_of(run_water(dataclasses.replace(QUICK, steps=0), tmp_path))) == 1
 
 

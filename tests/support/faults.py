@@ -73,10 +73,9 @@ class Command(NamedTuple):
 
 def in_folder(folder: Path) -> int:
     """Count the runs of a benchmark that are on the disk."""
-    journal, results = folder / "out" / "runs.jsonl", folder / "out" / "results.json"
-    lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+    journal, results = folder / "out" / "runs.journal", folder / "out" / "results.json"
     rows = len(json.loads(results.read_text())["rows"]) if results.exists() else 0
-    return max(rows, lines - 1)
+    return max(rows, entries(journal) if journal.exists() else 0)
 
 
 def rows(folder: Path) -> Any:
@@ -86,14 +85,19 @@ def rows(folder: Path) -> Any:
 
 
 def in_journal(folder: Path) -> int:
-    """Count the labelled molecules on the disk, in a copy of the journal, or in the file that was made from it."""
+    """Count the labelled molecules on the disk, in the journal, or in the file that was made from it."""
     path = folder / "out.h5.journal"
     if not path.exists():
         return len(labels(folder)) if (folder / "out.h5").exists() else 0
-    copied = folder / "copy"
+    return entries(path)
+
+
+def entries(path: Path) -> int:
+    """Count the entries of a copy of a journal, which may be open in another process."""
+    copied = path.parent / "copy"
     shutil.rmtree(copied, ignore_errors=True)
     copied.mkdir()
-    for each in folder.glob("out.h5.journal*"):
+    for each in path.parent.glob(f"{path.name}*"):
         shutil.copy(each, copied)
     with contextlib.closing(sqlite3.connect(copied / path.name)) as database:
         try:
