@@ -1,7 +1,7 @@
-"""Learned Fock matrices for PySCF.
+"""Learned Fock matrices and multilevel SCF for PySCF.
 
-Importing this package makes ``mf.init_guess = 'ml'`` work for every PySCF mean-field object. It does not load
-torch, which comes with the first prediction. ``pyscf_mlham.ase`` is loaded when it is first used.
+The import adds the initial guesses ``'ml'`` and ``'scc'`` and the methods ``accelerate()`` and ``track()`` to PySCF's
+mean-field objects. It does not load torch, which the first prediction does. ``pyscf_mlham.ase`` is loaded on first use.
 """
 
 import importlib

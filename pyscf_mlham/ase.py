@@ -61,7 +61,7 @@ __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
 
 class MLHam(Calculator):
-    """PySCF for ASE, with learned guesses, guesses from earlier steps, and the two-level solver.
+    """PySCF for ASE, with learned guesses, guesses from earlier steps, and the multilevel solver.
 
     Charge and multiplicity come from ``atoms.info`` ("charge"; "mult" or "multiplicity", or "spin" = n_alpha -
     n_beta), otherwise from the arguments; the default multiplicity is that of the initial magnetic moments.
@@ -97,23 +97,30 @@ class MLHam(Calculator):
         """Set up the calculator, without computing anything.
 
         Args:
-            parameters: any of
-                xc: functional, or "hf"; basis: PySCF's name of the basis set.
-                ecp: effective core potentials in PySCF's format; "auto" for those that belong to the basis set.
-                charge: total charge; multiplicity, or mult for short: 2 S + 1, by default that of the initial magnetic
-                moments, otherwise the lowest.
-                grid_level: level of the functional's integration grid, 0 to 9, None for PySCF's default; dispersion:
-                "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package pyscf-dispersion).
-                density_fit: whether integrals are density-fitted.
-                solver: "scf", or "twolevel" for `accelerate`.
-                guess: guess of the first step, "ml" or one of PySCF's; model: name or path of a model, None for the
-                best applicable shipped one; fallback: guess if the model is not applicable, or "raise".
-                history: strategy for the later steps ("fit", "reversible" for NVE runs, or for comparison "aspc",
-                "loewdin", "last"), or None for the first guess at every step.
-                mode: "scf", or "predict" for orbitals and dipole without SCF.
-                conv_tol: energy criterion of the SCF, Hartree; max_cycle: largest number of cycles.
-                verbose: PySCF's output level, from 0 (silent) to 9.
-                mf_hook: function of the PySCF object, called before the SCF; may return another object.
+            parameters: any of these, with their defaults
+
+                - `xc = "b3lyp"`: functional, or "hf".
+                - `basis = "def2-svp"`: PySCF's name of the basis set.
+                - `ecp = "auto"`: effective core potentials in PySCF's format; "auto": those of the basis set.
+                - `charge = 0`: total charge.
+                - `multiplicity = None`, or `mult`: 2 S + 1; None: that of the initial magnetic moments, otherwise the
+                  lowest.
+                - `grid_level = None`: level of the functional's integration grid, 0 to 9; None: PySCF's default.
+                - `dispersion = None`: "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package
+                  pyscf-dispersion).
+                - `density_fit = False`: whether integrals are density-fitted.
+                - `solver = "scf"`: "scf", or "twolevel" for `accelerate`.
+                - `guess = "ml"`: guess of the first step, "ml" or one of PySCF's. With "ml" the model also contributes
+                  to the guesses of the later steps.
+                - `model = None`: name or path of a model; None: the best applicable shipped one.
+                - `fallback = "scc"`: guess if the model is not applicable, "scc", one of PySCF's, or "raise".
+                - `history = "fit"`: strategy for the later steps, "fit", "reversible" (for NVE runs), or for comparison
+                  "aspc", "loewdin", "last"; None: the first guess at every step.
+                - `mode = "scf"`: "scf", or "predict" for orbitals and dipole without SCF.
+                - `conv_tol = 1e-9`: energy criterion of the SCF, Hartree.
+                - `max_cycle = 50`: largest number of cycles.
+                - `verbose = 0`: PySCF's output level, from 0 (silent) to 9.
+                - `mf_hook = None`: function of the PySCF object, called before the SCF; may return another object.
         """
         self.mf: Any = None
         self._history: History | None = None

@@ -34,10 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    version = argparse.ArgumentParser(prog="mlham", add_help=False)
+    version.add_argument("--version", action="version", version=f"%(prog)s {pyscf_mlham.__version__}")
+    version.parse_known_args(arguments)  # needs no extra, unlike all commands
+
     from rich.console import Console
     from rich.markup import escape
 
-    args = _parser().parse_args(arguments)
+    args = _parser(version).parse_args(arguments)
     pyscf_mlham.register(accelerate=False)  # plain SCF must be plain, also in worker processes
     written = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     console = Console(width=WIDTH if written else None)
@@ -52,16 +56,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(version: argparse.ArgumentParser) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="mlham", description="Learned Fock matrices for PySCF.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {pyscf_mlham.__version__}")
+    description = "Learned Fock matrices and multilevel SCF for PySCF."
+    parser = argparse.ArgumentParser(prog="mlham", description=description, parents=[version])
     commands = parser.add_subparsers(required=True, metavar="command")
 
     from pyscf_mlham.bench.commands import add_bench, add_guess, add_paths, add_trust
 
     add_bench(commands.add_parser("bench", help="measure what guesses and solvers save"))
-    add_trust(commands.add_parser("trust", help="compare the states that are reached with plain PySCF's"))
+    add_trust(commands.add_parser("trust", help="compare the SCF solutions of guesses and solvers with plain PySCF's"))
     add_guess(commands.add_parser("guess", help="write the learned guess of a molecule to a file"))
 
     train = commands.add_parser(

@@ -18,7 +18,7 @@ class ModelError(MLHamError):
 
 
 class ExtraError(MLHamError, ImportError):
-    """A required package is not installed; one of the extras contains most of them."""
+    """A required package is not installed; the message has the command that installs it."""
 
 
 class PredictionError(MLHamError):

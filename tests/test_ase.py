@@ -213,6 +213,7 @@ def test_calculator_errors_are_specific() -> None:
     with pytest.raises(InputError, match="basis 'no-such'"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PySCF's advice on where else to look
         energy(quick(basis="no-such"))
+    assert quick(guess="scc").parameters["guess"] == "scc"
     with pytest.raises(InputError, match="guess = 'mll'; expected ml"):
         quick(guess="mll")
     with pytest.raises(InputError, match="'vsap' needs a functional"):

@@ -20,7 +20,7 @@ GENERATE = ["data", "generate", "ase:g2/H2O", "-o"]
     [
         (BENCH, ["--energy-tol", "nan"], "--energy-tol nan"),
         (BENCH, ["--energy-tol", "-1"], "--energy-tol -1.0"),
-        (GENERATE, ["--guess", "foo"], "unknown guess 'foo'; expected one of minao, atom"),
+        (GENERATE, ["--guess", "foo"], "unknown guess 'foo'; expected one of minao, scc, atom"),
         (GENERATE, ["--guess", "ml:nobody"], "'nobody': neither a shipped model"),
         (GENERATE, ["--rattle", "-3"], "--rattle -3: expected zero or more"),
         (GENERATE, ["--sigma", "nan"], "--sigma nan: expected zero or more"),

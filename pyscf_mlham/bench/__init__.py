@@ -1,1 +1,1 @@
-"""The benchmark: what a better start and a second level save, measured against PySCF's own best."""
+"""The benchmark: cost of guesses and solvers, relative to PySCF's default guess and plain SCF."""

@@ -59,9 +59,10 @@ TRUST = """example:
 
 Ways: ml, scc (guesses for plain SCF); minao/twolevel, scc/twolevel, ml/twolevel (accelerate() from them); track and
 track/twolevel (a tracked object that has converged at two smaller geometries before). Verdicts: same (energies agree to
---energy-tol and S^2 to 1e-4), lower, higher, other S^2, not converged. If states differ, PySCF's internal stability
-analysis of the higher one follows. The folder holds results.json, trust.md and trust.html; the same command resumes.
-Exit code 1: a way ends higher than plain PySCF, or fails or does not converge although plain PySCF does."""
+--energy-tol and S^2 to 1e-4), lower, higher, other S^2, not converged, plain not converged, both not converged, failed.
+If states differ, PySCF's internal stability analysis of the higher one follows. The folder holds results.json, trust.md
+and trust.html; the same command resumes. Exit code 1: a way ends higher than plain PySCF, or fails or does not converge
+although plain PySCF does, or an input could not be read."""
 
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz
@@ -80,7 +81,8 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
     _add_molecules(parser)
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    parser.add_argument("--guess", type=names, default="", help=f"default {','.join(DEFAULT_GUESSES)}")
+    guesses = f"separated by commas; default {','.join(DEFAULT_GUESSES)}"
+    parser.add_argument("--guess", type=names, default="", help=guesses)
     solvers = ",".join(SOLVERS)
     parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
     add_options(parser, Protocol)

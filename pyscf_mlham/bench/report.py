@@ -61,7 +61,7 @@ RUNS = (
     ("mult.", "mult", "d"), ("AOs", "nao", "d"), ("guess", "guess", ""), ("solver", "solver", ""),
     ("cycles", "cycles", "d"), ("full builds", "full_builds", "d"), ("hidden builds", "guess_builds", "d"),
     ("single-precision builds", "single_builds", "d"), ("coarse builds", "coarse_builds", "d"),
-    ("response solves", "response_solves", "d"),
+    ("response builds", "response_solves", "d"),
     ("guess, wall s", "guess_s", ".2f"), ("total, wall s", "total_s", ".2f"), ("total, cpu s", "total_cpu_s", ".2f"),
     ("total / limit", "over_limit", ".2f"), ("energy", "e_tot", ".8f"), ("energy error", "e_err", ".1e"),
     ("S²", "s2", ".3f"), ("stable", "stable", ""), ("gap", "gap", ".4f"),

@@ -92,7 +92,7 @@ def _energy(method: Method) -> str:
 SINGLE = Column(
     "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
 )
-RESPONSE = Column("response solves", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+RESPONSE = Column("response builds", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
 OVER = Column(
     "time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)
 )

@@ -26,10 +26,7 @@ Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
 FALLBACKS = ("minao", SCC, "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
-GUESSES = (
-    *(name for name in FALLBACKS if name not in ("raise", SCC)),
-    "vsap",
-)  # of PySCF
+GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")  # names for mf.init_guess beside 'ml'
 EXPECTED = "'ml', or 'ml:' and the name or the path of a model"
 LOADING = 0.1  # seconds; a longer loading time is logged
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric

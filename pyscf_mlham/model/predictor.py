@@ -110,7 +110,7 @@ class Prediction(NamedTuple):
         if self.coarse_builds:
             words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
         if self.single_builds:
-            words.append(f"{self.single_builds} in single precision")
+            words.append(f"{self.single_builds} single-precision build{'s' * (self.single_builds > 1)}")
         if self.damping:
             words.append(f"overlap filter {self.damping:g}")
         return ", ".join(words)

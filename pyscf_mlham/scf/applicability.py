@@ -39,7 +39,7 @@ def inapplicable(mf: Any) -> str:
     if any(kind.__name__ == "HF1e" for kind in type(mf).__mro__):
         return "one electron needs no iteration"
     if hasattr(mf, "undo_soscf") and _was_decorated_after_newton(mf):
-        return "what was set or decorated after newton() is not the second-order solver's field"
+        return "a setting or decoration made after newton() is not in the field of the second-order solver"
     if not mf.diis:
         return "DIIS is switched off, and the coarse SCF relies on it"
     if mf.istype("ROHF") and mf.mol.spin < 0:

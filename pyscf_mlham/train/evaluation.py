@@ -20,7 +20,7 @@ from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
-from pyscf_mlham.model.guess import guess_with_info
+from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.model.store import load
@@ -28,7 +28,6 @@ from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
-GUESSES = {"minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e", "ml"}
 FALLBACK = "why the model was not used"  # key of a run with a fallback
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 MEANINGS = {
@@ -102,7 +101,7 @@ def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[in
 
 def print_equivariance(network: HamiltonianModel, changes: Sequence[float], console: Console) -> None:
     """Print how much the prediction changes if molecules are rotated."""
-    kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learnt"
+    kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learned"
     console.print(
         f"Rotated molecules: the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at "
         f"worst ({kind})."
@@ -151,8 +150,8 @@ def compare_guesses(
         for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
         converged, and the energy, Hartree.
     """
-    if unknown := sorted(set(guesses) - GUESSES):
-        raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(sorted(GUESSES))}.")
+    if unknown := sorted({*guesses} - {*GUESSES, "ml"}):
+        raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(GUESSES)}, ml.")
     runs = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for index in progress.track(indices, description="SCF"):

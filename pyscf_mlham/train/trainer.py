@@ -87,8 +87,8 @@ class Trainer:
             self._run()
         if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
             raise ModelError(
-                f"{self.output}: no model was written, as in no evaluation the predictions for all validation "
-                f"molecules were finite; {ADVICE}."
+                f"{self.output}: no model was written: in every evaluation the prediction for a validation molecule "
+                f"was not finite; {ADVICE}."
             )
 
     def _run(self) -> None:

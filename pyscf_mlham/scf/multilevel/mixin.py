@@ -54,6 +54,9 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     `pyscf_mlham.field.Level` each, and `single_precision`, False to leave out the field in single precision of a
     density-fitted object.
 
+    Results beside PySCF's: `full_builds`, `single_builds`, `coarse_cycles` and `response_builds` are the numbers of
+    builds of each level, and `plain_reason` is the reason if plain SCF was used, "" otherwise.
+
     Args:
         mf: RHF, RKS, UHF, UKS, ROHF or ROKS object with any of PySCF's decorations, or a periodic one (such as KRKS)
             with Gaussian density fitting, whose cheaper level has no settings; not changed.
@@ -275,8 +278,8 @@ class _MultilevelSCF(Decoration):
         self.energy_error = RESPONSE_ERROR * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
-        logger.note(self, "multilevel SCF: energy estimated after %d full Fock builds, error about %.1g Hartree",
-                    self.full_builds, self.energy_error)  # fmt: skip
+        logger.note(self, "multilevel SCF: energy estimated after %d full Fock build%s, error about %.1g Hartree",
+                    self.full_builds, "s" * (self.full_builds != 1), self.energy_error)  # fmt: skip
         self._finalize()
         return float(self.e_tot)
 
