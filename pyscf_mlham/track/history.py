@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
-from pyscf.scf import hf
 
 from pyscf_mlham.ao.layout import OrbitalLayout
-from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
+from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.model.guess import is_ml, model_of
@@ -31,11 +30,11 @@ from pyscf_mlham.scf.decorator import is_on_gpu
 from pyscf_mlham.track.extrapolation import (
     aligned,
     aspc_weights,
-    best_noise,
-    fitted_weights,
+    extrapolation_weights,
     largest_move,
     reversible_weights,
 )
+from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
 
 Array = NDArray[np.float64]
@@ -94,53 +93,6 @@ class Step(NamedTuple):
         matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
         overlap, density, predicted, external, defect = map(transformed, matrices)
         return Step(moved, overlap, density, predicted, self.occ, external, defect)
-
-
-class _Place(NamedTuple):
-    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
-
-    positions: Array
-    layout: OrbitalLayout
-    transform: Array
-    overlap: Array
-    metric: Metric
-
-    @classmethod
-    def of(cls, mf: Any) -> _Place:
-        layout = OrbitalLayout.from_mol(mf.mol)
-        transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
-        overlap = transform.T @ mf.get_ovlp() @ transform
-        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
-
-    def density(self, orbitals: Orbitals) -> Array:
-        """Return densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
-        coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
-        densities = []
-        for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
-            half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
-            densities.append(half @ half.T)
-        return np.stack(densities)
-
-    def external(self, mf: Any) -> Array | None:
-        """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
-        if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
-            return None
-        return self.operator(mf.get_hcore() - hf.get_hcore(mf.mol))[None]
-
-    def operator(self, matrix: Array) -> Array:
-        """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""
-        down = self.transform @ self.metric.inverse
-        return np.asarray(down.T @ matrix @ down)
-
-    def over_aos(self, matrix: Array) -> Array:
-        """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
-        up = np.linalg.solve(self.transform.T, self.metric.half)
-        return np.asarray(up @ matrix @ up.T)
-
-    def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
-        """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
-        parts = (np.zeros_like(occ), self.transform @ coeff, occ)
-        return Orbitals(*(p[0] if flat else p for p in parts))
 
 
 class Guess(NamedTuple):
@@ -203,7 +155,7 @@ class History:
         self._guessed = None
         if not self.is_applicable(mf):
             return None
-        place = _Place.of(mf)
+        place = Place.of(mf)
         learned = self.strategy in LEARNED
         steps = [step.rotated(place.positions, place.layout) for step in self.steps] if learned else []
         orbitals = place.orbitals(self._coefficients(mf, place, steps), self.steps[0].occ, flat=not mf.istype("UHF"))
@@ -217,7 +169,7 @@ class History:
             self.clear()
         if not self.steps:
             return False
-        place = _Place.of(mf)
+        place = Place.of(mf)
         jump = min(largest_move(step.positions, place.positions) for step in self.steps)
         if jump > JUMP:
             logger.note(mf, "history: an atom has moved by %.1f Bohr; earlier geometries are not used.", jump)
@@ -229,7 +181,7 @@ class History:
 
     def diis(self, mf: Any) -> RecyclingDIIS:
         """Return a DIIS for the object's present geometry, with the responses of earlier ones."""
-        place = _Place.of(mf)
+        place = Place.of(mf)
         earlier = []
         for positions, response in self.responses:
             d = place.layout.rotation(aligned(positions, place.positions)[0])
@@ -257,7 +209,7 @@ class History:
         if self._subject != subject:
             self.clear()
             self._subject = subject
-        place = _Place.of(mf)
+        place = Place.of(mf)
         density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
         self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
@@ -273,7 +225,7 @@ class History:
         room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
         del self.steps[max(1, min(self.depth, room)) :]
 
-    def _prediction(self, mf: Any, place: _Place) -> Array | None:
+    def _prediction(self, mf: Any, place: Place) -> Array | None:
         """Return the density predicted by the model of mf.init_guess, computed once per geometry; None without one."""
         if self._predicted is None or not np.array_equal(self._predicted[0], place.positions):
             self._predicted = None
@@ -285,7 +237,7 @@ class History:
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
-    def _coefficients(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
+    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> Array:
         """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first.
 
         Args:
@@ -301,7 +253,7 @@ class History:
         metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
         return metric.inverse @ _natural(last.density)
 
-    def _fitted(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
+    def _fitted(self, mf: Any, place: Place, steps: list[Step]) -> Array:
         """Return the extrapolated density in Loewdin orbitals, (s, n, n)."""
         predicted = self._prediction(mf, place)
         if predicted is not None:
@@ -314,13 +266,13 @@ class History:
             known = known - d
         d = d.reshape(len(d), -1)
         if self.strategy == "fit":
-            weights = fitted_weights(d, np.ravel(target), best_noise(d, known))
+            weights = extrapolation_weights(d, np.ravel(target), known)
         else:  # the past alone must not choose weights that are symmetric in time
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
             weights = reversible_weights(d, np.ravel(target), noise)
         return np.asarray(base + np.tensordot(weights, known, axes=1))
 
-    def _aspc(self, place: _Place) -> Array:
+    def _aspc(self, place: Place) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
         steps = self.steps[:ASPC_POINTS]
         metrics = [metric_from_overlap(step.overlap) for step in steps]
@@ -377,12 +329,12 @@ def _complement(vectors: Array) -> Array:
     return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
 
 
-def _defect(place: _Place, steps: list[Step]) -> Array | None:
+def _defect(place: Place, steps: list[Step]) -> Array | None:
     """Return the extrapolated defect over AOs from steps rotated onto a geometry, None if no step has one."""
     steps = [step for step in steps if step.defect is not None]
     if not steps:
         return None
     d = np.stack([step.overlap.ravel() for step in steps])
     known = np.stack([np.asarray(step.defect) for step in steps])
-    weights = fitted_weights(d, place.overlap.ravel(), best_noise(d, known))
+    weights = extrapolation_weights(d, place.overlap.ravel(), known)
     return place.over_aos(np.tensordot(weights, known, axes=1))
