@@ -13,6 +13,8 @@ steps of an optimisation are as good as those of a trajectory. Every old step is
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +22,13 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
+from pyscf_mlham.track.auxiliary import SAME, Auxiliary
 from pyscf_mlham.track.extrapolation import (
     aligned,
     aspc_weights,
@@ -36,10 +38,13 @@ from pyscf_mlham.track.extrapolation import (
 )
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
+from pyscf_mlham.track.restart import Arrays, read, write
+from pyscf_mlham.track.step import Step
 
 Array = NDArray[np.float64]
 
-LEARNED = ("fit", "reversible")
+SHADOW = "shadow"
+LEARNED = ("fit", "reversible", SHADOW)
 STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
 DEPTH = 20  # steps kept; more gain little
 MEMORY = 0.25  # share of max_memory for them
@@ -48,51 +53,6 @@ NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
-
-
-class Step(NamedTuple):
-    """One converged geometry, in irreps order.
-
-    Attributes:
-        positions: (N, 3) Bohr.
-        overlap: (n, n).
-        density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
-        predicted: (s, n, n) density predicted by a model, or None.
-        occ: (s, n) occupations, in descending order.
-        external: (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it
-            is zero.
-        defect: (n, n) or (2, n, n) of the coarse field, see `Ladder`, in Loewdin orbitals, Hartree; None if unknown.
-    """
-
-    positions: Array
-    overlap: Array
-    density: Array
-    predicted: Array | None
-    occ: Array
-    external: Array | None
-    defect: Array | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the arrays, bytes."""
-        return sum(0 if a is None else a.nbytes for a in self)
-
-    def rotated(self, onto: Array, layout: OrbitalLayout) -> Step:
-        """Return the step aligned with other positions.
-
-        Args:
-            onto: (N, 3) Bohr.
-            layout: orbital layout of the molecule.
-        """
-        rotation, moved = aligned(self.positions, onto)
-        d = layout.rotation(rotation)
-
-        def transformed(a: Array | None) -> Any:
-            return None if a is None else d @ a @ d.T
-
-        matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
-        overlap, density, predicted, external, defect = map(transformed, matrices)
-        return Step(moved, overlap, density, predicted, self.occ, external, defect)
 
 
 class Guess(NamedTuple):
@@ -117,10 +77,12 @@ class History:
     Another molecule or method, a jump, another electronic state or another external potential clears it.
 
     Attributes:
-        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or for comparison "aspc"
-            (Kolafa's predictor on D S), "loewdin" (the last density in the new Loewdin orbitals), "last" (the last
-            density unchanged, as PySCF's scanners do).
+        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), "shadow" (as "fit", until
+            there is an auxiliary density that replaces the SCF), or for comparison "aspc" (Kolafa's predictor on D S),
+            "loewdin" (the last density in the new Loewdin orbitals), "last" (the last density unchanged, as PySCF's
+            scanners do).
         steps: steps, the latest first.
+        auxiliary: the auxiliary density of shadow dynamics, None for other strategies.
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
     """
 
@@ -136,6 +98,7 @@ class History:
         if depth < 1:
             raise ValueError(f"depth = {depth}: a history keeps one step or more.")
         self.strategy, self.depth = strategy, depth
+        self.auxiliary = Auxiliary() if strategy == SHADOW else None
         self.clear()
 
     def clear(self) -> None:
@@ -143,9 +106,14 @@ class History:
         self.steps: list[Step] = []
         self.responses: list[tuple[Array, Response]] = []  # positions, response
         self.error = np.inf
-        self._subject: Any = None
+        self._subject: str | None = None
         self._guessed: tuple[Array, Array] | None = None  # positions, density
         self._predicted: tuple[Array, Array] | None = None  # positions, density
+        self._forget_auxiliary()
+
+    def _forget_auxiliary(self) -> None:
+        if self.auxiliary is not None:
+            self.auxiliary.clear()
 
     def guess(self, mf: Any) -> Guess | None:
         """Return a density for the object's present geometry, None if its own guess must be used.
@@ -158,10 +126,50 @@ class History:
         place = Place.of(mf)
         learned = self.strategy in LEARNED
         steps = [step.rotated(place.positions, place.layout) for step in self.steps] if learned else []
-        orbitals = place.orbitals(self._coefficients(mf, place, steps), self.steps[0].occ, flat=not mf.istype("UHF"))
+        orbitals = self._orbitals(mf, place, self._coefficients(mf, place, steps))
         self._guessed = (place.positions, place.density(orbitals))
         error = self.error if learned else np.inf
         return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, _defect(place, steps))
+
+    def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
+        """Return the orbitals of the auxiliary density at the object's present geometry, None if there is none."""
+        if self.auxiliary is None or not self.is_applicable(mf):
+            return None
+        place = Place.of(mf)
+        x = self.auxiliary.at(place.positions)
+        return None if x is None else self._orbitals(mf, place, place.metric.inverse @ _natural(x))
+
+    def _orbitals(self, mf: Any, place: Place, coeff: Array) -> Orbitals:
+        """Return orbitals of the last occupations from coefficients in irreps order, the occupied ones first."""
+        return place.orbitals(coeff, self.steps[0].occ, flat=not mf.istype("UHF"))
+
+    def save(self, path: str | Path) -> None:
+        """Write the history to a file, from which `load` continues; an older one is replaced when this is complete."""
+        arrays: Arrays = {"strategy": np.array(self.strategy), "depth": np.array(self.depth)}
+        arrays |= {"error": np.array(self.error), "subject": np.array(self._subject or "")}
+        for i, step in enumerate(self.steps):
+            arrays |= {f"steps/{i}/{name}": a for name, a in step._asdict().items() if a is not None}
+        for i, (positions, response) in enumerate(self.responses):
+            arrays |= {f"responses/{i}/positions": positions}
+            arrays |= {f"responses/{i}/{name}": a for name, a in response._asdict().items()}
+        if self.auxiliary is not None:
+            arrays |= {f"auxiliary/{name}": a for name, a in self.auxiliary.arrays().items()}
+        write(Path(path), arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Return the history that `save` has written."""
+        with read(Path(path)) as arrays:
+            history = cls(str(arrays["strategy"]), int(arrays["depth"]))
+            history.error, history._subject = float(arrays["error"]), str(arrays["subject"]) or None
+            for i in range(sum(name.endswith("/occ") for name in arrays)):
+                history.steps.append(Step(*(arrays.get(f"steps/{i}/{name}") for name in Step._fields)))  # type: ignore[arg-type]
+            for i in range(sum(name.endswith("/fock") for name in arrays)):
+                response = Response(*(arrays[f"responses/{i}/{name}"] for name in Response._fields))
+                history.responses.append((arrays[f"responses/{i}/positions"], response))
+            if history.auxiliary is not None:
+                history.auxiliary = Auxiliary.of({k.removeprefix("auxiliary/"): a for k, a in arrays.items()})
+        return history
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
@@ -195,13 +203,16 @@ class History:
         room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
         del self.responses[min(KEPT, room) :]
 
-    def record(self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None) -> None:
+    def record(
+        self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None, shadow: bool = False
+    ) -> None:
         """Add a converged calculation.
 
         Args:
             mf: PySCF mean-field object.
             orbitals: orbitals nearer to the solution than its own.
             defect: of its coarse field, see `Ladder`; Hartree.
+            shadow: whether its orbitals are those of shadow dynamics.
         """
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
@@ -221,7 +232,12 @@ class History:
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
         if self.steps and _other_state(self.steps[0].rotated(place.positions, place.layout), step):
             self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
-        self.steps.insert(0, step)
+            self._forget_auxiliary()
+        if self.auxiliary is not None:
+            x = self.auxiliary.at(place.positions) if shadow else None
+            self.auxiliary.record(place.positions, density if x is None else x, density)
+        known = [each for each in self.steps if np.abs(each.positions - step.positions).max() > SAME]
+        self.steps = [step, *known]
         room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
         del self.steps[max(1, min(self.depth, room)) :]
 
@@ -265,7 +281,7 @@ class History:
             d = np.stack([np.asarray(step.predicted) for step in steps])
             known = known - d
         d = d.reshape(len(d), -1)
-        if self.strategy == "fit":
+        if self.strategy != "reversible":
             weights = extrapolation_weights(d, np.ravel(target), known)
         else:  # the past alone must not choose weights that are symmetric in time
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
@@ -289,8 +305,8 @@ class History:
         return np.stack(orbitals)
 
 
-def _subject(mf: Any) -> tuple[Any, ...] | None:
-    """Return the properties that are constant along a history; None for objects that are not supported."""
+def _subject(mf: Any) -> str | None:
+    """Return a hash of what is constant along a history; None for objects that are not supported."""
     kind = next((kind for kind in ("ROHF", "UHF", "RHF") if mf.istype(kind)), None)
     mol = mf.mol
     if kind is None or mol.natm == 0 or is_periodic(mol) or is_on_gpu(mf):
@@ -300,7 +316,8 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
     solvent = getattr(mf, "with_solvent", None)
     around = solvent and (type(solvent).__name__, getattr(solvent, "method", None), getattr(solvent, "eps", None))
     model = mf.init_guess if is_ml(mf.init_guess) else ""
-    return (kind, getattr(mf, "xc", "hf"), around, model, mol.charge, mol.spin, atoms, *basis)
+    constant = (kind, getattr(mf, "xc", "hf"), around, model, int(mol.charge), int(mol.spin), atoms, *basis)
+    return sha256(repr(constant).encode()).hexdigest()
 
 
 def _field_changed(old: Array | None, new: Array | None) -> bool:
