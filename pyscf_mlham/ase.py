@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,8 @@ class MLHam(Calculator):
                 solver: "scf", or "twolevel" for `accelerate`.
                 guess: guess of the first step, "ml" or one of PySCF's; model: name or path of a model, None for the
                 best applicable shipped one; fallback: guess if the model is not applicable, or "raise".
-                history: strategy for the later steps ("fit", "reversible" for NVE runs, or for comparison "aspc",
-                "loewdin", "last"), or None for the first guess at every step.
+                history: strategy for the later steps ("fit", "reversible" for NVE runs, "shadow" for NVE runs without
+                SCF, see `track`, or for comparison "aspc", "loewdin", "last"), None for the first guess at every step.
                 mode: "scf", or "predict" for orbitals and dipole without SCF.
                 conv_tol: energy criterion of the SCF, Hartree; max_cycle: largest number of cycles.
                 verbose: PySCF's output level, from 0 (silent) to 9.
@@ -139,14 +140,25 @@ class MLHam(Calculator):
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
-        self.implemented_properties = (
-            ["dipole"] if self.parameters["mode"] == "predict" else type(self).implemented_properties
-        )
+        every = type(self).implemented_properties
+        self.implemented_properties = ["dipole"] if self.parameters["mode"] == "predict" else every
         return changed
 
     def _start_history(self) -> None:
-        name = self.parameters["history"]
-        self._history = History(name) if name else None
+        self._history = History(self.parameters["history"]) if self.parameters["history"] else None
+
+    def save_history(self, path: str | Path) -> None:
+        """Write the history of geometries to a file beside a trajectory; see `load_history`."""
+        if self._history is None:
+            raise InputError("history=None keeps no geometries; choose one of its strategies.")
+        self._history.save(path)
+
+    def load_history(self, path: str | Path) -> None:
+        """Continue with the history that `save_history` has written, of the same molecule and parameters."""
+        history = History.load(path)
+        if history.strategy != self.parameters["history"]:
+            raise InputError(f"{path} has history={history.strategy!r}, not {self.parameters['history']!r}.")
+        self._history = history
 
     def reset(self) -> None:
         """Clear the results. The history is kept, as some versions of ASE reset at every move."""
@@ -239,7 +251,9 @@ class MLHam(Calculator):
             mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
             mf.grids.level = mf.grids.level if p["grid_level"] is None else p["grid_level"]
         if p["dispersion"]:
-            mf.disp = _installed_dispersion(p["dispersion"])
+            if find_spec("pyscf.dispersion") is None:
+                raise CalculatorSetupError(f"dispersion = {p['dispersion']!r} needs: pip install pyscf-dispersion")
+            mf.disp = p["dispersion"]
         mf = mf.density_fit() if p["density_fit"] else mf
         mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
         mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
@@ -275,8 +289,8 @@ class MLHam(Calculator):
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
-                f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check "
-                "geometry, charge and multiplicity, or change its settings by mf_hook."
+                f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check the geometry and its state, "
+                "or change its settings by mf_hook."
             )
         seconds = time.process_time() - start
         coarse, single, response = (
@@ -293,9 +307,8 @@ class MLHam(Calculator):
         density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
         record(mf, info)
         if reason := info.fallback_reason:
-            warnings.warn(
-                f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead.", stacklevel=2
-            )
+            message = f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead."
+            warnings.warn(message, stacklevel=2)
         return density, reason
 
     def _why_no_prediction(self, mf: Any) -> str:
@@ -369,12 +382,6 @@ def _check_multiplicity(mult: Any, multiplicity: Any) -> None:
     """Raise InputError if mult and multiplicity differ."""
     if mult is not None and multiplicity is not None and mult != multiplicity:
         raise InputError(f"mult = {mult} and multiplicity = {multiplicity} contradict each other; give one of them.")
-
-
-def _installed_dispersion(name: str) -> str:
-    if find_spec("pyscf.dispersion") is None:
-        raise CalculatorSetupError(f"dispersion = {name!r} needs a package: pip install pyscf-dispersion")
-    return name
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:
