@@ -1,72 +1,117 @@
-"""Energy drift of NVE runs: tight SCF from the last density against guesses from the history at PySCF's own criterion.
+"""Energy drift of NVE runs: tight SCF from the last density, guesses from the history, and shadow dynamics.
 
 python examples/nve_drift.py --steps 1000 --out out/drift
+python examples/nve_drift.py --molecule ethanol --basis 3-21g --runs tight shadow --steps 2000 --out out/ethanol
+
+A run that was killed goes on when the same command is given again.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import units
+from ase.build import molecule
+from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 from rich.console import Console
-from rich.progress import track
+from water_cluster import cluster
 
 from pyscf_mlham.ase import MLHam
 from pyscf_mlham.bench.trajectory import thermal_momenta
 
-RUNS = {
-    "scanner, tight": {"history": "last", "conv_tol": 1e-12},
+RUNS: dict[str, dict[str, Any]] = {
+    "tight": {"history": "last", "conv_tol": 1e-12},
     "scanner": {"history": "last", "conv_tol": 1e-9},
     "aspc": {"history": "aspc", "conv_tol": 1e-9},
     "history": {"history": "fit", "conv_tol": 1e-9},
     "reversible": {"history": "reversible", "conv_tol": 1e-9},
+    "shadow": {"history": "shadow", "conv_tol": 1e-9},
 }
+RELAXED = 0.3  # eV/Angstrom; clusters begin as randomly oriented molecules
+TIMESTEP = 0.5  # fs
+SAVED = 25  # steps
 
 
-def total_energies(steps: int, console: Console, name: str) -> tuple[list[float], float]:
-    """Run water, HF/STO-3G, 0.5 fs; return the total energy of each step in eV, and the mean of the cycles.
-
-    Args:
-        steps: how many.
-        console: to draw on.
-        name: one of RUNS.
-    """
-    atoms = Atoms("OH2", [(0, 0, 0.117), (0, 0.757, -0.469), (0, -0.757, -0.469)])
+def start(args: argparse.Namespace) -> Any:
+    """Return water, ethanol, or for waterN a relaxed cluster of N molecules, with momenta of 300 K."""
+    path, number = args.out / "start.xyz", args.molecule.removeprefix("water")
+    if number.isdigit() and not path.exists():
+        atoms: Any = read(io.StringIO(cluster(int(number))), format="xyz")
+        atoms.calc = calculator(args, "history")
+        BFGS(atoms, logfile=None).run(fmax=RELAXED, steps=100)
+        write(path, atoms, format="xyz")
+    atoms = read(path) if number.isdigit() else molecule("CH3CH2OH" if number else "H2O")
     atoms.set_momenta(thermal_momenta(atoms, 300, seed=0))
-    atoms.calc = MLHam(xc="hf", basis="sto-3g", guess="minao", **RUNS[name])  # type: ignore[arg-type]
-    dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
-    energies = [atoms.get_total_energy()]
-    for _ in track(range(steps), description=name, console=console, transient=True):
+    return atoms
+
+
+def calculator(args: argparse.Namespace, run: str) -> MLHam:
+    """Return the calculator of a run."""
+    hook = (lambda mf: setattr(mf.with_df, "auxbasis", args.auxbasis)) if args.auxbasis else None
+    theory = {"xc": args.xc, "basis": args.basis, "density_fit": args.density_fit, "grid_level": args.grid}
+    return MLHam(guess="minao", mf_hook=hook, **theory, **RUNS[run])
+
+
+def go_on(args: argparse.Namespace, run: str, steps: int) -> dict[str, Any]:
+    """Continue a run to a number of steps; return energies in eV and full builds of all steps so far."""
+    path, history = args.out / f"{run}.json", args.out / f"{run}.npz"
+    atoms, done = start(args), json.loads(path.read_text()) if path.exists() else {"energies": [], "builds": []}
+    if len(done["energies"]) > steps:
+        return done
+    atoms.calc = calculator(args, run)
+    if done["energies"]:
+        atoms.set_positions(done["positions"])
+        atoms.set_momenta(done["momenta"])
+        atoms.calc.load_history(history)
+    else:
+        done["energies"].append(atoms.get_total_energy())
+    dynamics = VelocityVerlet(atoms, timestep=TIMESTEP * units.fs)
+    while len(done["energies"]) <= steps:
         dynamics.run(1)
-        energies.append(atoms.get_total_energy())
-    return energies, atoms.calc.report().mean_cycles
+        done["energies"].append(atoms.get_total_energy())
+    done["builds"] += [
+        step.builds for step in atoms.calc.report().steps[-len(done["energies"]) + len(done["builds"]) :]
+    ]
+    done |= {"positions": atoms.positions.tolist(), "momenta": atoms.get_momenta().tolist()}
+    atoms.calc.save_history(history)  # first: a history that is newer than the geometry does no harm
+    path.with_suffix(".tmp").write_text(json.dumps(done))
+    path.with_suffix(".tmp").replace(path)
+    return done
 
 
 def main() -> None:
     """Run and print the drift, a straight line through the total energies, and their scatter about it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--molecule", default="water", help="water, ethanol, or waterN for a cluster of N")
+    parser.add_argument("--xc", default="hf")
+    parser.add_argument("--basis", default="sto-3g")
+    parser.add_argument("--grid", type=int)
+    parser.add_argument("--density-fit", action="store_true")
+    parser.add_argument("--auxbasis")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("out/drift"))
     args = parser.parse_args()
-    console = Console()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in RUNS:
-        path = args.out / f"{name.replace(', ', '-')}-{args.steps}.json"
-        if not path.exists():
-            energies, cycles = total_energies(args.steps, console, name)
-            path.with_suffix(".tmp").write_text(json.dumps({"cycles": cycles, "energies": energies}))
-            path.with_suffix(".tmp").replace(path)
-        done = json.loads(path.read_text())
-        time = np.arange(len(done["energies"])) * 0.5e-3  # ps
-        slope, start = np.polyfit(time, done["energies"], 1)
-        scatter = np.std(done["energies"] - (start + slope * time))
+    console, done = Console(), {}
+    for steps in [*range(SAVED, args.steps, SAVED), args.steps]:
+        for run in args.runs:
+            done[run] = go_on(args, run, steps)
+    for run, found in done.items():
+        energies = np.array(found["energies"][: args.steps + 1]) / len(start(args))
+        time = np.arange(len(energies)) * TIMESTEP * 1e-3  # ps
+        slope, first = np.polyfit(time, energies, 1)
+        scatter = np.std(energies - (first + slope * time))
         console.print(
-            f"{name:15s} {done['cycles']:5.2f} cycles/step, drift {slope * 1e6:+9.3f} ueV/ps, "
-            f"scatter {scatter * 1e6:8.3f} ueV",
+            f"{run:10s} {np.mean(found['builds'][1:]):5.2f} full builds/step, drift {slope * 1e6:+9.3f} ueV/atom/ps, "
+            f"scatter {scatter * 1e6:8.3f} ueV/atom",
             highlight=False,
         )
 

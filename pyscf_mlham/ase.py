@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,26 +100,20 @@ class MLHam(Calculator):
         Args:
             parameters: any of these, with their defaults
 
-                - `xc = "b3lyp"`: functional, or "hf".
-                - `basis = "def2-svp"`: PySCF's name of the basis set.
+                - `xc = "b3lyp"`: functional, or "hf"; `basis = "def2-svp"`: PySCF's name of the basis set.
                 - `ecp = "auto"`: effective core potentials in PySCF's format; "auto": those of the basis set.
-                - `charge = 0`: total charge.
-                - `multiplicity = None`, or `mult`: 2 S + 1; None: that of the initial magnetic moments, otherwise the
-                  lowest.
+                - `charge = 0`; `multiplicity = None`, or `mult`: 2 S + 1; None: that of the moments, else the lowest.
                 - `grid_level = None`: level of the functional's integration grid, 0 to 9; None: PySCF's default.
-                - `dispersion = None`: "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4" (needs the package
-                  pyscf-dispersion).
+                - `dispersion = None`: "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4"; needs pyscf-dispersion.
                 - `density_fit = False`: whether integrals are density-fitted.
                 - `solver = "scf"`: "scf", or "twolevel" for `accelerate`.
-                - `guess = "ml"`: guess of the first step, "ml" or one of PySCF's. With "ml" the model also contributes
-                  to the guesses of the later steps.
+                - `guess = "ml"`: guess of the first step, "ml", "scc" or one of PySCF's; "ml" also helps later steps.
                 - `model = None`: name or path of a model; None: the best applicable shipped one.
                 - `fallback = "scc"`: guess if the model is not applicable, "scc", one of PySCF's, or "raise".
-                - `history = "fit"`: strategy for the later steps, "fit", "reversible" (for NVE runs), or for comparison
-                  "aspc", "loewdin", "last"; None: the first guess at every step.
+                - `history = "fit"`: strategy for the later steps, "fit", "reversible" (NVE runs), "shadow" (NVE runs
+                  without SCF, see `track`), or for comparison "aspc", "loewdin", "last"; None: the first guess always.
                 - `mode = "scf"`: "scf", or "predict" for orbitals and dipole without SCF.
-                - `conv_tol = 1e-9`: energy criterion of the SCF, Hartree.
-                - `max_cycle = 50`: largest number of cycles.
+                - `conv_tol = 1e-9`: energy criterion, Hartree; `max_cycle = 50`: largest number of cycles.
                 - `verbose = 0`: PySCF's output level, from 0 (silent) to 9.
                 - `mf_hook = None`: function of the PySCF object, called before the SCF; may return another object.
         """
@@ -146,14 +141,25 @@ class MLHam(Calculator):
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
-        self.implemented_properties = (
-            ["dipole"] if self.parameters["mode"] == "predict" else type(self).implemented_properties
-        )
+        every = type(self).implemented_properties
+        self.implemented_properties = ["dipole"] if self.parameters["mode"] == "predict" else every
         return changed
 
     def _start_history(self) -> None:
-        name = self.parameters["history"]
-        self._history = History(name) if name else None
+        self._history = History(self.parameters["history"]) if self.parameters["history"] else None
+
+    def save_history(self, path: str | Path) -> None:
+        """Write the history of geometries to a file beside a trajectory; see `load_history`."""
+        if self._history is None:
+            raise InputError("history=None keeps no geometries; choose one of its strategies.")
+        self._history.save(path)
+
+    def load_history(self, path: str | Path) -> None:
+        """Continue with the history that `save_history` has written, of the same molecule and parameters."""
+        history = History.load(path)
+        if history.strategy != self.parameters["history"]:
+            raise InputError(f"{path} has history={history.strategy!r}, not {self.parameters['history']!r}.")
+        self._history = history
 
     def reset(self) -> None:
         """Clear the results. The history is kept, as some versions of ASE reset at every move."""
@@ -246,7 +252,9 @@ class MLHam(Calculator):
             mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
             mf.grids.level = mf.grids.level if p["grid_level"] is None else p["grid_level"]
         if p["dispersion"]:
-            mf.disp = _installed_dispersion(p["dispersion"])
+            if find_spec("pyscf.dispersion") is None:
+                raise CalculatorSetupError(f"dispersion = {p['dispersion']!r} needs: pip install pyscf-dispersion")
+            mf.disp = p["dispersion"]
         mf = mf.density_fit() if p["density_fit"] else mf
         mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
         mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
@@ -282,8 +290,8 @@ class MLHam(Calculator):
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
-                f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check "
-                "geometry, charge and multiplicity, or change its settings by mf_hook."
+                f"SCF did not converge in {mf.max_cycle} cycles; increase max_cycle, check the geometry and its state, "
+                "or change its settings by mf_hook."
             )
         seconds = time.process_time() - start
         coarse, single, response = (
@@ -300,9 +308,8 @@ class MLHam(Calculator):
         density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
         record(mf, info)
         if reason := info.fallback_reason:
-            warnings.warn(
-                f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead.", stacklevel=2
-            )
+            message = f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead."
+            warnings.warn(message, stacklevel=2)
         return density, reason
 
     def _why_no_prediction(self, mf: Any) -> str:
@@ -376,12 +383,6 @@ def _check_multiplicity(mult: Any, multiplicity: Any) -> None:
     """Raise InputError if mult and multiplicity differ."""
     if mult is not None and multiplicity is not None and mult != multiplicity:
         raise InputError(f"mult = {mult} and multiplicity = {multiplicity} contradict each other; give one of them.")
-
-
-def _installed_dispersion(name: str) -> str:
-    if find_spec("pyscf.dispersion") is None:
-        raise CalculatorSetupError(f"dispersion = {name!r} needs a package: pip install pyscf-dispersion")
-    return name
 
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:

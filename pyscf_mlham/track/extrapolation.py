@@ -83,6 +83,11 @@ def best_noise(descriptors: Array, values: Array) -> float:
     return min(NOISES, key=squared_error)
 
 
+def extrapolation_weights(descriptors: Array, target: Array, values: Array) -> Array:
+    """Return the weights of values (m, ...) at a target (k,) from their descriptors (m, k), the latest first."""
+    return fitted_weights(descriptors, target, best_noise(descriptors, values))
+
+
 def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:
     """Return weights as `fitted_weights`, but symmetric in time, for q steps of equal spacing.
 

@@ -13,34 +13,38 @@ steps of an optimisation are as good as those of a trajectory. Every old step is
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
-from pyscf.scf import hf
 
-from pyscf_mlham.ao.layout import OrbitalLayout
-from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
+from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
+from pyscf_mlham.track.auxiliary import SAME, Auxiliary
 from pyscf_mlham.track.extrapolation import (
     aligned,
     aspc_weights,
-    best_noise,
-    fitted_weights,
+    extrapolation_weights,
     largest_move,
     reversible_weights,
 )
+from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
+from pyscf_mlham.track.restart import Arrays, read, write
+from pyscf_mlham.track.step import Step
 
 Array = NDArray[np.float64]
 
-LEARNED = ("fit", "reversible")
+SHADOW = "shadow"
+LEARNED = ("fit", "reversible", SHADOW)
 STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
 DEPTH = 20  # steps kept; more gain little
 MEMORY = 0.25  # share of max_memory for them
@@ -49,98 +53,6 @@ NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
-
-
-class Step(NamedTuple):
-    """One converged geometry, in irreps order.
-
-    Attributes:
-        positions: (N, 3) Bohr.
-        overlap: (n, n).
-        density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
-        predicted: (s, n, n) density predicted by a model, or None.
-        occ: (s, n) occupations, in descending order.
-        external: (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it
-            is zero.
-        defect: (n, n) or (2, n, n) of the coarse field, see `Ladder`, in Loewdin orbitals, Hartree; None if unknown.
-    """
-
-    positions: Array
-    overlap: Array
-    density: Array
-    predicted: Array | None
-    occ: Array
-    external: Array | None
-    defect: Array | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the arrays, bytes."""
-        return sum(0 if a is None else a.nbytes for a in self)
-
-    def rotated(self, onto: Array, layout: OrbitalLayout) -> Step:
-        """Return the step aligned with other positions.
-
-        Args:
-            onto: (N, 3) Bohr.
-            layout: orbital layout of the molecule.
-        """
-        rotation, moved = aligned(self.positions, onto)
-        d = layout.rotation(rotation)
-
-        def transformed(a: Array | None) -> Any:
-            return None if a is None else d @ a @ d.T
-
-        matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
-        overlap, density, predicted, external, defect = map(transformed, matrices)
-        return Step(moved, overlap, density, predicted, self.occ, external, defect)
-
-
-class _Place(NamedTuple):
-    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
-
-    positions: Array
-    layout: OrbitalLayout
-    transform: Array
-    overlap: Array
-    metric: Metric
-
-    @classmethod
-    def of(cls, mf: Any) -> _Place:
-        layout = OrbitalLayout.from_mol(mf.mol)
-        transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
-        overlap = transform.T @ mf.get_ovlp() @ transform
-        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
-
-    def density(self, orbitals: Orbitals) -> Array:
-        """Return densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
-        coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
-        densities = []
-        for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
-            half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
-            densities.append(half @ half.T)
-        return np.stack(densities)
-
-    def external(self, mf: Any) -> Array | None:
-        """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
-        if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
-            return None
-        return self.operator(mf.get_hcore() - hf.get_hcore(mf.mol))[None]
-
-    def operator(self, matrix: Array) -> Array:
-        """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""
-        down = self.transform @ self.metric.inverse
-        return np.asarray(down.T @ matrix @ down)
-
-    def over_aos(self, matrix: Array) -> Array:
-        """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
-        up = np.linalg.solve(self.transform.T, self.metric.half)
-        return np.asarray(up @ matrix @ up.T)
-
-    def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
-        """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
-        parts = (np.zeros_like(occ), self.transform @ coeff, occ)
-        return Orbitals(*(p[0] if flat else p for p in parts))
 
 
 class Guess(NamedTuple):
@@ -165,10 +77,12 @@ class History:
     Another molecule or method, a jump, another electronic state or another external potential clears it.
 
     Attributes:
-        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), or for comparison "aspc"
-            (Kolafa's predictor on D S), "loewdin" (the last density in the new Loewdin orbitals), "last" (the last
-            density unchanged, as PySCF's scanners do).
+        strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), "shadow" (as "fit", until
+            there is an auxiliary density that replaces the SCF), or for comparison "aspc" (Kolafa's predictor on D S),
+            "loewdin" (the last density in the new Loewdin orbitals), "last" (the last density unchanged, as PySCF's
+            scanners do).
         steps: steps, the latest first.
+        auxiliary: the auxiliary density of shadow dynamics, None for other strategies.
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
     """
 
@@ -184,6 +98,7 @@ class History:
         if depth < 1:
             raise ValueError(f"depth = {depth}: a history keeps one step or more.")
         self.strategy, self.depth = strategy, depth
+        self.auxiliary = Auxiliary() if strategy == SHADOW else None
         self.clear()
 
     def clear(self) -> None:
@@ -191,9 +106,14 @@ class History:
         self.steps: list[Step] = []
         self.responses: list[tuple[Array, Response]] = []  # positions, response
         self.error = np.inf
-        self._subject: Any = None
+        self._subject: str | None = None
         self._guessed: tuple[Array, Array] | None = None  # positions, density
         self._predicted: tuple[Array, Array] | None = None  # positions, density
+        self._forget_auxiliary()
+
+    def _forget_auxiliary(self) -> None:
+        if self.auxiliary is not None:
+            self.auxiliary.clear()
 
     def guess(self, mf: Any) -> Guess | None:
         """Return a density for the object's present geometry, None if its own guess must be used.
@@ -203,13 +123,53 @@ class History:
         self._guessed = None
         if not self.is_applicable(mf):
             return None
-        place = _Place.of(mf)
+        place = Place.of(mf)
         learned = self.strategy in LEARNED
         steps = [step.rotated(place.positions, place.layout) for step in self.steps] if learned else []
-        orbitals = place.orbitals(self._coefficients(mf, place, steps), self.steps[0].occ, flat=not mf.istype("UHF"))
+        orbitals = self._orbitals(mf, place, self._coefficients(mf, place, steps))
         self._guessed = (place.positions, place.density(orbitals))
         error = self.error if learned else np.inf
         return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, _defect(place, steps))
+
+    def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
+        """Return the orbitals of the auxiliary density at the object's present geometry, None if there is none."""
+        if self.auxiliary is None or not self.is_applicable(mf):
+            return None
+        place = Place.of(mf)
+        x = self.auxiliary.at(place.positions)
+        return None if x is None else self._orbitals(mf, place, place.metric.inverse @ _natural(x))
+
+    def _orbitals(self, mf: Any, place: Place, coeff: Array) -> Orbitals:
+        """Return orbitals of the last occupations from coefficients in irreps order, the occupied ones first."""
+        return place.orbitals(coeff, self.steps[0].occ, flat=not mf.istype("UHF"))
+
+    def save(self, path: str | Path) -> None:
+        """Write the history to a file, from which `load` continues; an older one is replaced when this is complete."""
+        arrays: Arrays = {"strategy": np.array(self.strategy), "depth": np.array(self.depth)}
+        arrays |= {"error": np.array(self.error), "subject": np.array(self._subject or "")}
+        for i, step in enumerate(self.steps):
+            arrays |= {f"steps/{i}/{name}": a for name, a in step._asdict().items() if a is not None}
+        for i, (positions, response) in enumerate(self.responses):
+            arrays |= {f"responses/{i}/positions": positions}
+            arrays |= {f"responses/{i}/{name}": a for name, a in response._asdict().items()}
+        if self.auxiliary is not None:
+            arrays |= {f"auxiliary/{name}": a for name, a in self.auxiliary.arrays().items()}
+        write(Path(path), arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Return the history that `save` has written."""
+        with read(Path(path)) as arrays:
+            history = cls(str(arrays["strategy"]), int(arrays["depth"]))
+            history.error, history._subject = float(arrays["error"]), str(arrays["subject"]) or None
+            for i in range(sum(name.endswith("/occ") for name in arrays)):
+                history.steps.append(Step(*(arrays.get(f"steps/{i}/{name}") for name in Step._fields)))  # type: ignore[arg-type]
+            for i in range(sum(name.endswith("/fock") for name in arrays)):
+                response = Response(*(arrays[f"responses/{i}/{name}"] for name in Response._fields))
+                history.responses.append((arrays[f"responses/{i}/positions"], response))
+            if history.auxiliary is not None:
+                history.auxiliary = Auxiliary.of({k.removeprefix("auxiliary/"): a for k, a in arrays.items()})
+        return history
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
@@ -217,7 +177,7 @@ class History:
             self.clear()
         if not self.steps:
             return False
-        place = _Place.of(mf)
+        place = Place.of(mf)
         jump = min(largest_move(step.positions, place.positions) for step in self.steps)
         if jump > JUMP:
             logger.note(mf, "history: an atom has moved by %.1f Bohr; earlier geometries are not used.", jump)
@@ -229,7 +189,7 @@ class History:
 
     def diis(self, mf: Any) -> RecyclingDIIS:
         """Return a DIIS for the object's present geometry, with the responses of earlier ones."""
-        place = _Place.of(mf)
+        place = Place.of(mf)
         earlier = []
         for positions, response in self.responses:
             d = place.layout.rotation(aligned(positions, place.positions)[0])
@@ -243,13 +203,16 @@ class History:
         room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
         del self.responses[min(KEPT, room) :]
 
-    def record(self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None) -> None:
+    def record(
+        self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None, shadow: bool = False
+    ) -> None:
         """Add a converged calculation.
 
         Args:
             mf: PySCF mean-field object.
             orbitals: orbitals nearer to the solution than its own.
             defect: of its coarse field, see `Ladder`; Hartree.
+            shadow: whether its orbitals are those of shadow dynamics.
         """
         subject = _subject(mf)
         if subject is None or np.iscomplexobj(mf.mo_coeff):
@@ -257,7 +220,7 @@ class History:
         if self._subject != subject:
             self.clear()
             self._subject = subject
-        place = _Place.of(mf)
+        place = Place.of(mf)
         density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
         self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
@@ -269,11 +232,16 @@ class History:
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
         if self.steps and _other_state(self.steps[0].rotated(place.positions, place.layout), step):
             self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
-        self.steps.insert(0, step)
+            self._forget_auxiliary()
+        if self.auxiliary is not None:
+            x = self.auxiliary.at(place.positions) if shadow else None
+            self.auxiliary.record(place.positions, density if x is None else x, density)
+        known = [each for each in self.steps if np.abs(each.positions - step.positions).max() > SAME]
+        self.steps = [step, *known]
         room = int(MEMORY * 1e6 * mf.max_memory / self.steps[0].nbytes)
         del self.steps[max(1, min(self.depth, room)) :]
 
-    def _prediction(self, mf: Any, place: _Place) -> Array | None:
+    def _prediction(self, mf: Any, place: Place) -> Array | None:
         """Return the density predicted by the model of mf.init_guess, computed once per geometry; None without one."""
         if self._predicted is None or not np.array_equal(self._predicted[0], place.positions):
             self._predicted = None
@@ -285,7 +253,7 @@ class History:
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
-    def _coefficients(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
+    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> Array:
         """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first.
 
         Args:
@@ -301,7 +269,7 @@ class History:
         metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
         return metric.inverse @ _natural(last.density)
 
-    def _fitted(self, mf: Any, place: _Place, steps: list[Step]) -> Array:
+    def _fitted(self, mf: Any, place: Place, steps: list[Step]) -> Array:
         """Return the extrapolated density in Loewdin orbitals, (s, n, n)."""
         predicted = self._prediction(mf, place)
         if predicted is not None:
@@ -313,14 +281,14 @@ class History:
             d = np.stack([np.asarray(step.predicted) for step in steps])
             known = known - d
         d = d.reshape(len(d), -1)
-        if self.strategy == "fit":
-            weights = fitted_weights(d, np.ravel(target), best_noise(d, known))
+        if self.strategy != "reversible":
+            weights = extrapolation_weights(d, np.ravel(target), known)
         else:  # the past alone must not choose weights that are symmetric in time
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
             weights = reversible_weights(d, np.ravel(target), noise)
         return np.asarray(base + np.tensordot(weights, known, axes=1))
 
-    def _aspc(self, place: _Place) -> Array:
+    def _aspc(self, place: Place) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
         steps = self.steps[:ASPC_POINTS]
         metrics = [metric_from_overlap(step.overlap) for step in steps]
@@ -337,8 +305,8 @@ class History:
         return np.stack(orbitals)
 
 
-def _subject(mf: Any) -> tuple[Any, ...] | None:
-    """Return the properties that are constant along a history; None for objects that are not supported."""
+def _subject(mf: Any) -> str | None:
+    """Return a hash of what is constant along a history; None for objects that are not supported."""
     kind = next((kind for kind in ("ROHF", "UHF", "RHF") if mf.istype(kind)), None)
     mol = mf.mol
     if kind is None or mol.natm == 0 or is_periodic(mol) or is_on_gpu(mf):
@@ -348,7 +316,8 @@ def _subject(mf: Any) -> tuple[Any, ...] | None:
     solvent = getattr(mf, "with_solvent", None)
     around = solvent and (type(solvent).__name__, getattr(solvent, "method", None), getattr(solvent, "eps", None))
     model = mf.init_guess if is_ml(mf.init_guess) else ""
-    return (kind, getattr(mf, "xc", "hf"), around, model, mol.charge, mol.spin, atoms, *basis)
+    constant = (kind, getattr(mf, "xc", "hf"), around, model, int(mol.charge), int(mol.spin), atoms, *basis)
+    return sha256(repr(constant).encode()).hexdigest()
 
 
 def _field_changed(old: Array | None, new: Array | None) -> bool:
@@ -377,12 +346,12 @@ def _complement(vectors: Array) -> Array:
     return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
 
 
-def _defect(place: _Place, steps: list[Step]) -> Array | None:
+def _defect(place: Place, steps: list[Step]) -> Array | None:
     """Return the extrapolated defect over AOs from steps rotated onto a geometry, None if no step has one."""
     steps = [step for step in steps if step.defect is not None]
     if not steps:
         return None
     d = np.stack([step.overlap.ravel() for step in steps])
     known = np.stack([np.asarray(step.defect) for step in steps])
-    weights = fitted_weights(d, place.overlap.ravel(), best_noise(d, known))
+    weights = extrapolation_weights(d, place.overlap.ravel(), known)
     return place.over_aos(np.tensordot(weights, known, axes=1))

@@ -8,18 +8,19 @@ from typing import Any
 from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
-from pyscf.scf import hf
+from pyscf.scf import chkfile, hf
 from pyscf.scf.diis import CDIIS
 
-from pyscf_mlham.density import Orbitals, undisturbed
+from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
-from pyscf_mlham.scf.multilevel.mixin import relaxed
+from pyscf_mlham.scf.multilevel.mixin import accelerate, relaxed
 from pyscf_mlham.scf.multilevel.start import defect_of
-from pyscf_mlham.track.history import LEARNED, History
+from pyscf_mlham.track.history import LEARNED, SHADOW, History
 from pyscf_mlham.track.recycle import RecyclingDIIS
+from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 Array = NDArray[Any]
 
@@ -40,14 +41,19 @@ def track(mf: Any, history: History | str = "fit") -> Any:
     and the history work together, and the model alone at the first geometry. Decorate with `density_fit`, `PCM`,
     `accelerate` first and with this last. A density that you pass is used unchanged.
 
+    With ``track(mf, "shadow")``, for molecular dynamics of equal time steps, an auxiliary density replaces the SCF from
+    the third step on: one full build a step, see `pyscf_mlham.track.shadow`. `e_tot` is then the shadow energy, and the
+    forces are its gradient. Steps at which that does not hold are converged, with a line in the log.
+
     Args:
         mf: PySCF mean-field object or scanner; not changed.
         history: history to continue (several objects may share it), or the strategy of a new one: "fit", "reversible"
-            (for NVE), or for comparison "aspc", "loewdin", "last".
+            (for NVE), "shadow" (the object is accelerated as well), or for comparison "aspc", "loewdin", "last".
     """
     if isinstance(mf, _TrackedSCF):
         mf = mf.undo_track()
     history = History(history) if isinstance(history, str) else history
+    mf = accelerate(mf) if history.strategy == SHADOW else mf
     return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
 
 
@@ -84,8 +90,12 @@ class _TrackedSCF(Decoration):
         """
         self.build(self.mol)
         # a scanner passes the last density, its own guess
-        if dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff):
-            dm0 = self._from_history(dm0)
+        own = dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff)
+        shadow = self._shadow() if own else None
+        if shadow is not None and not shadow.failure:
+            return float(self._accept(shadow, kwargs.get("dump_chk", True)))
+        if own:
+            dm0 = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
         diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
         settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
         with lib.temporary_env(self, **settings):
@@ -93,6 +103,8 @@ class _TrackedSCF(Decoration):
             second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
             inherited: Any = super()
             energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
+        if shadow is not None:
+            self.full_builds += 1
         self._own_coeff = self.mo_coeff
         if self.converged:
             self._to_history(diis)
@@ -112,6 +124,37 @@ class _TrackedSCF(Decoration):
             return None
         density: Array = super().from_chk(*args, **kwargs)  # type: ignore[misc]
         return density
+
+    def _shadow(self: Any) -> Shadow | None:
+        """Return the stand-in of the ground state in shadow dynamics; None without an auxiliary density."""
+        try:
+            orbitals = self.history.auxiliary_orbitals(self)
+            if orbitals is None:
+                return None
+            if reason := unsupported(self):
+                logger.note(self, "shadow: not for this object, as %s.", reason)
+                return None
+            shadow = shadow_of(self, orbitals)
+        except Exception as error:  # the SCF continues after any error
+            logger.warn(self, "shadow: %s: %s; the SCF is converged.", type(error).__name__, error)
+            return None
+        if shadow.failure:
+            logger.note(self, "shadow: %s; the SCF is converged.", shadow.failure)
+        return shadow
+
+    def _accept(self: Any, shadow: Shadow, dump: bool) -> float:
+        """Take the results of shadow dynamics as those of a converged SCF."""
+        self.mo_energy, self.mo_coeff, self.mo_occ = shadow.orbitals
+        self.e_tot, self.converged, self.cycles, self.plain_reason = shadow.energy, True, 1, ""
+        self.full_builds, self.response_builds, self.coarse_cycles, self.single_builds = 1, shadow.responses, 0, 0
+        self._own_coeff = self.mo_coeff
+        if dump and self.chkfile:
+            results = {name: getattr(self, name) for name in ("e_tot", "mo_energy", "mo_coeff", "mo_occ")}
+            chkfile.save_mol(self.mol, self.chkfile)
+            self.dump_chk(results)
+        logger.note(self, "shadow: energy = %.15g after one full Fock build", self.e_tot)
+        self._to_history(None, shadow=True)
+        return float(self.e_tot)
 
     def _plain_diis(self: Any) -> bool:
         """Whether SCF is PySCF's ordinary one, with default settings of its convergence."""
@@ -162,11 +205,11 @@ class _TrackedSCF(Decoration):
         except Exception as error:  # the SCF has converged
             logger.info(self, "converged orbitals are not refined: %s: %s", type(error).__name__, error)
 
-    def _to_history(self: Any, diis: RecyclingDIIS | None) -> None:
+    def _to_history(self: Any, diis: RecyclingDIIS | None, shadow: bool = False) -> None:
         try:
             if diis:
                 self.history.learn(self, diis)
-            self.history.record(self, self._refined, self._defect)
+            self.history.record(self, self._refined, self._defect, shadow)
         except Exception as error:
             self.history.clear()
             logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)

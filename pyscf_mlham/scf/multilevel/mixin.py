@@ -273,8 +273,7 @@ class _MultilevelSCF(Decoration):
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
         point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
-        change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
-        self.e_tot = last.energy + float(np.vdot(change, mean).real) / problem.n_k
+        self.e_tot = second_order_energy(last, point)
         self.energy_error = RESPONSE_ERROR * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
@@ -329,6 +328,17 @@ def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     if not levels:  # functionals without second derivatives
         return last
     return solve([levels[0].shifted(last)], last, tolerance).point
+
+
+def second_order_energy(last: Iterate, point: Point) -> float:
+    """Return the energy of a density to second order from the last full build, with the response as curvature, Hartree.
+
+    Args:
+        last: point of the full level.
+        point: of the response level shifted to it.
+    """
+    change, mean = point.density - last.density, last.problem.hcore + (last.v + point.v) / 2
+    return last.energy + float(np.vdot(change, mean).real) / last.problem.n_k
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:

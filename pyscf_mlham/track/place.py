@@ -1,0 +1,63 @@
+"""A geometry and its AOs: the frame in which matrices of different geometries are compared."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.scf import hf
+
+from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
+from pyscf_mlham.density import Orbitals
+
+Array = NDArray[np.float64]
+
+
+class Place(NamedTuple):
+    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
+
+    positions: Array
+    layout: OrbitalLayout
+    transform: Array
+    overlap: Array
+    metric: Metric
+
+    @classmethod
+    def of(cls, mf: Any) -> Place:
+        """Return that of a mean-field object."""
+        layout = OrbitalLayout.from_mol(mf.mol)
+        transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
+        overlap = transform.T @ mf.get_ovlp() @ transform
+        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
+
+    def density(self, orbitals: Orbitals) -> Array:
+        """Return densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
+        coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
+        densities = []
+        for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
+            half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
+            densities.append(half @ half.T)
+        return np.stack(densities)
+
+    def external(self, mf: Any) -> Array | None:
+        """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
+        if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
+            return None
+        return self.operator(mf.get_hcore() - hf.get_hcore(mf.mol))[None]
+
+    def operator(self, matrix: Array) -> Array:
+        """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""
+        down = self.transform @ self.metric.inverse
+        return np.asarray(down.T @ matrix @ down)
+
+    def over_aos(self, matrix: Array) -> Array:
+        """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
+        up = np.linalg.solve(self.transform.T, self.metric.half)
+        return np.asarray(up @ matrix @ up.T)
+
+    def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
+        """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
+        parts = (np.zeros_like(occ), self.transform @ coeff, occ)
+        return Orbitals(*(p[0] if flat else p for p in parts))

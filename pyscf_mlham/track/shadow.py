@@ -1,0 +1,94 @@
+"""Shadow dynamics: one full build at every geometry and no SCF, after Niklasson's extended Lagrangian.
+
+The full potential is built at an auxiliary density n alone (`Auxiliary`), and the response level R is solved around it:
+
+    U(n) = min_D  E[n] + Tr F[n] (D - n) + 1/2 Tr R[D - n] (D - n),    D idempotent.
+
+The minimum D is the ground state's stand-in: energy U, orbitals and orbital energies of F[n] + R[D - n]. U differs from
+the ground state's energy in second order of D - n, times the error of R. As R is solved, D - n is the plain residual
+times the inverse Jacobian of the SCF: Niklasson's kernel. PySCF's forces of these orbitals and orbital energies are the
+gradient of U at constant n up to second order of D - n, again times the error of R.
+
+Niklasson, J. Chem. Phys. 147, 054103 (2017) and 152, 104103 (2020).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.lib import logger
+
+from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
+from pyscf_mlham.scf.applicability import inapplicable
+from pyscf_mlham.scf.multilevel.ladder import Ladder
+from pyscf_mlham.scf.multilevel.levels import FullLevel
+from pyscf_mlham.scf.multilevel.mixin import relaxed, second_order_energy
+from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.threads import one_blas_thread
+
+Array = NDArray[Any]
+
+SOLVED = 1e-7  # orbital gradient to which the response is solved, Hartree
+FAR = 0.02  # norm of D - n in Loewdin orbitals over the root of the number of electrons
+GAP = 0.03  # Hartree
+
+
+class Shadow(NamedTuple):
+    """The stand-in of a ground state.
+
+    Attributes:
+        energy: U, Hartree.
+        orbitals: those of D, canonical in F[n] + R[D - n].
+        responses: builds of the response level.
+        failure: why an SCF must replace it; "" if it must not.
+    """
+
+    energy: float
+    orbitals: Orbitals
+    responses: int
+    failure: str
+
+
+def unsupported(mf: Any) -> str:
+    """Return why an object has no shadow dynamics, "" if it has."""
+    if mf.istype("ROHF"):
+        return "the forces of ROHF need the full Fock matrix"
+    if getattr(mf, "with_solvent", None):
+        return "the forces of a solvent are those of its last density"
+    if mf.mol.symmetry:
+        return "orbitals have point-group symmetry"
+    return inapplicable(mf)
+
+
+@one_blas_thread()
+def shadow_of(mf: Any, orbitals: Orbitals) -> Shadow:
+    """Build the full potential once and solve the response to it.
+
+    Args:
+        mf: accelerated mean-field object.
+        orbitals: those of n.
+    """
+    problem = Problem.of(mf)
+    ladder = Ladder(problem)
+    density = density_from_orbitals(mf, orbitals)
+    here = FullLevel(problem, density, write=False).build(orbitals)
+    point = relaxed(ladder, here, SOLVED)
+    if point is here or point.gradient > SOLVED:
+        return Shadow(here.energy, here.canonical, 0, "the response level does not converge")
+    assert point.orbitals is not None
+    found = problem.canonical(point.orbitals, point.fock)
+    change = point.density - here.density
+    distance = np.sqrt(np.einsum("...pq,...qp", change @ problem.overlap, change @ problem.overlap).sum())
+    distance /= np.sqrt(mf.mol.nelectron)
+    logger.info(mf, "shadow: |D - n| per root of an electron= %.2g  gap= %.3g Hartree", distance, gap(found))
+    failure = ""
+    if distance > FAR:
+        failure = f"the auxiliary density is too far from the ground state ({distance:.2g})"
+    elif not problem.filled_from_below(found):
+        failure = "another orbital should be occupied"
+    elif gap(found) < GAP:
+        failure = f"the gap is too small ({gap(found):.2g} Hartree)"
+    responses = sum(field.tally.builds for field in ladder.fields)
+    return Shadow(second_order_energy(here, point), found, responses, failure)
