@@ -106,7 +106,7 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
 
 def has_own_field(mf: Any) -> bool:
     """Whether a `SingleField` improves a guess; not if the solver of an accelerated object uses it itself."""
-    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "single_precision")
+    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "undo_accelerate")
 
 
 def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:
