@@ -26,6 +26,7 @@ from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
+from pyscf_mlham.scf.multilevel.descent import descended, is_minimum
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -35,6 +36,7 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
+STEPS = 10  # of second order in the full level
 RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share of the expected lowering
 
 
@@ -270,8 +272,7 @@ class _MultilevelSCF(Decoration):
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
         point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
-        change, mean = point.density - last.density, problem.hcore + (last.v + point.v) / 2
-        self.e_tot = last.energy + float(np.vdot(change, mean).real) / problem.n_k
+        self.e_tot = last.energy + problem.energy_change(last, point)
         self.energy_error = RESPONSE_ERROR * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
@@ -329,8 +330,21 @@ def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
+    """Converge the full level with cheaper ones below it; by second-order steps if DIIS on them makes no progress."""
+    full.fields, response = ladder.fields, ladder.response
+    if response is None:
+        return _climbed(full, ladder, orbitals, tolerance)
+    full.is_minimum = lambda point: is_minimum(point, response)
+    outcome = _climbed(full, ladder, orbitals, tolerance)
+    if not outcome.failure:
+        return outcome
+    best, converged = descended(full, response, full.best, tolerance, min(STEPS, full.left))
+    assert isinstance(best, Iterate)
+    return Outcome(best, "" if converged else outcome.failure)
+
+
+def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
     """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
-    full.fields = ladder.fields
     if full.build(orbitals).gradient > tolerance:
         ladder.sharpen(full.last)
     for names in ladder.rungs:

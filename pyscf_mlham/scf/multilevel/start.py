@@ -17,9 +17,10 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.field import Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
+from pyscf_mlham.scf.multilevel.descent import descended, rotates_freely
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.multilevel.solver import settled, solve
+from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 
 Array = NDArray[Any]
@@ -126,10 +127,14 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
-    """Return the best orbitals of cheap levels, not held for crystals and for ROHF, whose order is ambiguous."""
-    mf = point.problem.mf
-    method = solve if mf.istype("ROHF") or is_periodic(mf.mol) else settled
-    return method(levels, point, tolerance).orbitals
+    """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them."""
+    found = solve(levels, point, tolerance)
+    if found.converged or not rotates_freely(point.problem):
+        return found.orbitals
+    response = levels[-1].field
+    if not isinstance(response, ResponseField):
+        return found.orbitals
+    return descended(levels[0], response, found.point, tolerance).orbitals
 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:
