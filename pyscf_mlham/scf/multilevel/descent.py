@@ -31,6 +31,7 @@ POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which 
 ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
 SPACE = 30  # largest number of trial vectors
 FLAT = 0.1  # Hartree; smallest denominator of trial vectors
+TINY = float(np.finfo(float).tiny)
 UNSTABLE = -1e-3  # Hartree; curvature of a saddle point
 
 
@@ -72,13 +73,13 @@ def descended(
         step = surface.along(surface.lowest[1], radius) if saddle else surface.step(radius)
         there = level.build(surface.rotated(step.angles))
         met = level.converged(there, point, tolerance)
-        ratio = point.problem.energy_change(point, there) / step.expected
+        ratio = point.problem.energy_change(point, there) / min(step.expected, -TINY)
         size = float(np.linalg.norm(step.angles))
         if not ratio > POOR:
             radius = size / 4
         elif ratio > GOOD:
             radius = min(LARGEST, max(radius, 2 * size))
-        if ratio > 0:
+        if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
             point, done, surface = there, met, Surface(there, response)
         elif radius < SMALLEST:
             break
@@ -137,14 +138,14 @@ class Surface:
         while True:
             for _ in range(2):  # once more against rounding
                 trial = trial - space.T @ (space @ trial)
-                trial = trial / np.linalg.norm(trial)
+                trial = trial / max(float(np.linalg.norm(trial)), TINY)
             space, images = np.vstack([space, trial]), np.vstack([images, self.curved(trial)])
             slope, matrix = space @ self.gradient, space @ images.T
             matrix = (matrix + matrix.T) / 2
             y, shift = lowest_within(slope, matrix, radius)
             residual = y @ images + shift * (y @ space) + self.gradient
             small = np.linalg.norm(residual) < ACCURATE * np.linalg.norm(self.gradient)
-            if small or len(space) in (SPACE, self.gradient.size):
+            if small or len(space) >= min(SPACE, self.gradient.size):
                 return Step(y @ space, float(slope @ y + y @ matrix @ y / 2))
             trial = -residual / np.maximum(np.abs(self.diagonal + shift), FLAT)
 

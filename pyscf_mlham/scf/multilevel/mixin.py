@@ -314,8 +314,10 @@ class _MultilevelSCF(Decoration):
         return float(self.scf(**start_of(self, args, kwargs)))
 
 
-def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
+def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
     """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
+
+    DIIS would leave a point whose orbitals are not filled from below: it is returned too.
 
     Args:
         ladder: the levels.
@@ -324,7 +326,7 @@ def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     """
     ladder.sharpen(last)
     levels = ladder.levels(ladder.rungs[0][-1:])
-    if not levels:  # functionals without second derivatives
+    if not levels or not last.problem.filled_from_below(last.canonical):  # no second derivatives of the functional
         return last
     return solve([levels[0].shifted(last)], last, tolerance).point
 

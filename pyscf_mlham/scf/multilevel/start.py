@@ -102,7 +102,8 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     point = level.build(orbitals)
     ladder.sharpen(point)
     goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
-    return _converged(ladder.levels(ladder.improving), point, goal)
+    filled = problem.filled_from_below(problem.canonical(orbitals, point.fock))
+    return _converged(ladder.levels(ladder.improving), point, goal, diis=filled)
 
 
 def has_own_field(mf: Any) -> bool:
@@ -126,15 +127,24 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
     return solve([level], point, max(share * point.gradient, STEPPED)).point
 
 
-def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
-    """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them."""
-    found = solve(levels, point, tolerance)
-    if found.converged or not rotates_freely(point.problem):
-        return found.orbitals
+def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, diis: bool = True) -> Orbitals:
+    """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them.
+
+    Args:
+        levels: levels from the most expensive to the cheapest.
+        point: starting point, of the first level.
+        tolerance: orbital gradient, Hartree.
+        diis: whether to try DIIS first; it fills the lowest orbitals.
+    """
     response = levels[-1].field
-    if not isinstance(response, ResponseField):
-        return found.orbitals
-    return descended(levels[0], response, found.point, tolerance).orbitals
+    if not isinstance(response, ResponseField) or not rotates_freely(point.problem):
+        return solve(levels, point, tolerance).orbitals
+    if diis:
+        found = solve(levels, point, tolerance)
+        if found.converged:
+            return found.orbitals
+        point = found.point
+    return descended(levels[0], response, point, tolerance).orbitals
 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:
