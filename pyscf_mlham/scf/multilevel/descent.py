@@ -27,6 +27,7 @@ from pyscf_mlham.scf.problem import Array, Point, Problem
 
 STEPS = 60  # of a cheap level
 RADIUS, LARGEST, SMALLEST = 0.4, 1.0, 1e-3  # radians; trust radius
+NO_SADDLE = 0.05  # radians; if a step of this length does not lower the energy, the negative curvature is an error
 POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which the radius changes
 ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
 SPACE = 30  # largest number of trial vectors
@@ -81,7 +82,7 @@ def descended(
             radius = min(LARGEST, max(radius, 2 * size))
         if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
             point, done, surface = there, met, Surface(there, response)
-        elif radius < SMALLEST:
+        elif radius < (NO_SADDLE if saddle else SMALLEST):
             break
     return Solution(point, done)
 
