@@ -166,9 +166,10 @@ class Problem(NamedTuple):
         factors = self.factors(orbitals)
         return self.point(orbitals, factors, density_from_orbitals(self.mf, orbitals), field.potential(factors))
 
-    def projector(self, density: Array) -> Array:
-        """Return S D S of each spin, half of it for a closed shell: the projector on the occupied orbitals."""
-        return np.asarray(self.overlap @ density @ self.overlap) / (1 if np.ndim(density) == 3 else 2)
+    def energy_change(self, here: Point, there: Point) -> float:
+        """Return the integral of the Fock matrix along the straight line between two densities, Hartree."""
+        change, mean = there.density - here.density, self.hcore + (here.v + there.v) / 2
+        return float(np.vdot(change, mean).real) / self.n_k
 
     def error(self, v: Array, density: Array) -> Array:
         """Return FDS - SDF in orthonormal orbitals, of each spin; the sum of both if they share their orbitals."""

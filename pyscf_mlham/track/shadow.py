@@ -24,7 +24,7 @@ from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel
-from pyscf_mlham.scf.multilevel.mixin import relaxed, second_order_energy
+from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -91,4 +91,4 @@ def shadow_of(mf: Any, orbitals: Orbitals) -> Shadow:
     elif gap(found) < GAP:
         failure = f"the gap is too small ({gap(found):.2g} Hartree)"
     responses = sum(field.tally.builds for field in ladder.fields)
-    return Shadow(second_order_energy(here, point), found, responses, failure)
+    return Shadow(here.energy + problem.energy_change(here, point), found, responses, failure)

@@ -15,6 +15,7 @@ from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.field.single import is_fitted, is_local
+from pyscf_mlham.scf.multilevel.descent import rotates_freely
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Array, Point, Problem
 
@@ -56,6 +57,15 @@ class Ladder:
         """Return levels by name, without the response level if the functional does not allow one."""
         fields = [self._field(name) for name in names]
         return [CheapLevel(self._problem, field) for field in fields if field is not None]
+
+    @property
+    def response(self) -> ResponseField | None:
+        """The response level, if there is one, room for it, and its second-order steps are applicable."""
+        try:
+            field = self._field(RESPONSE.name) if rotates_freely(self._problem) else None
+        except ResourceError:
+            return None
+        return field if isinstance(field, ResponseField) else None
 
     def builds(self, name: str) -> int:
         """Return the number of potentials built by fields of this name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -49,11 +49,6 @@ class CheapLevel:
         """Return the level shifted to be exact at a point; see `Level`."""
         return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trust)
 
-    def held(self, point: Point, hold: float) -> tuple[CheapLevel, Point]:
-        """Return the level held near a point, and the point in it; see `Holdable`."""
-        start = point.with_potential(point.v - hold * self._problem.projector(point.density))
-        return self.shifted(start), start
-
     def carried(self, point: Point, to: Point) -> Array:
         """Carry a potential from one density to another; see `Level`."""
         return self.field.around(point.factors, point.v).potential(to.factors)
@@ -69,8 +64,11 @@ class CheapLevel:
         """Whether the last point is converged or the gradient has stopped falling; see `Level`."""
         smallest = int(np.argmin([point.gradient for point in points]))
         stalled = len(points) - 1 - smallest > min(STALLED, self._cycles // 4)
-        converged = points[-1].gradient < tolerance and points[-1].orbitals is not None
-        return converged or stalled or len(points) > self._cycles
+        return self.converged(points[-1], None, tolerance) or stalled or len(points) > self._cycles
+
+    def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002
+        """Whether a point has orbitals of a small enough gradient; see `Descendable`."""
+        return point.gradient < tolerance and point.orbitals is not None
 
 
 def diis_of(problem: Problem) -> Any:
@@ -135,6 +133,7 @@ class FullLevel:
     Attributes:
         builds: number of full Fock builds so far.
         fields: cheaper fields; they free memory for a full build.
+        is_minimum: whether no rotation of the orbitals of a stationary point lowers its energy; False if unknown.
         share, trust: see `Level`.
     """
 
@@ -150,11 +149,12 @@ class FullLevel:
             limit: largest number of full builds, max_cycle by default.
         """
         self._problem, self._start, self._write = problem, start, write
-        self._limit = min(limit or problem.mf.max_cycle, problem.mf.max_cycle)
+        self._limit = int(min(limit or problem.mf.max_cycle, problem.mf.max_cycle))
         self._last: Iterate | None = None
         self._best: Iterate | None = None
         self._outcome: Outcome | None = None
         self.fields: list[Field] = []
+        self.is_minimum: Callable[[Point], bool] = lambda _: False
         self.builds = 0
 
     @property
@@ -167,6 +167,11 @@ class FullLevel:
     def best(self) -> Iterate:
         """Best point; defined after the first build."""
         return self._best or self.last
+
+    @property
+    def left(self) -> int:
+        """Number of full builds left."""
+        return max(0, self._limit - self.builds)
 
     @property
     def outcome(self) -> Outcome:
@@ -197,15 +202,13 @@ class FullLevel:
         )
         return self._last
 
-    def finished(self, points: Sequence[Point], tolerance: float) -> bool:  # noqa: ARG002  (the object's own criteria)
+    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
         """Whether the object's own criteria are met, or the iteration must stop; see `Level`."""
         here, best = points[-1], self._best
         assert isinstance(here, Iterate)
         if here is best:  # tested before, with other levels below
             return False
-        envs = _state(self._problem, here, best, self._start, self.builds)
-        converged = _is_converged(self._problem, here, best, envs)
-        self._report(here, envs | {"scf_conv": converged})
+        converged = self.converged(here, best, tolerance)
         if not converged and best is not None and here.lies_above(best):
             self._outcome = Outcome(best, "the energy rises")
             return True
@@ -216,11 +219,28 @@ class FullLevel:
         self._best, self._outcome = here, Outcome(here, "")
         if converged:
             return True
-        if self.builds >= self._limit:
+        if not self.left:
             self._outcome = Outcome(here, "the limit of full builds is reached")
+        elif self._is_unfilled_minimum(here):  # DIIS, which fills the lowest orbitals, would leave it
+            self._outcome = Outcome(here, "the orbitals are not filled from below")
         elif slow:
             self._outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
-        return slow or self.builds >= self._limit
+        return bool(self._outcome.failure)
+
+    def _is_unfilled_minimum(self, point: Iterate) -> bool:
+        """Whether orbitals are not filled from below, but no rotation of them lowers the energy."""
+        return not self._problem.filled_from_below(point.canonical) and self.is_minimum(point)
+
+    def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002  (of the object)
+        """Whether a new point meets the object's own criteria, and report the build; see `Descendable`."""
+        assert isinstance(point, Iterate)
+        assert last is None or isinstance(last, Iterate)
+        envs = _state(self._problem, point, last, self._start, self.builds)
+        found = _is_converged(self._problem, point, last, envs)
+        if found and not self._problem.filled_from_below(point.canonical):
+            found = self.is_minimum(point)  # otherwise a stationary state above the ground state
+        self._report(point, envs | {"scf_conv": found})
+        return found
 
     def _report(self, here: Iterate, envs: dict[str, Any]) -> None:
         """Log the build, write the checkpoint file and call mf.callback, as PySCF's kernel does."""
@@ -273,5 +293,4 @@ def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: d
         converged = last is not None and bool(criterion(envs))
     else:
         converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
-    # otherwise a stationary state above the ground state
-    return converged and problem.filled_from_below(here.canonical)
+    return converged

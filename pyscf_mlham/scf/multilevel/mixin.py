@@ -26,6 +26,7 @@ from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
+from pyscf_mlham.scf.multilevel.descent import descended, is_minimum
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -35,6 +36,7 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
+STEPS = 10  # of second order in the full level
 RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share of the expected lowering
 
 
@@ -273,7 +275,7 @@ class _MultilevelSCF(Decoration):
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
         point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
-        self.e_tot = second_order_energy(last, point)
+        self.e_tot = last.energy + problem.energy_change(last, point)
         self.energy_error = RESPONSE_ERROR * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
@@ -315,8 +317,10 @@ class _MultilevelSCF(Decoration):
         return float(self.scf(**start_of(self, args, kwargs)))
 
 
-def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
+def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
     """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
+
+    DIIS would leave a point whose orbitals are not filled from below: it is returned too.
 
     Args:
         ladder: the levels.
@@ -325,25 +329,25 @@ def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     """
     ladder.sharpen(last)
     levels = ladder.levels(ladder.rungs[0][-1:])
-    if not levels:  # functionals without second derivatives
+    if not levels or not last.problem.filled_from_below(last.canonical):  # no second derivatives of the functional
         return last
     return solve([levels[0].shifted(last)], last, tolerance).point
 
 
-def second_order_energy(last: Iterate, point: Point) -> float:
-    """Return the energy of a density to second order from the last full build, with the response as curvature, Hartree.
-
-    Args:
-        last: point of the full level.
-        point: of the response level shifted to it.
-    """
-    change, mean = point.density - last.density, last.problem.hcore + (last.v + point.v) / 2
-    return last.energy + float(np.vdot(change, mean).real) / last.problem.n_k
-
-
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
-    """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
+    """Converge the full level with cheaper ones below it; by second-order steps if DIIS on them makes no progress."""
     full.fields = ladder.fields
+    full.is_minimum = lambda point: (field := ladder.response) is not None and is_minimum(point, field)
+    outcome = _climbed(full, ladder, orbitals, tolerance)
+    if not outcome.failure or (response := ladder.response) is None:
+        return outcome
+    best, converged = descended(full, response, full.best, tolerance, min(STEPS, full.left))
+    assert isinstance(best, Iterate)
+    return Outcome(best, "" if converged else outcome.failure)
+
+
+def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
+    """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
     if full.build(orbitals).gradient > tolerance:
         ladder.sharpen(full.last)
     for names in ladder.rungs:

@@ -27,10 +27,6 @@ ROUGH = 1e-2  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 NEARLY = 3  # a goal below this multiple of the level's criterion is lowered, as the next build may be the last one
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
-HOLDS = (0.3, 1.0)  # Hartree; lowering of occupied orbitals if cheap levels do not converge without it
-STEPS = 4  # held steps with each of them
-SHORT = 0.1  # of the gradient that remains in a held step
-NEAR = 0.1  # Hartree; from a smaller gradient on, a level is tried without a hold
 SPACE = 5  # points of a level that are combined
 
 
@@ -60,13 +56,6 @@ class Level(Protocol):
 
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:
         """Whether the last point is converged or no further progress is possible."""
-
-
-class Holdable(Level, Protocol):
-    """Interface of a level that can be held near a density."""
-
-    def held(self, point: Point, hold: float) -> tuple[Holdable, Point]:
-        """Return the level with the occupied orbitals of a point lowered by `hold` (Hartree), and the point in it."""
 
 
 class Solution(NamedTuple):
@@ -120,31 +109,6 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
         points.append(point)
     best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
     return Solution(best, best.gradient < tolerance)
-
-
-def settled(levels: Sequence[Holdable], point: Point, tolerance: float) -> Solution:
-    """Converge cheap levels as `solve` does; if that fails, by short steps, each held near the last density.
-
-    A held level has a larger gap: its own SCF converges, and lowers the energy of the level without a hold.
-
-    Args:
-        levels: levels from the most expensive to the cheapest.
-        point: starting point, of the first level.
-        tolerance: orbital gradient, Hartree.
-    """
-    level, *cheaper = levels
-    found = [solve(levels, point, tolerance)]
-    for hold in HOLDS:
-        for _ in range(STEPS):
-            here = found[-1].point
-            if found[-1].converged or here.orbitals is None:
-                return found[-1]
-            held, start = level.held(here, hold)
-            moved = solve([held, *cheaper], start, max(tolerance, SHORT * here.gradient))
-            there = level.build(moved.orbitals)
-            found.append(solve(levels, there, tolerance) if there.gradient < NEAR else Solution(there, False))
-        found.append(min(found, key=lambda solution: solution.point.gradient))
-    return found[-1]
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:

@@ -17,9 +17,10 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.field import Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
+from pyscf_mlham.scf.multilevel.descent import descended, rotates_freely
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.multilevel.solver import settled, solve
+from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 
 Array = NDArray[Any]
@@ -101,12 +102,13 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     point = level.build(orbitals)
     ladder.sharpen(point)
     goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
-    return _converged(ladder.levels(ladder.improving), point, goal)
+    filled = problem.filled_from_below(problem.canonical(orbitals, point.fock))
+    return _converged(ladder.levels(ladder.improving), point, goal, diis=filled)
 
 
 def has_own_field(mf: Any) -> bool:
     """Whether a `SingleField` improves a guess; not if the solver of an accelerated object uses it itself."""
-    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "single_precision")
+    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "undo_accelerate")
 
 
 def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:
@@ -125,11 +127,24 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
     return solve([level], point, max(share * point.gradient, STEPPED)).point
 
 
-def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float) -> Orbitals:
-    """Return the best orbitals of cheap levels, not held for crystals and for ROHF, whose order is ambiguous."""
-    mf = point.problem.mf
-    method = solve if mf.istype("ROHF") or is_periodic(mf.mol) else settled
-    return method(levels, point, tolerance).orbitals
+def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, diis: bool = True) -> Orbitals:
+    """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them.
+
+    Args:
+        levels: levels from the most expensive to the cheapest.
+        point: starting point, of the first level.
+        tolerance: orbital gradient, Hartree.
+        diis: whether to try DIIS first; it fills the lowest orbitals.
+    """
+    response = levels[-1].field
+    if not isinstance(response, ResponseField) or not rotates_freely(point.problem):
+        return solve(levels, point, tolerance).orbitals
+    if diis:
+        found = solve(levels, point, tolerance)
+        if found.converged:
+            return found.orbitals
+        point = found.point
+    return descended(levels[0], response, point, tolerance).orbitals
 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:

@@ -1,0 +1,236 @@
+"""Second-order steps of levels that DIIS does not converge: a trust-region Newton method in the rotations of orbitals.
+
+Orbitals C exp(K) are rotated by angles x between virtual and occupied ones. With n electrons in an occupied orbital,
+
+    E(x) = E + g x + x H x / 2,   g = 2 n F_vo,   H x = 2 n (F_vv x - x F_oo + R[dD]_vo)
+
+where R is the response level and dD the change of density to first order: H costs no build of the level. A step
+minimises E(x) for |x| <= radius. The radius is adapted to the ratio of the energy lowering, from the Fock matrices of
+both points, to the expected one. A stationary point with a direction of negative curvature is left along it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+from pyscf import lib
+
+from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.density import OCCUPIED, Orbitals
+from pyscf_mlham.field import ResponseField
+from pyscf_mlham.scf.multilevel.solver import Solution
+from pyscf_mlham.scf.problem import Array, Point, Problem
+
+STEPS = 60  # of a cheap level
+RADIUS, LARGEST, SMALLEST = 0.4, 1.0, 1e-3  # radians; trust radius
+NO_SADDLE = 0.05  # radians; if a step of this length does not lower the energy, the negative curvature is an error
+POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which the radius changes
+ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
+SPACE = 30  # largest number of trial vectors
+FLAT = 0.1  # Hartree; smallest denominator of trial vectors
+TINY = float(np.finfo(float).tiny)
+UNSTABLE = -1e-3  # Hartree; curvature of a saddle point
+
+
+class Descendable(Protocol):
+    """Interface of a level to second-order steps."""
+
+    def build(self, orbitals: Orbitals) -> Point:
+        """Build the Fock matrix of the orbitals' density."""
+
+    def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:
+        """Whether a new point meets the level's criteria, which may compare it with the last one."""
+
+
+class Step(NamedTuple):
+    """Rotation angles, and the change of energy that they are expected to bring, Hartree."""
+
+    angles: Array
+    expected: float
+
+
+def descended(
+    level: Descendable, response: ResponseField, point: Point, tolerance: float, steps: int = STEPS
+) -> Solution:
+    """Minimise the energy of a level by second-order steps.
+
+    Args:
+        level: the level.
+        response: its response, of any kernel.
+        point: starting point, with orbitals.
+        tolerance: orbital gradient, Hartree.
+        steps: largest number of builds.
+    """
+    radius, done = RADIUS, False
+    surface = Surface(point, response)
+    for _ in range(steps):
+        saddle = (done or point.gradient < tolerance) and surface.lowest[0] < UNSTABLE
+        if done and not saddle:
+            break
+        step = surface.along(surface.lowest[1], radius) if saddle else surface.step(radius)
+        there = level.build(surface.rotated(step.angles))
+        met = level.converged(there, point, tolerance)
+        ratio = point.problem.energy_change(point, there) / min(step.expected, -TINY)
+        size = float(np.linalg.norm(step.angles))
+        if not ratio > POOR:
+            radius = size / 4
+        elif ratio > GOOD:
+            radius = min(LARGEST, max(radius, 2 * size))
+        if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
+            point, done, surface = there, met, Surface(there, response)
+        elif radius < (NO_SADDLE if saddle else SMALLEST):
+            break
+    return Solution(point, done)
+
+
+def rotates_freely(problem: Problem) -> bool:
+    """Whether all occupied orbitals rotate with all virtual ones: not those of ROHF, of irreps and of crystals."""
+    mf = problem.mf
+    return not (mf.istype("ROHF") or mf.mol.symmetry or is_periodic(mf.mol))
+
+
+def is_minimum(point: Point, response: ResponseField) -> bool:
+    """Whether the response Hessian of a point has no negative curvature."""
+    return Surface(point, response).lowest[0] > UNSTABLE
+
+
+class Surface:
+    """The energy to second order in rotations of a point's orbitals.
+
+    Attributes:
+        gradient: of the energy by all angles, Hartree.
+        diagonal: of the Hessian without the response, Hartree.
+        response: field of the same gradient and Hessian, exact at the point.
+    """
+
+    def __init__(self, point: Point, response: ResponseField) -> None:
+        assert point.orbitals is not None
+        self._problem = problem = point.problem
+        self._orbitals = problem.canonical(point.orbitals, point.fock)
+        coeff, occ = (np.asarray(a) for a in self._orbitals[1:])
+        self._spins = [Spin(c, n) for c, n in (zip(coeff, occ, strict=True) if coeff.ndim == 3 else [(coeff, occ)])]
+        fock = point.fock if coeff.ndim == 3 else point.fock[None]
+        self._factors = [spin.occupied * np.sqrt(spin.filling) for spin in self._spins]
+        self.response = response.with_kernel(self._factors).around(self._factors, point.v)
+        self._blocks = [spin.blocks(f) for spin, f in zip(self._spins, fock, strict=True)]
+        self.gradient = self._flat([vo for vo, _, _ in self._blocks])
+        self.diagonal = self._flat([np.subtract.outer(vv.diagonal(), oo.diagonal()) for _, vv, oo in self._blocks])
+
+    def curved(self, angles: Array) -> Array:
+        """Return H x."""
+        parts = self._parts(angles)
+        turns = [spin.virtual @ x * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)]
+        # the response is linear in the density: the difference is exact for any length
+        there, back = ([l + sign * t for l, t in zip(self._factors, turns, strict=True)] for sign in (1, -1))
+        v = (self.response.potential(there) - self.response.potential(back)) / 2
+        v = v if v.ndim == 3 else v[None]
+        answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
+        pairs = zip(self._blocks, parts, answers, strict=True)
+        return self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+
+    def step(self, radius: float) -> Step:
+        """Return the step to the lowest energy within a radius, in a space of trial vectors as in Davidson's method."""
+        space, images = np.zeros((0, self.gradient.size)), np.zeros((0, self.gradient.size))
+        trial = -self.gradient / np.maximum(np.abs(self.diagonal), FLAT)
+        while True:
+            for _ in range(2):  # once more against rounding
+                trial = trial - space.T @ (space @ trial)
+                trial = trial / max(float(np.linalg.norm(trial)), TINY)
+            space, images = np.vstack([space, trial]), np.vstack([images, self.curved(trial)])
+            slope, matrix = space @ self.gradient, space @ images.T
+            matrix = (matrix + matrix.T) / 2
+            y, shift = lowest_within(slope, matrix, radius)
+            residual = y @ images + shift * (y @ space) + self.gradient
+            small = np.linalg.norm(residual) < ACCURATE * np.linalg.norm(self.gradient)
+            if small or len(space) >= min(SPACE, self.gradient.size):
+                return Step(y @ space, float(slope @ y + y @ matrix @ y / 2))
+            trial = -residual / np.maximum(np.abs(self.diagonal + shift), FLAT)
+
+    @cached_property
+    def lowest(self) -> tuple[float, Array]:
+        """The lowest curvature, Hartree, and its direction (Davidson's method)."""
+        if not self.gradient.size:
+            return np.inf, self.gradient
+        order = np.argsort(self.diagonal)[:3]
+        noise = np.random.default_rng(0).normal(scale=1e-2, size=(len(order), self.gradient.size))
+        start = noise / np.maximum(np.abs(self.diagonal), FLAT)  # of any symmetry
+        start[np.arange(len(order)), order] += 1
+        _, values, vectors = lib.davidson1(
+            lambda xs: [self.curved(x) for x in xs], list(start), self.diagonal, tol=1e-5, max_cycle=20, verbose=0
+        )
+        return float(values[0]), np.asarray(vectors[0])
+
+    def along(self, direction: Array, length: float) -> Step:
+        """Return a step downhill along a direction of negative curvature."""
+        x = direction * (length / np.linalg.norm(direction))
+        x = -x if self.gradient @ x > 0 else x
+        return Step(x, float(self.gradient @ x + x @ self.curved(x) / 2))
+
+    def rotated(self, angles: Array) -> Orbitals:
+        """Return the orbitals C exp(K)."""
+        coeff = [spin.rotated(x) for spin, x in zip(self._spins, self._parts(angles), strict=True)]
+        return self._orbitals._replace(coeff=np.stack(coeff) if len(coeff) == 2 else coeff[0])
+
+    def _flat(self, parts: list[Array]) -> Array:
+        """Return derivatives of the energy (virtual, occupied) of all spins in a row, each times twice the filling."""
+        return np.concatenate([2 * spin.filling * part.ravel() for spin, part in zip(self._spins, parts, strict=True)])
+
+    def _parts(self, angles: Array) -> list[Array]:
+        """Return angles (virtual, occupied) of each spin."""
+        shapes = [(spin.virtual.shape[1], spin.occupied.shape[1]) for spin in self._spins]
+        parts = np.split(angles, np.cumsum([virtual * occupied for virtual, occupied in shapes])[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class Spin:
+    """Orbitals of one spin, or of both.
+
+    Attributes:
+        filling: electrons in an occupied orbital.
+        occupied, virtual: orbitals (n_ao, ...).
+    """
+
+    def __init__(self, coeff: Array, occ: Array) -> None:
+        self._coeff, self._filled = coeff, occ > OCCUPIED
+        self.filling = float(occ.max(initial=1.0))
+        self.occupied, self.virtual = coeff[:, self._filled], coeff[:, ~self._filled]
+
+    def blocks(self, fock: Array) -> tuple[Array, Array, Array]:
+        """Return F_vo, F_vv and F_oo."""
+        fv, fo = fock @ self.virtual, fock @ self.occupied
+        return self.virtual.T @ fo, self.virtual.T @ fv, self.occupied.T @ fo
+
+    def rotated(self, x: Array) -> Array:
+        """Return C exp(K) with K_vo = x = -K_ov^T."""
+        k = np.zeros((len(self._filled),) * 2)
+        k[np.ix_(~self._filled, self._filled)] = x
+        return np.asarray(self._coeff @ scipy.linalg.expm(k - k.T))
+
+
+def lowest_within(slope: Array, matrix: Array, radius: float) -> tuple[Array, float]:
+    """Return y of the lowest g y + y A y / 2 with |y| <= radius, and the shift s with (A + s) y = -g.
+
+    Args:
+        slope: g.
+        matrix: A, symmetric.
+        radius: largest length of y.
+    """
+    values, vectors = np.linalg.eigh(matrix)
+    along = vectors.T @ slope
+
+    def excess(shift: float) -> float:
+        return float(np.linalg.norm(along / (values + shift))) - radius
+
+    if values[0] > 0 and excess(0.0) <= 0:
+        return -vectors @ (along / values), 0.0
+    least = max(0.0, -float(values[0])) + 1e-10
+    most = least + float(np.linalg.norm(slope)) / radius
+    shift = scipy.optimize.brentq(excess, least, most) if excess(least) > 0 else least
+    y = -along / (values + shift)
+    if y @ y < radius**2:  # the gradient has no component along the lowest curvature
+        y[0] = np.copysign(np.sqrt(radius**2 - y[1:] @ y[1:]), y[0])
+    return vectors @ y, float(shift)

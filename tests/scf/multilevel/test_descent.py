@@ -1,0 +1,102 @@
+"""Second-order steps: their equations, saddle points that they leave, and minima whose orbitals are not in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
+from pyscf_mlham.scf.multilevel.descent import Surface, descended, is_minimum, lowest_within
+from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.problem import Point, Problem
+from support.molecules import TWISTED_ETHYLENE, mole
+
+OBJECTS = {
+    "RHF": lambda: mole(basis="6-31g").RHF(),
+    "RKS": lambda: mole(basis="6-31g").RKS(xc="pbe"),
+    "UKS": lambda: mole(basis="6-31g", charge=1, spin=1).UKS(xc="pbe0"),
+    "UHF of one spin": lambda: mole("H 0 0 0; H 0 0 1.4", "6-31g", spin=2).UHF(),
+}
+
+
+def started(mf: Any) -> tuple[CheapLevel, Point]:
+    """Return the coarse level, and its point for the orbitals of superposed atoms."""
+    problem = Problem.of(mf)
+    level = CheapLevel(problem, CoarseField(mf, COARSE))
+    return level, level.build(problem.orbitals(problem.hcore + level.field.potential(atomic_factors(mf))))
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_gradient_and_hessian_are_derivatives_of_the_energy(name: str, small_grids: None) -> None:
+    _, point = started(OBJECTS[name]())
+    surface = Surface(point, ResponseField(point.problem.mf))
+    anchored = CheapLevel(point.problem, surface.response)
+    rng, h = np.random.default_rng(0), 0.02
+    x, z = rng.normal(size=(2, surface.gradient.size))
+    x /= np.linalg.norm(x)
+    up, down = (point.problem.energy_change(point, anchored.build(surface.rotated(t * x))) for t in (h, -h))
+    assert (up - down) / (2 * h) == pytest.approx(surface.gradient @ x, abs=2e-3)
+    assert (up + down) / h**2 == pytest.approx(x @ surface.curved(x), rel=1e-3)
+    assert z @ surface.curved(x) == pytest.approx(x @ surface.curved(z), rel=1e-4)
+
+
+@given(st.integers(1, 6), st.floats(0.01, 10.0), st.integers(0, 1000), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_no_other_step_within_the_radius_is_lower(n: int, radius: float, seed: int, hard: bool) -> None:
+    rng = np.random.default_rng(seed)
+    values, vectors = np.linalg.eigh((a := rng.normal(size=(n, n))) + a.T)
+    slope = rng.normal(size=n)
+    if hard:  # no component along the lowest curvature
+        slope -= vectors[:, 0] * (vectors[:, 0] @ slope)
+    matrix = (vectors * values) @ vectors.T
+    y, shift = lowest_within(slope, matrix, radius)
+    assert np.linalg.norm(y) <= radius * (1 + 1e-6)
+    np.testing.assert_allclose(matrix @ y + shift * y, -slope, atol=1e-6 * max(1.0, radius))
+    energy = slope @ y + y @ matrix @ y / 2
+    for _ in range(30):
+        other = rng.normal(size=n)
+        other *= radius * rng.random() ** (1 / n) / np.linalg.norm(other)
+        assert energy <= slope @ other + other @ matrix @ other / 2 + 1e-6 * max(1.0, radius**2)
+
+
+def test_a_level_that_diis_does_not_converge_descends(small_grids: None) -> None:
+    level, point = started(mole(TWISTED_ETHYLENE, "sto-3g").RKS(xc="pbe"))
+    failed = solve([level], point, 3e-3)
+    assert not failed.converged
+    response = ResponseField(point.problem.mf)
+    found = descended(level, response, failed.point, 3e-3)
+    assert found.converged
+    assert level.build(found.orbitals).gradient < 3e-3
+    assert is_minimum(found.point, response)
+    assert point.problem.energy_change(failed.point, found.point) < 0
+
+
+def test_a_saddle_point_is_left(small_grids: None) -> None:
+    mf = mole("H 0 0 0; H 0 0 2.5", "6-31g").UHF()  # stretched: the closed shell is a saddle point
+    level, point = started(mf)
+    closed = solve([level], point, 1e-4)
+    response = ResponseField(mf)
+    assert closed.converged
+    assert not is_minimum(closed.point, response)
+    found = descended(level, response, closed.point, 1e-4)
+    assert found.converged
+    assert is_minimum(found.point, response)
+    assert point.problem.energy_change(closed.point, found.point) < -1e-2
+    broken = accelerate(mf).run()  # from mixed frontier orbitals
+    assert broken.spin_square()[0] > 0.9
+    assert mf.energy_tot(found.point.density) == pytest.approx(broken.e_tot, abs=1e-4)
+
+
+def test_a_minimum_is_a_solution_if_its_orbitals_are_not_filled_from_below(small_grids: None) -> None:
+    mol = mole(TWISTED_ETHYLENE, "6-31g")
+    quick = accelerate(mol.RKS(xc="pbe").density_fit()).run()
+    assert quick.converged
+    assert not quick.plain_reason
+    assert not np.array_equal(quick.get_occ(quick.mo_energy), quick.mo_occ)
+    assert quick.e_tot == pytest.approx(mol.RKS(xc="pbe").density_fit().newton().run().e_tot, abs=1e-7)
