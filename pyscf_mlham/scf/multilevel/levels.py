@@ -22,6 +22,7 @@ CYCLES = 50
 RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
 NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
 SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
+ABOVE = 5e-3  # Hartree; a cheap solution that lies further above an earlier point is another state
 STALLED = 10  # cycles without a smaller gradient, after which the smallest is accepted: the limit of single precision
 NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies are ambiguous
 
@@ -69,6 +70,13 @@ class CheapLevel:
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002
         """Whether a point has orbitals of a small enough gradient; see `Descendable`."""
         return point.gradient < tolerance and point.orbitals is not None
+
+    def below(self, points: Sequence[Point]) -> Point | None:
+        """Return the point of lowest energy if the last one lies above it; see `Level`."""
+        energies = np.cumsum([0.0, *map(self._problem.energy_change, points, points[1:])])
+        energies[[point.orbitals is None for point in points]] = np.inf  # superposed atoms
+        lowest = int(np.argmin(energies))
+        return points[lowest] if energies[-1] > energies[lowest] + ABOVE else None
 
 
 def diis_of(problem: Problem) -> Any:
@@ -254,6 +262,9 @@ class FullLevel:
             mf.dump_chk(envs)
         if callable(mf.callback):
             mf.callback(envs)
+
+    def below(self, points: Sequence[Point]) -> None:
+        """Return None: `finished` has its own test; see `Level`."""
 
     def shifted(self, point: Point) -> FullLevel:
         """Raise: no level is more expensive; see `Level`."""

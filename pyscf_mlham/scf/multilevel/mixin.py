@@ -36,6 +36,7 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
+EASY = 8  # builds of the coarse level; a solution that takes more may be a saddle point
 STEPS = 10  # of second order in the full level
 RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share of the expected lowering
 
@@ -339,7 +340,9 @@ def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float)
     full.fields = ladder.fields
     full.is_minimum = lambda point: (field := ladder.response) is not None and is_minimum(point, field)
     outcome = _climbed(full, ladder, orbitals, tolerance)
-    if not outcome.failure or (response := ladder.response) is None:
+    if not outcome.failure and (ladder.builds(COARSE.name) <= EASY or full.is_minimum(full.best)):
+        return outcome
+    if (response := ladder.response) is None:
         return outcome
     best, converged = descended(full, response, full.best, tolerance, min(STEPS, full.left))
     assert isinstance(best, Iterate)

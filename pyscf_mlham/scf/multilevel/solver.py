@@ -57,6 +57,9 @@ class Level(Protocol):
     def finished(self, points: Sequence[Point], tolerance: float) -> bool:
         """Whether the last point is converged or no further progress is possible."""
 
+    def below(self, points: Sequence[Point]) -> Point | None:
+        """Return the point of lowest energy if the last one lies above it: DIIS has left the way down."""
+
 
 class Solution(NamedTuple):
     """Result of a level's SCF.
@@ -107,6 +110,8 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
             orbitals = level.step(point, len(points) - 1)
         point = level.build(orbitals)
         points.append(point)
+    if lower := level.below(points):
+        return Solution(lower, False)
     best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
     return Solution(best, best.gradient < tolerance)
 
