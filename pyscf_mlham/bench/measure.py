@@ -318,7 +318,7 @@ def _gradients(mf: Any, visited: list[tuple[Array, Array]]) -> list[float]:
     PySCF's orbital gradient, and defined for other guesses as well. For spins that share their orbitals it is that of
     the sum.
     """
-    s, h = mf.get_ovlp(), mf.get_hcore()
+    s, h = mf.get_ovlp(mf.mol), mf.get_hcore(mf.mol)
     x = mf.check_linear_dependency(s)
     norms = []
     for density, v in visited:

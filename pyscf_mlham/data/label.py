@@ -101,7 +101,7 @@ def _full_solution(mf: Any, solver: str) -> _Solution:
     if not mf.converged:
         raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
     orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
-    half = mf.get_ovlp() @ mf.mo_coeff
+    half = mf.get_ovlp(mf.mol) @ mf.mo_coeff
     fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
     return _Solution(fock, orbitals, float(mf.e_tot))
 

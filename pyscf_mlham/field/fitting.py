@@ -190,7 +190,7 @@ def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Ar
 def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array], int]:
     """Return the map from (P|mn) to B_P,mn, and the number of rows of B, reduced for a linearly dependent basis set."""
     with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
-        metric = auxmol.intor("int2c2e")
+        metric = auxmol.intor("int2c2e", hermi=1)  # as PySCF, whose rounding decides whether a basis is dependent
     try:
         root = scipy.linalg.cholesky(metric, lower=True)
     except scipy.linalg.LinAlgError:

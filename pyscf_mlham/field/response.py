@@ -162,7 +162,8 @@ def atomic_factor(mol: gto.Mole) -> Array:
     Returns:
         (n_ao, n_atomic_orbitals).
     """
-    real = {mol.atom_symbol(i): i for i in range(mol.natm) if not is_ghost(mol, i)}
+    filled = [i for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()) if end > begin]
+    real = {mol.atom_symbol(i): i for i in filled if not is_ghost(mol, i)}
     atoms = {symbol: _atom(mol, i) for symbol, i in real.items()}  # equal symbols have equal basis sets
     blocks = [
         atoms.get(mol.atom_symbol(i), np.zeros((end - begin, 0)))

@@ -46,7 +46,7 @@ class _OneShotSCF(Decoration):
         self.mo_energy: Any = None
         self.mo_coeff: Any = None
         self.mo_occ: Any = None
-        self.e_tot = float("nan")  # not computed until requested
+        self.e_tot = float("nan")  # `energy_tot` computes it
         self.converged = False
         self.cycles = 0
         self.scf_summary: dict[str, float] = {}
@@ -63,14 +63,11 @@ class _OneShotSCF(Decoration):
         """Decorate an object of PySCF; one of gpu4pyscf stays plain, with the predicted orbitals."""
         return mf if is_on_gpu(mf) else OneShot(mf, self.model)
 
-    def kernel(self: Any, dm0: Any = None, **_: Any) -> float:  # noqa: ARG002  (PySCF's signature)
-        """Predict the Fock matrix and diagonalise it.
-
-        Args:
-            dm0: not used; a prediction needs no initial density.
+    def kernel(self: Any, *_: Any, **__: Any) -> float:
+        """Predict the Fock matrix and diagonalise it; an initial density is not used.
 
         Returns:
-            e_tot, which is not a number until `energy_tot` is called.
+            e_tot, which is not a number: `energy_tot` returns the energy of the predicted density.
         """
         self.build()
         prediction = predict(self, registered_model(self.model, self))

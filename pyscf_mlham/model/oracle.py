@@ -62,7 +62,7 @@ class OracleModel:
         if h0 == SCC and (reason := scc.inapplicable(mf, mol)):
             raise OutOfDomainError(reason)
         v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, xc)
-        h0_matrix = fock_for(mf, np.asarray(mf.get_hcore()), mol.nao) + fock_for(mf, v0, mol.nao)
+        h0_matrix = fock_for(mf, np.asarray(mf.get_hcore(mf.mol)), mol.nao) + fock_for(mf, v0, mol.nao)
         config = ModelConfig(
             name=name,
             architecture=ARCHITECTURE,

@@ -44,7 +44,7 @@ def inapplicable(mf: Any) -> str:
         return "DIIS is switched off, and the coarse SCF relies on it"
     if mf.istype("ROHF") and mf.mol.spin < 0:
         return "ROHF with more beta than alpha electrons is left to PySCF"
-    if replaced := [name for name in HOOKS if _is_replaced(mf, name)]:
+    if replaced := [name for name in HOOKS if is_replaced(mf, name)]:
         return f"{', '.join(replaced)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
     return unknown_field(mf)
 
@@ -66,9 +66,9 @@ def unknown_field(mf: Any) -> str:
         return reason
     if getattr(mf, "sigma", None) and not mf.istype("KSCF"):
         return "smeared occupations are left to PySCF"
-    if replaced := [name for name in STEPS if _is_replaced(mf, name)]:
+    if replaced := [name for name in STEPS if is_replaced(mf, name)]:
         return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
-    overlap = mf.get_ovlp()
+    overlap = mf.get_ovlp(mf.mol)
     if (np.iscomplexobj(overlap) and not mf.istype("KSCF")) or overlap.shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
     return ""
@@ -96,7 +96,7 @@ def _was_decorated_after_newton(mf: Any) -> bool:
     return any(outer.get(name) is not inner.get(name) and outer.get(name) != inner.get(name) for name in FIELD)
 
 
-def _is_replaced(mf: Any, name: str) -> bool:
+def is_replaced(mf: Any, name: str) -> bool:
     """Whether a step of the SCF is replaced, on the object (as for fractional occupations) or by a user's own class."""
     owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
     if name in HOOKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib import import_module
 from typing import Any
 
@@ -80,6 +81,8 @@ def _private_parts(mf: Any, copies: dict[int, Any]) -> dict[str, Any]:
         if id(helper) not in copies:
             copies[id(helper)] = _copy_of(helper)
         parts[name] = copies[id(helper)]
+    if "_numint" in parts:  # it has the range separation that mf.omega sets
+        parts["_numint"] = copy.copy(parts["_numint"])
     if (inner := parts.get("_scf")) is not None:
         parts["_scf"] = inner.copy()
         parts["_scf"].__dict__.update(_private_parts(inner, copies))

@@ -89,8 +89,7 @@ class _TrackedSCF(Decoration):
             kwargs: passed on.
         """
         self.build(self.mol)
-        # a scanner passes the last density, its own guess
-        own = dm0 is None or (self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff)
+        own = dm0 is None or self._is_last(dm0)
         shadow = self._shadow() if own else None
         if shadow is not None and not shadow.failure:
             return float(self._accept(shadow, kwargs.get("dump_chk", True)))
@@ -110,6 +109,11 @@ class _TrackedSCF(Decoration):
             self._to_history(diis)
         self._refined = self._defect = None
         return float(energy)
+
+    def _is_last(self: Any, dm0: Any) -> bool:
+        """Whether a density is the last one, which a scanner passes as its own guess."""
+        ours = self._own_coeff is not None and getattr(dm0, "mo_coeff", None) is self._own_coeff
+        return isinstance(self, hf.SCF_Scanner) and ours and dm0.mo_occ is self.mo_occ
 
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
@@ -166,7 +170,7 @@ class _TrackedSCF(Decoration):
     def _independent(self: Any) -> bool:
         """Whether PySCF drops no function of the basis set; responses along dropped ones are only rounding."""
         with undisturbed(self):
-            kept = self.check_linear_dependency(self.get_ovlp())
+            kept = self.check_linear_dependency(self.get_ovlp(self.mol))
         return bool(kept.shape[-1] == kept.shape[-2])
 
     def _from_history(self: Any, otherwise: Array | None) -> Array | None:

@@ -29,7 +29,7 @@ class Place(NamedTuple):
         """Return that of a mean-field object."""
         layout = OrbitalLayout.from_mol(mf.mol)
         transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
-        overlap = transform.T @ mf.get_ovlp() @ transform
+        overlap = transform.T @ mf.get_ovlp(mf.mol) @ transform
         return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
 
     def density(self, orbitals: Orbitals) -> Array:
@@ -45,7 +45,7 @@ class Place(NamedTuple):
         """Return the core Hamiltonian minus that of the bare molecule, (1, n, n) in Loewdin orbitals, Hartree."""
         if getattr(mf.get_hcore, "__func__", None) is hf.SCF.get_hcore:
             return None
-        return self.operator(mf.get_hcore() - hf.get_hcore(mf.mol))[None]
+        return self.operator(mf.get_hcore(mf.mol) - hf.get_hcore(mf.mol))[None]
 
     def operator(self, matrix: Array) -> Array:
         """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf.lib import logger
+from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE, SINGLE, Field
@@ -82,7 +83,8 @@ class CheapLevel:
 def diis_of(problem: Problem) -> Any:
     """Return a DIIS object with the settings of the mean-field object."""
     mf = problem.mf
-    diis = mf.DIIS(mf)
+    kind = mf.DIIS if issubclass(mf.DIIS, CDIIS) else CDIIS  # others need energies, which cheap fields lack
+    diis = kind(mf)
     diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
     diis.Corth, diis.verbose = problem.x, 0
     return diis

@@ -21,14 +21,15 @@ from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
-from pyscf_mlham.scf.applicability import inapplicable
+from pyscf_mlham.field.grid import Functional
+from pyscf_mlham.scf.applicability import inapplicable, is_replaced
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.descent import descended, is_minimum
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
-from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, FullLevel, Iterate, NoProgressError, Outcome
+from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.problem import Point, Problem
@@ -37,8 +38,10 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 Array = NDArray[Any]
 
 EASY = 8  # builds of the coarse level; a solution that takes more may be a saddle point
+GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
 STEPS = 10  # of second order in the full level
-RESPONSE_ERROR = 0.05  # largest error of a response step's energy, as a share of the expected lowering
+# Largest error of a response step's energy, as a share of the expected lowering; the kernel of meta-GGAs is poorer.
+RESPONSE_ERROR, RESPONSE_ERROR_META = 0.05, 0.2
 
 
 def accelerate(mf: Any, builds: int | None = None) -> Any:
@@ -177,6 +180,7 @@ class _MultilevelSCF(Decoration):
         """
         self.coarse_cycles = self.full_builds = self.response_builds = self.single_builds = self._builds = 0
         self.plain_reason, self.energy_error = "", float("nan")
+        record(self, None)
         reason = inapplicable(self)
         if dm0 is not None and np.iscomplexobj(dm0) and not self.istype("KSCF"):
             reason = "the density to start from is complex"
@@ -215,32 +219,27 @@ class _MultilevelSCF(Decoration):
         problem = problem_of(self)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
-        if dm0 is not None and np.ndim(dm0) == 2 and (self.istype("UHF") or self.istype("ROHF")):
-            dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
-        ladder = Ladder(problem, getattr(dm0, "defect", None))
+        own = any(is_replaced(self, name) for name in GUESSES)
+        breaking = dm0 is None and not own and breaks_spin_symmetry(self)
+        atoms = dm0 is None and not own and is_atomic(self.init_guess)
+        given, ladder = dm0, Ladder(problem, getattr(dm0, "defect", None))
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
-        except ResourceError as error:
-            return float(self._plain(str(error), dm0, earlier=0, **kwargs))
-        breaking = dm0 is None and breaks_spin_symmetry(self)
-        atoms = dm0 is None and is_atomic(self.init_guess)
+        except Exception as error:  # the SCF itself is PySCF's
+            return float(self._plain(_cause(error), given, earlier=0, **kwargs))
         if dm0 is None:
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
                 dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
+        dm0 = np.asanyarray(dm0)
+        if dm0.ndim == 2 and (self.istype("UHF") or self.istype("ROHF")):
+            dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
+        try:
+            orbitals = self._first(problem, ladder, levels, dm0, atoms, breaking)
+        except Exception as error:
+            return float(self._plain(_cause(error), given, earlier=0, **kwargs))
         write = bool(self.chkfile) and kwargs.get("dump_chk", True)
         if write:
             chkfile.save_mol(self.mol, self.chkfile)
-        dm0 = np.asanyarray(dm0)
-        if levels and not is_close(dm0):
-            superposed = atoms and not is_periodic(self.mol)
-            factors = atomic_factors(self) if superposed else problem.factors_of(dm0)
-            orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
-            if atoms:
-                self._record_scc(problem, ladder)
-        else:
-            tagged: Any = dm0
-            orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
-        orbitals = improved(problem, ladder, orbitals, dm0)
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim)
         self.full_builds, self.cycles = self._builds, full.builds
@@ -265,6 +264,30 @@ class _MultilevelSCF(Decoration):
         self._suggest()
         return float(self.e_tot)
 
+    def _first(
+        self: Any, problem: Problem, ladder: Ladder, levels: list[CheapLevel], dm0: Array, atoms: bool, breaking: bool
+    ) -> Orbitals:
+        """Return the orbitals of the first full build.
+
+        Args:
+            problem: SCF problem.
+            ladder: its cheaper fields.
+            levels: those that improve a density that is not close.
+            dm0: initial density matrix in the object's own shape.
+            atoms: whether it consists of superposed atoms.
+            breaking: whether to break its spin symmetry.
+        """
+        if levels and (breaking or not is_close(dm0)):
+            superposed = atoms and not is_periodic(self.mol)
+            factors = atomic_factors(self) if superposed else problem.factors_of(dm0)
+            orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
+            if atoms:
+                self._record_scc(problem, ladder)
+        else:
+            tagged: Any = dm0
+            orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
+        return improved(problem, ladder, orbitals, dm0)
+
     def _keep(self, ladder: Ladder, outcome: Outcome) -> None:
         """Do nothing with the result; track() keeps it."""
 
@@ -277,7 +300,8 @@ class _MultilevelSCF(Decoration):
         """Estimate the energy to second order from the response to the last full build."""
         point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
         self.e_tot = last.energy + problem.energy_change(last, point)
-        self.energy_error = RESPONSE_ERROR * last.lowering
+        meta = Functional(self).kind == "MGGA"
+        self.energy_error = (RESPONSE_ERROR_META if meta else RESPONSE_ERROR) * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
         self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
         logger.note(self, "multilevel SCF: energy estimated after %d full Fock build%s, error about %.1g Hartree",
@@ -316,6 +340,10 @@ class _MultilevelSCF(Decoration):
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
         return float(self.scf(**start_of(self, args, kwargs)))
+
+
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, ResourceError) else f"{type(error).__name__}: {error}"
 
 
 def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:

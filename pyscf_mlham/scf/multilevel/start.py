@@ -46,16 +46,16 @@ def is_close(density: Array | None) -> bool:
 
 
 def breaks_spin_symmetry(mf: Any) -> bool:
-    """Whether PySCF would break the spin symmetry of the guess by its default method.
+    """Whether PySCF would break the spin symmetry of the guess.
 
-    It deletes half of the beta density. That ruins good guesses, and rounding decides whether the SCF leaves the
-    symmetric state (singlet O2 is 1.2 eV too high if it does not). Here the frontier orbitals are mixed instead.
+    Its default method deletes half of the beta density. That ruins good guesses, and rounding decides whether the SCF
+    leaves the symmetric state (singlet O2 is 1.2 eV too high if it does not). Here the frontier orbitals are mixed.
 
     Args:
         mf: PySCF mean-field object.
     """
     key = mf.init_guess
-    return bool(spin_breaking(mf, mf.mol) == 1 and isinstance(key, str) and not key.lower().startswith("chk"))
+    return spin_breaking(mf, mf.mol) in (1, "mix") and isinstance(key, str) and not key.lower().startswith("chk")
 
 
 def is_atomic(key: Any) -> bool:
