@@ -190,8 +190,11 @@ def _of_energies(energy: float, ours: Outcome, task: Input) -> tuple[str, str]:
     if task.use == "guess":
         return "another state", details
     again = outcome_of(task, lambda mf: _ran(mf, ours.density))
-    if again.converged and again.energy is not None and abs(again.energy - ours.energy) <= max(STATE, tolerance):
-        return "another state", details
+    if again.converged and again.energy is not None:
+        left = again.energy - ours.energy
+        # in a flat valley (another orientation on the grid), plain SCF may go on to a still lower energy
+        if abs(left) <= max(STATE, tolerance) or (left < 0 and difference < 0):
+            return "another state", details
     return "lower" if difference < 0 else "higher", details
 
 

@@ -15,7 +15,7 @@ from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.field.single import is_fitted, is_local
-from pyscf_mlham.scf.multilevel.descent import rotates_freely
+from pyscf_mlham.scf.multilevel.descent import is_minimum, rotates_freely
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Array, Point, Problem
 
@@ -60,12 +60,16 @@ class Ladder:
 
     @property
     def response(self) -> ResponseField | None:
-        """The response level, if there is one, room for it, and its second-order steps are applicable."""
+        """The response level, if there is one, there is room for it, and its second-order steps are applicable."""
         try:
             field = self._field(RESPONSE.name) if rotates_freely(self._problem) else None
         except ResourceError:
             return None
         return field if isinstance(field, ResponseField) else None
+
+    def is_minimum(self, point: Point) -> bool:
+        """Whether no rotation of the orbitals of a stationary point lowers its energy; False if that is unknown."""
+        return self.response is not None and is_minimum(point, self.response)
 
     def builds(self, name: str) -> int:
         """Return the number of potentials built by fields of this name."""

@@ -27,7 +27,7 @@ from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.descent import descended, is_minimum
+from pyscf_mlham.scf.multilevel.descent import descended
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, NoProgressError, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -366,15 +366,16 @@ def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
     """Converge the full level with cheaper ones below it; by second-order steps if DIIS on them makes no progress."""
     full.fields = ladder.fields
-    full.is_minimum = lambda point: (field := ladder.response) is not None and is_minimum(point, field)
+    full.is_minimum = ladder.is_minimum
     outcome = _climbed(full, ladder, orbitals, tolerance)
-    if not outcome.failure and (ladder.builds(COARSE.name) <= EASY or full.is_minimum(full.best)):
+    if not outcome.failure and (ladder.builds(COARSE.name) <= EASY or ladder.is_minimum(full.best)):
         return outcome
-    if (response := ladder.response) is None:
+    response = ladder.response if full.left else None
+    if response is None:
         return outcome
     best, converged = descended(full, response, full.best, tolerance, min(STEPS, full.left))
     assert isinstance(best, Iterate)
-    return Outcome(best, "" if converged else outcome.failure)
+    return Outcome(best, "" if converged else outcome.failure or "a saddle point was left")
 
 
 def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
