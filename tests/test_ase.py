@@ -20,6 +20,7 @@ from ase.calculators.calculator import (
 )
 from ase.calculators.fd import calculate_numerical_forces
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.mep import NEB
 from pyscf.data import nist
 
 import pyscf_mlham
@@ -364,3 +365,15 @@ def test_interrupted_calculation_leaves_no_old_results() -> None:
     fresh.calc = quick()
     assert_close(atoms.get_forces(), fresh.get_forces(), 1e-3)
     assert np.abs(atoms.get_forces() - old).max() > 0.1
+
+
+def test_images_of_a_band_share_a_calculator() -> None:
+    images, calculator = [water() for _ in range(4)], quick(guess="minao")
+    for k, image in enumerate(images):
+        image.set_angle(1, 0, 2, 100 + 10 * k)
+        image.calc = calculator
+    NEB(images, allow_shared_calculator=True, method="improvedtangent").get_forces()
+    assert len(calculator.report().steps) == 4
+    energies = [image.get_potential_energy() / nist.HARTREE2EV for image in images]
+    assert_close(energies, [plain_energy(image) for image in images], 1e-8)
+    assert [step.cycles for step in calculator.report().steps[4:]] == [1] * 4  # each finds itself

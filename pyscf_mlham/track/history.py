@@ -52,6 +52,7 @@ JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which ol
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
+UNLIKE = 1e-6  # misfit of a geometry that is not one of the history's
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
 
 
@@ -61,7 +62,8 @@ class Guess(NamedTuple):
     Attributes:
         density: density matrix in the object's own shape.
         steps: number of old steps in it.
-        error: expected Frobenius norm of its error in Loewdin orbitals; infinite if it may be any.
+        error: expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the quotient
+            of both for the last guess; infinite if it may be any.
         defect: expected defect of the coarse field, see `Ladder`; None if it is unknown.
     """
 
@@ -74,7 +76,8 @@ class Guess(NamedTuple):
 class History:
     """Converged densities of past geometries.
 
-    Another molecule or method, a jump, another electronic state or another external potential clears it.
+    Another molecule or method, another electronic state or another external potential clears it. Geometries may come in
+    any order: those within a jump's length of the present one are used.
 
     Attributes:
         strategy: "fit" (as above), "reversible" (the same, symmetric in time, for NVE runs), "shadow" (as "fit", until
@@ -84,6 +87,7 @@ class History:
         steps: steps, the latest first.
         auxiliary: the auxiliary density of shadow dynamics, None for other strategies.
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
+        scale: the same over the misfit of its descriptor, or a larger one before; predicts errors.
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
@@ -105,9 +109,9 @@ class History:
         """Remove all steps."""
         self.steps: list[Step] = []
         self.responses: list[tuple[Array, Response]] = []  # positions, response
-        self.error = np.inf
+        self.error = self.scale = np.inf
         self._subject: str | None = None
-        self._guessed: tuple[Array, Array] | None = None  # positions, density
+        self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density
         self._forget_auxiliary()
 
@@ -124,18 +128,31 @@ class History:
         if not self.is_applicable(mf):
             return None
         place = Place.of(mf)
-        learned = self.strategy in LEARNED
-        steps = [step.rotated(place.positions, place.layout) for step in self.steps] if learned else []
-        orbitals = self._orbitals(mf, place, self._coefficients(mf, place, steps))
-        self._guessed = (place.positions, place.density(orbitals))
-        error = self.error if learned else np.inf
-        return Guess(density_from_orbitals(mf, orbitals), len(self.steps), error, _defect(place, steps))
+        near, learned = self._near(place), self.strategy in LEARNED
+        steps = [step.rotated(place.positions, place.layout) for step in near] if learned else near
+        coeff, misfit = self._coefficients(mf, place, steps)
+        orbitals = self._orbitals(mf, place, coeff)
+        self._guessed = (place.positions, place.density(orbitals), misfit)
+        defect = _defect(place, steps) if learned else None
+        error = self.scale * misfit if misfit > UNLIKE else self.error
+        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect)
+
+    def _near(self, place: Place) -> list[Step]:
+        """Return the steps near a geometry, the latest first."""
+        return [step for step in self.steps if largest_move(step.positions, place.positions) <= JUMP]
+
+    def _nearest(self, place: Place) -> Step | None:
+        """Return the step nearest to a geometry, aligned with it; None if none is near."""
+        near = min(self._near(place), key=lambda step: largest_move(step.positions, place.positions), default=None)
+        return None if near is None else near.rotated(place.positions, place.layout)
 
     def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
         """Return the orbitals of the auxiliary density at the object's present geometry, None if there is none."""
         if self.auxiliary is None or not self.is_applicable(mf):
             return None
         place = Place.of(mf)
+        if self.auxiliary.positions is None or largest_move(self.auxiliary.positions, place.positions) > JUMP:
+            self._forget_auxiliary()
         x = self.auxiliary.at(place.positions)
         return None if x is None else self._orbitals(mf, place, place.metric.inverse @ _natural(x))
 
@@ -146,7 +163,7 @@ class History:
     def save(self, path: str | Path) -> None:
         """Write the history to a file, from which `load` continues; an older one is replaced when this is complete."""
         arrays: Arrays = {"strategy": np.array(self.strategy), "depth": np.array(self.depth)}
-        arrays |= {"error": np.array(self.error), "subject": np.array(self._subject or "")}
+        arrays |= {"error": np.array([self.error, self.scale]), "subject": np.array(self._subject or "")}
         for i, step in enumerate(self.steps):
             arrays |= {f"steps/{i}/{name}": a for name, a in step._asdict().items() if a is not None}
         for i, (positions, response) in enumerate(self.responses):
@@ -161,7 +178,8 @@ class History:
         """Return the history that `save` has written."""
         with read(Path(path)) as arrays:
             history = cls(str(arrays["strategy"]), int(arrays["depth"]))
-            history.error, history._subject = float(arrays["error"]), str(arrays["subject"]) or None
+            history.error, history.scale = map(float, arrays["error"])
+            history._subject = str(arrays["subject"]) or None
             for i in range(sum(name.endswith("/occ") for name in arrays)):
                 history.steps.append(Step(*(arrays.get(f"steps/{i}/{name}") for name in Step._fields)))  # type: ignore[arg-type]
             for i in range(sum(name.endswith("/fock") for name in arrays)):
@@ -178,14 +196,14 @@ class History:
         if not self.steps:
             return False
         place = Place.of(mf)
-        jump = min(largest_move(step.positions, place.positions) for step in self.steps)
-        if jump > JUMP:
-            logger.note(mf, "history: an atom has moved by %.1f Bohr; earlier geometries are not used.", jump)
-            self.clear()
-        elif _field_changed(self.steps[0].rotated(place.positions, place.layout).external, place.external(mf)):
+        nearest = self._nearest(place)
+        if nearest is None:
+            logger.note(mf, "history: an atom has moved by more than %.1f Bohr; no earlier geometry is used.", JUMP)
+        elif _field_changed(nearest.external, place.external(mf)):
             logger.note(mf, "history: the external potential has changed; earlier geometries are not used.")
             self.clear()
-        return bool(self.steps)
+            return False
+        return nearest is not None
 
     def diis(self, mf: Any) -> RecyclingDIIS:
         """Return a DIIS for the object's present geometry, with the responses of earlier ones."""
@@ -224,13 +242,17 @@ class History:
         density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
         self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
+        if here and self._guessed and self._guessed[2] > UNLIKE:
+            before = self.scale / 2 if np.isfinite(self.scale) else 0.0
+            self.scale = max(self.error / self._guessed[2], before)
         self._guessed = None
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
         occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # if S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
         lacking = None if defect is None else place.operator(defect)
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
-        if self.steps and _other_state(self.steps[0].rotated(place.positions, place.layout), step):
+        nearest = self._nearest(place)
+        if nearest is not None and _other_state(nearest, step):
             self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
             self._forget_auxiliary()
         if self.auxiliary is not None:
@@ -253,24 +275,25 @@ class History:
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
-    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> Array:
-        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first.
+    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
+        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first, and the misfit.
 
         Args:
             mf: PySCF mean-field object.
             place: its geometry.
-            steps: for the strategies that fit, the old steps rotated onto it.
+            steps: the old ones near it; for the strategies that fit, rotated onto it.
         """
         if self.strategy == "aspc":
-            return self._aspc(place)
+            return self._aspc(place, steps), np.inf
         if self.strategy in LEARNED:
-            return place.metric.inverse @ _natural(self._fitted(mf, place, steps))
-        last = self.steps[0]
+            density, misfit = self._fitted(mf, place, steps)
+            return place.metric.inverse @ _natural(density), misfit
+        last = steps[0]
         metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
-        return metric.inverse @ _natural(last.density)
+        return metric.inverse @ _natural(last.density), np.inf
 
-    def _fitted(self, mf: Any, place: Place, steps: list[Step]) -> Array:
-        """Return the extrapolated density in Loewdin orbitals, (s, n, n)."""
+    def _fitted(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
+        """Return the extrapolated density in Loewdin orbitals, (s, n, n), and the misfit of its descriptor."""
         predicted = self._prediction(mf, place)
         if predicted is not None:
             steps = [step for step in steps if step.predicted is not None] or steps
@@ -286,11 +309,12 @@ class History:
         else:  # the past alone must not choose weights that are symmetric in time
             noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
             weights = reversible_weights(d, np.ravel(target), noise)
-        return np.asarray(base + np.tensordot(weights, known, axes=1))
+        misfit = float(np.linalg.norm(weights @ d - np.ravel(target)))
+        return np.asarray(base + np.tensordot(weights, known, axes=1)), misfit
 
-    def _aspc(self, place: Place) -> Array:
+    def _aspc(self, place: Place, steps: list[Step]) -> Array:
         """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
-        steps = self.steps[:ASPC_POINTS]
+        steps = steps[:ASPC_POINTS]
         metrics = [metric_from_overlap(step.overlap) for step in steps]
         coeff = metrics[0].inverse @ _natural(steps[0].density)
         projector = np.zeros_like(steps[0].density)

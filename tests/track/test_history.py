@@ -157,7 +157,10 @@ def test_history_starts_afresh_after_a_jump_or_with_another_method() -> None:
     mol = mole()
     assert [run(mol.RHF()), run(path(2)[1].RHF())] == [1, 2]
     far = mol.copy().set_geom_(mol.atom_coords() + np.outer([0, 1, 0], [0, 2.2 * JUMP, 0]), unit="Bohr")
-    assert run(far.RHF()) == 1
+    assert run(far.RHF()) == 3
+    assert np.isinf(history.error)  # without a guess, but the others are kept
+    assert run(path(3)[2].RHF()) == 4
+    assert np.isfinite(history.error)
     assert run(mol.RKS(xc="lda")) == 1
     assert run(mol.RKS(xc="lda")) == 1  # the same geometry
     assert run(path(2)[1].RKS(xc="lda")) == 2
@@ -267,12 +270,14 @@ def b3lyp_in_water(mol: gto.Mole) -> Any:
 @pytest.mark.parametrize("kind", [b3lyp, b3lyp_in_water, pbe_of_ion])
 def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mole], Any]) -> None:
     scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
+    coarse = []
     for mol in path(4):
         again = kind(mol).mol
         assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
         counts.append((scanner.full_builds, scanner.single_builds))
+        coarse.append(scanner.coarse_cycles)
     assert counts[2:] == [(1, 0)] * 2
-    assert scanner.coarse_cycles
+    assert coarse[2]
 
 
 def test_defect_is_the_full_potential_minus_the_coarse_one() -> None:
@@ -383,3 +388,30 @@ def test_settings_of_convergence_are_respected() -> None:
     for setting in ({"diis_damp": 0.3}, {"diis_space": 4}, {"level_shift": 0.2}, {"diis": False}):
         assert not track(mole().RHF().set(**setting))._plain_diis()
     assert track(mole().RHF())._plain_diis()
+
+
+def test_two_conformers_in_turn_do_not_forget_each_other() -> None:
+    """One is far from the other; each is close to what it was before."""
+    mols = path(6)
+    far = np.outer([0, 1, 0], [0, 2.2 * JUMP, 0])
+    mols = [mol.copy().set_geom_(mol.atom_coords() + k % 2 * far, unit="Bohr") for k, mol in enumerate(mols)]
+    scanner, plain, cycles = track(mole().RHF()).as_scanner(), mole().RHF().as_scanner(), []
+    for mol in mols:
+        assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
+        cycles.append((scanner.cycles, plain.cycles))
+    assert len(scanner.history.steps) == 6
+    assert all(own <= other - 3 for own, other in cycles[4:])
+
+
+def test_expected_errors_follow_the_distance() -> None:
+    """From steps of one size to one that is ten times larger: the last error says nothing about the next."""
+    history, mols = History(), path(4)
+    for mol in mols:
+        track(mol.RHF(), history).run()
+    moves = 10 * (mols[3].atom_coords() - mols[2].atom_coords())
+    mf = track(mols[3].set_geom_(mols[3].atom_coords() + moves, unit="Bohr", inplace=False).RHF(), history)
+    expected = history.guess(mf).error
+    last = history.error
+    mf.run()
+    assert history.error > 10 * last
+    assert history.error / 5 < expected < 5 * history.error
