@@ -34,7 +34,7 @@ def run(**others: Any) -> Row:
         ({"e_tot": -76.0 + 9e-9, "s2": 0.75009}, {}, "same"),
         ({"e_tot": -76.0 + 2e-8}, {}, "higher"),
         ({"e_tot": -76.0 - 2e-8}, {}, "lower"),
-        ({"s2": 0.7502}, {}, "other S²"),
+        ({"s2": 0.752}, {}, "other S²"),
         ({"converged": False}, {}, "not converged"),
         ({}, {"converged": False}, "plain not converged"),
         ({"converged": False}, {"converged": False}, "both not converged"),
