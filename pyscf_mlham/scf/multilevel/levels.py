@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE, SINGLE, Field
+from pyscf_mlham.scf.multilevel.solver import Course
 from pyscf_mlham.scf.problem import Array, Point, Problem, now
 
 RESPONSE_SHARE = 2e-2  # see `Level.share`
@@ -23,7 +24,6 @@ CYCLES = 50
 RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
 NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
 SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
-ABOVE = 5e-3  # Hartree; a cheap solution that lies further above an earlier point is another state
 STALLED = 10  # cycles without a smaller gradient, after which the smallest is accepted: the limit of single precision
 NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies are ambiguous
 
@@ -62,22 +62,15 @@ class CheapLevel:
             return self._problem.filled_like(point.orbitals, orbitals)
         return orbitals
 
-    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
+    def finished(self, course: Course, tolerance: float) -> bool:
         """Whether the last point is converged or the gradient has stopped falling; see `Level`."""
-        smallest = int(np.argmin([point.gradient for point in points]))
-        stalled = len(points) - 1 - smallest > min(STALLED, self._cycles // 4)
-        return self.converged(points[-1], None, tolerance) or stalled or len(points) > self._cycles
+        count = len(course.gradients)
+        stalled = count - 1 - int(np.argmin(course.gradients)) > min(STALLED, self._cycles // 4)
+        return self.converged(course.points[-1], None, tolerance) or stalled or count > self._cycles
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002
         """Whether a point has orbitals of a small enough gradient; see `Descendable`."""
         return point.gradient < tolerance and point.orbitals is not None
-
-    def below(self, points: Sequence[Point]) -> Point | None:
-        """Return the point of lowest energy if the last one lies above it; see `Level`."""
-        energies = np.cumsum([0.0, *map(self._problem.energy_change, points, points[1:])])
-        energies[[point.orbitals is None for point in points]] = np.inf  # superposed atoms
-        lowest = int(np.argmin(energies))
-        return points[lowest] if energies[-1] > energies[lowest] + ABOVE else None
 
 
 def diis_of(problem: Problem) -> Any:
@@ -212,9 +205,9 @@ class FullLevel:
         )
         return self._last
 
-    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
+    def finished(self, course: Course, tolerance: float) -> bool:
         """Whether the object's own criteria are met, or the iteration must stop; see `Level`."""
-        here, best = points[-1], self._best
+        here, best = course.points[-1], self._best
         assert isinstance(here, Iterate)
         if here is best:  # tested before, with other levels below
             return False
@@ -264,9 +257,6 @@ class FullLevel:
             mf.dump_chk(envs)
         if callable(mf.callback):
             mf.callback(envs)
-
-    def below(self, points: Sequence[Point]) -> None:
-        """Return None: `finished` has its own test; see `Level`."""
 
     def shifted(self, point: Point) -> FullLevel:
         """Raise: no level is more expensive; see `Level`."""

@@ -27,6 +27,7 @@ ROUGH = 1e-2  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 NEARLY = 3  # a goal below this multiple of the level's criterion is lowered, as the next build may be the last one
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
+ABOVE = 5e-3  # Hartree; a solution that lies further above an earlier point is another state
 SPACE = 5  # points of a level that are combined
 
 
@@ -54,11 +55,35 @@ class Level(Protocol):
     def step(self, point: Point, cycle: int) -> Orbitals:
         """Return the orbitals of the next density by DIIS."""
 
-    def finished(self, points: Sequence[Point], tolerance: float) -> bool:
+    def finished(self, course: Course, tolerance: float) -> bool:
         """Whether the last point is converged or no further progress is possible."""
 
-    def below(self, points: Sequence[Point]) -> Point | None:
-        """Return the point of lowest energy if the last one lies above it: DIIS has left the way down."""
+
+class Course:
+    """The points of a level so far; old ones are not kept.
+
+    Attributes:
+        points: the last ones, which are combined.
+        gradients: of all points, Hartree.
+        best: the one with orbitals and the smallest gradient.
+        lowest: the one with orbitals and the lowest energy.
+        rise: energy of the last point above the lowest, Hartree.
+    """
+
+    def __init__(self, point: Point) -> None:
+        self.points, self.gradients = [point], [point.gradient]
+        self.best = self.lowest = point
+        self.rise = 0.0
+
+    def add(self, point: Point) -> None:
+        """Append a point, which has orbitals."""
+        last = self.points[-1]
+        self.rise += point.problem.energy_change(last, point)
+        self.points, self.gradients = [*self.points, point][-SPACE:], [*self.gradients, point.gradient]
+        if self.rise < 0 or self.lowest.orbitals is None:  # superposed atoms are no reference
+            self.lowest, self.rise = point, 0.0
+        if point.gradient < self.best.gradient or self.best.orbitals is None:
+            self.best = point
 
 
 class Solution(NamedTuple):
@@ -88,12 +113,12 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
         tolerance: orbital gradient, Hartree.
     """
     level, *cheaper = levels
-    points = [point]
-    while not level.finished(points, tolerance):
-        if len(points) > 1 and point.gradient > SLOW * points[-2].gradient:
+    course = Course(point)
+    while not level.finished(course, tolerance):
+        if len(course.gradients) > 1 and point.gradient > SLOW * course.gradients[-2]:
             cheaper = []  # too inaccurate here
         if cheaper:
-            last = combined(points[-SPACE:], cheaper[-1])
+            last = combined(course.points, cheaper[-1])
             floor = min(FLOOR * tolerance, last.gradient / 2)
             goal = min(cheaper[0].share * last.gradient, ROUGH)
             goal = goal if goal > NEARLY * tolerance else floor
@@ -107,13 +132,12 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
             if solution.converged and level.trust * point.gradient < tolerance:
                 return solution
         else:
-            orbitals = level.step(point, len(points) - 1)
+            orbitals = level.step(point, len(course.gradients) - 1)
         point = level.build(orbitals)
-        points.append(point)
-    if lower := level.below(points):
-        return Solution(lower, False)
-    best = min((each for each in points if each.orbitals is not None), key=lambda each: each.gradient)
-    return Solution(best, best.gradient < tolerance)
+        course.add(point)
+    if course.rise > ABOVE:
+        return Solution(course.lowest, False)
+    return Solution(course.best, course.best.gradient < tolerance)
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:

@@ -10,6 +10,7 @@ import pytest
 from pyscf_mlham import accelerate
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.scf.multilevel.levels import FullLevel
+from pyscf_mlham.scf.multilevel.solver import Course
 from pyscf_mlham.scf.problem import Problem
 from support.molecules import mole
 
@@ -37,8 +38,10 @@ def test_a_state_above_a_density_already_seen_is_no_solution() -> None:
     assert higher.energy > lower.energy + 0.1
     mf.conv_tol_grad = 1e-12  # so that the lower one is not the end
     full = FullLevel(Problem.of(mf), mf.make_rdm1(), write=False)
-    assert not full.finished([lower], 1e-12)
-    assert full.finished([lower, higher], 1e-12)
+    course = Course(lower)
+    assert not full.finished(course, 1e-12)
+    course.add(higher)
+    assert full.finished(course, 1e-12)
     assert full.outcome.failure == "the energy rises"
     assert full.outcome.best is lower
 
