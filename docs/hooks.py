@@ -39,7 +39,8 @@ def _models() -> str:
         elements = ", ".join(ELEMENTS[z] for z in model["elements"])
         charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in sorted(model["charges"]))
         card = f"[card](../cards/{path.parent.name}.md)" if (path.parent / "card.md").exists() else ""
-        level = f"{model['xc']} | {model['basis']} | `{model['baseline']}`"
+        basis = ", ".join(filter(None, (model["basis"], model.get("pseudo", ""))))
+        level = f"{model['xc']} | {basis} | `{model['baseline']}`"
         rows.append(f"| `{model['name']}` | {elements} | {charges} | {level} | {card} |")
     return "\n".join(rows)
 

@@ -42,6 +42,7 @@ class ModelConfig:
         weights_sha256: checksum of weights.safetensors.
         options: settings of the architecture.
         format_version: version of this file's format.
+        pseudo: name of the pseudopotentials of a model of crystals, "" of one of molecules.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelConfig:
     weights_sha256: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    pseudo: str = ""
 
 
 def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
@@ -135,6 +137,7 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
             f"{path}: format version {version}, this installation reads {FORMAT_VERSION}; update pyscf_mlham."
         )
     known = {f.name for f in dataclasses.fields(ModelConfig)}
+    content = {"pseudo": "", **content}  # earlier versions lack it
     unknown, missing = sorted(map(str, set(content) - known)), sorted(known - set(content))
     if unknown or missing:
         raise ModelError(f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}.")
@@ -155,7 +158,7 @@ def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
 
 
 def _check_texts(path: Path, content: dict[str, Any]) -> None:
-    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256")
+    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256", "pseudo")
     if wrong := [key for key in texts if not isinstance(content[key], str)]:
         raise ModelError(f"{path}: {wrong} must be text.")
     try:

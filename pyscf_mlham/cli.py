@@ -134,7 +134,8 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         config = checkpoint.read_config(folder)
         elements = " ".join(gto.mole._symbol(z) for z in config.elements)
         charges = " ".join(f"{q:+d}" if q else "0" for q in config.charges)
-        table.add_row(name, elements, charges, f"{config.xc}/{config.basis}", config.baseline, config.architecture)
+        level = "/".join(filter(None, (config.xc, config.basis, config.pseudo)))
+        table.add_row(name, elements, charges, level, config.baseline, config.architecture)
     console.print(table if table.rows else "This version ships no model.")
     return 0
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
 from pyscf_mlham.ao.frames import frames_from_vectors, wigner_from_frames
+from pyscf_mlham.ao.lattice import bloch_from_blocks, blocks_from_bloch
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import Metric
-from pyscf_mlham.ao.structure import Graph
+from pyscf_mlham.ao.loewdin import Metric, orthogonal_from_ao
+from pyscf_mlham.ao.structure import Graph, each_pair_once, with_opposites
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 class Levels(NamedTuple):
@@ -31,19 +34,29 @@ class Levels(NamedTuple):
     temperature: float
 
 
+SELF_CONSISTENT = ("scc", "coarse")
 # The potentials span the frontier orbitals of each H0. In nearly all organic molecules the minao Fock matrix has a gap
 # between -0.21 and -0.18 Ha, so that one of the functions is its density matrix.
 LEVELS = {
     "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "minao": Levels((-0.55, -0.33, -0.19, -0.05), 0.03),
-    "scc": Levels((-0.65, -0.4), 0.05),  # its own density replaces the others
+    **dict.fromkeys(SELF_CONSISTENT, Levels((-0.65, -0.4), 0.05)),  # its own density replaces the others
 }
 N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
+# Orbital energies of a crystal have no common zero, and a metal has no gap: H0 is shifted so that its occupied
+# orbitals have this mean energy, and its own density matrix has smeared occupations; Hartree.
+MEAN_ENERGY, SMEARING = -0.6, 0.005
+
 
 def inputs_from_h0(
-    h0: Array, overlap: Array, metric: Metric, baseline: str, occupied: Sequence[int] = ()
+    h0: Array,
+    overlap: Array,
+    metric: Metric,
+    baseline: str,
+    occupied: Sequence[float] = (),
+    periodic: bool = False,
 ) -> list[Array]:
     """Return input matrices of a network: bounded functions of H0, one set for each spin of H0.
 
@@ -52,29 +65,101 @@ def inputs_from_h0(
     overlap do not mix in any of them.
 
     Args:
-        h0: (n, n), or (2, n, n) of alpha and beta electrons, in AOs; Hartree.
-        overlap: (n, n).
+        h0: (spins, n, n), one matrix for both spins or one for each, or (spins, N_k, n, n) of a crystal, in AOs;
+            Hartree.
+        overlap: (n, n) or (N_k, n, n).
         baseline: name of H0, see `LEVELS`.
+        occupied: number of occupied orbitals for each spin, of a crystal at each k point.
+        periodic: whether the orbital energies are those of a crystal.
 
     Returns:
-        (N_INPUTS, n, n) for each spin.
+        (N_INPUTS, n, n) or (N_INPUTS, N_k, n, n) for each spin.
     """
     levels = LEVELS[baseline]
-    spins = [np.linalg.eigh(metric.inverse @ matrix @ metric.inverse) for matrix in (h0 if h0.ndim == 3 else [h0])]
+    spins: list[tuple[Array, Array]] = [np.linalg.eigh(orthogonal_from_ao(matrix, metric)) for matrix in h0]
+    fillings = [filling(e, n, SMEARING * periodic) for (e, _), n in zip(spins, occupied, strict=False)]
+    if periodic:
+        total = sum(float(np.sum(e * f)) for (e, _), f in zip(spins, fillings, strict=True))
+        origin = total / sum(float(f.sum()) for f in fillings) - MEAN_ENERGY
+        spins = [(e - origin, V) for e, V in spins]
     functions = []
     for e, V in spins:
         squashed = e / np.sqrt(1 + e * e)
         fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
-        functions.append([overlap, *((V * f) @ V.T for f in (squashed, *fermi))])
-    if baseline == "scc":
-        densities = [V[:, :n] @ V[:, :n].T for (_, V), n in zip(spins, occupied, strict=False)]
+        functions.append([overlap, *(_with_eigenvalues(f, V) for f in (squashed, *fermi))])
+    if baseline in SELF_CONSISTENT:
+        densities = [_with_eigenvalues(f, V) for (_, V), f in zip(spins, fillings, strict=False)]
         for own, density, other in zip(functions, densities, densities[::-1], strict=True):
             own += [density, other]
     return [np.stack(matrices) for matrices in functions]
 
 
+def filling(energies: Array, occupied: float, width: float) -> Array:
+    """Return occupations between 0 and 1 of the orbitals of one spin, those of all k points filled together.
+
+    Args:
+        energies: (n,) or (N_k, n) Hartree.
+        occupied: number of occupied orbitals at each k point.
+        width: of Fermi's function, Hartree; 0 fills the lowest orbitals.
+    """
+    electrons = occupied * (energies.size // energies.shape[-1])
+    if width:
+        inside = (float(energies.min()) - 50 * width, float(energies.max()) + 50 * width)
+        mu = brentq(lambda mu: float(expit((mu - energies) / width).sum()) - electrons, *inside, xtol=1e-14)
+        return np.asarray(expit((mu - energies) / width))
+    lowest = np.argsort(energies, axis=None, kind="stable")[: round(electrons)]
+    return np.isin(np.arange(energies.size), lowest).reshape(energies.shape).astype(np.float64)
+
+
+def _with_eigenvalues(values: Array, vectors: Array) -> Array:
+    """Return V f V^+."""
+    return np.asarray((vectors * values[..., None, :]) @ np.swapaxes(vectors.conj(), -1, -2))
+
+
+class Cut(NamedTuple):
+    """How the matrices of a structure are cut into blocks in the pairs' frames, and assembled from them.
+
+    Attributes:
+        graph: pairs (i, j, R), each once; the frame of the opposite pair is rotated by pi about the x axis.
+        frames: (P, 3, 3) rotations that bring each pair onto +z.
+        layout: orbital layout.
+        template: shape of a block.
+        kpts: (N_k, 3) uniform mesh of a crystal, 1/Bohr; None for a molecule.
+    """
+
+    graph: Graph
+    frames: Array
+    layout: OrbitalLayout
+    template: ShellTemplate
+    kpts: Array | None = None
+
+    @classmethod
+    def of(cls, graph: Graph, layout: OrbitalLayout, template: ShellTemplate, kpts: Array | None = None) -> Cut:
+        """Choose frames for the pairs of a graph, in which each pair has its opposite."""
+        half = each_pair_once(graph)
+        return cls(half, frames_from_vectors(half.vectors), layout, template, kpts)
+
+    def blocks(self, matrix: Array) -> Blocks:
+        """Cut a symmetric matrix (n, n), or the Hermitian (N_k, n, n) of a real operator, in PySCF's AO order."""
+        cut = (self.graph.pairs, self.template)
+        if self.kpts is None:
+            blocks = blocks_from_matrix(matrix, self.layout, *cut)
+        else:
+            blocks = blocks_from_bloch(matrix, self.kpts, self.graph, self.layout, self.template)
+        return Blocks(blocks.onsite.real, local_from_global(blocks.pair.real, self.template, self.frames))
+
+    def matrix(self, blocks: Blocks) -> Array:
+        """Assemble a symmetric matrix from blocks: the inverse of `blocks` if all pairs are in the graph."""
+        pair = rotate_blocks(blocks.pair, self.template, np.swapaxes(self.frames, -1, -2))
+        graph = with_opposites(self.graph)
+        both = Blocks(blocks.onsite, np.concatenate([pair, np.swapaxes(pair, -1, -2)]))
+        if self.kpts is None:
+            return matrix_from_blocks(both, self.layout, graph.pairs, self.template)
+        return bloch_from_blocks(both, self.kpts, graph, self.layout, self.template)
+
+
 class Sample(NamedTuple):
-    """Input of a network for one molecule; arrays of any floating-point type.
+    """Input of a network for one molecule or cell; arrays of any floating-point type.
 
     Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) rotated by pi about its x axis.
 
@@ -82,8 +167,9 @@ class Sample(NamedTuple):
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
         charge: total charge.
+        periodic: whether it is a cell; there may be several pairs of the same two atoms then, or of one atom twice.
         padding_mask: (N, B) True for an orbital, False for padding, if the atom lacks a shell of the template.
-        pairs: (P, 2) atoms i < j.
+        pairs: (P, 2) atoms i <= j.
         distances: (P,) Bohr.
         wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames.
         onsite: (N, K, B, B) input matrices, in the global frame.
@@ -93,6 +179,7 @@ class Sample(NamedTuple):
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     charge: int
+    periodic: bool
     padding_mask: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     distances: NDArray[np.floating]
@@ -101,56 +188,24 @@ class Sample(NamedTuple):
     pair: NDArray[np.floating]
 
 
-def sample_from_matrices(
-    graph: Graph, charge: int, matrices: Array, layout: OrbitalLayout, template: ShellTemplate, degree: int
-) -> Sample:
-    """Cut matrices into the input of a network; matrices: (K, n, n) in PySCF's AO order, from `inputs_from_h0`."""
-    half = graph.pairs[:, 0] < graph.pairs[:, 1]
-    pairs, vectors = graph.pairs[half], graph.vectors[half]
-    frames = frames_from_vectors(vectors)
-    cut = [local_blocks(matrix, layout, pairs, template, frames) for matrix in matrices]
+def sample_from_matrices(cut: Cut, charge: int, matrices: Array, degree: int) -> Sample:
+    """Cut matrices into the input of a network.
+
+    Args:
+        matrices: (K, n, n) or (K, N_k, n, n) in PySCF's AO order, from `inputs_from_h0`.
+        degree: largest l of features at atoms.
+    """
+    graph = cut.graph
+    blocks = [cut.blocks(matrix) for matrix in matrices]
     return Sample(
         numbers=graph.numbers,
         positions=graph.positions,
         charge=charge,
-        padding_mask=layout.slots(template) >= 0,
-        pairs=pairs,
-        distances=np.linalg.norm(vectors, axis=-1),
-        wigner_d=wigner_from_frames(frames, degree),
-        onsite=np.stack([blocks.onsite for blocks in cut], axis=1),
-        pair=np.stack([blocks.pair for blocks in cut], axis=1),
+        periodic=cut.kpts is not None,
+        padding_mask=cut.layout.slots(cut.template) >= 0,
+        pairs=graph.pairs,
+        distances=np.linalg.norm(graph.vectors, axis=-1),
+        wigner_d=wigner_from_frames(cut.frames, degree),
+        onsite=np.stack([each.onsite for each in blocks], axis=1),
+        pair=np.stack([each.pair for each in blocks], axis=1),
     )
-
-
-def frames_from_sample(sample: Sample) -> Array:
-    """Return the frames of a sample's pairs, (P, 3, 3), as in `sample_from_matrices`."""
-    first, second = sample.pairs.T
-    return frames_from_vectors(sample.positions[second] - sample.positions[first])
-
-
-def local_blocks(
-    matrix: Array, layout: OrbitalLayout, pairs: NDArray[np.int64], template: ShellTemplate, frames: Array
-) -> Blocks:
-    """Cut a matrix into onsite blocks and pair blocks, the latter in the pairs' frames.
-
-    Args:
-        matrix: (n, n) in PySCF's AO order.
-        pairs: (P, 2) atoms.
-        frames: (P, 3, 3) rotations that bring each pair onto +z.
-    """
-    blocks = blocks_from_matrix(matrix, layout, pairs, template)
-    return Blocks(blocks.onsite, local_from_global(blocks.pair, template, frames))
-
-
-def matrix_from_local_blocks(
-    blocks: Blocks, layout: OrbitalLayout, pairs: NDArray[np.int64], template: ShellTemplate, frames: Array
-) -> Array:
-    """Assemble a symmetric matrix from the blocks of atoms i <= j: the inverse of `local_blocks`.
-
-    Args:
-        pairs: (P, 2) atoms i < j.
-        frames: (P, 3, 3).
-    """
-    pair = rotate_blocks(blocks.pair, template, np.swapaxes(frames, -1, -2))
-    both = Blocks(blocks.onsite, np.concatenate([pair, np.swapaxes(pair, -1, -2)]))
-    return matrix_from_blocks(both, layout, np.concatenate([pairs, pairs[:, ::-1]]), template)

@@ -17,7 +17,7 @@ from support import ROOT
 DOCS = ROOT / "docs"
 FAST = ("dynamics", "threads")
 SLOW = (
-    "first", "functionals", "ions", "oneshot", "optimise", "parallel", "screening", "solvents", "train"
+    "crystals", "first", "functionals", "ions", "oneshot", "optimise", "parallel", "screening", "solvents", "train"
 )  # fmt: skip
 
 

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 from pyscf import gto
 
-from pyscf_mlham.ao.frames import frames_from_vectors
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.features import (
     N_INPUTS,
+    Cut,
     inputs_from_h0,
-    local_blocks,
-    matrix_from_local_blocks,
     sample_from_matrices,
 )
 from pyscf_mlham.h0 import hamiltonian
@@ -21,7 +19,7 @@ from support.molecules import ETHYLENE, WATER, assert_close, mole
 
 def inputs_of(mol: gto.Mole) -> np.ndarray:
     overlap = mol.intor("int1e_ovlp")
-    return inputs_from_h0(hamiltonian("sap", mol), overlap, metric_from_overlap(overlap), "sap")[0]
+    return inputs_from_h0(hamiltonian("sap", mol)[None], overlap, metric_from_overlap(overlap), "sap")[0]
 
 
 def test_loewdin_orbitals_keep_orbital_energies_and_come_back() -> None:
@@ -60,11 +58,9 @@ def test_a_singular_overlap_is_an_error() -> None:
 def test_local_blocks_and_back() -> None:
     mf = mole(ETHYLENE, "def2-svp").RHF().run()
     fock, layout = mf.get_fock(), OrbitalLayout.from_mol(mf.mol)
-    template, graph = layout.template(), graph_from_mol(mf.mol)
-    sample = sample_from_matrices(graph, 0, fock[None], layout, template, 4)
-    vectors = graph.positions[sample.pairs[:, 1]] - graph.positions[sample.pairs[:, 0]]
-    frames = frames_from_vectors(vectors)
+    cut = Cut.of(graph_from_mol(mf.mol), layout, layout.template())
+    sample = sample_from_matrices(cut, 0, fock[None], 4)
     assert np.all(sample.pairs[:, 0] < sample.pairs[:, 1])
-    blocks = local_blocks(fock, layout, sample.pairs, template, frames)
+    blocks = cut.blocks(fock)
     assert_close(sample.pair[:, 0], blocks.pair, atol=1e-14)
-    assert_close(matrix_from_local_blocks(blocks, layout, sample.pairs, template, frames), fock, atol=1e-12)
+    assert_close(cut.matrix(blocks), fock, atol=1e-12)

@@ -1,16 +1,14 @@
-"""The cell of a crystal as arrays: lattice, atoms, and ordered pairs (i, j, R) of an atom and an image of an atom."""
+"""The graph of a crystal's cell: ordered pairs (i, j, R) of an atom and an image of an atom."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pyscf_mlham.ao.mole import numbers_of
-from pyscf_mlham.ao.structure import COINCIDENT, check_finite
+from pyscf_mlham.ao.structure import COINCIDENT, Graph, check_finite, precedes_opposite
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -18,37 +16,9 @@ IntArray = NDArray[np.int64]
 BORDER = 1e-9  # fraction of a lattice vector; an atom nearer to the border of the cell counts as on it
 
 
-class CellGraph(NamedTuple):
-    """A cell without its orbitals.
-
-    Attributes:
-        numbers: (N,) atomic numbers, 0 for a ghost.
-        positions: (N, 3) Bohr.
-        lattice: (3, 3) lattice vectors A in rows, Bohr.
-        dimension: number of periodic directions, those of the first lattice vectors.
-        pairs: (P, 2) atoms of ordered pairs (i, j, R), without (i, i, 0); each has its opposite (j, i, -R).
-        translations: (P, 3) R: atom j is in the cell at R A.
-        vectors: (P, 3) r_j + R A - r_i, Bohr.
-    """
-
-    numbers: IntArray
-    positions: Array
-    lattice: Array
-    dimension: int
-    pairs: IntArray
-    translations: IntArray
-    vectors: Array
-
-
-def graph_from_cell(cell: Any, cutoff: float = 0.0) -> CellGraph:
-    """Return the graph of a PySCF cell; see `graph_from_lattice`; cutoff: Bohr."""
-    positions, lattice = np.asarray(cell.atom_coords(unit="Bohr")), np.asarray(cell.lattice_vectors())
-    return graph_from_lattice(numbers_of(cell), positions, lattice, cutoff, int(cell.dimension))
-
-
 def graph_from_lattice(
     numbers: IntArray, positions: Array, lattice: Array, cutoff: float = 0.0, dimension: int = 3
-) -> CellGraph:
+) -> Graph:
     """Connect every atom with all atoms and images nearer than a cutoff, sorted by i, j and R.
 
     Args:
@@ -66,7 +36,7 @@ def graph_from_lattice(
     found = cKDTree(positions).sparse_distance_matrix(cKDTree(images), radius, output_type="ndarray")
     i, (image, j) = found["i"], np.divmod(found["j"], len(numbers))
     keys = np.column_stack([i, j, cells[image]]).astype(np.int64)
-    half = _precedes_opposite(keys)  # the opposite pairs are mirrored, so that rounding at the cutoff drops none alone
+    half = precedes_opposite(keys)  # the opposite pairs are mirrored, so that rounding at the cutoff drops none alone
     keys, distances = keys[half], found["v"][half]
     _check_apart(keys, distances)
     keys = keys[distances < cutoff]
@@ -74,10 +44,10 @@ def graph_from_lattice(
     keys = keys[np.lexsort(keys.T[::-1])]
     pairs, translations = keys[:, :2], keys[:, 2:]
     vectors = positions[pairs[:, 1]] + translations @ lattice - positions[pairs[:, 0]]
-    return CellGraph(numbers, positions, lattice, dimension, pairs, translations, vectors)
+    return Graph(numbers, positions, lattice, dimension, pairs, translations, vectors)
 
 
-def moved(graph: CellGraph, shifts: IntArray) -> CellGraph:
+def moved(graph: Graph, shifts: IntArray) -> Graph:
     """Move atoms by lattice vectors; each pair keeps its place, vector and blocks, and gets another R.
 
     Args:
@@ -90,7 +60,7 @@ def moved(graph: CellGraph, shifts: IntArray) -> CellGraph:
     )
 
 
-def wrapped(graph: CellGraph) -> CellGraph:
+def wrapped(graph: Graph) -> Graph:
     """Move every atom into the cell along the periodic directions; see `moved`."""
     fractions = graph.positions @ np.linalg.inv(graph.lattice)
     shifts = -np.floor(fractions + BORDER).astype(np.int64)
@@ -105,13 +75,6 @@ def heights(lattice: Array) -> Array:
 def cells_within(reach: Array) -> IntArray:
     """Return all translations with |R_a| <= reach_a, (n, 3)."""
     return np.array(list(product(*(range(-int(n), int(n) + 1) for n in reach))), dtype=np.int64)
-
-
-def _precedes_opposite(keys: IntArray) -> NDArray[np.bool_]:
-    """Whether each of the pairs (i, j, R) precedes (j, i, -R) in lexical order; not (i, i, 0)."""
-    difference = np.column_stack([keys[:, 1] - keys[:, 0], keys[:, 2:]])
-    first = np.argmax(difference != 0, axis=1)
-    return np.asarray(difference[np.arange(len(keys)), first] > 0)
 
 
 def _check_apart(keys: IntArray, distances: Array) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.cell import CellGraph, cells_within, graph_from_lattice, heights
+from pyscf_mlham.ao.cell import cells_within, graph_from_lattice, heights
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.structure import Graph, with_pairs
 
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]
@@ -49,23 +50,52 @@ def mesh_from_kpts(kpts: Array, lattice: Array) -> IntArray:
     return mesh
 
 
-def complete_graph(graph: CellGraph, kpts: Array) -> CellGraph:
+def kpts_of_mesh(mesh: IntArray, lattice: Array) -> Array:
+    """Return the k points of a uniform mesh with Gamma, (N_k, 3) 1/Bohr; mesh: (3,) numbers of points."""
+    return cells_of_mesh(mesh) / mesh @ (2 * np.pi * np.linalg.inv(lattice).T)
+
+
+def cells_of_mesh(mesh: IntArray) -> IntArray:
+    """Return the translations that a mesh distinguishes, (N_k, 3) from 0 to N - 1 each."""
+    return np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1)
+
+
+def cells_from_bloch(matrices: Array, kpts: Array, lattice: Array) -> Array:
+    """Transform the Hermitian matrices of a real operator at k points with Gamma to those between two cells.
+
+    Args:
+        matrices: (..., N_k, n, n).
+
+    Returns:
+        (..., N_k, n, n) real, of the zeroth cell and those of `cells_of_mesh`.
+    """
+    cells = cells_of_mesh(mesh_from_kpts(kpts, lattice)) @ lattice
+    phases = np.exp(-1j * cells @ kpts.T) / len(kpts)
+    return np.asarray(np.einsum("rk,...kij->...rij", phases, matrices).real)
+
+
+def bloch_from_cells(matrices: Array, kpts: Array, lattice: Array) -> Array:
+    """Transform matrices between cells to those at k points: the inverse of `cells_from_bloch`."""
+    cells = cells_of_mesh(mesh_from_kpts(kpts, lattice)) @ lattice
+    return np.asarray(np.einsum("kr,...rij->...kij", np.exp(1j * kpts @ cells.T), matrices))
+
+
+def complete_graph(graph: Graph, kpts: Array) -> Graph:
     """Return the pairs of all elements of H(R) that a mesh of k points determines.
 
     Args:
         kpts: (N_k, 3) uniform mesh, 1/Bohr.
     """
     mesh = mesh_from_kpts(kpts, graph.lattice)
-    cells = np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1) @ graph.lattice
+    cells = cells_of_mesh(mesh) @ graph.lattice
     vectors = graph.positions[None, :, None] - graph.positions[:, None, None] + cells
     farthest = np.linalg.norm(_folded(vectors.reshape(-1, 3), graph, mesh), axis=-1).max()
     structure = (graph.numbers, graph.positions, graph.lattice)
     every = graph_from_lattice(*structure, cutoff=float(farthest) + EQUAL, dimension=graph.dimension)
-    near = image_weights(every, mesh) > 0
-    return every._replace(pairs=every.pairs[near], translations=every.translations[near], vectors=every.vectors[near])
+    return with_pairs(every, image_weights(every, mesh) > 0)
 
 
-def image_weights(graph: CellGraph, mesh: IntArray) -> Array:
+def image_weights(graph: Graph, mesh: IntArray) -> Array:
     """Return the weight of each pair among its images in the Born-von Karman crystal.
 
     Args:
@@ -85,7 +115,7 @@ def image_weights(graph: CellGraph, mesh: IntArray) -> Array:
 
 
 def blocks_from_bloch(
-    matrices: Array, kpts: Array, graph: CellGraph, layout: OrbitalLayout, template: ShellTemplate | None = None
+    matrices: Array, kpts: Array, graph: Graph, layout: OrbitalLayout, template: ShellTemplate | None = None
 ) -> Blocks:
     """Transform matrices H(k) in PySCF's AO order to blocks H(R) in irreps order.
 
@@ -113,7 +143,7 @@ def blocks_from_bloch(
 
 
 def bloch_from_blocks(
-    blocks: Blocks, kpts: Array, graph: CellGraph, layout: OrbitalLayout, template: ShellTemplate | None = None
+    blocks: Blocks, kpts: Array, graph: Graph, layout: OrbitalLayout, template: ShellTemplate | None = None
 ) -> Array:
     """Transform blocks H(R) to matrices H(k) in PySCF's AO order, at any k: on the mesh the inverse transform.
 
@@ -146,14 +176,14 @@ def bands(matrices: Array, overlaps: Array | None = None) -> Array:
     return np.asarray(np.linalg.eigvalsh(matrices))
 
 
-def _folded(vectors: Array, graph: CellGraph, mesh: IntArray) -> Array:
+def _folded(vectors: Array, graph: Graph, mesh: IntArray) -> Array:
     """Return an image of each vector (P, 3) in the cell of the Born-von Karman crystal around the origin."""
     span = mesh[:, None] * graph.lattice
     turns = np.rint(vectors @ np.linalg.inv(span))
     return np.asarray(vectors - np.where(np.arange(3) < graph.dimension, turns, 0.0) @ span)
 
 
-def _by_translation(kpts: Array, graph: CellGraph, slots: IntArray) -> Iterator[tuple[Array, IntArray, Array, Array]]:
+def _by_translation(kpts: Array, graph: Graph, slots: IntArray) -> Iterator[tuple[Array, IntArray, Array, Array]]:
     """Yield exp(i k R) of each R, its pairs, and the rows and columns of their blocks; R has each (i, j) once."""
     cells, which = np.unique(graph.translations, axis=0, return_inverse=True)
     for n, cell in enumerate(cells):

@@ -1,4 +1,4 @@
-"""Properties of PySCF molecules: graph, ghost atoms, basis sets and core potentials."""
+"""Properties of PySCF molecules and cells: graph, ghost atoms, basis sets and core potentials."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
+from pyscf_mlham.ao.cell import graph_from_lattice
 from pyscf_mlham.ao.structure import Graph, graph_from_positions
 
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
     """Return the graph of a PySCF molecule; see `graph_from_positions`; cutoff: Bohr."""
     return graph_from_positions(numbers_of(mol), np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
+
+
+def graph_from_cell(cell: Any, cutoff: float = 0.0) -> Graph:
+    """Return the graph of a PySCF cell; see `graph_from_lattice`; cutoff: Bohr."""
+    positions, lattice = np.asarray(cell.atom_coords(unit="Bohr")), np.asarray(cell.lattice_vectors())
+    return graph_from_lattice(numbers_of(cell), positions, lattice, cutoff, int(cell.dimension))
 
 
 def numbers_of(mol: gto.Mole) -> NDArray[np.int64]:

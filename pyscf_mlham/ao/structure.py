@@ -14,19 +14,53 @@ COINCIDENT = 0.1  # Bohr; no two nuclei of a molecule come this close
 
 
 class Graph(NamedTuple):
-    """A molecule without its orbitals.
+    """A molecule or a cell without its orbitals; a molecule is one without periodic directions, where R = 0.
 
     Attributes:
         numbers: (N,) atomic numbers, 0 for a ghost.
         positions: (N, 3) Bohr.
-        pairs: (P, 2) ordered pairs (i, j), i != j, sorted; both (i, j) and (j, i) are listed.
-        vectors: (P, 3) r_j - r_i, Bohr.
+        lattice: (3, 3) lattice vectors A in rows, Bohr; of no meaning for a molecule.
+        dimension: number of periodic directions, those of the first lattice vectors.
+        pairs: (P, 2) atoms of ordered pairs (i, j, R), sorted, without (i, i, 0); each has its opposite (j, i, -R).
+        translations: (P, 3) R: atom j is in the cell at R A.
+        vectors: (P, 3) r_j + R A - r_i, Bohr.
     """
 
     numbers: IntArray
     positions: Array
+    lattice: Array
+    dimension: int
     pairs: IntArray
+    translations: IntArray
     vectors: Array
+
+
+def each_pair_once(graph: Graph) -> Graph:
+    """Return the pairs (i, j, R) that precede their opposites (j, i, -R) in lexical order."""
+    return with_pairs(graph, precedes_opposite(np.column_stack([graph.pairs, graph.translations])))
+
+
+def with_opposites(graph: Graph) -> Graph:
+    """Append the opposite of each pair, in the same order."""
+    return graph._replace(
+        pairs=np.concatenate([graph.pairs, graph.pairs[:, ::-1]]),
+        translations=np.concatenate([graph.translations, -graph.translations]),
+        vectors=np.concatenate([graph.vectors, -graph.vectors]),
+    )
+
+
+def with_pairs(graph: Graph, chosen: NDArray[np.bool_]) -> Graph:
+    """Return the chosen pairs, (P,)."""
+    return graph._replace(
+        pairs=graph.pairs[chosen], translations=graph.translations[chosen], vectors=graph.vectors[chosen]
+    )
+
+
+def precedes_opposite(keys: IntArray) -> NDArray[np.bool_]:
+    """Whether each of the pairs (i, j, R), (P, 5), precedes (j, i, -R) in lexical order; not (i, i, 0)."""
+    difference = np.column_stack([keys[:, 1] - keys[:, 0], keys[:, 2:]])
+    first = np.argmax(difference != 0, axis=1)
+    return np.asarray(difference[np.arange(len(keys)), first] > 0)
 
 
 def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np.inf) -> Graph:
@@ -48,7 +82,8 @@ def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np
             "check the input geometry."
         )
     i, j = np.nonzero(distances < cutoff)
-    return Graph(numbers, positions, np.stack([i, j], axis=-1), vectors[i, j])
+    pairs = np.stack([i, j], axis=-1)
+    return Graph(numbers, positions, np.eye(3), 0, pairs, np.zeros((len(pairs), 3), dtype=np.int64), vectors[i, j])
 
 
 def check_finite(positions: Array) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 from pyscf_mlham.data.generate import COUNTED, journal_path, run_through
 from pyscf_mlham.data.geometries import identity_of_record, mol_from_geometry
 from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin
+from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import Job, process_engine

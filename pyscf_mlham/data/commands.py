@@ -21,8 +21,9 @@ from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, failures,
 from pyscf_mlham.data.geometries import MULT, Molecule, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL, GRID_LEVELS
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record
 from pyscf_mlham.data.splits import advice_on_empty, split_again, splits_by_group
+from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
@@ -67,6 +68,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
     made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default %(default)s")
     made.add_argument("--mult", type=int, help=MULT)
+    made.add_argument("--pseudo", default="", help="pseudopotential: the geometries are crystals; gth-pbe, for example")
+    made.add_argument("--kpts", type=int, nargs=3, default=(), metavar="N", help="k points if a frame has no kpts=")
+    made.add_argument("--smearing", type=float, default=0.0, help="of crystals, Hartree; default %(default)s")
     add_options(made, GenerateOptions)
     add_options(made, Displacements)
     made.set_defaults(run=run_generate)
@@ -106,6 +110,8 @@ def level_of(args: argparse.Namespace) -> Level:
     Rough labels have a level of their own, so that they are never added to a file of full ones.
     """
     check_functional(args.xc)
+    if pseudo := getattr(args, "pseudo", ""):
+        return Level(args.xc, args.basis, 0, True, args.conv_tol, pseudo, args.smearing)
     coarse = getattr(args, "solver", "") == "coarse"
     grid = (COARSE_GRID if coarse else Level.grid_level) if args.grid is None else args.grid
     if coarse:
@@ -130,7 +136,11 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise DataError for invalid options, before anything is computed."""
-    for option in ("rattle", "sigma", "thermal", "temperature"):
+    if args.pseudo and (args.thermal or args.mult not in (None, 1)):
+        raise DataError("--thermal and --mult are for molecules; crystals are closed shells, and --rattle works.")
+    if not args.pseudo and (args.smearing or args.kpts):
+        raise DataError("--kpts and --smearing are for crystals, which need --pseudo as well.")
+    for option in ("rattle", "sigma", "thermal", "temperature", "smearing"):
         value = getattr(args, option)
         if not (value >= 0 and math.isfinite(value)):
             raise DataError(f"--{option} {value}: expected zero or more.")
@@ -168,7 +178,11 @@ def _numbers(split: list[str]) -> str:
 
 def _sampled(args: argparse.Namespace, console: Console, memory: Path) -> Iterator[Molecule | DataError]:
     """Return the requested molecules and their displaced copies."""
-    molecules = (found for source in args.geometries for found in read_geometries(source, args.charge, args.mult))
+    molecules = (
+        found
+        for source in args.geometries
+        for found in read_geometries(source, args.charge, args.mult, bool(args.pseudo), args.kpts)
+    )
     engine = dask_engine(JOB, args.dask) if args.dask else process_engine(JOB, args.jobs)
     return with_copies(molecules, from_options(Displacements, args), engine, console, memory)
 
@@ -230,7 +244,9 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
         _check_finished(path)
     with HamiltonianFile(path) as file:
         table = Table(show_header=False, title=str(path))
-        table.add_row("level", f"{file.level.xc}/{file.level.basis}, grid {file.level.grid_level}")
+        level = file.level
+        detail = f"{level.pseudo}, smearing {level.smearing:g} Ha" if level.pseudo else f"grid {level.grid_level}"
+        table.add_row("level", f"{level.xc}/{level.basis}, {detail}")
         table.add_row("molecules", f"{len(file)} ({_numbers(file.split.tolist())})")
         table.add_row("different molecules", str(len(set(file.group))))
         places = Counter(group for group, _ in set(zip(file.group, file.split, strict=True)))
@@ -247,7 +263,7 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
         table.add_row("open shells", str(int(np.sum(file.spin != 0))))
         table.add_row("sources", ", ".join(f"{s}: {n}" for s, n in Counter(file.source.tolist()).most_common()))
         table.add_row("failed", str(len(failures(path))))
-        if args.sample and len(file):
+        if args.sample and len(file) and not level.pseudo:
             table.add_row("mean |F - H0|, H0 = sap", _distance(file, args.sample, console))
         console.print(table)
         for _, name, reason in failures(path)[:20]:

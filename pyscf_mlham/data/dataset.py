@@ -10,26 +10,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
+from pyscf_mlham.ao.lattice import bloch_from_cells
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import orthogonal_from_ao
-from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
+from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
 from pyscf_mlham.errors import DataError, MLHamError
-from pyscf_mlham.features import Sample, frames_from_sample, local_blocks, matrix_from_local_blocks
+from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.workers import become_worker, single_threaded
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 FloatArray = NDArray[np.float32]
+ComplexArray = NDArray[np.inexact]  # float32 of a molecule, complex64 of a crystal
 IntArray = NDArray[np.int64]
 
 
@@ -41,12 +43,13 @@ class Example(NamedTuple):
         onsite: (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree.
         pair: (P, B, B) pair blocks of dH, in the pairs' frames, Hartree.
         slots: (N, B) index of each block element's orbital in the vector, -1 = empty.
-        orbitals: (n, n) converged orbitals in Loewdin orbitals.
-        energies: (n,) orbital energies, Hartree.
-        n_occupied: number of occupied orbitals.
-        half: (n, n) S^1/2.
-        beyond: (n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every
-            prediction; (0, 0) if there are none.
+        phases: (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point.
+        orbitals: (N_k, n, n) converged orbitals in Loewdin orbitals.
+        energies: (N_k, n) orbital energies, Hartree.
+        n_occupied: number of occupied orbitals; of a crystal the lowest ones at each k point.
+        half: (N_k, n, n) S^1/2.
+        beyond: (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every
+            prediction; (0, 0, 0) if there are none.
         name: name of the record.
         digest: hash of the geometry and the Fock matrix as stored in the file.
     """
@@ -55,11 +58,12 @@ class Example(NamedTuple):
     onsite: FloatArray
     pair: FloatArray
     slots: IntArray
-    orbitals: FloatArray
+    phases: ComplexArray
+    orbitals: ComplexArray
     energies: FloatArray
     n_occupied: int
-    half: FloatArray
-    beyond: FloatArray
+    half: ComplexArray
+    beyond: ComplexArray
     name: str
     digest: str = ""
 
@@ -89,6 +93,8 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
 
 
 def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
+    if record.periodic:
+        return [_crystal_example(record, record.periodic, level, recipe)]
     if record.spin and recipe.baseline != SCC:
         raise DataError(
             f"record {record.name}: it has spin {record.spin}, and the {recipe.baseline} baseline is for closed "
@@ -107,49 +113,76 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
         raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
     if h0 is None:
         h0 = hamiltonian(recipe.baseline, mol, level.xc)
-    shared = _SpinExamples(record, recipe.template, Inputs.from_mol(mol, h0, recipe))
+    shared = _SpinExamples(record, Inputs.from_mol(mol, h0, recipe))
     spins = zip(shared.inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
     return [shared.example(*spin) for spin in spins]
+
+
+def _crystal_example(record: Record, periodic: Periodic, level: Level, recipe: Recipe) -> Example:
+    cell, kpts = cell_from_geometry(record, level), periodic.kpts
+    if cell.nao != record.fock.shape[-1]:
+        raise DataError(
+            f"record {record.name}: its Fock matrix has {record.fock.shape[-1]} rows, {level.basis} has {cell.nao} "
+            "functions for it; the file has the wrong basis set."
+        )
+    between_cells = record.by_spin(f"fock_{recipe.baseline}")
+    if between_cells is None:
+        raise DataError(
+            f"record {record.name}: H0 {recipe.baseline} is missing; label crystals by mlham data generate."
+        )
+    fock, h0 = (bloch_from_cells(m, kpts, periodic.lattice) for m in (record.fock, between_cells))
+    shared = _SpinExamples(record, Inputs.from_mol(cell, h0, recipe, kpts))
+    return shared.example(shared.inputs.samples[0], fock, h0, cell.nelectron // 2)
 
 
 class _SpinExamples(NamedTuple):
     """Data that both spins of a record share, for their examples."""
 
     record: Record
-    template: ShellTemplate
     inputs: Inputs
 
     def example(self, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
         """Cut the label of one spin into blocks.
 
         Args:
-            fock: (n, n) converged Fock matrix, Hartree.
-            h0: (n, n) H0, Hartree.
+            fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
+            h0: H0 of the same shape, Hartree.
         """
-        layout, metric, template = self.inputs.layout, self.inputs.metric, self.template
-        dh = orthogonal_from_ao(fock - h0, metric)
-        frames = frames_from_sample(sample)
-        target = local_blocks(dh, layout, sample.pairs, template, frames)
-        beyond = np.zeros((0, 0))
-        if len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
-            inside = matrix_from_local_blocks(target, layout, sample.pairs, template, frames)
-            beyond = layout.irreps_from_ao(dh - inside)
-        e, V = np.linalg.eigh(orthogonal_from_ao(fock, metric))
-        single = np.float32
+        cut, metric = self.inputs.cut, self.inputs.metric
+        layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
+        target = cut.blocks(dh)
+        beyond = np.zeros((0, 0, 0))
+        if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
+            beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
+        e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
+        phases = np.ones((1, len(sample.pairs)))
+        if cut.kpts is not None:
+            phases = np.exp(1j * cut.kpts @ (cut.graph.translations @ cut.graph.lattice).T)
         fields = ("positions", "distances", "wigner_d", "onsite", "pair")
         return Example(
-            sample=sample._replace(**{name: getattr(sample, name).astype(single) for name in fields}),
-            onsite=target.onsite.astype(single),
-            pair=target.pair.astype(single),
-            slots=layout.slots(template),
-            orbitals=V[layout.order].astype(single),
-            energies=e.astype(single),
+            sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
+            onsite=_single(target.onsite),
+            pair=_single(target.pair),
+            slots=layout.slots(cut.template),
+            phases=_single(phases),
+            orbitals=_single(V[:, layout.order]),
+            energies=_single(e),
             n_occupied=n_occupied,
-            half=layout.irreps_from_ao(metric.half).astype(single),
-            beyond=beyond.astype(single),
+            half=_single(_at_k(layout.irreps_from_ao(metric.half))),
+            beyond=_single(beyond),
             name=self.record.name,
             digest=digest_of(self.record),
         )
+
+
+def _at_k(matrix: Array) -> Array:
+    """Return a matrix (n, n) as one at a single k point, (1, n, n); those of a crystal as they are."""
+    return matrix.reshape(-1, *matrix.shape[-2:])
+
+
+def _single(array: Any) -> Any:
+    """Round to single precision."""
+    return array.astype(np.complex64 if np.iscomplexobj(array) else np.float32)
 
 
 def trial_sample(recipe: Recipe, element: int, basis: str) -> Sample:

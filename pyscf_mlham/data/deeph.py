@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from pyscf.data import nist
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.cell import CellGraph
 from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.structure import Graph
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.untrusted import read_bounded, stored_dataset
 
@@ -56,7 +56,7 @@ class Crystal(NamedTuple):
         fermi_level: Hartree.
     """
 
-    graph: CellGraph
+    graph: Graph
     layout: OrbitalLayout
     overlap: Blocks
     hamiltonian: Blocks | None
@@ -107,7 +107,7 @@ def read_deeph(folder: Path) -> Crystal:
     pairs = np.array([key for key in keys if any(key[:3]) or key[3] != key[4]], dtype=np.int64).reshape(-1, 5)
     translations, pairs = pairs[:, :3], pairs[:, 3:] - 1
     vectors = positions[pairs[:, 1]] + translations @ lattice - positions[pairs[:, 0]]
-    graph = CellGraph(numbers, positions, lattice, 3, pairs, translations, vectors)
+    graph = Graph(numbers, positions, lattice, 3, pairs, translations, vectors)
     return Crystal(
         graph,
         layout,
@@ -131,7 +131,7 @@ def _columns(layout: OrbitalLayout) -> list[IntArray]:
     return [np.array(each, dtype=np.int64) for each in columns]
 
 
-def _keys(graph: CellGraph) -> list[Key]:
+def _keys(graph: Graph) -> list[Key]:
     """Return the keys of all onsite blocks and pairs."""
     onsite = [(0, 0, 0, i + 1, i + 1) for i in range(len(graph.numbers))]
     return onsite + [tuple(key) for key in np.hstack([graph.translations, graph.pairs + 1]).tolist()]
@@ -141,13 +141,13 @@ def _name(key: Key) -> str:
     return str(list(key))
 
 
-def _write_blocks(path: Path, blocks: Blocks, graph: CellGraph, columns: list[IntArray], unit: float) -> None:
+def _write_blocks(path: Path, blocks: Blocks, graph: Graph, columns: list[IntArray], unit: float) -> None:
     with h5py.File(path, "w") as file:
         for key, block in zip(_keys(graph), np.concatenate([blocks.onsite, blocks.pair]), strict=True):
             file[_name(key)] = block[np.ix_(columns[key[3] - 1], columns[key[4] - 1])] * unit
 
 
-def _blocks(matrices: dict[Key, Array], graph: CellGraph, layout: OrbitalLayout, unit: float) -> Blocks:
+def _blocks(matrices: dict[Key, Array], graph: Graph, layout: OrbitalLayout, unit: float) -> Blocks:
     """Pad matrices of the file to blocks; those that the file lacks are zero."""
     columns, size, keys = _columns(layout), layout.template().size, _keys(graph)
     if len(keys) * size**2 > LARGEST:
@@ -215,7 +215,7 @@ def _info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _local_coordinates(graph: CellGraph) -> Iterator[tuple[Key, Array]]:
+def _local_coordinates(graph: Graph) -> Iterator[tuple[Key, Array]]:
     """Yield e_1, e_2, e_3 in columns for each key, as DeepH-pack chooses them.
 
     e_1 points from i to j, for an onsite block to the nearest neighbour of i; e_2 is normal to the plane of e_1 and of

@@ -7,7 +7,7 @@ crash, the journal is merged into the file, which is replaced as a whole. The sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pyscf_mlham.data.geometries import Molecule, identity_of_record
 from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.label import SOLVERS, Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
+from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import option
 from pyscf_mlham.store import differences
@@ -66,7 +67,7 @@ def generate(
         with HamiltonianFile(path) as file:
             splits += file.split.tolist()
             if file.level != options.level:
-                others = differences(asdict(file.level), asdict(options.level))
+                others = differences(file.level.described(), options.level.described())
                 raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
     journal = Journal(journal_path(path), options.level)
     try:

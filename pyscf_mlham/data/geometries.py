@@ -1,9 +1,9 @@
-"""Molecules to label: from any file that ASE reads, and from ASE's collections."""
+"""Molecules and crystals to label: from any file that ASE reads, and from ASE's collections."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.data.frames import COLLECTION, frames, why_unreadable
-from pyscf_mlham.data.schema import HamiltonianFile, Record
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import charge_and_spin, mult_of_moments
 
@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
+REACH = 18.2  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
+ROUNDING = 1e-6
 # Help of --mult.
 MULT = "multiplicity if a frame has no mult=; default 1, or for ASE's collections that of the magnetic moments"
 
@@ -37,6 +39,7 @@ class Molecule(NamedTuple):
         positions: (N, 3) Bohr.
         charge: total charge.
         spin: n_alpha - n_beta.
+        periodic: lattice and k points of a crystal, None for a molecule.
     """
 
     name: str
@@ -46,11 +49,12 @@ class Molecule(NamedTuple):
     positions: Array
     charge: int
     spin: int
+    periodic: Periodic | None = None
 
     @property
     def key(self) -> str:
-        """Identity of numbers, positions (to `SAME_PLACE`), charge and spin."""
-        return identity(self.numbers, self.positions, self.charge, self.spin)
+        """Identity of numbers, positions and lattice (to `SAME_PLACE`), charge and spin."""
+        return identity(self.numbers, self.positions, self.charge, self.spin, self.periodic)
 
 
 def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
@@ -60,7 +64,17 @@ def mol_from_geometry(geometry: Molecule | Record, basis: str) -> gto.Mole:
     return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=ecp, charge=geometry.charge, spin=geometry.spin, verbose=0)
 
 
-def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str:
+def cell_from_geometry(geometry: Molecule | Record, level: Level) -> Any:
+    """Build the PySCF cell of a crystal, labelled or not."""
+    from pyscf.pbc import gto as pbc  # importing PySCF's periodic part takes a second
+
+    assert geometry.periodic is not None
+    atoms = list(zip(geometry.numbers.tolist(), geometry.positions.tolist(), strict=True))
+    periodic = {"a": geometry.periodic.lattice, "dimension": geometry.periodic.dimension, "pseudo": level.pseudo}
+    return pbc.M(atom=atoms, unit="Bohr", basis=level.basis, charge=geometry.charge, verbose=0, **periodic)
+
+
+def identity(numbers: IntArray, positions: Array, charge: int, spin: int, periodic: Periodic | None = None) -> str:
     """Return a hash of a geometry, to find those that are labelled already.
 
     Args:
@@ -70,15 +84,21 @@ def identity(numbers: IntArray, positions: Array, charge: int, spin: int) -> str
     """
     places = np.round(np.asarray(positions) / SAME_PLACE).astype(np.int64)
     text = f"{charge} {spin} {np.asarray(numbers).tolist()} {places.tolist()}"
+    if periodic:
+        lattice = np.round(np.asarray(periodic.lattice) / SAME_PLACE).astype(np.int64)
+        text += f" {lattice.tolist()} {periodic.dimension} {np.asarray(periodic.mesh).tolist()}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def identity_of_record(file: HamiltonianFile, index: int) -> str:
     """Hash the geometry of a record as `identity` does, without reading its matrices."""
-    return identity(file.numbers(index), file.positions(index), int(file.charge[index]), int(file.spin[index]))
+    state = int(file.charge[index]), int(file.spin[index])
+    return identity(file.numbers(index), file.positions(index), *state, file.periodic(index))
 
 
-def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> Iterator[Molecule | DataError]:
+def read_geometries(
+    source: str, charge: int = 0, mult: int | None = None, crystals: bool = False, kpts: Sequence[int] = ()
+) -> Iterator[Molecule | DataError]:
     """Read every frame; an unusable frame yields an error with its name.
 
     Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
@@ -88,6 +108,8 @@ def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> It
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
         charge: total charge if a frame has none.
         mult: multiplicity if a frame has none.
+        crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
+        kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
@@ -100,7 +122,10 @@ def read_geometries(source: str, charge: int = 0, mult: int | None = None) -> It
         own = mult_by_moments(source, atoms, charge) if mult is None else mult
         name = label or f"{Path(source).stem}:{index}"
         try:
-            yield _molecule(name, source, atoms, charge, 1 if own is None else own, place)
+            if crystals:
+                yield _crystal(name, source, atoms, charge, kpts, place)
+            else:
+                yield _molecule(name, source, atoms, charge, 1 if own is None else own, place)
         except DataError as error:
             yield error
     if not count:
@@ -120,14 +145,9 @@ def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
 
 def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place: str) -> Molecule:
     info = atoms.info
-    numbers = atoms.numbers.astype(np.int64)
-    positions = atoms.positions / nist.BOHR
     if any(atoms.pbc):
-        raise DataError(f"{place}: periodic; only molecules are supported.")
-    if len(numbers) == 0 or numbers.min() < 1:
-        raise DataError(f"{place}: has no atoms, or an unknown element.")
-    if not np.all(np.isfinite(positions)):
-        raise DataError(f"{place}: coordinates are not numbers.")
+        raise DataError(f"{place}: periodic; crystals need a pseudopotential (--pseudo gth-pbe).")
+    numbers, positions = _nuclei(atoms, place)
     try:
         charge, spin = charge_and_spin(info, int(numbers.sum()), charge, mult)
     except ValueError as error:
@@ -137,6 +157,38 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place:
         ) from error
     group = str(info.get("group") or group_of(numbers, positions))
     return Molecule(name, group, Path(source).name, numbers, positions, charge, spin)
+
+
+def _nuclei(atoms: Any, place: str) -> tuple[IntArray, Array]:
+    """Return atomic numbers and positions in Bohr, (N,) and (N, 3)."""
+    numbers, positions = atoms.numbers.astype(np.int64), atoms.positions / nist.BOHR
+    if len(numbers) == 0 or numbers.min() < 1:
+        raise DataError(f"{place}: has no atoms, or an unknown element.")
+    if not np.all(np.isfinite(positions)):
+        raise DataError(f"{place}: coordinates are not numbers.")
+    return numbers, positions
+
+
+def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int], place: str) -> Molecule:
+    """Return a crystal; each frame is a group of its own, so that frames of one material are in all splits."""
+    numbers, positions = _nuclei(atoms, place)
+    periodic = np.array(atoms.pbc)
+    if not periodic[:2].all():  # PySCF has no grids for chains
+        raise DataError(f"{place}: pbc is {periodic.tolist()}; expected the first two lattice vectors, or all three.")
+    lattice = np.asarray(atoms.cell.array) / nist.BOHR
+    if not abs(np.linalg.det(lattice)) > 1:
+        raise DataError(f"{place}: its lattice vectors do not span a cell; give three, also for a layer.")
+    if "kpts" in atoms.info or len(kpts):
+        found = np.ravel(atoms.info.get("kpts", kpts))
+        if found.shape != (3,) or found.dtype.kind not in "iu" or found.min() < 1 or np.any(found[~periodic] != 1):
+            raise DataError(f"{place}: kpts are {found.tolist()}; expected three numbers, 1 along the vacuum.")
+        mesh = found.astype(np.int64)
+    else:
+        mesh = np.where(periodic, np.ceil(REACH / np.linalg.norm(lattice, axis=1) - ROUNDING), 1).astype(np.int64)
+    group = str(atoms.info.get("group") or name)
+    own = int(atoms.info.get("charge", charge))
+    found_in = Path(source).name
+    return Molecule(name, group, found_in, numbers, positions, own, 0, Periodic(lattice, int(periodic.sum()), mesh))
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:

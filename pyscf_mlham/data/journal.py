@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pyscf_mlham.data.schema import SCALARS, TEXTS, Level, Record, matrix_from_triangle, triangle_from_matrix
+from pyscf_mlham.data.schema import SCALARS, TEXTS, Level, Periodic, Record, flat_from_matrix, matrix_from_flat
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.store import Store
 
@@ -40,7 +39,7 @@ class Journal(Store):
     """
 
     def __init__(self, path: Path, level: Level) -> None:
-        super().__init__(path, asdict(level), "level of theory")
+        super().__init__(path, level.described(), "level of theory")
         self._values = self.read()
 
     @property
@@ -60,7 +59,9 @@ class Journal(Store):
         if (record := entry.record) is not None:
             values = {key: getattr(record, key) for key in (*TEXTS, *SCALARS, "charge", "spin")}
             arrays = {key: np.ascontiguousarray(getattr(record, key)) for key in ("numbers", "positions")}
-            data = save(arrays | {key: triangle_from_matrix(matrix) for key, matrix in record.matrices.items()})
+            if record.periodic:
+                arrays |= {key: np.array(value) for key, value in record.periodic._asdict().items()}
+            data = save(arrays | {key: flat_from_matrix(matrix) for key, matrix in record.matrices.items()})
         self.put(entry.key, values, data)
         self._values[entry.key] = values
 
@@ -69,9 +70,15 @@ class Journal(Store):
         try:
             arrays = load(self.data(key))
             numbers, positions = arrays.pop("numbers"), arrays.pop("positions")
-            size = int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
-            matrices = {name: matrix_from_triangle(triangle, size) for name, triangle in arrays.items()}
-            fock = matrices.pop("fock")
-            return Record(**self._values[key], numbers=numbers, positions=positions, fock=fock, extra=matrices)
+            periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
+            if "lattice" in arrays:
+                lattice, dimension, mesh = (arrays.pop(key) for key in Periodic._fields)
+                periodic, size = (
+                    Periodic(lattice, int(dimension), mesh),
+                    int(np.sqrt(len(arrays["fock"]) / mesh.prod())),
+                )
+            matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
+            values = {**self._values[key], "fock": matrices.pop("fock"), "extra": matrices, "periodic": periodic}
+            return Record(**values, numbers=numbers, positions=positions)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error

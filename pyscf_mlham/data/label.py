@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
+from pyscf_mlham.data.crystals import crystal_mean_field, crystal_solution
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
@@ -61,12 +62,21 @@ def label(task: Task) -> Entry:
 
 def _record(task: Task) -> Record:
     molecule, level = task.molecule, task.level
+    if level.pseudo:
+        solved = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
+        return _described(task, solved.matrices, solved.energy, solved.gap)
     mf = mean_field(build(molecule, level.basis), level)
     mf.init_guess = task.guess
     solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
     matrices = named_by_spin("fock", solution.fock)
     if solution.h0 is not None:
         matrices |= named_by_spin(f"fock_{SCC}", solution.h0)
+    return _described(task, matrices, solution.energy, gap(solution.orbitals))
+
+
+def _described(task: Task, matrices: dict[str, Array], energy: float, gap: float) -> Record:
+    """Return a checked record of a geometry with its matrices; energy and gap in Hartree."""
+    molecule = task.molecule
     record = Record(
         name=molecule.name,
         group=molecule.group,
@@ -77,9 +87,10 @@ def _record(task: Task) -> Record:
         charge=molecule.charge,
         spin=molecule.spin,
         fock=matrices.pop("fock"),
-        energy=solution.energy,
-        gap=gap(solution.orbitals),
+        energy=energy,
+        gap=gap,
         extra=matrices,
+        periodic=molecule.periodic,
     )
     check_record(record, molecule.name)
     return record

@@ -1,12 +1,14 @@
 """The file of labelled molecules: one HDF5 file of ragged arrays, Bohr and Hartree, read lazily.
 
 Every record is a molecule with its converged Fock matrix as a lower triangle in PySCF's spherical AO order. Arrays of
-numbers per molecule are read when the file is opened, matrices on access.
+numbers per molecule are read when the file is opened, matrices on access. A file of crystals, whose level of theory has
+a pseudopotential, also has lattice, dimension and mesh of k points, and F between cells, (N_k, n, n), in place of
+triangles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from pyscf_mlham.checkpoint import replacement
+from pyscf_mlham.ao.lattice import kpts_of_mesh
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
@@ -33,9 +35,11 @@ COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
 RAGGED = ("numbers", "positions", "fock")
+CRYSTAL = {"lattice": ("f8", (3, 3)), "dimension": ("i4", ()), "mesh": ("i4", (3,))}  # type, shape for each record
 KINDS: Mapping[Any, Any] = {"str": str, "int": int, "bool": bool, "float": float}
 MOST_MATRICES = 16  # in a file
 MOST_ORBITALS = 30000  # of a molecule; a triangle has 2 GB
+MOST_KPTS = 10000
 LARGEST_FOCK = 1e4  # Hartree; a larger element is an error
 
 
@@ -49,6 +53,8 @@ class Level:
         grid_level: PySCF's grid level.
         density_fit: whether the two-electron integrals are density-fitted.
         conv_tol: energy criterion of the SCF, Hartree.
+        pseudo: PySCF's name of the pseudopotentials of crystals, "" for molecules.
+        smearing: width of the Fermi function of the occupations, Hartree; 0 without.
     """
 
     xc: str
@@ -56,6 +62,32 @@ class Level:
     grid_level: int = 3
     density_fit: bool = False
     conv_tol: float = 1e-9
+    pseudo: str = ""
+    smearing: float = 0.0
+
+    def described(self) -> dict[str, Any]:
+        """Return the attributes; those of crystals for crystals only."""
+        values = asdict(self)
+        return values if self.pseudo else {k: v for k, v in values.items() if k not in ("pseudo", "smearing")}
+
+
+class Periodic(NamedTuple):
+    """What makes a geometry a crystal.
+
+    Attributes:
+        lattice: (3, 3) lattice vectors in rows, Bohr.
+        dimension: number of periodic directions, those of the first lattice vectors.
+        mesh: (3,) numbers of k points, Gamma among them.
+    """
+
+    lattice: Array
+    dimension: int
+    mesh: IntArray
+
+    @property
+    def kpts(self) -> Array:
+        """K points, (N_k, 3) 1/Bohr."""
+        return kpts_of_mesh(self.mesh, self.lattice)
 
 
 class Record(NamedTuple):
@@ -70,10 +102,12 @@ class Record(NamedTuple):
         positions: (N, 3) Bohr.
         charge: total charge.
         spin: n_alpha - n_beta.
-        fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero.
+        fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero. Of a crystal (N_k, n, n),
+            between the zeroth cell and others, see `cells_from_bloch`.
         energy: total energy, Hartree.
         gap: HOMO-LUMO gap, Hartree.
         extra: other matrices of the same shape by the name of their dataset, see `named_by_spin`.
+        periodic: lattice and k points of a crystal, None for a molecule.
     """
 
     name: str
@@ -88,6 +122,7 @@ class Record(NamedTuple):
     energy: float
     gap: float
     extra: Mapping[str, Array] = MappingProxyType({})
+    periodic: Periodic | None = None
 
     @property
     def matrices(self) -> dict[str, Array]:
@@ -153,10 +188,12 @@ class HamiltonianFile:
         attributes = dict(self._file.attrs)
         _check_attributes(self.path, attributes)
         try:
-            self.level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in fields(Level)})
+            known = [f for f in fields(Level) if f.name in attributes]  # those of crystals may be missing
+            self.level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in known})
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.path}: wrong attributes of the level of theory ({error}).") from error
-        if missing := [key for key in (*COUNTS, *SCALARS, *TEXTS, *RAGGED) if key not in self._file]:
+        crystal = CRYSTAL if self.level.pseudo else {}
+        if missing := [key for key in (*COUNTS, *SCALARS, *TEXTS, *RAGGED, *crystal) if key not in self._file]:
             raise DataError(f"{self.path}: datasets {missing} are missing; the file is damaged or of another kind.")
         self.matrices = [k for k in self._file if k == "fock" or k.startswith("fock_")][:MOST_MATRICES]
         sets = {k: stored_dataset(self._file, k) for k in (*COUNTS, *SCALARS, *TEXTS, *RAGGED, *self.matrices)}
@@ -166,7 +203,11 @@ class HamiltonianFile:
         if count and not (min(self.n_atoms.min(), self.n_ao.min()) >= 0 and self.n_ao.max() <= MOST_ORBITALS):
             raise DataError(f"{self.path}: n_atoms or n_ao is out of range; the file is damaged.")
         self._atoms = np.concatenate([[0], np.cumsum(self.n_atoms)])
-        self._triangles = np.concatenate([[0], np.cumsum(self.n_ao * (self.n_ao + 1) // 2)])
+        sizes = self.n_ao * (self.n_ao + 1) // 2
+        if crystal:
+            self._read_crystals(count)
+            sizes = self.n_ao**2 * np.prod(self._mesh, axis=1)
+        self._triangles = np.concatenate([[0], np.cumsum(sizes)])
         atoms, expected = int(self._atoms[-1]), dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
         self._check_sets(sets, expected | {"numbers": (atoms,), "positions": (atoms, 3)})
         self.energy, self.gap = (sets[k][:] for k in SCALARS)
@@ -174,6 +215,27 @@ class HamiltonianFile:
         self._numbers, self._positions = sets["numbers"][:].astype(np.int64), sets["positions"][:]
         if unknown := sorted(set(self.split) - set(SPLITS)):
             raise DataError(f"{self.path}: unknown splits {unknown}; expected {', '.join(SPLITS)}.")
+
+    def _read_crystals(self, count: int) -> None:
+        sets = {key: stored_dataset(self._file, key) for key in CRYSTAL}
+        for key, (kind, shape) in CRYSTAL.items():
+            if sets[key].shape != (count, *shape) or sets[key].dtype != kind:
+                found = f"shape {sets[key].shape} and type {sets[key].dtype}"
+                raise DataError(f"{self.path}: {key} has {found}, expected {(count, *shape)} and {kind}.")
+        self._lattice, self._dimension, self._mesh = (sets[key][:] for key in CRYSTAL)
+        self._mesh = self._mesh.astype(np.int64)
+        if count and not (self._mesh.min() >= 1 and np.prod(self._mesh.astype(float), axis=1).max() <= MOST_KPTS):
+            raise DataError(f"{self.path}: mesh is out of range; the file is damaged.")
+        if not np.all(np.isfinite(self._lattice)) or np.any(np.abs(np.linalg.det(self._lattice)) < 1):
+            raise DataError(f"{self.path}: lattice vectors do not span a cell; the file is damaged.")
+        if np.any((self._dimension < 1) | (self._dimension > 3)):
+            raise DataError(f"{self.path}: dimension must be 1, 2 or 3; the file is damaged.")
+
+    def periodic(self, index: int) -> Periodic | None:
+        """Return lattice and k points of a record, None for a molecule."""
+        if not self.level.pseudo:
+            return None
+        return Periodic(self._lattice[index], int(self._dimension[index]), self._mesh[index])
 
     def _check_sets(self, sets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise DataError for shapes other than these, and for datasets that are not numbers, or not texts."""
@@ -231,7 +293,7 @@ class HamiltonianFile:
                 raise DataError(
                     f"{self._place(index)}: {key} cannot be read ({error}); the file is damaged."
                 ) from error
-            matrices[key] = matrix_from_triangle(triangle, int(self.n_ao[index]))
+            matrices[key] = matrix_from_flat(triangle, int(self.n_ao[index]), self.periodic(index))
         record = Record(
             name=str(self.name[index]),
             group=str(self.group[index]),
@@ -245,6 +307,7 @@ class HamiltonianFile:
             energy=float(self.energy[index]),
             gap=float(self.gap[index]),
             extra=matrices,
+            periodic=self.periodic(index),
         )
         check_record(record, self._place(index))
         return record
@@ -267,7 +330,8 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
     if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
         raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
     try:
-        check_basis(str(attributes["basis"]))
+        for name in filter(None, (str(attributes["basis"]), str(attributes.get("pseudo", "")))):
+            check_basis(name)
         check_functional(str(attributes["xc"]))
     except (ValueError, DataError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -288,75 +352,23 @@ def check_record(record: Record, place: str) -> None:
         raise DataError(f"{place}: energy or gap is not finite.")
     if len(record.numbers) == 0 or record.numbers.min() < 1 or record.numbers.max() > 118:
         raise DataError(f"{place}: atomic numbers are not between 1 and 118.")
+    if record.periodic and record.spin:
+        raise DataError(f"{place}: a crystal with spin {record.spin}; only closed shells are supported.")
     electrons = int(record.numbers.sum()) - record.charge
     if electrons < 1 or (electrons - record.spin) % 2 or abs(record.spin) > electrons:
         raise DataError(f"{place}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
 
 
-def write_file(
-    path: Path,
-    level: Level,
-    records: Iterable[Record],
-    attributes: Mapping[str, Any],
-    failed: Mapping[str, tuple[str, str]] = MappingProxyType({}),
-) -> None:
-    """Write records as one file, under a temporary name first.
-
-    Args:
-        path: path of the file, replaced if it exists.
-        records: records, read once, one after the other.
-        attributes: provenance to add, such as the PySCF version.
-        failed: name and reason of molecules without a label, by their key.
-    """
-    with replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
-        file.attrs.update(units="bohr, hartree", fock_storage="lower triangle, row-major, float32")
-        file.attrs.update(asdict(level) | dict(attributes))
-        _write_records(file, records)
-        columns = {
-            "key": list(failed),
-            "name": [n for n, _ in failed.values()],
-            "reason": [r for _, r in failed.values()],
-        }
-        for key, column in columns.items():
-            _write_texts(file, f"failed_{key}", column)
+def flat_from_matrix(matrix: Array) -> NDArray[np.float32]:
+    """Return the stored elements of a symmetric matrix (n, n), or of matrices between cells (N_k, n, n)."""
+    return matrix.astype(np.float32).ravel() if matrix.ndim == 3 else triangle_from_matrix(matrix)
 
 
-def _write_records(file: h5py.File, records: Iterable[Record]) -> None:
-    tables: dict[str, list[Any]] = {key: [] for key in (*TEXTS, *COUNTS, *SCALARS, "numbers", "positions")}
-    sets: dict[str, h5py.Dataset] = {}
-    for record in records:
-        sizes = {"n_atoms": len(record.numbers), "n_ao": len(record.fock)}
-        for key, column in tables.items():
-            column.append(sizes[key] if key in sizes else getattr(record, key))
-        if not sets:
-            sets = {key: _growing(file, key) for key in record.matrices}
-        if sets.keys() != record.matrices.keys():
-            raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
-        for key, matrix in record.matrices.items():
-            start, triangle = len(sets[key]), triangle_from_matrix(matrix)
-            sets[key].resize((start + len(triangle),))
-            sets[key][start:] = triangle
-    if not sets:
-        _growing(file, "fock")
-    for key in TEXTS:
-        _write_texts(file, key, tables[key])
-    for key in COUNTS:
-        file.create_dataset(key, data=np.array(tables[key], dtype=np.int32))
-    for key in SCALARS:
-        file.create_dataset(key, data=np.array(tables[key], dtype=np.float64))
-    file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
-    file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
-
-
-def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
-    file.create_dataset(key, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
-
-
-def _growing(file: h5py.File, key: str) -> h5py.Dataset:
-    return file.create_dataset(
-        key, (0,), maxshape=(None,), dtype="f4", chunks=(16384,), compression="gzip", shuffle=True
-    )
+def matrix_from_flat(flat: NDArray[np.floating], size: int, periodic: Periodic | None) -> Array:
+    """Return the matrix of stored elements: the inverse of `flat_from_matrix`; size: n."""
+    if periodic is None:
+        return matrix_from_triangle(flat, size)
+    return np.asarray(flat, dtype=np.float64).reshape(-1, size, size)
 
 
 def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:

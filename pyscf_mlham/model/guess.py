@@ -203,9 +203,13 @@ def _guess(
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         seconds = time.perf_counter() - start
-        coarse, single = prediction.coarse_builds, prediction.single_builds
         return density, GuessInfo(
-            "ml", model=prediction.model, seconds=seconds, coarse_builds=coarse, single_builds=single
+            "ml",
+            model=prediction.model,
+            seconds=seconds,
+            coarse_builds=prediction.coarse_builds,
+            full_builds=prediction.full_builds,
+            single_builds=prediction.single_builds,
         )
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
@@ -230,7 +234,9 @@ def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction
     """
     orbitals, close = prediction.orbitals, not (prediction.lifted_from or prediction.made_for)
     density = density_from_orbitals(mf, orbitals)
-    electrons = float(np.sum(density * mf.get_ovlp(mol).T).real)
+    overlap = np.asarray(mf.get_ovlp(mol))
+    n_k = len(overlap) if overlap.ndim == 3 else 1
+    electrons = float(np.sum(density * np.swapaxes(overlap, -1, -2)).real) / n_k
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
         raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
     breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one

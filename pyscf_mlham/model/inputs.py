@@ -1,8 +1,8 @@
-"""Input of a network from a PySCF molecule and its H0."""
+"""Input of a network from a PySCF molecule or cell and its H0."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ from pyscf import gto
 
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
-from pyscf_mlham.ao.mole import graph_from_mol
-from pyscf_mlham.features import Sample, inputs_from_h0, sample_from_matrices
+from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol
+from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
+
+Array = NDArray[Any]
 
 
 class Recipe(NamedTuple):
@@ -31,29 +33,41 @@ class Recipe(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Input of a network for a molecule, and what cuts its other matrices into blocks of the same kind.
+    """Input of a network for a molecule or cell, and what cuts its other matrices into blocks of the same kind.
 
     Attributes:
         samples: one for each spin of H0.
-        layout: orbital layout of the molecule.
+        cut: blocks of its matrices.
         metric: roots of its overlap.
     """
 
     samples: list[Sample]
-    layout: OrbitalLayout
+    cut: Cut
     metric: Metric
 
     @classmethod
-    def from_mol(cls, mol: gto.Mole, h0: NDArray[np.float64], recipe: Recipe) -> Inputs:
+    def from_mol(cls, mol: gto.Mole, h0: Array, recipe: Recipe, kpts: Array | None = None) -> Inputs:
         """Compute the overlap and the functions of H0, and cut them into blocks.
 
         Args:
-            mol: molecule in the model's own basis set.
-            h0: (n, n), or (2, n, n) of alpha and beta electrons; Hartree.
+            mol: molecule or cell in the model's own basis set.
+            h0: (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2, N_k, n, n); Hartree.
+            kpts: (N_k, 3) uniform mesh of a cell, 1/Bohr.
         """
-        overlap = np.asarray(mol.intor("int1e_ovlp"))
-        layout, metric = OrbitalLayout.from_mol(mol), metric_from_overlap(overlap)
-        graph = graph_from_mol(mol, recipe.cutoff)
-        inputs = inputs_from_h0(h0, overlap, metric, recipe.baseline, mol.nelec)
-        cut = (sample_from_matrices(graph, mol.charge, k, layout, recipe.template, recipe.degree) for k in inputs)
-        return cls(list(cut), layout, metric)
+        if kpts is None:
+            overlap, graph = np.asarray(mol.intor("int1e_ovlp")), graph_from_mol(mol, recipe.cutoff)
+        else:
+            overlap = np.asarray(mol.pbc_intor("int1e_ovlp", hermi=1, kpts=kpts))
+            graph = graph_from_cell(mol, recipe.cutoff)
+        metric = metric_from_overlap(overlap)
+        cut = Cut.of(graph, OrbitalLayout.from_mol(mol), recipe.template, kpts)
+        spins = h0 if h0.ndim > overlap.ndim else h0[None]
+        inputs = inputs_from_h0(spins, overlap, metric, recipe.baseline, _occupied(mol, kpts), kpts is not None)
+        samples = [sample_from_matrices(cut, mol.charge, matrices, recipe.degree) for matrices in inputs]
+        return cls(samples, cut, metric)
+
+
+def _occupied(mol: gto.Mole, kpts: Array | None) -> tuple[float, float]:
+    """Return the numbers of alpha and beta electrons at each k point; the spin of a cell is that of all of them."""
+    n_k = 1 if kpts is None else len(kpts)
+    return (mol.nelectron + mol.spin / n_k) / 2, (mol.nelectron - mol.spin / n_k) / 2

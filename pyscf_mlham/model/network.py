@@ -11,10 +11,10 @@ from pyscf import gto
 
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.extras import needed
-from pyscf_mlham.features import frames_from_sample, matrix_from_local_blocks
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.model.predictor import native_mol
@@ -22,7 +22,7 @@ from pyscf_mlham.model.predictor import native_mol
 if TYPE_CHECKING:
     from pyscf_mlham.nn.model import HamiltonianModel
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 class NetworkModel:
@@ -59,29 +59,29 @@ class NetworkModel:
         return cls(config, network.to("cuda" if torch.cuda.is_available() else "cpu"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
-        """Return the same nuclei in the model's own basis set."""
-        return native_mol(mol, self.config.basis)
+        """Return the same nuclei in the model's own basis set; a cell in its domain has it."""
+        return mol if is_periodic(mol) else native_mol(mol, self.config.basis)
 
-    def correction(self, native: gto.Mole, h0: Array) -> Array:
+    def correction(self, native: gto.Mole, h0: Array, kpts: Array | None = None) -> Array:
         """Return dH = F - H0 in the shape of H0, PySCF's AO order, Hartree.
 
         Args:
-            native: molecule in the model's own basis set.
-            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; Hartree.
+            native: molecule or cell in the model's own basis set.
+            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or
+                (2, N_k, n, n); Hartree.
+            kpts: (N_k, 3) of a cell, 1/Bohr.
         """
         import torch
 
         from pyscf_mlham.nn.batch import batch_from_samples
 
-        samples, layout, metric = Inputs.from_mol(native, h0, self._recipe)
+        samples, cut, metric = Inputs.from_mol(native, h0, self._recipe, kpts)
         weight = next(self.network.parameters())
         with torch.no_grad():
             output = self.network(batch_from_samples(samples).to(weight.device, weight.dtype))
         onsite, pair = (np.split(t.double().cpu().numpy(), len(samples)) for t in output)
-        cut = (layout, samples[0].pairs, self._recipe.template, frames_from_sample(samples[0]))
-        blocks = map(Blocks, onsite, pair)
-        dh = [ao_from_orthogonal(matrix_from_local_blocks(each, *cut), metric) for each in blocks]
-        return np.stack(dh) if h0.ndim == 3 else dh[0]
+        dh = [ao_from_orthogonal(cut.matrix(blocks), metric) for blocks in map(Blocks, onsite, pair)]
+        return np.stack(dh).reshape(h0.shape)
 
 
 def check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.model.crystal import band_gap
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import Decoration, is_on_gpu, private_parts
@@ -20,7 +22,8 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
     """Return an object of mf's own kind whose `run()` predicts the orbitals instead of iterating.
 
     Everything that PySCF does with converged orbitals works on it: `analyze()`, `dip_moment()`,
-    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically.
+    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically; so do
+    the bands of a crystal between its k points, `get_bands()`, which are those of the predicted density's field.
 
     Args:
         mf: PySCF mean-field object; not changed.
@@ -85,11 +88,12 @@ class _OneShotSCF(Decoration):
         return super().make_rdm1(mo_coeff, mo_occ, **kwargs)  # type: ignore[misc]
 
     @property
-    def gap(self) -> float:
-        """Lowest empty minus highest occupied orbital energy, Hartree."""
+    def gap(self: Any) -> float:
+        """Lowest empty minus highest occupied orbital energy, of all k points of a crystal, Hartree."""
         if self.mo_energy is None:
             raise ModelError("no orbitals yet; call run() first.")
-        return gap(Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ))
+        orbitals = Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ)
+        return band_gap(self, orbitals) if is_periodic(self.mol) else gap(orbitals)
 
     def reset(self: Any, mol: Any = None) -> Any:
         """Forget the prediction and, if given, take another molecule."""

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham import checkpoint
-from pyscf_mlham.ao.mole import graph_from_mol
+from pyscf_mlham.ao.mole import graph_from_mol, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
-from pyscf_mlham.h0 import SCC, fingerprint, potential, scc
+from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, fingerprint, potential, scc
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[Any]
@@ -39,8 +40,8 @@ class OracleModel:
 
     exact = True
 
-    def __init__(self, config: ModelConfig, mol: gto.Mole, correction: Array) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, mol: gto.Mole, correction: Array, at_k: bool = False) -> None:
+        self.config, self._at_k = config, at_k
         self._mol = mol
         self._graph = graph_from_mol(mol)
         self._correction = correction
@@ -51,18 +52,19 @@ class OracleModel:
         """Keep the Fock matrix of a converged mean-field object.
 
         Args:
-            h0: name of the baseline; with "scc" the least is carried into another basis set.
+            h0: name of the baseline; with "scc" the least is carried into another basis set. Crystals have "scc" and
+                "coarse".
         """
         if not mf.converged:
             raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")
         mol, xc = mf.mol, getattr(mf, "xc", "hf")
-        if mol.has_ecp():
+        if mol.has_ecp() and not is_periodic(mol):  # pseudopotentials of cells count, too
             raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
-        fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
-        if h0 == SCC and (reason := scc.inapplicable(mf, mol)):
+        if is_periodic(mol) and h0 not in CRYSTAL_BASELINES:
+            raise ModelError(f"h0 = {h0!r} is one of molecules; expected one of {', '.join(CRYSTAL_BASELINES)}.")
+        if h0 in CRYSTAL_BASELINES and (reason := scc.inapplicable(mf, mol)):
             raise OutOfDomainError(reason)
-        v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, xc)
-        h0_matrix = fock_for(mf, np.asarray(mf.get_hcore(mf.mol)), mol.nao) + fock_for(mf, v0, mol.nao)
+        fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
         config = ModelConfig(
             name=name,
             architecture=ARCHITECTURE,
@@ -72,8 +74,9 @@ class OracleModel:
             xc=xc,
             baseline=h0,
             baseline_fingerprint=fingerprint(h0, xc),
+            pseudo=str(mol.pseudo) if is_periodic(mol) else "",
         )
-        return cls(config, mol.copy(), fock - h0_matrix)
+        return cls(config, mol.copy(), fock - _h0_of(mf, h0), mf.istype("KSCF"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
         """Return the molecule of the calculation.
@@ -82,17 +85,24 @@ class OracleModel:
             mol: molecule; must have the same nuclei at the same positions.
         """
         graph = graph_from_mol(mol)
-        same_atoms = np.array_equal(graph.numbers, self._graph.numbers)
+        same_atoms = np.array_equal(graph.numbers, self._graph.numbers) and _same_lattice(mol, self._mol)
         if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:
             raise OutOfDomainError(f"model {self.config.name} supports one geometry only, and this is another")
         return self._mol
 
-    def correction(self, native: gto.Mole, h0: Array) -> Array:  # noqa: ARG002  (one geometry, one matrix)
-        """Return dH in the shape of the calculation, Hartree; h0: not used."""
-        return self._correction.copy()
+    def correction(self, native: gto.Mole, h0: Array, kpts: Array | None = None) -> Array:  # noqa: ARG002
+        """Return dH in the shape of the calculation, Hartree; of a cell, whose spins may share it, in that of H0."""
+        if kpts is None:
+            return self._correction.copy()
+        at_k = self._correction if self._at_k else self._correction[..., None, :, :]
+        if at_k.shape[-3:] != h0.shape[-3:]:
+            raise OutOfDomainError(f"model {self.config.name} supports one mesh of k points only, and this is another")
+        return np.array(np.broadcast_to(at_k, h0.shape))
 
     def save(self, folder: str | Path) -> None:
         """Write the oracle as a model folder."""
+        if is_periodic(self._mol):
+            raise ModelError("an oracle of a crystal cannot be saved; keep the object.")
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
         weights = {
@@ -127,3 +137,20 @@ class OracleModel:
         if mol.nao != size:
             raise ModelError(f"model {config.name}: {config.basis!r} has {mol.nao} functions, its matrix {size}.")
         return cls(config, mol, correction)
+
+
+def _h0_of(mf: Any, h0: str) -> Array:
+    """Return H0 of an object in its own shape, Hartree."""
+    mol = mf.mol
+    if is_periodic(mol):
+        problem = problem_of(mf)
+        return np.asarray(problem.hcore + CRYSTAL_BASELINES[h0](problem).v)
+    v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, getattr(mf, "xc", "hf"))
+    return np.asarray(fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao))
+
+
+def _same_lattice(mol: gto.Mole, other: gto.Mole) -> bool:
+    """Whether two molecules, or two cells, have the same lattice vectors."""
+    if not (is_periodic(mol) and is_periodic(other)):
+        return is_periodic(mol) == is_periodic(other)
+    return bool(np.abs(mol.lattice_vectors() - other.lattice_vectors()).max() < SAME_GEOMETRY)

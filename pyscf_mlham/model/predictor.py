@@ -12,7 +12,7 @@ from pyscf import gto, scf
 from pyscf.data import nist
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, graph_from_mol, is_ghost, is_periodic
+from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -27,7 +27,10 @@ from pyscf_mlham.density import (
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
+from pyscf_mlham.model import crystal
+from pyscf_mlham.model.domain import check_domain, same_name
 from pyscf_mlham.scf.applicability import unknown_field
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
@@ -68,8 +71,8 @@ class Predictor(Protocol):
         """Return the same nuclei in the model's own basis set."""
         ...
 
-    def correction(self, native: gto.Mole, h0: Array) -> Array:
-        """Return dH = F - H0, (n, n) or (2, n, n) in PySCF's AO order, Hartree."""
+    def correction(self, native: gto.Mole, h0: Array, kpts: Array | None = None) -> Array:
+        """Return dH = F - H0, (n, n) or (2, n, n) in PySCF's AO order, Hartree; of a cell with k points like H0."""
         ...
 
 
@@ -87,6 +90,7 @@ class Prediction(NamedTuple):
         coarse_builds: coarse Fock builds of a network's prediction, including those of H0, which may be cached.
         single_builds: builds of the object's own field in single precision.
         seconds: wall time.
+        full_builds: full Fock builds, of the H0 of a crystal.
     """
 
     fock: Array
@@ -99,6 +103,7 @@ class Prediction(NamedTuple):
     coarse_builds: int
     single_builds: int
     seconds: float
+    full_builds: int = 0
 
     def describe(self) -> str:
         """Return one line for a log."""
@@ -109,6 +114,8 @@ class Prediction(NamedTuple):
             words.append(f"made for {self.made_for}")
         if self.coarse_builds:
             words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
+        if self.full_builds:
+            words.append(f"{self.full_builds} full Fock build")
         if self.single_builds:
             words.append(f"{self.single_builds} single-precision build{'s' * (self.single_builds > 1)}")
         if self.damping:
@@ -137,6 +144,8 @@ def predict(
     mol = mf.mol if mol is None else mol
     config = model.config
     native = native_if_applicable(mf, mol, model)  # before anything is computed
+    if is_periodic(mol):
+        return _predict_crystal(mf, model, start)
     lifted = not same_basis(native, mol)
     with undisturbed(mf):
         problem = Problem.of(mf, mol)
@@ -164,6 +173,13 @@ def predict(
         single_builds=single_builds,
         seconds=time.perf_counter() - start,
     )
+
+
+def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
+    with undisturbed(mf):
+        found = crystal.predicted(problem_of(mf), model)
+    name, seconds = model.config.name, time.perf_counter() - start
+    return Prediction(found.fock, found.orbitals, found.gap, name, 0.0, "", "", 0, 0, seconds, found.full_builds)
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
@@ -253,12 +269,6 @@ def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bo
     return virtual_share(orbitals, reference, overlap, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference)
 
 
-def same_name(one: str, other: str) -> bool:
-    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp."""
-    plain = (str(name).lower().replace("-", "").replace("_", "").replace(" ", "") for name in (one, other))
-    return len(set(plain)) == 1
-
-
 def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
     """Return the real atoms of a molecule in a named spherical basis set."""
     real = [i for i in range(mol.natm) if not is_ghost(mol, i)]
@@ -272,65 +282,6 @@ def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
         spin=mol.spin,
         verbose=0,
     )
-
-
-def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
-    """Raise OutOfDomainError with the reason if a model is not applicable."""
-    _check_method(mf, mol)
-    _check_molecule(mol, config)
-    numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}
-    if unknown := sorted(numbers - set(config.elements)):
-        symbols = ", ".join(gto.mole._symbol(z) for z in unknown)
-        known = ", ".join(gto.mole._symbol(z) for z in config.elements)
-        raise OutOfDomainError(f"element {symbols} is not among those of model {config.name} ({known})")
-    if mol.charge not in config.charges:
-        known = ", ".join(f"{q:+d}" if q else "0" for q in config.charges)
-        raise OutOfDomainError(f"total charge {mol.charge:+d} is not among those of model {config.name} ({known})")
-
-
-def _check_method(mf: Any, mol: gto.Mole) -> None:
-    if is_periodic(mol):
-        raise OutOfDomainError("periodic systems are not supported")
-    if not any(mf.istype(kind) for kind in ("RHF", "UHF", "GHF")):
-        raise OutOfDomainError(f"{type(mf).__name__} is not a one-component mean-field method")
-    if mol.natm == 0:
-        raise OutOfDomainError("there are no atoms (a custom Hamiltonian?)")
-    expected = (2 if mf.istype("GHF") else 1) * mol.nao
-    overlap = mf.get_ovlp(mol)
-    if overlap.shape != (expected, expected) or np.iscomplexobj(overlap):
-        raise OutOfDomainError(f"{type(mf).__name__} works in spinors, not in real atomic orbitals")
-
-
-def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
-    if any(is_ghost(mol, i) for i in range(mol.natm)):
-        raise OutOfDomainError("ghost atoms are not supported")
-    if mol._pseudo:
-        raise OutOfDomainError("pseudopotentials are not supported")
-    if mol.has_ecp():
-        if config.baseline != SCC:
-            raise OutOfDomainError("effective core potentials are not supported")
-        _check_cores(mol, config)
-    if mol.nelectron == 0:
-        raise OutOfDomainError("there are no electrons")
-    if mol.natm == 1:
-        raise OutOfDomainError("a single atom has no bonds to predict; PySCF's guess is made of atoms already")
-    try:
-        graph_from_mol(mol)
-    except ValueError as error:
-        raise OutOfDomainError(str(error).rstrip(".")) from error
-
-
-def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
-    """Raise OutOfDomainError if core potentials replace other electrons than those of the model's basis set."""
-    symbols = {mol.atom_pure_symbol(i): i for i in range(mol.natm)}
-    known = core_potentials(config.basis, symbols)
-    for symbol, atom in symbols.items():
-        expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
-        if mol.atom_nelec_core(atom) != expected:
-            raise OutOfDomainError(
-                f"the effective core potential of {symbol} replaces {mol.atom_nelec_core(atom)} electrons, that of "
-                f"model {config.name} {expected}"
-            )
 
 
 def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from pyscf_mlham import checkpoint
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, OutOfDomainError
 from pyscf_mlham.h0 import BASELINES, fingerprint, same_h0
 from pyscf_mlham.model import network, oracle
-from pyscf_mlham.model.predictor import Predictor, check_domain, same_name
+from pyscf_mlham.model.domain import check_domain, same_name
+from pyscf_mlham.model.predictor import Predictor
 from pyscf_mlham.nn import registry
 from pyscf_mlham.scf.problem import check_functional
 
@@ -102,27 +104,27 @@ def _check_baseline(folder: Path, config: ModelConfig) -> None:
 
 def best_for(mf: Any, mol: Any) -> Predictor:
     """Load the applicable shipped model that is nearest to a calculation in basis set and functional."""
-    folders = shipped()
-    if not folders:
-        raise ModelError(
-            "this version ships no trained model; name one by 'ml:<path>' or pyscf_mlham.register(model=...)"
-        )
-    xc = getattr(mf, "xc", "hf")
-    reasons = []
-    suited = []
-    all_outside = True
-    for name, folder in folders.items():
+    crystal, xc = is_periodic(mol), getattr(mf, "xc", "hf")
+    suited, errors = [], {}
+    for name, folder in shipped().items():
         try:
             config = checkpoint.read_config(folder)
+            if bool(config.pseudo) != crystal:
+                continue
             check_domain(mf, mol, config)
         except MLHamError as error:
-            if len(folders) == 1:
-                raise
-            reasons.append(f"{name}: {error}")
-            all_outside = all_outside and isinstance(error, OutOfDomainError)
+            errors[name] = error
             continue
         suited.append(((not same_name(config.basis, mol.basis), not same_name(config.xc, xc), name), folder))
-    if not suited:
-        kind = OutOfDomainError if all_outside else ModelError
-        raise kind("no installed model is applicable to this calculation: " + "; ".join(reasons))
-    return load(min(suited)[1])
+    if suited:
+        return load(min(suited)[1])
+    if not errors:
+        raise ModelError(
+            f"this version ships no trained model of {'crystals' if crystal else 'molecules'}; name one by "
+            "'ml:<path>' or pyscf_mlham.register(model=...)"
+        )
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    kind = OutOfDomainError if all(isinstance(e, OutOfDomainError) for e in errors.values()) else ModelError
+    reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
+    raise kind(f"no installed model is applicable to this calculation: {reasons}")

@@ -1,4 +1,4 @@
-"""Several molecules as one graph, the input of every network."""
+"""Several molecules or cells as one graph, the input of every network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Batch(NamedTuple):
         positions: (N, 3) Bohr.
         molecule: (N,) index of each atom's molecule.
         charges: (molecules,) total charges.
+        periodic: (molecules,) True for a cell.
         padding_mask: (N, B) True for an orbital, False for padding.
         first, second: (P,) atoms of each pair, each pair once.
         distances: (P,) Bohr.
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     positions: Tensor
     molecule: Tensor
     charges: Tensor
+    periodic: Tensor
     padding_mask: Tensor
     first: Tensor
     second: Tensor
@@ -65,6 +67,7 @@ def batch_from_samples(samples: Sequence[Sample]) -> Batch:
         positions=joined("positions"),
         molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), sizes)),
         charges=torch.tensor([float(s.charge) for s in samples], dtype=torch.float64),
+        periodic=torch.tensor([s.periodic for s in samples]),
         padding_mask=joined("padding_mask"),
         first=torch.from_numpy(pairs[:, 0].copy()),
         second=torch.from_numpy(pairs[:, 1].copy()),

@@ -145,6 +145,8 @@ def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> T
 def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
     """Potential energy of an electron at each atom in the field of the others' charges, without a cutoff.
 
+    It is zero in cells, whose lattice sum would be needed: H0 has the electrostatics.
+
     Args:
         charges: (N,) e.
 
@@ -154,6 +156,7 @@ def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
     r = batch.positions[:, None] - batch.positions[None]
     kernel = torch.rsqrt(r.square().sum(-1) + SOFTENING**2)
     others = (batch.molecule[:, None] == batch.molecule[None]) & ~torch.eye(len(r), dtype=torch.bool, device=r.device)
+    others = others & ~batch.periodic[batch.molecule][:, None]
     return -(kernel * others) @ charges
 
 

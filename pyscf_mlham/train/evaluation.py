@@ -13,16 +13,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.label import mean_field
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
+from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
-from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
@@ -85,7 +86,8 @@ def evaluate_model(
                 samples.append(example.sample)
                 changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
-        print_classes(found, samples, console)
+        sources = [str(file.source[i]) for i in indices] if level.pseudo else []
+        print_classes(found, samples, console, sources)
         print_equivariance(model.network, changes, console)
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
@@ -122,12 +124,19 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
         console.print(f"{key}: {meaning}", highlight=False, soft_wrap=True)
 
 
-def print_classes(found: list[Metrics], samples: Sequence[Sample], console: Console) -> None:
-    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element."""
+def print_classes(
+    found: list[Metrics], samples: Sequence[Sample], console: Console, sources: Sequence[str] = ()
+) -> None:
+    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element.
+
+    Args:
+        sources: files of crystals, which are their classes.
+    """
     classes: dict[str, list[Metrics]] = {}
-    for each, sample in zip(found, samples, strict=True):
+    for number, (each, sample) in enumerate(zip(found, samples, strict=True)):
         odd = (int(sample.numbers.sum()) - sample.charge) % 2
         kind = "radicals, each spin" if odd else "ions" if sample.charge else "neutral closed shells"
+        kind = sources[number] if sources else kind
         for name in (kind, *(f"with {ELEMENTS[z]}" for z in sorted(set(sample.numbers.tolist())))):
             classes.setdefault(name, []).append(each)
     table = Table("molecules", "number", "H MAE / Ha", "density error", "occupied energies / Ha", "gap / Ha")
@@ -158,7 +167,7 @@ def compare_guesses(
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
-                mf = mean_field(mol_from_geometry(record, file.level.basis), file.level)
+                mf = _object_of(record, file.level)
                 if guess == "ml":
                     density, info = guess_with_info(mf, model, "minao")
                     run[FALLBACK] = info.fallback_reason
@@ -168,6 +177,13 @@ def compare_guesses(
                 run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
             runs.append(run)
     return runs
+
+
+def _object_of(record: Record, level: Level) -> Any:
+    """Create the mean-field object of a labelled molecule or crystal."""
+    if record.periodic:
+        return crystal_mean_field(record, level)
+    return mean_field(mol_from_geometry(record, level.basis), level)
 
 
 def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
@@ -16,12 +17,15 @@ from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
 from pyscf_mlham.train.config import LossConfig
 
+IntArray = NDArray[np.int64]
+
 TINY = 1e-12  # keeps the derivative of the root finite at zero
 SMALLEST_GAP = 1e-3  # Hartree; for smaller gaps, or a wrong order of orbitals, the first-order error has no meaning
+SMALLEST_DIRECT_GAP = 2e-2  # Hartree; the bands of crystals may touch
 
 
 class Targets(NamedTuple):
-    """Targets of a batch, with orbitals padded to the largest molecule.
+    """Targets of a batch, with orbitals padded to the largest molecule; a molecule counts as having one k point.
 
     Attributes:
         onsite: (N, B, B) onsite blocks, Hartree.
@@ -30,10 +34,15 @@ class Targets(NamedTuple):
         slots: (N, B) index in the padded matrix of the molecule; that of its last row for padding.
         pair_molecule: (P,) molecule of each pair.
         n_ao: (molecules,) number of orbitals.
-        occupied: (molecules, n+1, o) occupied orbitals, padded with zeros.
-        virtual: (molecules, n+1, v) virtual orbitals, padded with zeros.
-        inverse_gap: (molecules, o, v) 1 / (e_v - e_o), padded with zeros.
-        beyond: (molecules, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
+        n_elements: (molecules,) number of elements of dH; of a crystal those of its blocks.
+        matrix_molecule: (M,) molecule of the matrix at each k point.
+        atom_terms: (2, A) block of an atom, and matrix of which it is a part; one for each k point.
+        pair_terms: (2, E) the same of the pairs.
+        phases: (E,) exp(i k R) of the latter.
+        occupied: (M, n+1, o) occupied orbitals, padded with zeros.
+        virtual: (M, n+1, v) virtual orbitals, padded with zeros.
+        inverse_gap: (M, o, v) 1 / (e_v - e_o), padded with zeros.
+        beyond: (M, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
     """
 
     onsite: Tensor
@@ -43,6 +52,11 @@ class Targets(NamedTuple):
     slots: Tensor
     pair_molecule: Tensor
     n_ao: Tensor
+    n_elements: Tensor
+    matrix_molecule: Tensor
+    atom_terms: Tensor
+    pair_terms: Tensor
+    phases: Tensor
     occupied: Tensor
     virtual: Tensor
     inverse_gap: Tensor
@@ -69,72 +83,117 @@ class Errors(NamedTuple):
 
 def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
     """Concatenate examples to a batch."""
-    n_ao = [len(e.orbitals) for e in examples]
+    n_ao = [e.orbitals.shape[-1] for e in examples]
     size, width = max(n_ao) + 1, examples[0].slots.shape[1]
-    n_occ = max(e.n_occupied for e in examples)
-    n_virt = max(len(e.orbitals) - e.n_occupied for e in examples)
-    occupied = np.zeros((len(examples), size, n_occ), dtype=np.float32)
-    virtual = np.zeros((len(examples), size, n_virt), dtype=np.float32)
-    inverse_gap = np.zeros((len(examples), n_occ, n_virt), dtype=np.float32)
-    beyond = np.zeros_like(inverse_gap)
-    for k, e in enumerate(examples):
-        o, n = e.n_occupied, len(e.orbitals)
-        occupied[k, :n, :o], virtual[k, :n, : n - o] = e.orbitals[:, :o], e.orbitals[:, o:]
-        inverse_gap[k, :o, : n - o] = 1 / np.maximum(e.energies[None, o:] - e.energies[:o, None], SMALLEST_GAP)
-        if e.beyond.size:
-            beyond[k, :o, : n - o] = e.orbitals[:, :o].T @ e.beyond @ e.orbitals[:, o:]
     slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
     mask = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
     offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])
     pairs = np.concatenate([e.sample.pairs + at for e, at in zip(examples, offsets, strict=True)]).reshape(-1, 2)
-    rows, columns = mask[pairs[:, 0]], mask[pairs[:, 1]]
+    onsite_mask, pair_mask = (
+        mask[i][:, :, None] * mask[j][:, None, :] for i, j in ((slice(None),) * 2, (pairs[:, 0], pairs[:, 1]))
+    )
+    pair_molecule = np.repeat(np.arange(len(examples)), [len(e.sample.pairs) for e in examples])
     arrays = (
         np.concatenate([e.onsite for e in examples]),
         np.concatenate([e.pair for e in examples]).reshape(-1, width, width),
-        mask[:, :, None] * mask[:, None, :],
-        rows[:, :, None] * columns[:, None, :],
+        onsite_mask,
+        pair_mask,
         slots,
-        np.repeat(np.arange(len(examples)), [len(e.sample.pairs) for e in examples]),
+        pair_molecule,
         np.array(n_ao, dtype=np.float32),
-        occupied,
-        virtual,
-        inverse_gap,
-        beyond,
+        np.array([_elements(e) for e in examples], dtype=np.float32),
+        np.repeat(np.arange(len(examples)), [len(e.phases) for e in examples]),
+        _terms([len(e.slots) for e in examples], examples),
+        _terms([len(e.sample.pairs) for e in examples], examples),
+        np.concatenate([e.phases.ravel() for e in examples]),
+        *_orbital_targets(examples, size),
     )
     return batch_from_samples([e.sample for e in examples]), Targets(*(torch.from_numpy(a) for a in arrays))
+
+
+def _elements(example: Example) -> float:
+    """Count the elements of dH: of a molecule all, of a crystal those of its blocks, both of a pair."""
+    if not example.sample.periodic:
+        return float(example.orbitals.shape[-1] ** 2)
+    orbitals = (example.slots >= 0).sum(axis=1)
+    i, j = example.sample.pairs.T
+    return float(np.sum(orbitals**2) + 2 * np.sum(orbitals[i] * orbitals[j]))
+
+
+def _terms(counts: Sequence[int], examples: Sequence[Example]) -> IntArray:
+    """Return block and matrix for each k point and each of the blocks of all examples, (2, terms)."""
+    terms, block, matrix = [], 0, 0
+    for count, example in zip(counts, examples, strict=True):
+        n_k = len(example.phases)
+        matrices, blocks = np.indices((n_k, count)).reshape(2, -1)
+        terms.append(np.stack([block + blocks, matrix + matrices]))
+        block, matrix = block + count, matrix + n_k
+    return np.ascontiguousarray(np.concatenate(terms, axis=1))
+
+
+def _orbital_targets(examples: Sequence[Example], size: int) -> tuple[np.ndarray, ...]:
+    """Return occupied and virtual orbitals, inverse gaps, and dH beyond the cutoff; see `Targets`."""
+    n_occ = max(e.n_occupied for e in examples)
+    n_virt = max(e.orbitals.shape[-1] - e.n_occupied for e in examples)
+    count, kind = sum(len(e.phases) for e in examples), np.result_type(*(e.orbitals for e in examples))
+    occupied, virtual = np.zeros((count, size, n_occ), dtype=kind), np.zeros((count, size, n_virt), dtype=kind)
+    inverse_gap = np.zeros((count, n_occ, n_virt), dtype=np.float32)
+    beyond = np.zeros(inverse_gap.shape, dtype=kind)
+    start = 0
+    for e in examples:
+        o, n, here = e.n_occupied, e.orbitals.shape[-1], slice(start, start + len(e.phases))
+        start = here.stop
+        filled, empty = e.orbitals[..., :o], e.orbitals[..., o:]
+        occupied[here, :n, :o], virtual[here, :n, : n - o] = filled, empty
+        inverse_gap[here, :o, : n - o] = 1 / gaps(e)
+        if e.beyond.size:
+            beyond[here, :o, : n - o] = np.swapaxes(filled.conj(), 1, 2) @ e.beyond @ empty
+    return occupied, virtual, inverse_gap, beyond
+
+
+def gaps(example: Example) -> np.ndarray:
+    """Return e_v - e_o, at least `SMALLEST_GAP`, of a crystal `SMALLEST_DIRECT_GAP`: (N_k, o, v) Hartree."""
+    e, o = example.energies, example.n_occupied
+    smallest = SMALLEST_DIRECT_GAP if example.sample.periodic else SMALLEST_GAP
+    return np.asarray(np.maximum(e[:, None, o:] - e[:, :o, None], smallest))
 
 
 def errors(output: Output, batch: Batch, targets: Targets, template: ShellTemplate) -> Errors:
     """Compare a prediction with its targets; only the error of the density includes dH beyond the cutoff."""
     onsite = (output.onsite - targets.onsite) * targets.onsite_mask
     pair = (output.pair - targets.pair) * targets.pair_mask
-    n_ao = targets.n_ao
-    absolute = _per_molecule(onsite.abs(), pair.abs(), batch, targets) / n_ao**2
+    absolute = _per_molecule(onsite.abs(), pair.abs(), batch, targets) / targets.n_elements
     squared = _per_molecule(onsite.square(), pair.square(), batch, targets)
     matrix = dense(onsite, pair, batch, targets, template)
-    ov = (targets.occupied.transpose(1, 2) @ matrix @ targets.virtual - targets.beyond) * targets.inverse_gap
-    n_occ = targets.occupied.any(1).sum(1)
-    density = ov.square().sum((1, 2)) / n_occ
-    return Errors(absolute, (squared / n_ao + TINY).sqrt(), (density + TINY).sqrt())
+    ov = (targets.occupied.mH @ matrix @ targets.virtual - targets.beyond) * targets.inverse_gap
+    n_occ = targets.occupied.abs().any(1).sum(1)
+    of_matrix = ov.abs().square().sum((1, 2)) / n_occ
+    n_k = torch.bincount(targets.matrix_molecule)
+    density = torch.zeros_like(targets.n_ao).index_add(0, targets.matrix_molecule, of_matrix) / n_k
+    return Errors(absolute, (squared / targets.n_ao + TINY).sqrt(), (density + TINY).sqrt())
 
 
 def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
-    """Assemble blocks into one matrix for each molecule, in irreps order: (molecules, n+1, n+1), padded.
+    """Assemble blocks into the matrix at each k point, in irreps order: (M, n+1, n+1), padded.
 
     Args:
         onsite: (N, B, B).
         pair: (P, B, B) in the pairs' frames.
     """
-    size, n_mol = targets.occupied.shape[1], len(targets.n_ao)
+    size = targets.occupied.shape[1]
     R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
-    rows, columns = targets.slots[batch.first], targets.slots[batch.second]
-    matrix = onsite.new_zeros(n_mol, size, size)
-    at = (batch.molecule[:, None, None], targets.slots[:, :, None], targets.slots[:, None, :])
-    matrix = matrix.index_put(at, onsite)
-    molecule = targets.pair_molecule[:, None, None]
-    matrix = matrix.index_put((molecule, rows[:, :, None], columns[:, None, :]), pair)
-    return matrix.index_put((molecule, columns[:, :, None], rows[:, None, :]), pair.transpose(1, 2))
+    atoms, at = targets.atom_terms
+    here = targets.slots[atoms]
+    kind = torch.result_type(onsite, targets.phases)
+    matrix = torch.zeros(len(targets.occupied), size, size, dtype=kind, device=onsite.device)
+    matrix = matrix.index_put((at[:, None, None], here[:, :, None], here[:, None, :]), onsite[atoms].to(kind))
+    pairs, at = targets.pair_terms
+    rows, columns = targets.slots[batch.first][pairs], targets.slots[batch.second][pairs]
+    terms = pair[pairs] * targets.phases[:, None, None]  # several images of a pair add up
+    at = at[:, None, None]
+    matrix = matrix.index_put((at, rows[:, :, None], columns[:, None, :]), terms, accumulate=True)
+    return matrix.index_put((at, columns[:, :, None], rows[:, None, :]), terms.mH, accumulate=True)
 
 
 def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
@@ -158,7 +217,7 @@ def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellT
     wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
     found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, present, strict=True)]
     onsite, pair = found[0] / ONSITE_SCALE**2, found[1] / pair_size(batch.distances) ** 2
-    return _per_molecule(onsite, pair, batch, targets) / targets.n_ao**2
+    return _per_molecule(onsite, pair, batch, targets) / targets.n_elements
 
 
 def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) -> Tensor:

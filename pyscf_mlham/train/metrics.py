@@ -15,7 +15,7 @@ from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
-from pyscf_mlham.train.loss import SMALLEST_GAP, Targets, collate, dense
+from pyscf_mlham.train.loss import SMALLEST_GAP, Targets, collate, dense, gaps
 
 FAILED = "similarity", "gap_ratio"  # 0 for a prediction that is not finite; all other metrics are infinite
 INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted occupied orbital that is an intruder
@@ -56,7 +56,7 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
     """Return the metrics of one prediction; infinite errors if it is not finite.
 
     Args:
-        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
+        error: (N_k, n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
     """
     if np.isfinite(error).all():
         with contextlib.suppress(np.linalg.LinAlgError):
@@ -65,37 +65,39 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
 
 
 def metrics(error: np.ndarray, example: Example) -> Metrics:
-    """Return the metrics of one finite prediction.
+    """Return the metrics of one finite prediction, of a crystal means over its k points.
 
     Args:
-        error: (n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
+        error: (N_k, n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
     """
-    half, V = example.half.astype(np.float64), example.orbitals.astype(np.float64)
+    kind = np.complex128 if np.iscomplexobj(example.orbitals) else np.float64
+    half, V = example.half.astype(kind), example.orbitals.astype(kind)
     o, e = example.n_occupied, example.energies.astype(np.float64)
     in_aos = np.abs(half @ error @ half)
-    same = np.zeros(in_aos.shape, dtype=bool)
+    same = np.zeros(in_aos.shape[1:], dtype=bool)
     for places in example.slots:
         inside = places[places >= 0]
         same[np.ix_(inside, inside)] = True
-    between = V.T @ error @ V
-    predicted, U = np.linalg.eigh(np.diag(e) + between)
+    between = np.swapaxes(V.conj(), 1, 2) @ error @ V
+    predicted, U = np.linalg.eigh(between + e[:, :, None] * np.eye(e.shape[1]))
     gap = true_gap = SMALLEST_GAP  # without virtual orbitals the gap has no error
-    if o < len(e):
-        gap, true_gap = predicted[o] - predicted[o - 1], e[o] - e[o - 1]
-    virtual_share = np.square(U[o:, :o]).sum(axis=0)  # share of each predicted occupied orbital in virtual ones
-    ov = between[:o, o:]
+    if o < e.shape[1]:
+        gap, true_gap = (energies[:, o].min() - energies[:, o - 1].max() for energies in (predicted, e))
+    virtual_share = np.square(np.abs(U[:, o:, :o])).sum(axis=1)  # share of predicted occupied orbitals in virtual ones
+    ov = between[:, :o, o:]
+    n_k = len(e)
     return Metrics(
         h_mae=float(in_aos.mean()),
-        onsite_mae=float(in_aos[same].mean()),
-        pair_mae=float(in_aos[~same].mean()) if not same.all() else 0.0,
+        onsite_mae=float(in_aos[:, same].mean()),
+        pair_mae=float(in_aos[:, ~same].mean()) if not same.all() else 0.0,
         lowdin_mae=float(np.abs(error).mean()),
-        occupied_mae=float(np.abs(predicted[:o] - e[:o]).mean()),
-        similarity=float(np.abs(np.diag(U)[:o]).mean()),
+        occupied_mae=float(np.abs(predicted[:, :o] - e[:, :o]).mean()),
+        similarity=float(np.abs(np.diagonal(U, axis1=1, axis2=2)[:, :o]).mean()),
         gap_error=float(abs(gap - true_gap)),
         gap_ratio=float(gap / max(true_gap, SMALLEST_GAP)),
-        occupied_virtual=float(np.linalg.norm(ov)),
-        density=float(np.linalg.norm(ov / np.maximum(e[None, o:] - e[:o, None], SMALLEST_GAP))),
-        intruders=float(np.sum(virtual_share > INTRUDER)),
+        occupied_virtual=float(np.linalg.norm(ov) / n_k**0.5),
+        density=float(np.linalg.norm(ov / gaps(example)) / n_k**0.5),
+        intruders=float(np.sum(virtual_share > INTRUDER) / n_k),
     )
 
 
@@ -128,7 +130,8 @@ def _judged_blocks(
     """Return the metrics of predicted corrections to H0, in blocks of the padded layout."""
     onsite = (onsite - targets.onsite) * targets.onsite_mask
     pair = (pair - targets.pair) * targets.pair_mask
-    error = dense(onsite, pair, batch, targets, template)[0, :-1, :-1].double().cpu().numpy()
+    error = dense(onsite, pair, batch, targets, template)[:, :-1, :-1].cpu().numpy()
+    error = error.astype(np.result_type(error, np.float64))
     if example.beyond.size:
         error = error - example.beyond  # zero in the assembled matrix
     return judged(error, example)

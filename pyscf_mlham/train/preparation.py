@@ -18,16 +18,16 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, count_examples, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.h0 import SCC, fingerprint
+from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint
+from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.inputs import Recipe
-from pyscf_mlham.model.predictor import same_name
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.selection import choose
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
 
-SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
+SCALES = {SCC: 0.03, COARSE_SCF: 0.01}  # size of dH over that of dH from the minao field
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -64,8 +64,10 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
 def _check_theories(files: Sequence[HamiltonianFile]) -> None:
     """Raise DataError if files differ in more than grids and fitted integrals, whose effect is below network errors."""
     levels = [file.level for file in files]
-    if not all(same_name(level.xc, levels[0].xc) and same_name(level.basis, levels[0].basis) for level in levels):
-        theories = sorted({f"{level.xc}/{level.basis}" for level in levels})
+    first = levels[0]
+    named = [("xc", first.xc), ("basis", first.basis), ("pseudo", first.pseudo)]
+    if not all(same_name(getattr(level, key), name) for level in levels for key, name in named):
+        theories = sorted({"/".join(filter(None, (level.xc, level.basis, level.pseudo))) for level in levels})
         raise DataError(f"the files have different levels of theory: {', '.join(theories)}; expected one.")
 
 
@@ -82,6 +84,7 @@ def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> 
         grid_level=level.grid_level,
         baseline_fingerprint=fingerprint(config.baseline, level.xc),
         options=network_options(config, template_of(elements, level.basis)),
+        pseudo=level.pseudo,
     )
 
 

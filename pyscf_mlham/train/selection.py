@@ -36,7 +36,9 @@ class Place:
 
     @property
     def molecule(self) -> str:
-        """Identity of the molecule by its bonds."""
+        """Identity of the molecule by its bonds; of a crystal its group, as frames of one material are split."""
+        if self.file.level.pseudo:
+            return str(self.file.group[self.index])
         return group_of(self.file.numbers(self.index), self.file.positions(self.index))
 
     @property

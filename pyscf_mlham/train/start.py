@@ -12,7 +12,7 @@ from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.h0 import same_h0
-from pyscf_mlham.model.predictor import same_name
+from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.store import shipped
 from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
 from pyscf_mlham.train.config import TrainConfig

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyscf_mlham.ao.cell import graph_from_cell, graph_from_lattice, moved, wrapped
+from pyscf_mlham.ao.cell import graph_from_lattice, moved, wrapped
+from pyscf_mlham.ao.mole import graph_from_cell
 from support.crystals import crystal, random_graph, seeds
 from support.molecules import assert_close
 

@@ -12,7 +12,7 @@ from pyscf import gto
 from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.blocks import Blocks, rotate_blocks
-from pyscf_mlham.ao.cell import CellGraph, graph_from_cell, moved
+from pyscf_mlham.ao.cell import moved
 from pyscf_mlham.ao.lattice import (
     bands,
     bloch_from_blocks,
@@ -23,6 +23,8 @@ from pyscf_mlham.ao.lattice import (
 )
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
+from pyscf_mlham.ao.mole import graph_from_cell
+from pyscf_mlham.ao.structure import Graph
 from support.crystals import chain, changed, crystal, krks, random_graph, seeds
 from support.molecules import assert_close
 
@@ -37,7 +39,7 @@ class Crystal(NamedTuple):
     density: Array
     overlap: Array
     fock: Array
-    graph: CellGraph
+    graph: Graph
     layout: OrbitalLayout
 
     @classmethod
@@ -71,7 +73,7 @@ def any_crystal(request: pytest.FixtureRequest) -> Crystal:
     return converged
 
 
-def opposite(graph: CellGraph) -> list[int]:
+def opposite(graph: Graph) -> list[int]:
     """Places of the pairs (j, i, -R)."""
     keys = list(map(tuple, np.hstack([graph.pairs, graph.translations])))
     place = {key: n for n, key in enumerate(keys)}

@@ -50,7 +50,7 @@ def test_a_damaged_model_is_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no benchmark of minao under another name."""
-    name, folder = next(iter(shipped().items()))
+    name, folder = "b3lyp-svp", shipped()["b3lyp-svp"]
     shutil.copytree(folder, tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     command = ["bench", "ase:g2/H2O", "--guess", "ml", "--model", "mine", "--solver", "scf", *SMALL]
@@ -65,7 +65,7 @@ def test_a_damaged_model_is_a_failure(
 
 
 def test_models_are_found_by_workers_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, folder = next(iter(shipped().items()))
+    name, folder = "b3lyp-svp", shipped()["b3lyp-svp"]
     (tmp_path / "mine").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     assert guess_from_text("ml:mine").path == absolute("mine") == str(folder.resolve())

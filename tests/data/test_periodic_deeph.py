@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pyscf.data import nist
 
-from pyscf_mlham.ao.cell import graph_from_cell
 from pyscf_mlham.ao.lattice import bands, bloch_from_blocks, blocks_from_bloch
 from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.ao.mole import graph_from_cell
 from pyscf_mlham.data.deeph import Crystal, read_deeph, write_deeph
 from pyscf_mlham.errors import DataError
 from support.crystals import crystal

@@ -51,7 +51,7 @@ OUTSIDE: dict[str, tuple[Callable[[], Any], str]] = {
     "coincident": (lambda: mole("O 0 0 0; H 0 0 1; H 0 0 1").RHF(), "0 Bohr apart"),
     "spinors": (lambda: mole().DHF(), "one-component"),
     "two-component": (lambda: mole().X2C(), "spinors"),
-    "periodic": (cell_rhf, "periodic"),
+    "periodic": (cell_rhf, "one of molecules, and this is a crystal"),
     "custom Hamiltonian": (custom_hamiltonian, "no atoms"),
     "other geometry": (lambda: mole(WATER.replace("0.75", "0.76")).RHF(), "one geometry"),
     "collinear model, generalised method": (lambda: mole(basis="def2-svp").GHF(), "trained for one that does not"),

@@ -11,7 +11,6 @@ from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.data.dataset import Example
-from pyscf_mlham.features import frames_from_sample
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
@@ -28,6 +27,7 @@ from support.networks import (
     VARIANTS,
     WRAPPER,
     broken,
+    cut_of,
     moved,
     random_network,
     sample_of,
@@ -43,8 +43,9 @@ def molecule() -> Batch:
 
 
 def test_other_frames_are_those_of_the_rotated_molecule() -> None:
-    here, there = sample_of(svp(MOLECULE), 100.0), sample_of(moved(lambda r: Q @ r), 100.0)
-    twists = frames_from_sample(there) @ Q @ frames_from_sample(here).swapaxes(1, 2)
+    there = sample_of(moved(lambda r: Q @ r), 100.0)
+    before, after = (cut_of(mol, 100.0).frames for mol in (svp(MOLECULE), moved(lambda r: Q @ r)))
+    twists = after @ Q @ before.swapaxes(1, 2)
     angles = np.arctan2(twists[:, 1, 0], twists[:, 0, 0])
     assert np.ptp(angles) > 0.5
     rotation = rotation_from_matrix(Q, 4, TEMPLATE)

@@ -55,6 +55,6 @@ def test_a_learned_guess_gives_way_to_pyscfs(kind: str) -> None:
     mf, log = KINDS[kind](), io.StringIO()
     mf.stdout, mf.verbose = log, 2
     guess = mf.get_init_guess(key="ml")
-    reason = "ml guess not used: periodic systems are not supported. The minao guess is used instead."
-    assert log.getvalue().count(reason) == log.getvalue().count("ml guess") == 1
+    assert "The minao guess is used instead." in log.getvalue()
+    assert log.getvalue().count("ml guess not used: ") == log.getvalue().count("ml guess") == 1
     np.testing.assert_array_equal(guess, mf.get_init_guess(key="minao"))

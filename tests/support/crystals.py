@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyscf.pbc import dft, gto
 
-from pyscf_mlham.ao.cell import CellGraph, graph_from_lattice
+from pyscf_mlham.ao.cell import graph_from_lattice
+from pyscf_mlham.ao.structure import Graph
 
 Array = NDArray[Any]
 
@@ -45,7 +46,7 @@ def krks(cell: Any, kpts: Array) -> Any:
     return mf
 
 
-def random_graph(seed: int, atoms: int, cutoff: float = 0.0, dimension: int = 3) -> CellGraph:
+def random_graph(seed: int, atoms: int, cutoff: float = 0.0, dimension: int = 3) -> Graph:
     """Make a skewed cell of a few Bohr with atoms inside and outside of it."""
     rng = np.random.default_rng(seed)
     lattice = np.diag([5.0, 6.0, 7.0]) + rng.uniform(-2, 2, (3, 3))

@@ -10,12 +10,11 @@ import torch
 from pyscf import gto
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.frames import frames_from_vectors
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.features import Sample, inputs_from_h0, matrix_from_local_blocks, sample_from_matrices
+from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import batch_from_samples
@@ -83,24 +82,23 @@ def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
 def new_sample(mol: gto.Mole, cutoff: float) -> Sample:
     h0 = hamiltonian("sap", mol)
     overlap = mol.intor("int1e_ovlp")
-    inputs = inputs_from_h0(h0, overlap, metric_from_overlap(overlap), "sap")[0]
-    return sample_from_matrices(
-        graph_from_mol(mol, cutoff), mol.charge, inputs, OrbitalLayout.from_mol(mol), TEMPLATE, 4
-    )
+    inputs = inputs_from_h0(h0[None], overlap, metric_from_overlap(overlap), "sap")[0]
+    return sample_from_matrices(cut_of(mol, cutoff), mol.charge, inputs, 4)
+
+
+def cut_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Cut:
+    return Cut.of(graph_from_mol(mol, cutoff), OrbitalLayout.from_mol(mol), TEMPLATE)
 
 
 def predicted(network: HamiltonianModel, mol: gto.Mole, charge: int = 0) -> Array:
     sample = sample_of(mol)._replace(charge=charge)
     with torch.no_grad():
         output = network(batch_from_samples([sample]).to("cpu", torch.float64))
-    return assembled(output, sample, mol)
+    return assembled(output, mol)
 
 
-def assembled(output: tuple[torch.Tensor, torch.Tensor], sample: Sample, mol: gto.Mole) -> Array:
-    blocks = Blocks(*(t.numpy() for t in output))
-    vectors = sample.positions[sample.pairs[:, 1]] - sample.positions[sample.pairs[:, 0]]
-    frames = frames_from_vectors(vectors)
-    return matrix_from_local_blocks(blocks, OrbitalLayout.from_mol(mol), sample.pairs, TEMPLATE, frames)
+def assembled(output: tuple[torch.Tensor, torch.Tensor], mol: gto.Mole) -> Array:
+    return cut_of(mol).matrix(Blocks(*(t.numpy() for t in output)))
 
 
 def svp(atoms: list[tuple[str, tuple[float, ...]]] | str, unit: str = "Angstrom") -> gto.Mole:

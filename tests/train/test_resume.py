@@ -22,7 +22,8 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from pyscf_mlham.data.schema import HamiltonianFile, Level, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.identity import LATER, differences, identity_of
@@ -283,7 +284,7 @@ def test_eigenvalues_that_do_not_converge_fail_one_molecule(
         raise np.linalg.LinAlgError("Eigenvalues did not converge")
 
     example = prepared[1][0]
-    error = np.zeros((len(example.orbitals),) * 2)
+    error = np.zeros(example.orbitals.shape)
     assert judged(error, example) == metrics(error, example)
     monkeypatch.setattr(np.linalg, "eigh", failing)
     assert judged(error, example) == Metrics(*[math.inf] * 5, 0.0, math.inf, 0.0, *[math.inf] * 3)
@@ -292,12 +293,12 @@ def test_eigenvalues_that_do_not_converge_fail_one_molecule(
 def test_gaps_that_vanish_leave_errors_finite(prepared: Prepared) -> None:
     example = prepared[1][0]
     energies = example.energies.copy()
-    energies[example.n_occupied :] = energies[example.n_occupied - 1]
+    energies[:, example.n_occupied :] = energies[:, example.n_occupied - 1]
     closed = example._replace(energies=energies)
     _, targets = collate([closed])
     assert float(targets.inverse_gap.max()) == pytest.approx(1 / SMALLEST_GAP)
     assert targets.inverse_gap.isfinite().all()
-    found = metrics(1e-3 * np.ones((len(energies),) * 2), closed)
+    found = metrics(1e-3 * np.ones(example.orbitals.shape), closed)
     assert all(math.isfinite(value) for value in found)
 
 

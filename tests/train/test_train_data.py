@@ -12,15 +12,14 @@ import torch
 from pyscf import gto, scf
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.layout import OrbitalLayout
-from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Record
+from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.features import frames_from_sample, matrix_from_local_blocks
 from pyscf_mlham.h0 import hamiltonian
-from pyscf_mlham.model.inputs import Recipe
+from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
@@ -60,14 +59,12 @@ def neon(record: Record) -> Record:
     )
 
 
-def assembled(example: Example, record: Record) -> np.ndarray:
+def assembled(example: Example, record: Record, cutoff: float) -> np.ndarray:
     """The Fock matrix that inference makes of the label's blocks."""
     mol = mol_from_geometry(record, LEVEL.basis)
-    sample = example.sample._replace(positions=record.positions)
-    blocks = Blocks(example.onsite.astype(float), example.pair.astype(float))
-    frames = frames_from_sample(sample)
-    dh = matrix_from_local_blocks(blocks, OrbitalLayout.from_mol(mol), sample.pairs, RECIPE.template, frames)
-    return hamiltonian("sap", mol) + ao_from_orthogonal(dh, metric_from_overlap(mol.intor("int1e_ovlp")))
+    h0 = hamiltonian("sap", mol)
+    _, cut, metric = Inputs.from_mol(mol, h0, RECIPE._replace(cutoff=cutoff))
+    return h0 + ao_from_orthogonal(cut.matrix(Blocks(example.onsite.astype(float), example.pair.astype(float))), metric)
 
 
 @pytest.mark.parametrize("cutoff", [16.0, 3.0, 1.0])
@@ -75,7 +72,7 @@ def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float
     (example,) = examples_from_record(record, LEVEL, RECIPE._replace(cutoff=cutoff))
     (found,) = evaluate(Perfect(example), [example])
     mol = mol_from_geometry(record, LEVEL.basis)
-    matrix, o = assembled(example, record), mol.nelectron // 2
+    matrix, o = assembled(example, record, cutoff), mol.nelectron // 2
     error = np.abs(matrix - record.fock)
     overlap = mol.intor("int1e_ovlp")
     energies = [scf.hf.eig(F, overlap)[0][:o] for F in (matrix, record.fock)]
@@ -84,7 +81,7 @@ def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float
     assert found.pair_mae == pytest.approx(error[atom[:, None] != atom].mean(), rel=1e-3, abs=1e-6)
     assert found.occupied_mae == pytest.approx(np.abs(energies[0] - energies[1]).mean(), rel=1e-3, abs=1e-6)
     if cutoff == 16.0:
-        assert example.beyond.shape == (0, 0)
+        assert example.beyond.shape == (0, 0, 0)
     else:
         assert min(found.h_mae, found.occupied_mae, found.density) > 1e-4
 

@@ -1,0 +1,170 @@
+"""The domain of a model: the calculations to which it is applicable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pyscf import gto
+
+from pyscf_mlham.ao.cell import cells_within
+from pyscf_mlham.ao.lattice import mesh_from_kpts
+from pyscf_mlham.ao.mole import (
+    core_potentials,
+    element_shells,
+    graph_from_cell,
+    graph_from_mol,
+    is_ghost,
+    is_periodic,
+)
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.errors import OutOfDomainError
+from pyscf_mlham.h0 import SCC, scc
+
+MESH = 1e-4  # of the distance of two k points
+SAME_FUNCTIONS = 1e-8  # deviation of exponents, coefficients and parameters of a pseudopotential
+
+
+def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
+    """Raise OutOfDomainError with the reason if a model is not applicable."""
+    if is_periodic(mol):
+        check_cell(mf, mol, config)
+    elif config.pseudo:
+        raise OutOfDomainError(f"model {config.name} is one of crystals, and this is a molecule")
+    else:
+        _check_method(mf, mol)
+        _check_molecule(mol, config)
+    numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}
+    if unknown := sorted(numbers - set(config.elements)):
+        symbols = ", ".join(gto.mole._symbol(z) for z in unknown)
+        known = ", ".join(gto.mole._symbol(z) for z in config.elements)
+        raise OutOfDomainError(f"element {symbols} is not among those of model {config.name} ({known})")
+    if mol.charge not in config.charges:
+        known = ", ".join(f"{q:+d}" if q else "0" for q in config.charges)
+        raise OutOfDomainError(f"total charge {mol.charge:+d} is not among those of model {config.name} ({known})")
+
+
+def _check_method(mf: Any, mol: gto.Mole) -> None:
+    if not any(mf.istype(kind) for kind in ("RHF", "UHF", "GHF")):
+        raise OutOfDomainError(f"{type(mf).__name__} is not a one-component mean-field method")
+    if mol.natm == 0:
+        raise OutOfDomainError("there are no atoms (a custom Hamiltonian?)")
+    expected = (2 if mf.istype("GHF") else 1) * mol.nao
+    overlap = mf.get_ovlp(mol)
+    if overlap.shape != (expected, expected) or np.iscomplexobj(overlap):
+        raise OutOfDomainError(f"{type(mf).__name__} works in spinors, not in real atomic orbitals")
+
+
+def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
+    _check_atoms(mol)
+    if mol._pseudo:
+        raise OutOfDomainError("pseudopotentials are not supported")
+    if mol.has_ecp():
+        if config.baseline != SCC:
+            raise OutOfDomainError("effective core potentials are not supported")
+        _check_cores(mol, config)
+    if mol.nelectron == 0:
+        raise OutOfDomainError("there are no electrons")
+    if mol.natm == 1:
+        raise OutOfDomainError("a single atom has no bonds to predict; PySCF's guess is made of atoms already")
+    try:
+        graph_from_mol(mol)
+    except ValueError as error:
+        raise OutOfDomainError(str(error).rstrip(".")) from error
+
+
+def _check_atoms(mol: gto.Mole) -> None:
+    if any(is_ghost(mol, i) for i in range(mol.natm)):
+        raise OutOfDomainError("ghost atoms are not supported")
+
+
+def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
+    """Raise OutOfDomainError if core potentials replace other electrons than those of the model's basis set."""
+    symbols = {mol.atom_pure_symbol(i): i for i in range(mol.natm)}
+    known = core_potentials(config.basis, symbols)
+    for symbol, atom in symbols.items():
+        expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
+        if mol.atom_nelec_core(atom) != expected:
+            raise OutOfDomainError(
+                f"the effective core potential of {symbol} replaces {mol.atom_nelec_core(atom)} electrons, that of "
+                f"model {config.name} {expected}"
+            )
+
+
+def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
+    """Raise OutOfDomainError with the reason if a model is not applicable to a periodic object."""
+    name = f"model {config.name}"
+    if not config.pseudo:
+        raise OutOfDomainError(f"{name} is one of molecules, and this is a crystal")
+    if cell.dimension < 1:
+        raise OutOfDomainError("the cell has no periodic direction (dimension = 0)")
+    _check_atoms(cell)
+    if reason := scc.inapplicable(mf, cell):  # H0 needs the same
+        raise OutOfDomainError(reason)
+    if not same_name(xc := getattr(mf, "xc", "hf"), config.xc):
+        raise OutOfDomainError(f"the functional is {xc}, that of {name} is {config.xc}")
+    _check_functions(cell, config)
+    try:
+        graph_from_cell(cell)
+    except ValueError as error:
+        raise OutOfDomainError(str(error).rstrip(".")) from error
+    check_mesh(kpts_of(mf), cell, config)
+
+
+def _check_functions(cell: Any, config: ModelConfig) -> None:
+    """Raise OutOfDomainError if basis set or pseudopotentials are not those of a model."""
+    for symbol in {cell.atom_pure_symbol(i) for i in range(cell.natm)}:
+        places = [i for i in range(cell.natm) if cell.atom_pure_symbol(i) == symbol]
+        labels = {cell.atom_symbol(i) for i in places}
+        try:
+            basis = element_shells(config.basis, symbol)
+            pseudo = gto.mole.format_pseudo({symbol: config.pseudo}).get(symbol)
+        except (KeyError, RuntimeError, ValueError):  # PySCF's parsers
+            raise OutOfDomainError(f"{config.pseudo} or {config.basis} lacks {symbol}") from None
+        if any(not _alike(cell._basis.get(label), basis) for label in labels):
+            raise OutOfDomainError(f"the basis set of {symbol} is not that of model {config.name}, {config.basis}")
+        if any(not _alike(cell._pseudo.get(label), pseudo) for label in labels):
+            raise OutOfDomainError(
+                f"{symbol} has no pseudopotential {config.pseudo}, with which model {config.name} was trained"
+            )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether nested lists of numbers are the same."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if one is None or other is None:
+        return one is other
+    return abs(float(one) - float(other)) <= SAME_FUNCTIONS * max(1.0, abs(float(other)))
+
+
+def kpts_of(mf: Any) -> np.ndarray:
+    """Return the k points of a periodic object, (N_k, 3) 1/Bohr."""
+    return np.reshape(mf.kpts if mf.istype("KSCF") else mf.kpt, (-1, 3))
+
+
+def check_mesh(kpts: np.ndarray, cell: Any, config: ModelConfig) -> None:
+    """Raise OutOfDomainError if H(R) of a mesh of k points does not reach as far as a model, or is not real."""
+    lattice = np.asarray(cell.lattice_vectors())
+    try:
+        mesh = mesh_from_kpts(kpts, lattice)
+    except ValueError as error:
+        raise OutOfDomainError(str(error).rstrip(".")) from error
+    twice = 2 * kpts @ lattice.T / (2 * np.pi)  # k and -k are both on the mesh if 2k is a difference of its points
+    if np.abs(twice * mesh - np.rint(twice * mesh)).max() > MESH:
+        raise OutOfDomainError("the mesh of k points lacks -k of some k; expected cell.make_kpts(...)")
+    cells = cells_within(np.arange(3) < cell.dimension)
+    vectors = cells[np.any(cells, axis=1)] @ (mesh[:, None] * lattice)
+    shortest = float(np.linalg.norm(vectors, axis=1).min())
+    cutoff = float(config.options.get("network", {}).get("cutoff", 0.0))
+    if shortest < 2 * cutoff:
+        raise OutOfDomainError(
+            f"the mesh of k points {mesh.tolist()} distinguishes cells up to {shortest / 2:.1f} Bohr, and model "
+            f"{config.name} has pairs of atoms up to {cutoff:.1f} Bohr; use more k points"
+        )
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp."""
+    plain = (str(name).lower().replace("-", "").replace("_", "").replace(" ", "") for name in (one, other))
+    return len(set(plain)) == 1

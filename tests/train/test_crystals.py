@@ -1,0 +1,137 @@
+"""Crystals from geometries to a model: labels, examples, training, and the guess of the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from pyscf_mlham import cli, guess
+from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.lattice import bloch_from_cells, cells_from_bloch
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal
+from pyscf_mlham.data.crystals import crystal_mean_field
+from pyscf_mlham.data.dataset import examples_from_record, template_of
+from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.train.loss import collate, dense, errors
+from pyscf_mlham.train.metrics import evaluate_baseline
+from support.molecules import assert_close
+
+FRAME = """2
+Lattice="2.1 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 name={name} pbc="T T T"
+H 0.10 1.9 1.9
+H {x} 1.9 2.1
+"""
+RECIPE = Recipe(template_of((1,), "gth-szv"), 0, 9.0, "coarse")
+LABEL = ["--xc", "pbe", "--basis", "gth-szv", "--pseudo", "gth-pbe", "--solver", "coarse", "--kpts", "5", "1", "1"]
+CONFIG = """
+name: chain
+data: labels.h5
+output: trained
+baseline: coarse
+steps: 2
+warmup: 1
+validate_every: 2
+network: {channels: 8, pair_channels: 8, hidden: 8, layers: 1, radial: 8, cutoff: 3.7, degree: 0, largest_m: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crystals")
+    frames = [FRAME.format(name=f"chain_{n}", x=0.85 + 0.02 * n) for n in range(3)]
+    (folder / "chain.xyz").write_text("".join(frames))
+    assert cli.main(["data", "generate", str(folder / "chain.xyz"), "-o", str(folder / "labels.h5"), *LABEL]) == 0
+    assert cli.main(["data", "split", str(folder / "labels.h5"), "--val", "0.34", "--test", "0"]) == 0
+    return folder
+
+
+def test_labels_of_crystals(folder: Path) -> None:
+    with HamiltonianFile(folder / "labels.h5") as file:
+        assert file.level.pseudo == "gth-pbe"
+        assert sorted(file.split) == ["train", "train", "val"]
+        record = file[0]
+        mf = crystal_mean_field(record, file.level)
+    assert record.periodic is not None
+    assert (record.periodic.dimension, record.periodic.mesh.tolist()) == (3, [5, 1, 1])
+    mf.kernel()
+    lattice = record.periodic.lattice
+    assert_close(record.fock, cells_from_bloch(mf.get_fock(), mf.kpts, lattice), 1e-5)
+    h0 = record.extra["fock_coarse"]
+    assert 1e-5 < np.abs(record.fock - h0).max() < 1e-2
+    assert_close(cells_from_bloch(bloch_from_cells(h0, mf.kpts, lattice), mf.kpts, lattice), h0, 1e-12)
+
+
+def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path) -> None:
+    with HamiltonianFile(folder / "labels.h5") as file:
+        record, level = file[0], file.level
+    (example,) = examples_from_record(record, level, RECIPE)
+    batch, targets = collate([example, example])
+    found = errors(targets, batch, targets, RECIPE.template)  # type: ignore[arg-type]
+    assert float(found.absolute.max()) == 0
+    periodic: Any = record.periodic
+    fock, h0 = (
+        bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (record.fock, record.extra["fock_coarse"])
+    )
+    cell = crystal_mean_field(record, level).mol
+    _, cut, metric = Inputs.from_mol(cell, h0, RECIPE, periodic.kpts)
+    dh = cut.matrix(Blocks(example.onsite.astype(float), example.pair.astype(float)))
+    whole = dh + cut.layout.ao_from_irreps(example.beyond)
+    assert_close(ao_from_orthogonal(whole, metric), fock - h0, 1e-6)
+    assembled = dense(targets.onsite, targets.pair, batch, targets, RECIPE.template)[: len(dh), :-1, :-1].numpy()
+    assert_close(assembled, cut.layout.irreps_from_ao(dh), 1e-6)
+    of_h0 = evaluate_baseline(example, RECIPE.template)
+    assert of_h0.h_mae == pytest.approx(np.abs(fock - h0).mean(), rel=1e-3)
+    assert of_h0.lowdin_mae == pytest.approx(np.abs(whole).mean(), rel=1e-3)
+
+
+def test_a_model_is_trained_and_used(folder: Path) -> None:
+    (folder / "run.yaml").write_text(CONFIG)
+    assert cli.main(["train", str(folder / "run.yaml")]) == 0
+    model = folder / "trained" / "model"
+    assert cli.main(["eval", str(model), str(folder / "labels.h5"), "--split", "val"]) == 0
+    with HamiltonianFile(folder / "labels.h5") as file:
+        mf = crystal_mean_field(file[0], file.level)
+    density = guess(mf, model, "raise")
+    energy, cycles = mf.kernel(dm0=density), mf.cycles
+    assert mf.kernel(dm0=mf.get_init_guess(key="minao")) == pytest.approx(energy, abs=1e-7)
+    assert cycles < mf.cycles
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('pbc="T T T"', 'pbc="F T T"'), "expected the first two lattice vectors, or all three"),
+        (('pbc="T T T"', 'pbc="T T F" kpts="4 4 2"'), "expected three numbers, 1 along the vacuum"),
+        (("4 0 0 0 4", "0 0 0 0 4"), "do not span a cell"),
+    ],
+)
+def test_frames_that_are_no_crystals(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "frame.xyz"
+    path.write_text(FRAME.format(name="a", x=0.9).replace(*change))
+    (found,) = read_geometries(str(path), crystals=True)
+    assert isinstance(found, DataError)
+    assert message in str(found)
+
+
+def test_k_points_of_a_frame(tmp_path: Path) -> None:
+    path = tmp_path / "frame.xyz"
+    path.write_text(FRAME.format(name="a", x=0.9).replace("name=a", 'name=a kpts="7 1 1"'))
+    meshes = [next(read_geometries(str(path), crystals=True, kpts=kpts)).periodic.mesh for kpts in ((), (3, 1, 1))]
+    assert [mesh.tolist() for mesh in meshes] == [[7, 1, 1]] * 2
+
+
+def test_damaged_crystals_are_named(folder: Path, tmp_path: Path) -> None:
+    for key, value, message in (("mesh", 0, "mesh is out of range"), ("lattice", 0.0, "do not span a cell")):
+        path = tmp_path / f"{key}.h5"
+        path.write_bytes((folder / "labels.h5").read_bytes())
+        with h5py.File(path, "r+") as file:
+            file[key][0] = value
+        with pytest.raises(DataError, match=message):
+            HamiltonianFile(path)
