@@ -204,11 +204,18 @@ def test_a_bond_that_breaks_is_converged() -> None:
     assert energy == pytest.approx(plain.kernel(), abs=1e-8)
 
 
-@pytest.mark.parametrize("kind", [lambda mol: mol.ROHF(), lambda mol: mol.RHF().PCM()])
-def test_objects_without_it_are_converged(kind: Callable[[gto.Mole], Any]) -> None:
-    ion = {"charge": 1, "spin": 1} if kind(mole(charge=1, spin=1)).istype("ROHF") else {}
-    scanner, log = logged(track(kind(mole(basis="sto-3g", **ion)), "shadow").as_scanner())
-    for mol in path(3, basis="sto-3g", **ion):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (lambda mol: mol.ROHF(), {"charge": 1, "spin": 1}),
+        (lambda mol: mol.RHF().PCM(), {}),
+        (lambda mol: mol.RHF(), {"basis": {"O": "sto-3g", "H": [[0, [0.5, 1]], [0, [0.5003, 1]]]}}),
+    ],
+)
+def test_objects_without_it_are_converged(kind: Callable[[gto.Mole], Any], settings: dict[str, Any]) -> None:
+    settings = {"basis": "sto-3g", **settings}
+    scanner, log = logged(track(kind(mole(**settings)), "shadow").as_scanner())
+    for mol in path(3, **settings):
         mol.stdout, mol.verbose = log, 3
         energy = scanner(mol)
     assert energy == pytest.approx(kind(mol.copy().set(verbose=0)).kernel(), abs=1e-8)
