@@ -29,7 +29,7 @@ from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
-from pyscf_mlham.track.history import LEARNED, STRATEGIES, History
+from pyscf_mlham.track.history import LEARNED, SHADOW, STRATEGIES, History
 
 try:
     from ase import Atoms
@@ -315,9 +315,9 @@ class MLHam(Calculator):
     def _why_no_prediction(self, mf: Any) -> str:
         """Return why a guess from the history contains no prediction; "" if it does, or if no model was requested."""
         history = self._history
-        if not is_ml(mf.init_guess) or history is None or history.strategy not in LEARNED or not history.steps:
+        if not is_ml(mf.init_guess) or history is None or not history.steps:
             return ""
-        if history.steps[0].predicted is not None:
+        if history.strategy not in LEARNED or history.strategy == SHADOW or history.steps[0].predicted is not None:
             return ""
         return next((step.fallback for step in self._steps[::-1] if step.fallback), "no prediction")
 

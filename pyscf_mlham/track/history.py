@@ -264,7 +264,12 @@ class History:
         del self.steps[max(1, min(self.depth, room)) :]
 
     def _prediction(self, mf: Any, place: Place) -> Array | None:
-        """Return the density predicted by the model of mf.init_guess, computed once per geometry; None without one."""
+        """Return the density predicted by the model of mf.init_guess, computed once per geometry; None without one.
+
+        In shadow dynamics the model is for the first geometry only.
+        """
+        if self.strategy == SHADOW:
+            return None
         if self._predicted is None or not np.array_equal(self._predicted[0], place.positions):
             self._predicted = None
             try:

@@ -30,6 +30,7 @@ SETTINGS = (
 )  # fmt: skip
 REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
 FINEST = 1e-8  # Hartree; the response level in single precision converges no further
+DEPENDENT = "the basis set is nearly linearly dependent"
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -135,7 +136,7 @@ class _TrackedSCF(Decoration):
             orbitals = self.history.auxiliary_orbitals(self)
             if orbitals is None:
                 return None
-            if reason := unsupported(self):
+            if reason := unsupported(self) or DEPENDENT * (not self._independent()):
                 logger.note(self, "shadow: not for this object, as %s.", reason)
                 return None
             shadow = shadow_of(self, orbitals)

@@ -7,7 +7,8 @@ The full potential is built at an auxiliary density n alone (`Auxiliary`), and t
 The minimum D is the ground state's stand-in: energy U, orbitals and orbital energies of F[n] + R[D - n]. U differs from
 the ground state's energy in second order of D - n, times the error of R. As R is solved, D - n is the plain residual
 times the inverse Jacobian of the SCF: Niklasson's kernel. PySCF's forces of these orbitals and orbital energies are the
-gradient of U at constant n up to second order of D - n, again times the error of R.
+gradient of U at constant n up to second order of D - n, again times the error of R; as n moves with the AOs, there is a
+term of first order times this error, which is left out.
 
 Niklasson, J. Chem. Phys. 147, 054103 (2017) and 152, 104103 (2020).
 """

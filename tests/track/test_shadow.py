@@ -13,8 +13,11 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from pyscf import gto
 
+import pyscf_mlham
 from pyscf_mlham import History, track
 from pyscf_mlham.ase import MLHam
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.h0 import potential
 from pyscf_mlham.track.auxiliary import DISSIPATIONS, Auxiliary
 from support.calculators import water
 from support.molecules import assert_close, mole
@@ -139,6 +142,30 @@ def test_calculator_has_one_build_a_step() -> None:
     assert [step.builds for step in atoms.calc.report().steps][2:] == [1] * 9
 
 
+def test_a_model_is_for_the_first_geometry_only() -> None:
+    calls = []
+
+    class Counting:
+        exact = False
+        config = ModelConfig(
+            name="counting", architecture="none", elements=(1, 8), charges=(0,), basis="6-31g", xc="hf", baseline="sap"
+        )
+
+        def native(self, mol: gto.Mole) -> gto.Mole:
+            return mol
+
+        def correction(self, native: gto.Mole, h0: Any) -> Any:
+            calls.append(native)
+            return potential("minao", native) - potential("sap", native)
+
+    pyscf_mlham.register(model=Counting(), fallback="raise")
+    scanner = track(mole(basis="6-31g").RHF().set(init_guess="ml"), "shadow").as_scanner()
+    for mol in path(4):
+        scanner(mol)
+    assert scanner.full_builds == 1
+    assert len(calls) == 1
+
+
 def logged(mf: Any) -> tuple[Any, io.StringIO]:
     mf.verbose, mf.stdout = 3, io.StringIO()
     return mf, mf.stdout
@@ -177,11 +204,18 @@ def test_a_bond_that_breaks_is_converged() -> None:
     assert energy == pytest.approx(plain.kernel(), abs=1e-8)
 
 
-@pytest.mark.parametrize("kind", [lambda mol: mol.ROHF(), lambda mol: mol.RHF().PCM()])
-def test_objects_without_it_are_converged(kind: Callable[[gto.Mole], Any]) -> None:
-    ion = {"charge": 1, "spin": 1} if kind(mole(charge=1, spin=1)).istype("ROHF") else {}
-    scanner, log = logged(track(kind(mole(basis="sto-3g", **ion)), "shadow").as_scanner())
-    for mol in path(3, basis="sto-3g", **ion):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (lambda mol: mol.ROHF(), {"charge": 1, "spin": 1}),
+        (lambda mol: mol.RHF().PCM(), {}),
+        (lambda mol: mol.RHF(), {"basis": {"O": "sto-3g", "H": [[0, [0.5, 1]], [0, [0.5003, 1]]]}}),
+    ],
+)
+def test_objects_without_it_are_converged(kind: Callable[[gto.Mole], Any], settings: dict[str, Any]) -> None:
+    settings = {"basis": "sto-3g", **settings}
+    scanner, log = logged(track(kind(mole(**settings)), "shadow").as_scanner())
+    for mol in path(3, **settings):
         mol.stdout, mol.verbose = log, 3
         energy = scanner(mol)
     assert energy == pytest.approx(kind(mol.copy().set(verbose=0)).kernel(), abs=1e-8)
