@@ -7,6 +7,9 @@ Orbitals C exp(K) are rotated by angles x between virtual and occupied ones. Wit
 where R is the response level and dD the change of density to first order: H costs no build of the level. A step
 minimises E(x) for |x| <= radius. The radius is adapted to the ratio of the energy lowering, from the Fock matrices of
 both points, to the expected one. A stationary point with a direction of negative curvature is left along it.
+
+The response level errs by a hundredth of a Hartree, more than the curvature of a rotation that nearly leaves the energy
+as it is (of a degenerate state about its axis): along the last short step the curvature is the one that was seen.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from pyscf_mlham.scf.problem import Array, Point, Problem
 STEPS = 60  # of a cheap level
 RADIUS, LARGEST, SMALLEST = 0.4, 1.0, 1e-3  # radians; trust radius
 NO_SADDLE = 0.05  # radians; if a step of this length does not lower the energy, the negative curvature is an error
+SHORT = 0.5  # radians; length of a step up to which it shows the curvature
 POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which the radius changes
 ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
 SPACE = 30  # largest number of trial vectors
@@ -44,6 +48,18 @@ class Descendable(Protocol):
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:
         """Whether a new point meets the level's criteria, which may compare it with the last one."""
+
+
+class Seen(NamedTuple):
+    """Curvature that the response level lacks along a direction.
+
+    Attributes:
+        direction: C_v x C_o^T of each spin, with angles x of length 1.
+        missing: curvature, Hartree.
+    """
+
+    direction: list[Array]
+    missing: float
 
 
 class Step(NamedTuple):
@@ -74,14 +90,15 @@ def descended(
         step = surface.along(surface.lowest[1], radius) if saddle else surface.step(radius)
         there = level.build(surface.rotated(step.angles))
         met = level.converged(there, point, tolerance)
-        ratio = point.problem.energy_change(point, there) / min(step.expected, -TINY)
-        size = float(np.linalg.norm(step.angles))
+        change, size = point.problem.energy_change(point, there), float(np.linalg.norm(step.angles))
+        ratio = change / min(step.expected, -TINY)
         if not ratio > POOR:
             radius = size / 4
         elif ratio > GOOD:
             radius = min(LARGEST, max(radius, 2 * size))
         if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
-            point, done, surface = there, met, Surface(there, response)
+            seen = surface.seen(step, change) if TINY < size < SHORT else None
+            point, done, surface = there, met, Surface(there, response, seen)
         elif radius < (NO_SADDLE if saddle else SMALLEST):
             break
     return Solution(point, done)
@@ -107,7 +124,7 @@ class Surface:
         response: field of the same gradient and Hessian, exact at the point.
     """
 
-    def __init__(self, point: Point, response: ResponseField) -> None:
+    def __init__(self, point: Point, response: ResponseField, seen: Seen | None = None) -> None:
         assert point.orbitals is not None
         self._problem = problem = point.problem
         self._orbitals = problem.canonical(point.orbitals, point.fock)
@@ -119,6 +136,8 @@ class Surface:
         self._blocks = [spin.blocks(f) for spin, f in zip(self._spins, fock, strict=True)]
         self.gradient = self._flat([vo for vo, _, _ in self._blocks])
         self.diagonal = self._flat([np.subtract.outer(vv.diagonal(), oo.diagonal()) for _, vv, oo in self._blocks])
+        self._missing = seen.missing if seen else 0.0
+        self._direction = self._read(seen.direction) if seen else np.zeros_like(self.gradient)
 
     def curved(self, angles: Array) -> Array:
         """Return H x."""
@@ -130,7 +149,22 @@ class Surface:
         v = v if v.ndim == 3 else v[None]
         answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
         pairs = zip(self._blocks, parts, answers, strict=True)
-        return self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+        product = self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+        return product + self._missing * (self._direction @ angles) * self._direction
+
+    def seen(self, step: Step, change: float) -> Seen:
+        """Return the curvature along a step that changed the energy (Hartree)."""
+        size = float(np.linalg.norm(step.angles))
+        x = step.angles / size
+        missing = 2 * (change - step.expected) / size**2 + self._missing * float(self._direction @ x) ** 2
+        parts = zip(self._spins, self._parts(x), strict=True)
+        return Seen([spin.virtual @ part @ spin.occupied.T for spin, part in parts], missing)
+
+    def _read(self, direction: list[Array]) -> Array:
+        """Return the angles of a direction at a nearby point; see `Seen`."""
+        s = self._problem.overlap
+        parts = zip(self._spins, direction, strict=True)
+        return np.concatenate([(spin.virtual.T @ s @ x @ s @ spin.occupied).ravel() for spin, x in parts])
 
     def step(self, radius: float) -> Step:
         """Return the step to the lowest energy within a radius, in a space of trial vectors as in Davidson's method."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
-from pyscf_mlham.scf.multilevel.descent import Surface, descended, is_minimum, lowest_within
+from pyscf_mlham.scf.multilevel.descent import Step, Surface, descended, is_minimum, lowest_within
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -44,6 +44,21 @@ def test_gradient_and_hessian_are_derivatives_of_the_energy(name: str, small_gri
     assert (up - down) / (2 * h) == pytest.approx(surface.gradient @ x, abs=2e-3)
     assert (up + down) / h**2 == pytest.approx(x @ surface.curved(x), rel=1e-3)
     assert z @ surface.curved(x) == pytest.approx(x @ surface.curved(z), rel=1e-4)
+
+
+def test_the_curvature_seen_along_a_step_is_that_of_the_next_hessian(small_grids: None) -> None:
+    _, point = started(OBJECTS["UKS"]())
+    response = ResponseField(point.problem.mf)
+    surface = Surface(point, response)
+    x, z = np.random.default_rng(1).normal(size=(2, surface.gradient.size))
+    z -= x * (x @ z) / (x @ x)
+    step = Step(0.1 * x / np.linalg.norm(x), expected := -1.0)
+    after = Surface(point, response, surface.seen(step, expected - 0.03 * 0.1**2 / 2))  # softer than expected
+    y = step.angles / 0.1
+    assert y @ after.curved(y) == pytest.approx(y @ surface.curved(y) - 0.03, abs=1e-5)
+    np.testing.assert_allclose(after.curved(z), surface.curved(z), atol=1e-5)
+    again = Surface(point, response, after.seen(step, expected))  # as expected with that curvature
+    assert y @ again.curved(y) == pytest.approx(y @ after.curved(y), abs=1e-5)
 
 
 @given(st.integers(1, 6), st.floats(0.01, 10.0), st.integers(0, 1000), st.booleans())
