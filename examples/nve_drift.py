@@ -20,6 +20,7 @@ from ase.build import molecule
 from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from numpy.typing import NDArray
 from rich.console import Console
 from water_cluster import cluster
 
@@ -37,6 +38,8 @@ RUNS: dict[str, dict[str, Any]] = {
 RELAXED = 0.3  # eV/Angstrom; clusters begin as randomly oriented molecules
 TIMESTEP = 0.5  # fs
 SAVED = 25  # steps
+BLOCK = 100  # steps; longer than the total energy remembers
+Array = NDArray[np.float64]
 
 
 def start(args: argparse.Namespace) -> Any:
@@ -86,8 +89,19 @@ def go_on(args: argparse.Namespace, run: str, steps: int) -> dict[str, Any]:
     return done
 
 
+def drift(time: Array, energies: Array) -> tuple[float, float, float]:
+    """Return slope of a straight line, its standard error from the means of blocks, and the scatter about the line."""
+    slope, first = np.polyfit(time, energies, 1)
+    rest = energies - (first + slope * time)
+    count = max(3, len(rest) // BLOCK)
+    means = np.array([block.mean() for block in np.array_split(rest, count)])
+    places = np.array([block.mean() for block in np.array_split(time, count)])
+    error = np.sqrt(np.sum(means**2) / (count - 2) / np.sum((places - places.mean()) ** 2))
+    return float(slope), float(error), float(np.std(rest))
+
+
 def main() -> None:
-    """Run and print the drift, a straight line through the total energies, and their scatter about it."""
+    """Run and print drift and scatter of the total energies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecule", default="water", help="water, ethanol, or waterN for a cluster of N")
     parser.add_argument("--xc", default="hf")
@@ -107,12 +121,14 @@ def main() -> None:
     for run, found in done.items():
         energies = np.array(found["energies"][: args.steps + 1]) / len(start(args))
         time = np.arange(len(energies)) * TIMESTEP * 1e-3  # ps
-        slope, first = np.polyfit(time, energies, 1)
-        scatter = np.std(energies - (first + slope * time))
+        slope, error, scatter = drift(np.asarray(time, float), np.asarray(energies * 1e6, float))
+        first = np.array(done[args.runs[0]]["energies"][: args.steps + 1])
+        apart = np.abs(energies * len(start(args)) - first).max() * 1e6
         console.print(
-            f"{run:10s} {np.mean(found['builds'][1:]):5.2f} full builds/step, drift {slope * 1e6:+9.3f} ueV/atom/ps, "
-            f"scatter {scatter * 1e6:8.3f} ueV/atom",
+            f"{run:10s} {np.mean(found['builds'][1:]):5.2f} full builds/step, drift {slope:+9.3f} +- {error:.3f} "
+            f"ueV/atom/ps, scatter {scatter:8.3f} ueV/atom, at most {apart:.0f} ueV from {args.runs[0]}",
             highlight=False,
+            soft_wrap=True,
         )
 
 
