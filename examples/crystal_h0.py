@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--kpts", type=int, nargs=3, default=())
     parser.add_argument("--frame", type=int, default=0)
     parser.add_argument("--model", help="name or folder")
+    parser.add_argument("--grids", type=int, nargs="*", default=[], help="levels of the coarse field's grid")
     args = parser.parse_args()
     level = Level("pbe", args.basis, 0, True, 1e-9, "gth-pbe", args.smearing)
     for file in args.files:
@@ -52,6 +53,7 @@ def main() -> None:
         coarse = coarse_crystal(problem)
         scc = self_consistent_crystal(problem, coarse)
         found = {"coarse": coarse.fock, "scc": scc.fock}
+        found |= {f"grid {level}": coarse_crystal(problem, level).fock for level in args.grids}
         if args.model:
             found["ml"] = pyscf_mlham.fock(mf, args.model)
         minao = mf.get_init_guess(key="minao")

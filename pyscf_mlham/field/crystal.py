@@ -34,17 +34,18 @@ class CrystalField:
     object's own shape: (n, n) or (n_k, n, n), and (2, ...) for two spins.
     """
 
-    def __init__(self, mf: Any) -> None:
+    def __init__(self, mf: Any, grid: int = RESPONSE.grid) -> None:
         """Prepare grid and integrals.
 
         Args:
             mf: PySCF mean-field object with Gaussian density fitting; only its fitted integrals are made.
+            grid: PySCF's level of the atomic grid.
         """
         self.name, self.tally = COARSE.name, Tally()
         self._mf, self._xc = mf, Functional(mf)
         self._numint: Any = None
         if self._xc.kind != "HF":
-            self._numint, self._grids = _small_grid(mf, self._xc)
+            self._numint, self._grids = _small_grid(mf, self._xc, grid)
         self._constant: Array | None = None
         if mf.with_df._cderi is None:
             mf.with_df.build(j_only=not self._xc.exchange)
@@ -132,11 +133,11 @@ def _density(factors: Sequence[Any]) -> Any:
     return density if len(factors) == 2 else density[0]
 
 
-def _small_grid(mf: Any, xc: Functional) -> tuple[Any, Any]:
+def _small_grid(mf: Any, xc: Functional, level: int) -> tuple[Any, Any]:
     """Return PySCF's numerical integration with stored orbital values, if memory allows, and an atomic grid for it."""
     cell, ni = mf.mol, copy.copy(mf._numint)
     grids = gen_grid.BeckeGrids(cell)
-    grids.level, grids.verbose = RESPONSE.grid, 0
+    grids.level, grids.verbose = level, 0
     grids.build(with_non0tab=True)
     kpts = mf.kpts if mf.istype("KSCF") else mf.kpt
     values = len(grids.weights) * cell.nao * (4 if xc.deriv else 1) * max(1, len(kpts) if np.ndim(kpts) == 2 else 1)

@@ -10,6 +10,7 @@ approximation, and then that of the mean of both densities, which is nearly exac
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pyscf.lib import logger
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
-from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.field import COARSE, RESPONSE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
@@ -85,18 +86,22 @@ def self_consistent_crystal(problem: Problem, rough: Point | None = None) -> Poi
 
 
 @one_blas_thread()
-def coarse_crystal(problem: Problem) -> Point:
-    """Return the solution of a periodic object in the coarse field alone, without a full Fock build."""
-    return _relaxed(problem, _crystal_level(problem), TIGHT)
+def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> Point:
+    """Return the solution of a periodic object in the coarse field alone, without a full Fock build.
+
+    Args:
+        grid: PySCF's level of the atomic grid; models are made for the default.
+    """
+    return _relaxed(problem, _crystal_level(problem, grid), TIGHT)
 
 
-CRYSTAL_BASELINES = {SCC: self_consistent_crystal, COARSE_SCF: coarse_crystal}
+CRYSTAL_BASELINES: dict[str, Callable[[Problem], Point]] = {SCC: self_consistent_crystal, COARSE_SCF: coarse_crystal}
 
 
-def _crystal_level(problem: Problem) -> CheapLevel:
+def _crystal_level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:
     from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
 
-    return CheapLevel(problem, CrystalField(problem.mf))
+    return CheapLevel(problem, CrystalField(problem.mf, grid))
 
 
 def _relaxed(problem: Problem, level: CheapLevel, tolerance: float) -> Point:
