@@ -1,6 +1,6 @@
 """Errors of H0, of 'scc' and of a model for crystals, against the converged Fock matrix, and SCF cycles.
 
-python examples/crystal_h0.py FRAMES.xyz ... --model 2d-pbe-szv --frame 4, a minute for one frame of each file.
+python examples/crystal_h0.py FRAMES.xyz ... --model examples/2d-pbe-szv --frame 4, a minute for one frame of each file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
 """Bands without SCF: a model of crystals, on a distorted layer of boron nitride."""
 
+from pathlib import Path
+
 import numpy as np
 from pyscf.pbc import dft, gto
 
 import pyscf_mlham
+
+MODEL = Path(__file__).resolve().parents[2] / "examples" / "2d-pbe-szv"  # graphene, boron nitride
 
 a = np.array([[2.52, 0, 0], [-1.24, 2.17, 0], [0, 0, 15]])
 atoms = [("B", [0.02, 1.44, 7.5]), ("N", [1.26, 0.72, 7.54])]
@@ -11,7 +15,7 @@ cell = gto.M(atom=atoms, a=a, dimension=2, basis="gth-szv-molopt-sr", pseudo="gt
 mf = dft.KRKS(cell, cell.make_kpts([4, 4, 1]), xc="pbe").density_fit()
 mf.with_df.build(j_only=True)  # the integrals, for both
 
-one = pyscf_mlham.OneShot(mf).run()
+one = pyscf_mlham.OneShot(mf, MODEL).run()
 scf = mf.run()
 
 filled = cell.nelectron // 2
@@ -28,7 +32,7 @@ print("M / eV:", np.round(predicted[: filled + 1] * 27.2114, 2))
 
 # an SCF from the same prediction
 quick = dft.KRKS(cell, mf.kpts, xc="pbe").density_fit()
-quick.with_df, quick.init_guess = mf.with_df, "ml"
+quick.with_df, quick.init_guess = mf.with_df, f"ml:{MODEL}"
 quick.run()
 print(
     f"cycles: {scf.cycles} from minao, {quick.cycles} from ml; full builds of the guess: {quick.guess_info.full_builds}"

@@ -16,8 +16,10 @@ from pyscf_mlham import OneShot, OracleModel, applicable, guess, register
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError, OutOfDomainError
+from pyscf_mlham.model import store
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.nn.model import network_from_config
+from support import ROOT
 from support.crystals import BORON_NITRIDE, HEXAGONAL, chain, changed, crystal, krks
 from support.molecules import assert_close
 from support.networks import SIZES
@@ -223,6 +225,16 @@ def test_models_of_molecules_are_not_those_of_crystals() -> None:
         guess(mf, random_model((5, 7), [1, 1], pseudo=""), "raise")
     with pytest.raises(OutOfDomainError, match="the H0 sap of model random is one of molecules"):
         guess(mf, random_model((5, 7), [1, 1], baseline="sap"), "raise")
+
+
+def test_models_of_crystals_are_found_by_their_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {**store.shipped(), "example": ROOT / "examples" / "2d-pbe-szv"}
+    monkeypatch.setattr(store, "shipped", lambda: folders)
+    mf = nitride_object(basis="gth-szv-molopt-sr")
+    assert store.best_for(mf, mf.mol).config.name == "2d-pbe-szv"
+    mf = nitride_object()
+    with pytest.raises(OutOfDomainError, match=r"the basis set of . is not that of model 2d-pbe-szv"):
+        store.best_for(mf, mf.mol)
 
 
 def test_the_fallback_and_its_reason_are_logged() -> None:
