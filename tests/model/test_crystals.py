@@ -159,6 +159,7 @@ def test_bands_of_one_shot_orbitals_are_those_of_the_scf() -> None:
     between = mf.mol.make_kpts([1, 1, 1], scaled_center=[0.1, 0, 0])
     energies, _ = mf.get_bands(between)
     assert_close(one.get_bands(between)[0], energies, 1e-5)
+    assert one.get_fermi() == pytest.approx(mf.get_fermi(), abs=1e-5)
     filled = mf.mol.nelectron // 2
     bands = np.array(mf.mo_energy)
     assert one.gap == pytest.approx(bands[:, filled].min() - bands[:, filled - 1].max(), abs=1e-5)
