@@ -1,7 +1,7 @@
 """Full Fock builds of lists of geometries: PySCF's scanner against track() and track(accelerate()).
 
 python examples/many_geometries.py --out out/many
-python examples/many_geometries.py --tasks scan neb --xc b3lyp
+python examples/many_geometries.py --tasks scan neb --xc b3lyp --grid 0
 
 The geometries come from plain HF/STO-3G, so that all ways compute the same ones in the same order.
 """
