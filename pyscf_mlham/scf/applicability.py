@@ -99,6 +99,9 @@ def _was_decorated_after_newton(mf: Any) -> bool:
 def is_replaced(mf: Any, name: str) -> bool:
     """Whether a step of the SCF is replaced, on the object (as for fractional occupations) or by a user's own class."""
     owner = next((c for c in type(mf).__mro__ if name in vars(c)), object)
+    own = vars(mf).get(name)
+    if own is not None and str(getattr(own, "__module__", "")).startswith("pyscf_mlham."):  # it counts or measures
+        own = None
     if name in HOOKS:
-        return name in vars(mf) or owner is not lib.StreamObject
-    return name in vars(mf) or not owner.__module__.startswith(KNOWN)
+        return own is not None or owner is not lib.StreamObject
+    return own is not None or not owner.__module__.startswith(KNOWN)

@@ -57,7 +57,7 @@ def test_plain_scf_starts_anew_from_a_density_that_is_not_filled_from_below() ->
     assert quick.converged
     # the atom has many orientations on its grid, and rounding of 1e-9 in the start chooses among them
     assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-4)
-    assert quick.full_builds <= plain.cycles + 4
+    assert quick.full_builds <= plain.cycles + 6
 
 
 @pytest.mark.parametrize("closed", [True, False])
