@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -32,16 +33,29 @@ EXACT = 1e-12  # Hartree^1/2; Schwarz bound below which PySCF's own fitted integ
 class FittedIntegrals:
     """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file."""
 
-    def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
+    def __init__(
+        self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float, rough: bool = False
+    ) -> None:
+        """Compute the integrals.
+
+        Args:
+            mol: molecule.
+            basis: auxiliary basis set.
+            level: level of approximation.
+            omega: see `fitted`.
+            budget: see `fitted`.
+            rough: whether they are whitened in the precision in which they are stored; J then differs by 1e-5 Hartree.
+        """
         self.auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
         self.pairs = Pairs(mol, level.far)
         self._unpacked: list[Array] | None = None
         with all_blas_threads():
-            self._whiten, rank = _whitening(auxmol, omega)
-            self._b = self._allocated((rank, len(self.pairs)), level, budget)
+            self._whiten = Whitening(auxmol, omega)
+            whiten = self._whiten.in_precision(level.dtype if rough else np.float64)
+            self._b = self._allocated((whiten.rank, len(self.pairs)), level, budget)
             done = 0
             for integrals in _three_centre(mol, auxmol, omega, self.pairs.both):
-                white = self._whiten(integrals)
+                white = whiten(integrals)
                 self._b[:, done : done + white.shape[1]] = white
                 done += white.shape[1]
 
@@ -163,8 +177,8 @@ def fit_overlapping(integrals: Any) -> None:
         return
     pairs, done = Pairs(mol, EXACT), 0
     with all_blas_threads():
-        whiten, rank = _whitening(auxmol, mol.omega)
-        b, rows, packed = np.zeros((rank, orbital_pairs)), np.arange(rank), pairs.packed
+        whiten = Whitening(auxmol, mol.omega)
+        b, rows, packed = np.zeros((whiten.rank, orbital_pairs)), np.arange(whiten.rank), pairs.packed
         for block in _three_centre(mol, auxmol, mol.omega, pairs.both):
             lib.takebak_2d(b, whiten(block), rows, packed[done : done + block.shape[1]])
             done += block.shape[1]
@@ -187,20 +201,40 @@ def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Ar
             yield np.take(integrals.T.reshape(auxmol.nao, -1), places, axis=1)
 
 
-def _whitening(auxmol: gto.Mole, omega: float) -> tuple[Callable[[Array], Array], int]:
-    """Return the map from (P|mn) to B_P,mn, and the number of rows of B, reduced for a linearly dependent basis set."""
-    with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
-        metric = auxmol.intor("int2c2e", hermi=1)  # as PySCF, whose rounding decides whether a basis is dependent
-    try:
-        root = scipy.linalg.cholesky(metric, lower=True)
-    except scipy.linalg.LinAlgError:
-        values, vectors = scipy.linalg.eigh(metric)
-        kept = values > DEPENDENT
-        inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
-        return partial(np.matmul, inverse), len(inverse)
-    trsm = scipy.linalg.get_blas_funcs("trsm", (root,))
-    # rows are transposed for BLAS, which works in place
-    return lambda rows: trsm(1.0, root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T, len(root)
+class Whitening:
+    """The map from (P|mn) to B_P,mn.
+
+    Attributes:
+        rank: number of rows of B, reduced for a linearly dependent basis set.
+    """
+
+    def __init__(self, auxmol: gto.Mole, omega: float) -> None:
+        with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
+            metric = auxmol.intor("int2c2e", hermi=1)  # as PySCF, whose rounding decides whether a basis is dependent
+        self._root: Array | None = None
+        try:
+            self._root = scipy.linalg.cholesky(metric, lower=True)
+            self.rank = len(metric)
+        except scipy.linalg.LinAlgError:
+            values, vectors = scipy.linalg.eigh(metric)
+            kept = values > DEPENDENT
+            self._inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
+            self.rank = len(self._inverse)
+
+    def in_precision(self, dtype: Any) -> Whitening:
+        """Return the same map in another precision; that of a dependent basis set stays in double precision."""
+        other = copy.copy(self)
+        other._root = None if self._root is None else self._root.astype(dtype)
+        return other
+
+    def __call__(self, rows: Array) -> Array:
+        """Return B of rows (n_aux, pairs), which may be overwritten."""
+        if self._root is None:
+            return np.asarray(self._inverse @ rows)
+        rows = rows.astype(self._root.dtype, copy=False)
+        trsm = scipy.linalg.get_blas_funcs("trsm", (self._root,))
+        # rows are transposed for BLAS, which works in place
+        return np.asarray(trsm(1.0, self._root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T)
 
 
 def _runs(starts: Array, most: float) -> Iterator[slice]:
@@ -227,13 +261,15 @@ def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: fl
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
         budget: bytes of memory; larger integrals are stored in a file.
     """
-    return fitted_in(mol, auxiliary_basis(mol, level, exchange), level, omega, budget)
+    return fitted_in(mol, auxiliary_basis(mol, level, exchange), level, omega, budget, rough=not exchange)
 
 
-def fitted_in(mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> FittedIntegrals:
-    """Fit the integrals in a given auxiliary basis set; see `fitted`."""
-    make = partial(FittedIntegrals, mol, basis, level, omega, budget)
-    return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega), mol, make))
+def fitted_in(
+    mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float, rough: bool = False
+) -> FittedIntegrals:
+    """Fit the integrals in a given auxiliary basis set; see `fitted` and `FittedIntegrals`."""
+    make = partial(FittedIntegrals, mol, basis, level, omega, budget, rough)
+    return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega, rough), mol, make))
 
 
 def density_of(factors: Sequence[Array]) -> Array:
