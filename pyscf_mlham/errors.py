@@ -38,3 +38,8 @@ def whole_number(value: Any) -> int:
     if not float(value).is_integer():
         raise ValueError(f"{value} is not a whole number")
     return int(float(value))
+
+
+def reason_of(error: Exception) -> str:
+    """Return the cause of an error for one line of a log."""
+    return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".")

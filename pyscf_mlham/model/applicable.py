@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyscf_mlham.errors import reason_of
 from pyscf_mlham.h0 import scc
-from pyscf_mlham.model.guess import check_spin_symmetry, is_ml, named_model, reason_of, registered_model
+from pyscf_mlham.model.guess import check_spin_symmetry, is_ml, named_model, registered_model
 from pyscf_mlham.model.predictor import native_if_applicable
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import expect_mean_field

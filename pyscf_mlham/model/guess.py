@@ -15,7 +15,7 @@ from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
-from pyscf_mlham.errors import MLHamError, ModelError, OutOfDomainError, PredictionError
+from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
@@ -93,11 +93,6 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
     logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
     density = np.asanyarray(pyscf_guess("minao"))
     return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
-
-
-def reason_of(error: Exception) -> str:
-    """Return the cause of an error for one line of a log."""
-    return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".")
 
 
 def is_scc(key: Any) -> bool:

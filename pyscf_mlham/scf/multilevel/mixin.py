@@ -19,7 +19,7 @@ from pyscf.scf import chkfile
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals
-from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.errors import ResourceError, reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.applicability import inapplicable, is_replaced
@@ -226,7 +226,7 @@ class _MultilevelSCF(Decoration):
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
         except Exception as error:  # the SCF itself is PySCF's
-            return float(self._plain(_cause(error), given, earlier=0, **kwargs))
+            return float(self._plain(reason_of(error), given, earlier=0, **kwargs))
         if dm0 is None:
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
                 dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
@@ -236,7 +236,7 @@ class _MultilevelSCF(Decoration):
         try:
             orbitals = self._first(problem, ladder, levels, dm0, atoms, breaking)
         except Exception as error:
-            return float(self._plain(_cause(error), given, earlier=0, **kwargs))
+            return float(self._plain(reason_of(error), given, earlier=0, **kwargs))
         write = bool(self.chkfile) and kwargs.get("dump_chk", True)
         if write:
             chkfile.save_mol(self.mol, self.chkfile)
@@ -340,10 +340,6 @@ class _MultilevelSCF(Decoration):
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
         return float(self.scf(**start_of(self, args, kwargs)))
-
-
-def _cause(error: Exception) -> str:
-    return str(error) if isinstance(error, ResourceError) else f"{type(error).__name__}: {error}"
 
 
 def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
