@@ -24,6 +24,9 @@ IDEMPOTENT = 1e-6  # largest deviation of natural occupations from integers in a
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are dropped
 DEGENERATE = 5e-3  # Hartree; orbitals closer than this are treated as degenerate
 OCCUPIED = 0.5  # electrons; smearing leaves fewer in the virtual orbitals
+# An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
+# for converged Fock matrices of organic molecules the share is below 0.025.
+INTRUDER, HIGH = 0.15, 1.0  # HIGH in Hartree
 
 
 class Orbitals(NamedTuple):
@@ -122,6 +125,17 @@ def gap(orbitals: Orbitals) -> float:
         if np.any(occ > OCCUPIED) and np.any(occ <= OCCUPIED)
     ]
     return float(min(gaps, default=np.inf))
+
+
+def has_intruder(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
+    """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`.
+
+    Args:
+        orbitals: predicted orbitals.
+        reference: orbitals of H0.
+        overlap: (n, n).
+    """
+    return virtual_share(orbitals, reference, overlap, HIGH) >= INTRUDER
 
 
 def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:

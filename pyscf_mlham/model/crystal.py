@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.density import Orbitals, gap, virtual_share
+from pyscf_mlham.density import Orbitals, gap, has_intruder
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC
 from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[Any]
-
-# A share of an occupied orbital above INTRUDER in orbitals of H0 more than HIGH above its occupied ones is an error.
-INTRUDER, HIGH = 0.15, 1.0  # Hartree
 
 
 class Predicted(NamedTuple):
@@ -75,6 +72,6 @@ def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool
     overlaps = np.reshape(problem.overlap, (-1, *problem.overlap.shape[-2:]))
     for k, (here, there) in enumerate(zip(zip(*own, strict=True), zip(*others, strict=True), strict=True)):
         overlap = overlaps[k % len(overlaps)]
-        if virtual_share(Orbitals(*here), Orbitals(*there), overlap, HIGH) >= INTRUDER:
+        if has_intruder(Orbitals(*here), Orbitals(*there), overlap):
             return True
     return False

@@ -19,10 +19,10 @@ from pyscf_mlham.density import (
     damp_small_overlaps,
     fock_for,
     gap,
+    has_intruder,
     lift,
     same_basis,
     undisturbed,
-    virtual_share,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
@@ -39,10 +39,6 @@ Array = NDArray[np.float64]
 _Fields = tuple[CoarseField, ResponseField]
 
 STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # strengths of the overlap filter, tried in this order
-# An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
-# for converged Fock matrices of organic molecules the share is below 0.025.
-INTRUDER = 0.15
-HIGH = 1.0  # Hartree
 # Measured on twisted ethylene and O2: collinear guesses converge to higher generalised states than minao.
 COLLINEAR = "a generalised method mixes spins, and the model was trained for one that does not"
 DETACHED = 10.0  # Bohr; an atom without nearer neighbours has no bonds
@@ -266,7 +262,7 @@ def _refined(
 
 def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
     """Whether no intruder is occupied and the gap has not collapsed, compared with orbitals without gross errors."""
-    return virtual_share(orbitals, reference, overlap, HIGH) < INTRUDER and gap(orbitals) >= COLLAPSE * gap(reference)
+    return not has_intruder(orbitals, reference, overlap) and gap(orbitals) >= COLLAPSE * gap(reference)
 
 
 def native_mol(mol: gto.Mole, basis: str) -> gto.Mole:
