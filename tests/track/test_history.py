@@ -17,12 +17,11 @@ from scipy.spatial.transform import Rotation
 import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
-from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.field import COARSE, CoarseField
-from pyscf_mlham.h0 import potential
 from pyscf_mlham.track import extrapolation
 from pyscf_mlham.track.history import JUMP, STRATEGIES
 from pyscf_mlham.track.recycle import RecyclingDIIS, Response
+from support.models import Rough
 from support.molecules import WATER, assert_close, mole
 
 VELOCITY = np.random.default_rng(1).normal(size=(3, 3)) * 0.02  # Bohr per step
@@ -109,21 +108,6 @@ def test_extrapolation_follows_a_rotating_molecule() -> None:
         errors[name] = scanner.history.error
     assert errors["tumbling"] < 5e-4
     assert errors["tumbling"] < 5 * errors["still"]
-
-
-class Rough:
-    """A model that is wrong, but smoothly: the Fock matrix of PySCF's minao density."""
-
-    exact = False
-    config = ModelConfig(
-        name="rough", architecture="none", elements=(1, 8), charges=(0,), basis="6-31g*", xc="hf", baseline="sap"
-    )
-
-    def native(self, mol: gto.Mole) -> gto.Mole:
-        return mol
-
-    def correction(self, native: gto.Mole, h0: Any) -> Any:
-        return potential("minao", native) - potential("sap", native)
 
 
 def test_a_model_helps_from_the_second_step_on() -> None:

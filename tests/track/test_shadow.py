@@ -16,10 +16,9 @@ from pyscf import gto
 import pyscf_mlham
 from pyscf_mlham import History, track
 from pyscf_mlham.ase import MLHam
-from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.h0 import potential
 from pyscf_mlham.track.auxiliary import DISSIPATIONS, Auxiliary
 from support.calculators import water
+from support.models import Rough
 from support.molecules import assert_close, mole
 
 STEP = 20.0  # atomic units of time, 0.5 fs
@@ -143,27 +142,13 @@ def test_calculator_has_one_build_a_step() -> None:
 
 
 def test_a_model_is_for_the_first_geometry_only() -> None:
-    calls = []
-
-    class Counting:
-        exact = False
-        config = ModelConfig(
-            name="counting", architecture="none", elements=(1, 8), charges=(0,), basis="6-31g", xc="hf", baseline="sap"
-        )
-
-        def native(self, mol: gto.Mole) -> gto.Mole:
-            return mol
-
-        def correction(self, native: gto.Mole, h0: Any) -> Any:
-            calls.append(native)
-            return potential("minao", native) - potential("sap", native)
-
-    pyscf_mlham.register(model=Counting(), fallback="raise")
+    model = Rough(basis="6-31g")
+    pyscf_mlham.register(model=model, fallback="raise")
     scanner = track(mole(basis="6-31g").RHF().set(init_guess="ml"), "shadow").as_scanner()
     for mol in path(4):
         scanner(mol)
     assert scanner.full_builds == 1
-    assert len(calls) == 1
+    assert model.calls == 1
 
 
 def logged(mf: Any) -> tuple[Any, io.StringIO]:
