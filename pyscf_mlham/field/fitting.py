@@ -224,7 +224,7 @@ class Whitening:
     def in_precision(self, dtype: Any) -> Whitening:
         """Return the same map in another precision; that of a dependent basis set stays in double precision."""
         other = copy.copy(self)
-        other._root = None if self._root is None else self._root.astype(dtype)
+        other._root = None if self._root is None else self._root.astype(dtype, copy=False)
         return other
 
     def __call__(self, rows: Array) -> Array:
