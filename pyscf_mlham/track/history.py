@@ -147,7 +147,7 @@ class History:
         return None if near is None else near.rotated(place.positions, place.layout)
 
     def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
-        """Return the orbitals of the auxiliary density at the object's present geometry, None if there is none."""
+        """Return the orbitals of the auxiliary density at the object's geometry, None before there is one."""
         if self.auxiliary is None or not self.is_applicable(mf):
             return None
         place = Place.of(mf)
