@@ -46,10 +46,10 @@ class CoarseField:
         self._xc = Functional(mf)
         budget = free_bytes(mf) / 2
         self._reference: list[Array] = []  # factors of the density that the field is anchored at
-        self._coulomb = fitted(mf.mol, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
+        self._coulomb = fitted(mf, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
         if self._xc.long_range:
-            self._long_range = fitted(mf.mol, level, True, self._xc.omega, budget / 2)
+            self._long_range = fitted(mf, level, True, self._xc.omega, budget / 2)
         self._solvent = reaction_of(mf, self._coulomb)
         self._grid = GridXC.of_level(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from pyscf import df, gto, lib
-from pyscf.data.elements import ELEMENTS
 
-from pyscf_mlham.ao.mole import element_shells
 from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.field.atoms import atomic_factor
+from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded, own_basis
+from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.field.whitening import AtomicWhitening, Whitening, coulomb_metric
 from pyscf_mlham.threads import all_blas_threads, shared_out
 
 Array = NDArray[Any]
 
-LAST_LIGHT = 10  # neon
-DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
 EXACT = 1e-12  # Hartree^1/2; Schwarz bound below which PySCF's own fitted integrals of a pair are zero
 
 
 class FittedIntegrals:
-    """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file."""
+    """B_P,mn with (mn|kl) = sum_P B_P,mn B_P,kl for pairs m >= n of overlapping orbitals, in memory or in a file.
 
-    def __init__(
-        self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float, rough: bool = False
-    ) -> None:
+    Attributes:
+        auxmol: molecule with the auxiliary functions.
+        pairs: pairs of overlapping orbitals.
+    """
+
+    far = np.inf  # largest Schwarz bound of pairs that are left out, beside the level's; Hartree^1/2
+
+    def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
         """Compute the integrals.
 
         Args:
@@ -44,20 +46,24 @@ class FittedIntegrals:
             level: level of approximation.
             omega: see `fitted`.
             budget: see `fitted`.
-            rough: whether they are whitened in the precision in which they are stored; J then differs by 1e-5 Hartree.
         """
-        self.auxmol = auxmol = df.make_auxmol(mol, _loaded(basis))
-        self.pairs = Pairs(mol, level.far)
+        self.auxmol = df.make_auxmol(mol, loaded(basis))
+        self.pairs = Pairs(mol, min(level.far, self.far))
         self._unpacked: list[Array] | None = None
         with all_blas_threads():
-            self._whiten = Whitening(auxmol, omega)
-            whiten = self._whiten.in_precision(level.dtype if rough else np.float64)
-            self._b = self._allocated((whiten.rank, len(self.pairs)), level, budget)
+            self._prepare(mol, omega)
+            self._b = self._allocated((self._stored.rank, len(self.pairs)), level, budget)
             done = 0
-            for integrals in _three_centre(mol, auxmol, omega, self.pairs.both):
-                white = whiten(integrals)
-                self._b[:, done : done + white.shape[1]] = white
-                done += white.shape[1]
+            for integrals in three_centre(mol, self.auxmol, omega, self.pairs.both):
+                self._store(integrals, slice(done, done := done + integrals.shape[1]))
+
+    def _prepare(self, mol: gto.Mole, omega: float) -> None:  # noqa: ARG002
+        """Make the map of (P|mn) to what is stored."""
+        self._stored: Whitening | AtomicWhitening = Whitening(coulomb_metric(self.auxmol, omega))
+
+    def _store(self, integrals: Array, pairs: slice) -> None:
+        """Store (P|mn) of some pairs; the array may be overwritten."""
+        self._b[:, pairs] = self._stored(integrals)
 
     def _allocated(self, shape: tuple[int, int], level: Level, budget: float) -> Array:
         self._file: Any = None
@@ -96,31 +102,39 @@ class FittedIntegrals:
         Args:
             others: molecule with these functions as its basis set.
         """
-        return np.asarray(self._whiten(gto.mole.intor_cross("int2c2e", self.auxmol, others)))
+        return self._whitened(gto.mole.intor_cross("int2c2e", self.auxmol, others))
 
     def whitened_operator(self, matrix: Array) -> Array:
         """Return a symmetric operator <P|O|Q> (n_aux, n_aux) in the whitened auxiliary functions, (rank, rank)."""
-        half = self._whiten(np.array(matrix, dtype=float))
-        return np.asarray(self._whiten(np.array(half.T)))
+        half = self._whitened(np.array(matrix, dtype=float))
+        return self._whitened(np.array(half.T))
+
+    def _whitened(self, rows: Array) -> Array:
+        """Return L^-1 of rows (n_aux, n), which may be overwritten; V = L L^T is the metric."""
+        return self._stored(rows)
 
     def coulomb_exchange(
         self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
     ) -> tuple[Array, list[Array]]:
         """Return J of the sum of the densities, and K of each, minus those of the reference; zero if not requested."""
-        change = density_of(factors) - (density_of(reference) if reference else 0.0)
-        j = self._coulomb(change) if with_j else np.zeros(change.shape)
+        j = self.coulomb(factors, reference) if with_j else np.zeros(factors[0].shape[:1] * 2)
         if not with_k:
-            return j, [np.zeros(change.shape) for _ in factors]
+            return j, [np.zeros(j.shape) for _ in factors]
         return j, list(self.pairs.exchange(self._b, in_precision(changes(factors, reference), self._b.dtype)))
 
-    def _coulomb(self, density: Array) -> Array:
-        """Return J (n, n), summed in double precision over blocks of auxiliary functions."""
-        elements, j = self.pairs.elements(density, self._b.dtype), np.zeros(len(self.pairs))
-        step = max(1, int(BLOCK_BYTES / self._b[0].nbytes))
-        for start in range(0, len(self._b), step):
-            b = self._b[start : start + step]
+    def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
+        """Return J (n, n) of the sum of the densities, minus that of the reference; summed in double precision."""
+        change = density_of(factors) - (density_of(reference) if reference else 0.0)
+        elements, j = self.pairs.elements(change, self._b.dtype), np.zeros(len(self.pairs))
+        for functions in self._blocks():
+            b = self._b[functions]
             j += (b @ elements) @ b
         return self.pairs.matrix(j)
+
+    def _blocks(self) -> Iterator[slice]:
+        """Yield ranges of auxiliary functions whose integrals are small arrays."""
+        step = max(1, int(BLOCK_BYTES / (8 * len(self.pairs))))
+        return (slice(start, start + step) for start in range(0, len(self._b), step))
 
     def half_transformed(self, factor: Array, functions: slice = slice(None)) -> Array:
         """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair."""
@@ -159,6 +173,62 @@ class FittedIntegrals:
         return float(len(self._b) * self._b.itemsize * (self.pairs.orders + orbitals * columns))
 
 
+class CoulombIntegrals(FittedIntegrals):
+    """The integrals for J alone, without the cost of whitening them and as accurate as those of double precision.
+
+    Single precision has too few digits for a whole density, so J of superposed atoms is computed beside the integrals,
+    in double precision. They are whitened within each atom, V = A V' A^T, and V' is applied to charges.
+    """
+
+    far = 1e-10  # the orbital gradient then differs by less than 1e-6 Hartree, with 1e-8 by 5e-5
+
+    def _prepare(self, mol: gto.Mole, omega: float) -> None:
+        metric = coulomb_metric(self.auxmol, omega)
+        self._stored = atomic = AtomicWhitening(self.auxmol, metric)
+        self._rest = Whitening(atomic(atomic(metric).T))
+        factor = atomic_factor(mol)
+        self._atoms, self._j_of_atoms = factor @ factor.T, np.zeros(len(self.pairs))
+        charges = self._whitened(_charges_of_atoms(mol, self.auxmol, omega, self._atoms)[:, None])[:, 0]
+        self._fit_of_atoms = atomic.transposed(self._rest.transposed(charges))
+
+    def _store(self, integrals: Array, pairs: slice) -> None:
+        self._j_of_atoms[pairs] = self._fit_of_atoms @ integrals
+        super()._store(integrals, pairs)
+
+    def charges(self, density: Array) -> Array:
+        """Return a density in the whitened auxiliary functions; see `FittedIntegrals`."""
+        return self._rest(super().charges(density)[:, None])[:, 0]
+
+    def potential(self, charges: Array) -> Array:
+        """Return the potential of charges; see `FittedIntegrals`."""
+        return super().potential(self._rest.transposed(charges))
+
+    def _whitened(self, rows: Array) -> Array:
+        return self._rest(self._stored(rows))
+
+    def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
+        """Return J, the whole one as that of the atoms and of the deformation; see `FittedIntegrals`."""
+        if reference:
+            change = density_of(factors) - density_of(reference)
+            return self.potential(self.charges(change))
+        elements = self.pairs.elements(density_of(factors) - self._atoms, float)
+        charges = np.concatenate([self._b[functions].astype(float) @ elements for functions in self._blocks()])
+        fit, j = self._rest.transposed(self._rest(charges[:, None])[:, 0]), self._j_of_atoms.copy()
+        for functions in self._blocks():
+            j += fit[functions] @ self._b[functions].astype(float)
+        return self.pairs.matrix(j)
+
+
+def _charges_of_atoms(mol: gto.Mole, auxmol: gto.Mole, omega: float, density: Array) -> Array:
+    """Return sum_mn (P|mn) D_mn of a density that is block-diagonal by atoms, (n_aux,)."""
+    both, charges = mol + auxmol, np.zeros(auxmol.nao)
+    with both.with_range_coulomb(omega or None):
+        for first, last, begin, end in mol.aoslice_by_atom():
+            integrals = both.intor("int3c2e", shls_slice=(first, last, first, last, mol.nbas, both.nbas))
+            charges += np.einsum("mnp,mn->p", integrals, density[begin:end, begin:end])
+    return charges
+
+
 def fit_overlapping(integrals: Any) -> None:
     """Compute the integrals of PySCF's own density fitting for pairs of overlapping orbitals; the others are zero.
 
@@ -177,15 +247,15 @@ def fit_overlapping(integrals: Any) -> None:
         return
     pairs, done = Pairs(mol, EXACT), 0
     with all_blas_threads():
-        whiten = Whitening(auxmol, mol.omega)
+        whiten = Whitening(coulomb_metric(auxmol, mol.omega))
         b, rows, packed = np.zeros((whiten.rank, orbital_pairs)), np.arange(whiten.rank), pairs.packed
-        for block in _three_centre(mol, auxmol, mol.omega, pairs.both):
+        for block in three_centre(mol, auxmol, mol.omega, pairs.both):
             lib.takebak_2d(b, whiten(block), rows, packed[done : done + block.shape[1]])
             done += block.shape[1]
     integrals.auxmol, integrals._cderi = auxmol, b
 
 
-def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
+def three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
     """Yield (P|mn) of some pairs at a time, in order: those of an atom's orbitals with its own and earlier ones."""
     both, starts = mol + auxmol, mol.ao_loc_nr()
     for first, last, _, end in mol.aoslice_by_atom():
@@ -199,42 +269,6 @@ def _three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Ar
                 integrals = both.intor("int3c2e", shls_slice=bounds)
             places = (n - starts[nearest]) * len(integrals) + m - begin
             yield np.take(integrals.T.reshape(auxmol.nao, -1), places, axis=1)
-
-
-class Whitening:
-    """The map from (P|mn) to B_P,mn.
-
-    Attributes:
-        rank: number of rows of B, reduced for a linearly dependent basis set.
-    """
-
-    def __init__(self, auxmol: gto.Mole, omega: float) -> None:
-        with auxmol.with_range_coulomb(omega or None):  # None leaves the molecule's own
-            metric = auxmol.intor("int2c2e", hermi=1)  # as PySCF, whose rounding decides whether a basis is dependent
-        self._root: Array | None = None
-        try:
-            self._root = scipy.linalg.cholesky(metric, lower=True)
-            self.rank = len(metric)
-        except scipy.linalg.LinAlgError:
-            values, vectors = scipy.linalg.eigh(metric)
-            kept = values > DEPENDENT
-            self._inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
-            self.rank = len(self._inverse)
-
-    def in_precision(self, dtype: Any) -> Whitening:
-        """Return the same map in another precision; that of a dependent basis set stays in double precision."""
-        other = copy.copy(self)
-        other._root = None if self._root is None else self._root.astype(dtype, copy=False)
-        return other
-
-    def __call__(self, rows: Array) -> Array:
-        """Return B of rows (n_aux, pairs), which may be overwritten."""
-        if self._root is None:
-            return np.asarray(self._inverse @ rows)
-        rows = rows.astype(self._root.dtype, copy=False)
-        trsm = scipy.linalg.get_blas_funcs("trsm", (self._root,))
-        # rows are transposed for BLAS, which works in place
-        return np.asarray(trsm(1.0, self._root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T)
 
 
 def _runs(starts: Array, most: float) -> Iterator[slice]:
@@ -251,25 +285,32 @@ def _runs(starts: Array, most: float) -> Iterator[slice]:
             first = shell
 
 
-def fitted(mol: gto.Mole, level: Level, exchange: bool, omega: float, budget: float) -> FittedIntegrals:
-    """Fit the integrals of a molecule, or share those of another field of the same molecule.
+def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -> FittedIntegrals:
+    """Fit the integrals of a mean-field object, or share those of another field of the same molecule.
 
     Args:
-        mol: molecule.
+        mf: PySCF mean-field object; not changed.
         level: level of approximation.
         exchange: whether exact exchange is fitted too.
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
         budget: bytes of memory; larger integrals are stored in a file.
     """
-    return fitted_in(mol, auxiliary_basis(mol, level, exchange), level, omega, budget, rough=not exchange)
+    basis = auxiliary_basis(mf.mol, level, exchange) if exchange or not fits_unstored(mf) else own_basis(mf)
+    return fitted_in(mf.mol, basis, level, omega, budget, exchange)
+
+
+def fits_unstored(mf: Any) -> bool:
+    """Whether an object fits the Coulomb matrix alone, and computes the integrals anew for each."""
+    integrals: Any = getattr(mf, "with_df", None)
+    return type(integrals) is df.DF and integrals._cderi is None and not Functional(mf).exchange
 
 
 def fitted_in(
-    mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float, rough: bool = False
+    mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float, exchange: bool = True
 ) -> FittedIntegrals:
     """Fit the integrals in a given auxiliary basis set; see `fitted` and `FittedIntegrals`."""
-    make = partial(FittedIntegrals, mol, basis, level, omega, budget, rough)
-    return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega, rough), mol, make))
+    make = partial(FittedIntegrals if exchange else CoulombIntegrals, mol, basis, level, omega, budget)
+    return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega, exchange), mol, make))
 
 
 def density_of(factors: Sequence[Array]) -> Array:
@@ -279,43 +320,3 @@ def density_of(factors: Sequence[Array]) -> Array:
         factors: L of each spin, or one of both; (n, k).
     """
     return np.asarray(np.sum([factor @ factor.T for factor in factors], axis=0))
-
-
-def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
-    """Return an auxiliary basis set for each element; PySCF's own choice if the level's lacks an element.
-
-    Args:
-        mol: molecule.
-        level: level of approximation.
-        exchange: whether exact exchange is fitted too.
-    """
-    heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
-    chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
-    if _size(mol, chosen) < level.functions * mol.nao:
-        chosen = dict.fromkeys(chosen, level.heavy)
-    return chosen if _size(mol, chosen) else dict(df.make_auxbasis(mol))
-
-
-def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
-    """Return the number of auxiliary functions, 0 if the basis set lacks an element."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-            per_element = {symbol: _functions(name, symbol, bool(mol.cart)) for symbol, name in basis.items()}
-    except (KeyError, RuntimeError):
-        return 0
-    return sum(per_element[mol.atom_pure_symbol(atom)] for atom in range(mol.natm))
-
-
-@cache
-def _functions(name: str, symbol: str, cart: bool) -> int:
-    """Return the number of functions of a basis set on an atom."""
-    atom = gto.M(atom=[(symbol, (0, 0, 0))], spin=None, verbose=0)
-    atom.cart = cart
-    return int(df.make_auxmol(atom, {symbol: name}).nao)
-
-
-def _loaded(basis: dict[str, Any]) -> dict[str, Any]:
-    """Read the basis sets that are given by name, except those of ghost atoms."""
-    named = {symbol for symbol, name in basis.items() if isinstance(name, str) and symbol in ELEMENTS}
-    return {symbol: element_shells(name, symbol) if symbol in named else name for symbol, name in basis.items()}

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import df
 
-from pyscf_mlham.field.fitting import density_of, fit_overlapping
+from pyscf_mlham.field.coarse import free_bytes
+from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
@@ -55,6 +56,7 @@ class SingleField:
         self.tally, self._coarse = Tally(), coarse
         self._mf, self._xc = mf, Functional(mf)
         self._pairs = Pairs(mf.mol, SINGLE.far)
+        self._coulomb = fitted(mf, coarse, False, 0.0, free_bytes(mf) / 2) if fits_unstored(mf) else None
         self._grid: GridXC | None = None
         self._constant: Array | float = 0.0
 
@@ -72,8 +74,10 @@ class SingleField:
         self.tally.builds += 1
         density = density_of(factors)
         v = -self._exchange(factors)  # first: PySCF then takes the integrals for the Coulomb matrix too
-        # single precision would lose too many digits of it, and it is cheap
-        v += self._mf.with_df.get_jk(density, hermi=1, with_k=False)[0]
+        if self._coulomb is None:  # single precision would lose too many digits of it, and it is cheap
+            v += self._mf.with_df.get_jk(density, hermi=1, with_k=False)[0]
+        else:
+            v += self._coulomb.coulomb(factors)
         if self._xc.kind != "HF":
             v = v + np.array(self._on_grid(density).potential(factors))
         return np.asarray((v if len(factors) == 2 else v[0]) + self._constant)

@@ -13,7 +13,8 @@ from pyscf import gto, lib
 
 from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid
 from pyscf_mlham.field import pairs as pairs_of_orbitals
-from pyscf_mlham.field.fitting import FittedIntegrals, auxiliary_basis, fitted
+from pyscf_mlham.field.auxiliary import auxiliary_basis
+from pyscf_mlham.field.fitting import FittedIntegrals, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC
 from support.molecules import ETHYLENE, mole
 
@@ -156,7 +157,7 @@ def test_far_pairs_are_left_out(xc: str) -> None:
     mol = mole(f"{ETHYLENE}; {far}")
     mf = mol.RHF() if xc == "hf" else mol.RKS(xc=xc)
     left = factors(mf)
-    near, every = (fitted(mol, level, True, 0.0, 1e9) for level in (DOUBLE, dataclasses.replace(DOUBLE, far=0.0)))
+    near, every = (fitted(mf, level, True, 0.0, 1e9) for level in (DOUBLE, dataclasses.replace(DOUBLE, far=0.0)))
     assert near.half_bytes(0) < 0.6 * every.half_bytes(0)
     np.testing.assert_allclose(CoarseField(mf, DOUBLE).potential([left]), reference(mf, left @ left.T), atol=1e-7)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
-from pyscf import df
+from pyscf import df, gto
 
 from pyscf_mlham import accelerate
-from pyscf_mlham.field.fitting import fit_overlapping
-from support.molecules import mole
+from pyscf_mlham.field import COARSE, CoarseField, SingleField, atomic_factor
+from pyscf_mlham.field.fitting import CoulombIntegrals, FittedIntegrals, fit_overlapping
+from support.molecules import ETHYLENE, mole
 
 FAR = "O 0 0 0.12; H 0 0.76 -0.47; H 0 -0.76 -0.47; O 9 0 0.12; H 9 0.76 -0.47; H 9 -0.76 -0.47"  # two molecules
 
@@ -58,3 +60,43 @@ def test_integrals_that_pyscf_would_not_store_are_not_stored() -> None:
     mf = accelerate(mole(FAR).RKS(xc="pbe").density_fit()).run()
     assert mf.converged
     assert mf.with_df._cderi is None
+
+
+@pytest.mark.parametrize("options", [{}, {"cart": True}, {"basis": "def2-tzvp"}, {"atom": "Br 0 0 0; ghost-H 0 0 1.5"}])
+def test_coulomb_matrix_of_single_precision_is_accurate(options: dict[str, Any]) -> None:
+    mol = mole(**({"atom": FAR} | options), spin=None)
+    mf = mol.RKS(xc="pbe").density_fit() if not mol.spin else mol.UKS(xc="pbe").density_fit()
+    factors = [np.random.default_rng(0).normal(0, 0.1, (mol.nao, 5)) + atomic_factor(mol)[:, :1]]
+    expected = mf.with_df.get_jk(factors[0] @ factors[0].T, with_k=False)[0]
+    integrals = CoarseField(mf, COARSE)._coulomb
+    assert isinstance(integrals, CoulombIntegrals)
+    assert integrals._b.dtype == np.float32
+    np.testing.assert_allclose(integrals.coulomb(factors), expected, atol=2e-6)
+    change = integrals.coulomb(factors, [atomic_factor(mol)]) + integrals.coulomb([atomic_factor(mol)])
+    np.testing.assert_allclose(change, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("copies", [1, 2])  # two: linearly dependent functions on each atom
+def test_coulomb_integrals_whiten_as_those_of_exchange(copies: int) -> None:
+    mol = mole(ETHYLENE)
+    basis = {symbol: gto.basis.load("def2-universal-jfit", symbol) * copies for symbol in "CH"}
+    level = dataclasses.replace(COARSE, dtype=np.float64)
+    both, alone = (kind(mol, basis, level, 0.0, 1e9) for kind in (FittedIntegrals, CoulombIntegrals))
+    density = atomic_factor(mol) @ atomic_factor(mol).T
+    np.testing.assert_allclose(
+        alone.potential(alone.charges(density)), both.potential(both.charges(density)), atol=1e-5
+    )
+    points = gto.fakemol_for_charges(np.eye(3) * 4)
+    np.testing.assert_allclose(
+        alone.charges(density) @ alone.interaction(points), both.charges(density) @ both.interaction(points), atol=1e-5
+    )
+
+
+def test_pyscf_computes_the_coulomb_matrix_of_full_builds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, get_jk = [], df.DF.get_jk
+    monkeypatch.setattr(df.DF, "get_jk", lambda *args, **kwargs: (passes.append(1), get_jk(*args, **kwargs))[1])
+    mf = accelerate(mole(FAR).RKS(xc="pbe").density_fit()).run()
+    assert mf.single_builds > 0
+    assert len(passes) == mf.full_builds
+    mf.with_df.build()  # stored integrals are at hand
+    assert SingleField(mf)._coulomb is None

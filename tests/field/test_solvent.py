@@ -29,7 +29,7 @@ def solvated(method: str, mf: Any) -> Any:
 
 
 def reaction(mf: Any, level: int = 0) -> Any:
-    return reaction_of(mf, fitted(mf.mol, LEVELS[level], True, 0.0, 1e9))
+    return reaction_of(mf, fitted(mf, LEVELS[level], True, 0.0, 1e9))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,60 @@
+"""Auxiliary basis sets of the density fitting."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+from pyscf import df, gto
+from pyscf.data.elements import ELEMENTS
+
+from pyscf_mlham.ao.mole import element_shells
+from pyscf_mlham.field.levels import Level
+
+LAST_LIGHT = 10  # neon
+
+
+def own_basis(mf: Any) -> dict[str, Any]:
+    """Return the auxiliary basis set of a density-fitted object, shells by element."""
+    return dict(df.make_auxmol(mf.mol, mf.with_df.auxbasis)._basis)
+
+
+def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
+    """Return an auxiliary basis set for each element; PySCF's own choice if the level's lacks an element.
+
+    Args:
+        mol: molecule.
+        level: level of approximation.
+        exchange: whether exact exchange is fitted too.
+    """
+    heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
+    chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
+    if _size(mol, chosen) < level.functions * mol.nao:
+        chosen = dict.fromkeys(chosen, level.heavy)
+    return chosen if _size(mol, chosen) else dict(df.make_auxbasis(mol))
+
+
+def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
+    """Return the number of auxiliary functions, 0 if the basis set lacks an element."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
+            per_element = {symbol: _functions(name, symbol, bool(mol.cart)) for symbol, name in basis.items()}
+    except (KeyError, RuntimeError):
+        return 0
+    return sum(per_element[mol.atom_pure_symbol(atom)] for atom in range(mol.natm))
+
+
+@cache
+def _functions(name: str, symbol: str, cart: bool) -> int:
+    """Return the number of functions of a basis set on an atom."""
+    atom = gto.M(atom=[(symbol, (0, 0, 0))], spin=None, verbose=0)
+    atom.cart = cart
+    return int(df.make_auxmol(atom, {symbol: name}).nao)
+
+
+def loaded(basis: dict[str, Any]) -> dict[str, Any]:
+    """Read the basis sets that are given by name, except those of ghost atoms."""
+    named = {symbol for symbol, name in basis.items() if isinstance(name, str) and symbol in ELEMENTS}
+    return {symbol: element_shells(name, symbol) if symbol in named else name for symbol, name in basis.items()}
