@@ -1,4 +1,4 @@
-"""Thirty cases in which SCF is difficult: plain PySCF and accelerate(), density-fitted, grid level 1.
+"""Cases in which SCF is difficult: plain PySCF and accelerate(), density-fitted, grid level 1.
 
 python examples/hard.py [NAME ...] [--report hard.json]; finished cases are read from the report.
 """
@@ -151,6 +151,13 @@ CASES = {
     "polyene C18H20": Case(polyene(18), "pbe", "sto-3g"),
     "water at a charge": Case(WATER, charges=(((0.0, 0.0, 1.0), 1.0), ((0.0, 0.0, -1.3), -1.0))),
     "H10 aug-cc-pVDZ": Case(chain("H", 10, 0.7), "b3lyp", "aug-cc-pvdz"),
+    "NiH doublet": Case(two("Ni", "H", 1.48), spin=1),
+    "NiH doublet, PBE": Case(two("Ni", "H", 1.48), "pbe", spin=1),
+    "CoH triplet": Case(two("Co", "H", 1.54), spin=2),
+    "CoN quintet": Case(two("Co", "N", 1.6), spin=4),
+    "CoF triplet": Case(two("Co", "F", 1.74), spin=2),
+    "VN triplet": Case(two("V", "N", 1.56), spin=2),
+    "NiO triplet, HF/STO-3G": Case(two("Ni", "O", 1.63), "hf", "sto-3g", spin=2),
 }
 
 

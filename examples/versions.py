@@ -37,7 +37,8 @@ def environment(name: str, folder: Path, index: str, torch: str, core: bool) -> 
     """Create the environment of a name if it is missing; return the reason if that fails."""
     version, requirements = ENVIRONMENTS[name]
     python = shutil.which(f"python{version}")
-    if python is None:
+    # a shim of pyenv is found also if it has no such version
+    if python is None or subprocess.run([python, "--version"], capture_output=True, check=False).returncode:
         return f"Python {version} is not installed"
     if (folder / "complete").exists():
         return ""

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 IDEMPOTENT = 1e-6  # largest deviation of natural occupations from integers in an idempotent density
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are dropped
 DEGENERATE = 5e-3  # Hartree; orbitals closer than this are treated as degenerate
+ALIKE = 1e-4  # Hartree; orbitals closer than this differ by rounding of single precision
 OCCUPIED = 0.5  # electrons; smearing leaves fewer in the virtual orbitals
 # An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
 # for converged Fock matrices of organic molecules the share is below 0.025.
@@ -115,6 +116,27 @@ def _angle_apart(mol: gto.Mole, pair: Array) -> float:
     r = np.einsum("xmn,mi,nj->ijx", mol.intor("int1e_r"), pair, pair)
     half, cross = (r[0, 0] - r[1, 1]) / 2, r[0, 1]  # the distance is 2 |cos 2t half + sin 2t cross|
     return float(np.arctan2(2 * half @ cross, half @ half - cross @ cross) / 4)
+
+
+def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
+    """Turn degenerate orbitals that are occupied in part to the axes; return the same object if there are none.
+
+    The energy of such a state, the hole of OH for example, depends on its orientation on the integration grid, by 1e-8
+    to 1e-4 Hartree. Along the axes there is no torque, and rounding does not choose the orientation.
+    """
+    coeff = np.array(orbitals.coeff)
+    turned = [_turned(mol, *channel) for channel in _channels(orbitals._replace(coeff=coeff))]
+    return orbitals._replace(coeff=coeff) if any(turned) else orbitals
+
+
+def _turned(mol: gto.Mole, energy: Array, coeff: Array, occ: Array) -> bool:
+    """Turn the degenerate orbitals of a spin channel in place if they are occupied in part; return whether they are."""
+    edges = np.flatnonzero((np.diff(energy) < ALIKE) & (np.diff(occ) < 0))
+    for edge in edges:
+        alike = np.abs(energy - energy[edge]) < ALIKE
+        second = np.einsum("xmn,x->mn", mol.intor("int1e_rr")[[0, 4, 8]], (1.0, 2.0, 4.0))  # x^2 + 2 y^2 + 4 z^2
+        coeff[:, alike] = coeff[:, alike] @ np.linalg.eigh(coeff[:, alike].T @ second @ coeff[:, alike])[1]
+    return len(edges) > 0
 
 
 def gap(orbitals: Orbitals) -> float:

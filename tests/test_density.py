@@ -11,6 +11,7 @@ from pyscf import gto, scf
 
 from pyscf_mlham.density import (
     Orbitals,
+    aligned,
     damp_small_overlaps,
     density_from_orbitals,
     fock_for,
@@ -141,3 +142,19 @@ def test_orbitals_of_a_density_give_it_back(unrestricted: bool) -> None:
     assert orbitals is not None
     np.testing.assert_allclose(mf.make_rdm1(orbitals.coeff, orbitals.occ), density, atol=1e-10)
     assert orbitals_from_density(np.asarray(mf.get_init_guess(key="minao")), s) is None
+
+
+def test_degenerate_orbitals_occupied_in_part_are_turned_to_the_axes() -> None:
+    mol = mole("O 0 0 0; H 0 0 0.97", "sto-3g", charge=1)
+    mf = mol.RHF()
+    fock = mf.get_fock(dm=mf.get_init_guess(key="minao"))
+    orbitals = orbitals_from_fock(mf, fock)
+    edge = int((orbitals.occ > 0).sum())
+    assert orbitals.energy[edge] - orbitals.energy[edge - 1] < 1e-9
+    turn = np.eye(mol.nao)
+    turn[edge - 1 : edge + 1, edge - 1 : edge + 1] = [[0.8, 0.6], [-0.6, 0.8]]
+    found = aligned(mol, orbitals._replace(coeff=orbitals.coeff @ turn))
+    pair = found.coeff[:, edge - 1 : edge + 1]
+    np.testing.assert_allclose(np.abs(pair), np.abs(pair) > 0.9, atol=1e-6)  # one along x, the other along y
+    apart = orbitals._replace(energy=orbitals.energy + 1e-3 * np.arange(mol.nao))
+    assert aligned(mol, apart) is apart

@@ -13,6 +13,8 @@ from pyscf import gto
 from pyscf_mlham.ao.cell import graph_from_lattice
 from pyscf_mlham.ao.structure import Graph, graph_from_positions
 
+OPEN_D = (21, 29), (39, 47), (57, 79), (89, 111)  # first and last atomic number of elements with open d or f shells
+
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
     """Return the graph of a PySCF molecule; see `graph_from_positions`; cutoff: Bohr."""
@@ -33,6 +35,11 @@ def numbers_of(mol: gto.Mole) -> NDArray[np.int64]:
 def is_ghost(mol: gto.Mole, atom: int) -> bool:
     """Whether an atom carries basis functions but no nucleus."""
     return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))
+
+
+def has_open_d_shell(mol: gto.Mole) -> bool:
+    """Whether there is an atom with a partly filled d or f shell: of groups 3 to 11, a lanthanide or an actinide."""
+    return any(first <= z <= last for z in numbers_of(mol) for first, last in OPEN_D)
 
 
 def is_periodic(mol: gto.Mole) -> bool:

@@ -12,8 +12,10 @@ from pyscf.dft import libxc
 from pyscf.lib import logger
 from pyscf.scf import hf, rohf, uhf
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import (
     Orbitals,
+    aligned,
     density_from_orbitals,
     factors_from_density,
     factors_from_orbitals,
@@ -85,7 +87,11 @@ class Problem(NamedTuple):
 
     def orbitals(self, fock: Array) -> Orbitals:
         """Solve F C = S C e and fill the orbitals; fock: Fock matrix in the object's shape, Hartree."""
-        return orbitals_from_fock(self.mf, fock, self.overlap, self.x)
+        orbitals, mol = orbitals_from_fock(self.mf, fock, self.overlap, self.x), self.mf.mol
+        turned = orbitals if mol.symmetry or is_periodic(mol) else aligned(mol, orbitals)
+        if turned is not orbitals:
+            logger.info(self.mf, "degenerate orbitals are occupied in part: the axes choose the orientation")
+        return turned
 
     def filled_like(self, reference: Orbitals, orbitals: Orbitals) -> Orbitals:
         """Fill orbitals by their overlap with the occupied ones of a reference, both of ROHF."""

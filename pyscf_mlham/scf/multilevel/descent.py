@@ -9,7 +9,8 @@ minimises E(x) for |x| <= radius. The radius is adapted to the ratio of the ener
 both points, to the expected one. A stationary point with a direction of negative curvature is left along it.
 
 The response level errs by a hundredth of a Hartree, more than the curvature of a rotation that nearly leaves the energy
-as it is (of a degenerate state about its axis): along the last short step the curvature is the one that was seen.
+as it is (of a degenerate state about its axis): along the last short step the curvature is the one that was seen. Low
+curvatures of a stationary point can be those of a finer field, from its potentials at nearby densities.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pyscf import lib
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import OCCUPIED, Orbitals
-from pyscf_mlham.field import ResponseField
+from pyscf_mlham.field import Field, ResponseField
 from pyscf_mlham.scf.multilevel.solver import Solution
 from pyscf_mlham.scf.problem import Array, Point, Problem
 
@@ -37,7 +38,10 @@ ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; t
 SPACE = 30  # largest number of trial vectors
 FLAT = 0.1  # Hartree; smallest denominator of trial vectors
 TINY = float(np.finfo(float).tiny)
-UNSTABLE = -1e-3  # Hartree; curvature of a saddle point
+UNSTABLE = -2e-3  # Hartree; curvature of a saddle point; that of an orientation on a grid is smaller
+UNSURE = 0.05  # Hartree; a curvature below may be negative in a finer field
+LOWEST = 4  # number of directions in which a finer field tests the curvature
+NEARBY = 0.02  # radians; length of a rotation whose change of potential is linear, and not rounding
 
 
 class Descendable(Protocol):
@@ -69,39 +73,46 @@ class Step(NamedTuple):
     expected: float
 
 
-def descended(
-    level: Descendable, response: ResponseField, point: Point, tolerance: float, steps: int = STEPS
-) -> Solution:
+def descended(level: Descendable, surface: Surface, tolerance: float, steps: int = STEPS) -> Solution:
     """Minimise the energy of a level by second-order steps.
 
     Args:
         level: the level.
-        response: its response, of any kernel.
-        point: starting point, with orbitals.
+        surface: of the starting point.
         tolerance: orbital gradient, Hartree.
         steps: largest number of builds.
     """
-    radius, done = RADIUS, False
-    surface = Surface(point, response)
+    radius, done, point = RADIUS, False, surface.point
     for _ in range(steps):
-        saddle = (done or point.gradient < tolerance) and surface.lowest[0] < UNSTABLE
+        saddle = (done or point.gradient < tolerance) and not surface.is_minimum
         if done and not saddle:
             break
-        step = surface.along(surface.lowest[1], radius) if saddle else surface.step(radius)
+        step = surface.along(radius) if saddle else surface.step(radius)
         there = level.build(surface.rotated(step.angles))
         met = level.converged(there, point, tolerance)
         change, size = point.problem.energy_change(point, there), float(np.linalg.norm(step.angles))
         ratio = change / min(step.expected, -TINY)
         if not ratio > POOR:
-            radius = size / 4
+            radius = quartic_minimum(step.expected, change, size) if saddle else size / 4
         elif ratio > GOOD:
             radius = min(LARGEST, max(radius, 2 * size))
         if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
             seen = surface.seen(step, change) if TINY < size < SHORT else None
-            point, done, surface = there, met, Surface(there, response, seen)
+            point, done, surface = there, met, surface.moved(there, seen)
         elif radius < (NO_SADDLE if saddle else SMALLEST):
             break
     return Solution(point, done)
+
+
+def quartic_minimum(expected: float, change: float, length: float) -> float:
+    """Return the distance of the minimum of a x^2 + b x^4 from its maximum.
+
+    Args:
+        expected: a x^2 at a length x, Hartree, below zero.
+        change: a x^2 + b x^4 there, above `expected`.
+        length: x.
+    """
+    return length * float(np.sqrt(expected / (2 * (expected - change))))
 
 
 def rotates_freely(problem: Problem) -> bool:
@@ -110,22 +121,29 @@ def rotates_freely(problem: Problem) -> bool:
     return not (mf.istype("ROHF") or mf.mol.symmetry or is_periodic(mf.mol))
 
 
-def is_minimum(point: Point, response: ResponseField) -> bool:
-    """Whether the response Hessian of a point has no negative curvature."""
-    return Surface(point, response).lowest[0] > UNSTABLE
-
-
 class Surface:
     """The energy to second order in rotations of a point's orbitals.
 
     Attributes:
+        point: the point.
         gradient: of the energy by all angles, Hartree.
         diagonal: of the Hessian without the response, Hartree.
         response: field of the same gradient and Hessian, exact at the point.
     """
 
-    def __init__(self, point: Point, response: ResponseField, seen: Seen | None = None) -> None:
+    def __init__(
+        self, point: Point, response: ResponseField, seen: Seen | None = None, finer: Field | None = None
+    ) -> None:
+        """Set up the derivatives.
+
+        Args:
+            point: a point with orbitals.
+            response: response of its level, of any kernel.
+            seen: curvature that the response lacks.
+            finer: field that tests the lowest curvatures.
+        """
         assert point.orbitals is not None
+        self.point, self._finer = point, finer
         self._problem = problem = point.problem
         self._orbitals = problem.canonical(point.orbitals, point.fock)
         coeff, occ = (np.asarray(a) for a in self._orbitals[1:])
@@ -139,18 +157,28 @@ class Surface:
         self._missing = seen.missing if seen else 0.0
         self._direction = self._read(seen.direction) if seen else np.zeros_like(self.gradient)
 
+    def moved(self, point: Point, seen: Seen | None) -> Surface:
+        """Return the surface at another point."""
+        return Surface(point, self.response, seen, self._finer)
+
     def curved(self, angles: Array) -> Array:
         """Return H x."""
-        parts = self._parts(angles)
-        turns = [spin.virtual @ x * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)]
         # the response is linear in the density: the difference is exact for any length
+        product = self._product(self.response, angles, 1.0)
+        return product + self._missing * (self._direction @ angles) * self._direction
+
+    def _product(self, field: Field, angles: Array, length: float) -> Array:
+        """Return H x with the response of a field, from its potentials at rotations by +- length x."""
+        parts = self._parts(angles)
+        turns = [
+            length * (spin.virtual @ x) * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)
+        ]
         there, back = ([l + sign * t for l, t in zip(self._factors, turns, strict=True)] for sign in (1, -1))
-        v = (self.response.potential(there) - self.response.potential(back)) / 2
+        v = (field.potential(there) - field.potential(back)) / (2 * length)
         v = v if v.ndim == 3 else v[None]
         answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
         pairs = zip(self._blocks, parts, answers, strict=True)
-        product = self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
-        return product + self._missing * (self._direction @ angles) * self._direction
+        return self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
 
     def seen(self, step: Step, change: float) -> Seen:
         """Return the curvature along a step that changed the energy (Hartree)."""
@@ -184,22 +212,41 @@ class Surface:
                 return Step(y @ space, float(slope @ y + y @ matrix @ y / 2))
             trial = -residual / np.maximum(np.abs(self.diagonal + shift), FLAT)
 
+    @property
+    def is_minimum(self) -> bool:
+        """Whether no curvature is negative, for a stationary point."""
+        return self.lowest[0] > UNSTABLE
+
     @cached_property
     def lowest(self) -> tuple[float, Array]:
-        """The lowest curvature, Hartree, and its direction (Davidson's method)."""
+        """The lowest curvature, Hartree, and its direction, those of the finer field if they may be negative."""
         if not self.gradient.size:
             return np.inf, self.gradient
-        order = np.argsort(self.diagonal)[:3]
+        values, vectors = self._lowest(1 if self._finer is None else min(LOWEST, self.gradient.size))
+        if self._finer is None or values[0] > UNSURE:
+            return float(values[0]), vectors[0]
+        low = vectors[values < UNSURE]
+        matrix = low @ np.array([self._product(self._finer, x, NEARBY) for x in low]).T
+        values, turns = np.linalg.eigh((matrix + matrix.T) / 2)
+        x = turns[:, 0] @ low
+        self._direction, self._missing = x, float(values[0] - x @ self._product(self.response, x, 1.0))
+        return float(values[0]), x
+
+    def _lowest(self, count: int) -> tuple[Array, Array]:
+        """Return the lowest curvatures of the response level, Hartree, and their directions (Davidson's method)."""
+        order = np.argsort(self.diagonal)[: count + 2]
         noise = np.random.default_rng(0).normal(scale=1e-2, size=(len(order), self.gradient.size))
         start = noise / np.maximum(np.abs(self.diagonal), FLAT)  # of any symmetry
         start[np.arange(len(order)), order] += 1
         _, values, vectors = lib.davidson1(
-            lambda xs: [self.curved(x) for x in xs], list(start), self.diagonal, tol=1e-5, max_cycle=20, verbose=0
-        )
-        return float(values[0]), np.asarray(vectors[0])
+            lambda xs: [self.curved(x) for x in xs], list(start), self.diagonal, tol=1e-5, max_cycle=20,
+            nroots=count, verbose=0,
+        )  # fmt: skip
+        return np.asarray(values), np.asarray(vectors)
 
-    def along(self, direction: Array, length: float) -> Step:
-        """Return a step downhill along a direction of negative curvature."""
+    def along(self, length: float) -> Step:
+        """Return a step downhill along the direction of the lowest curvature."""
+        direction = self.lowest[1]
         x = direction * (length / np.linalg.norm(direction))
         x = -x if self.gradient @ x > 0 else x
         return Step(x, float(self.gradient @ x + x @ self.curved(x) / 2))

@@ -9,13 +9,13 @@ import numpy as np
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
-from pyscf_mlham.errors import ResourceError
+from pyscf_mlham.errors import ResourceError, reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
 from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.field.single import is_fitted, is_local
-from pyscf_mlham.scf.multilevel.descent import is_minimum, rotates_freely
+from pyscf_mlham.scf.multilevel.descent import Surface, rotates_freely
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.problem import Array, Point, Problem
 
@@ -41,6 +41,7 @@ class Ladder:
     def __init__(self, problem: Problem, defect: Array | None = None) -> None:
         self._problem, self.defect = problem, defect
         self.fields: list[Field] = []
+        self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = is_fitted(problem.mf)
         if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
@@ -58,18 +59,25 @@ class Ladder:
         fields = [self._field(name) for name in names]
         return [CheapLevel(self._problem, field) for field in fields if field is not None]
 
-    @property
-    def response(self) -> ResponseField | None:
-        """The response level, if there is one, there is room for it, and its second-order steps are applicable."""
+    def surface(self, point: Point) -> Surface | None:
+        """Return the energy near a point of the full field; None if there is no response level, or no room for it."""
+        if self._surface is not None and self._surface.point is point:
+            return self._surface
+        if not rotates_freely(self._problem):
+            return None
         try:
-            field = self._field(RESPONSE.name) if rotates_freely(self._problem) else None
+            response = self._field(RESPONSE.name)
+            if not isinstance(response, ResponseField):
+                return None
+            self._surface = Surface(point, response, finer=self._field(COARSE.name))
         except ResourceError:
             return None
-        return field if isinstance(field, ResponseField) else None
+        return self._surface
 
     def is_minimum(self, point: Point) -> bool:
         """Whether no rotation of the orbitals of a stationary point lowers its energy; False if that is unknown."""
-        return self.response is not None and is_minimum(point, self.response)
+        surface = self.surface(point)
+        return surface is not None and surface.is_minimum
 
     def builds(self, name: str) -> int:
         """Return the number of potentials built by fields of this name."""
@@ -110,5 +118,5 @@ class Ladder:
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives
-            logger.info(mf, "multilevel SCF: no response level (%s: %s)", type(error).__name__, error)
+            logger.note(mf, "multilevel SCF: no response level, so that more builds are needed: %s.", reason_of(error))
             return None

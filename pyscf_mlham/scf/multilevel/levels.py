@@ -182,6 +182,10 @@ class FullLevel:
         assert self._outcome is not None
         return self._outcome
 
+    def restart(self) -> None:
+        """Forget the best point: the next one is another state, not a step to the same one."""
+        self._best = self._outcome = None
+
     def build(self, orbitals: Orbitals) -> Iterate:
         """Build the full Fock matrix, incrementally if the object builds incrementally; see `Level`."""
         for field in self.fields:

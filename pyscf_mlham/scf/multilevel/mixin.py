@@ -19,7 +19,7 @@ from pyscf.scf import chkfile
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals
-from pyscf_mlham.errors import ResourceError, reason_of
+from pyscf_mlham.errors import reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.applicability import inapplicable, is_replaced
@@ -27,9 +27,9 @@ from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.descent import descended
+from pyscf_mlham.scf.multilevel.climb import climb
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
-from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, NoProgressError, Outcome
+from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.problem import Point, Problem
@@ -37,9 +37,7 @@ from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 Array = NDArray[Any]
 
-EASY = 8  # builds of the coarse level; a solution that takes more may be a saddle point
 GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
-STEPS = 10  # of second order in the full level
 # Largest error of a response step's energy, as a share of the expected lowering; the kernel of meta-GGAs is poorer.
 RESPONSE_ERROR, RESPONSE_ERROR_META = 0.05, 0.2
 
@@ -241,7 +239,7 @@ class _MultilevelSCF(Decoration):
         if write:
             chkfile.save_mol(self.mol, self.chkfile)
         full = FullLevel(problem, dm0, write, self.builds)
-        outcome = climb(full, ladder, orbitals, problem.aim)
+        outcome = climb(full, ladder, orbitals, problem.aim, is_close(dm0))
         self.full_builds, self.cycles = self._builds, full.builds
         self._keep(ladder, outcome)
         self.coarse_cycles = sum(map(ladder.builds, (COARSE.name, FINE.name, CORRECTED[0])))
@@ -357,34 +355,3 @@ def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
     if not levels or not last.problem.filled_from_below(last.canonical):  # no second derivatives of the functional
         return last
     return solve([levels[0].shifted(last)], last, tolerance).point
-
-
-def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
-    """Converge the full level with cheaper ones below it; by second-order steps if DIIS on them makes no progress."""
-    full.fields = ladder.fields
-    full.is_minimum = ladder.is_minimum
-    outcome = _climbed(full, ladder, orbitals, tolerance)
-    if not outcome.failure and (ladder.builds(COARSE.name) <= EASY or ladder.is_minimum(full.best)):
-        return outcome
-    response = ladder.response if full.left else None
-    if response is None:
-        return outcome
-    best, converged = descended(full, response, full.best, tolerance, min(STEPS, full.left))
-    assert isinstance(best, Iterate)
-    return Outcome(best, "" if converged else outcome.failure or "a saddle point was left")
-
-
-def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float) -> Outcome:
-    """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
-    if full.build(orbitals).gradient > tolerance:
-        ladder.sharpen(full.last)
-    for names in ladder.rungs:
-        try:
-            solve([full, *ladder.levels(names)], full.best, tolerance)
-        except ResourceError as error:
-            return Outcome(full.best, str(error))
-        except NoProgressError:
-            continue
-        if not full.outcome.slow:
-            return full.outcome
-    return Outcome(full.best, full.outcome.failure or "the cheaper levels make no progress")

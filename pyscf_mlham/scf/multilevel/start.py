@@ -17,7 +17,7 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.field import Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
-from pyscf_mlham.scf.multilevel.descent import descended, rotates_freely
+from pyscf_mlham.scf.multilevel.descent import Surface, descended, rotates_freely
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -144,7 +144,7 @@ def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, dii
         if found.converged:
             return found.orbitals
         point = found.point
-    return descended(levels[0], response, point, tolerance).orbitals
+    return descended(levels[0], Surface(point, response), tolerance).orbitals
 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, atomic_factors
-from pyscf_mlham.scf.multilevel.descent import Step, Surface, descended, is_minimum, lowest_within
+from pyscf_mlham.scf.multilevel.descent import Step, Surface, descended, lowest_within, quartic_minimum
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -85,10 +85,10 @@ def test_a_level_that_diis_does_not_converge_descends(small_grids: None) -> None
     failed = solve([level], point, 3e-3)
     assert not failed.converged
     response = ResponseField(point.problem.mf)
-    found = descended(level, response, failed.point, 3e-3)
+    found = descended(level, Surface(failed.point, response), 3e-3)
     assert found.converged
     assert level.build(found.orbitals).gradient < 3e-3
-    assert is_minimum(found.point, response)
+    assert Surface(found.point, response).is_minimum
     assert point.problem.energy_change(failed.point, found.point) < 0
 
 
@@ -98,14 +98,34 @@ def test_a_saddle_point_is_left(small_grids: None) -> None:
     closed = solve([level], point, 1e-4)
     response = ResponseField(mf)
     assert closed.converged
-    assert not is_minimum(closed.point, response)
-    found = descended(level, response, closed.point, 1e-4)
+    assert not Surface(closed.point, response).is_minimum
+    found = descended(level, Surface(closed.point, response), 1e-4)
     assert found.converged
-    assert is_minimum(found.point, response)
+    assert Surface(found.point, response).is_minimum
     assert point.problem.energy_change(closed.point, found.point) < -1e-2
     broken = accelerate(mf).run()  # from mixed frontier orbitals
     assert broken.spin_square()[0] > 0.9
     assert mf.energy_tot(found.point.density) == pytest.approx(broken.e_tot, abs=1e-4)
+
+
+def test_a_low_curvature_is_that_of_the_finer_field(small_grids: None) -> None:
+    mf = mole("N 0 0 0; N 0 0 1.3", "6-31g").UHF()  # near the length at which the spins separate
+    level, point = started(mf)
+    closed = solve([level], point, 1e-5).point
+    rough = Surface(closed, ResponseField(mf)).lowest[0]
+    surface = Surface(closed, ResponseField(mf), finer=level.field)
+    value, x = surface.lowest
+    h = 0.05
+    up, down = (closed.problem.energy_change(closed, level.build(surface.rotated(t * x))) for t in (h, -h))
+    assert value == pytest.approx((up + down) / h**2, abs=1e-3)
+    assert abs(value - rough) > 5e-3
+    assert x @ surface.curved(x) == pytest.approx(value, abs=1e-6)  # the steps know it too
+
+
+@given(st.floats(1e-4, 1.0), st.floats(1e-2, 10.0), st.floats(0.1, 1.0))
+@settings(max_examples=20, deadline=None)
+def test_a_failed_step_from_a_saddle_point_gives_the_minimum_of_a_quartic(a: float, b: float, x: float) -> None:
+    assert quartic_minimum(-a * x**2, b * x**4 - a * x**2, x) == pytest.approx(np.sqrt(a / (2 * b)))
 
 
 def test_a_minimum_is_a_solution_if_its_orbitals_are_not_filled_from_below(small_grids: None) -> None:

@@ -17,7 +17,7 @@ from pyscf_mlham import OracleModel, accelerate
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import COARSE, Level
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.multilevel import ladder, levels, mixin
+from pyscf_mlham.scf.multilevel import climb, ladder, levels, mixin
 from support.molecules import ETHYLENE, WATER, mole
 
 NO2 = "N 0 0 0; O 0 1.1 0.47; O 0 -1.1 0.47"
@@ -123,7 +123,7 @@ def test_a_hopeless_coarse_level_costs_one_build_at_most(second_order: bool, mon
     useless = Level("useless", "def2-universal-jfit", "def2-universal-jfit", 0)
     monkeypatch.setattr(ladder, "EXACT", (("coarse",),))
     monkeypatch.setattr(levels, "SLOW", 0.0)  # no progress is ever enough
-    monkeypatch.setattr(mixin, "STEPS", mixin.STEPS if second_order else 0)
+    monkeypatch.setattr(climb, "STEPS", climb.STEPS if second_order else 0)
     quick = accelerate(mole().RKS(xc="b3lyp")).set(verbose=3, stdout=io.StringIO(), coarse_level=useless)
     quick.conv_tol = 1e-13  # so that two builds cannot do it
     plain = mole().RKS(xc="b3lyp").set(conv_tol=1e-13)
@@ -235,6 +235,19 @@ def test_without_room_for_fitted_integrals_plain_scf_serves() -> None:
     assert "PYSCF_TMPDIR" in log.getvalue()
 
 
+def test_without_a_response_level_the_log_has_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("no derivatives")
+
+    monkeypatch.setattr(ladder.ResponseField, "__init__", broken)
+    plain, log = mole().RHF().run(), io.StringIO()
+    quick = accelerate(mole().RHF()).set(stdout=log, verbose=3).run()
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert quick.full_builds <= 3
+    assert "no response level" in log.getvalue()
+    assert "KeyError: 'no derivatives'" in log.getvalue()
+
+
 def test_no_room_after_the_first_full_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is close needs no field at first."""
     mf = mole().RKS(xc="b3lyp").run()
@@ -332,7 +345,7 @@ def test_multilevel_scf_converges_from_every_start() -> None:
     assert "is complex" in complex_start.stdout.getvalue()
 
 
-def hopeless(full: Any, ladder: Any, orbitals: Any, tolerance: float) -> levels.Outcome:
+def hopeless(full: Any, ladder: Any, orbitals: Any, *_: Any) -> levels.Outcome:
     """Give up after the first full build."""
     return levels.Outcome(full.build(orbitals), "the cheaper levels are useless")
 

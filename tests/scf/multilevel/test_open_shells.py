@@ -92,3 +92,13 @@ def test_what_a_grid_lets_degenerate_solutions_differ_by_is_no_rise(method: str)
     assert quick.converged
     assert quick.full_builds <= 4  # by processor; plain SCF takes 9 or more
     assert not quick.plain_reason
+
+
+def test_the_orientation_of_a_degenerate_state_is_not_left_to_rounding() -> None:
+    found = []
+    for axis, start in (("{0} 0 0", "minao"), ("0 {0} 0", "minao"), ("0 0 {0}", "minao"), ("0 0 {0}", "scc")):
+        mf = mole(f"O 0 0 0; H {axis.format(0.97)}", "def2-svp", spin=1).UKS(xc="pbe").density_fit()
+        quick, _ = accelerated(mf.set(init_guess=start, conv_tol=1e-11))
+        assert quick.converged
+        found.append(quick.e_tot)
+    assert max(found) - min(found) < 2e-9  # 1e-6 between other orientations on this grid
