@@ -16,7 +16,7 @@ from pyscf_mlham import accelerate
 from pyscf_mlham.scf.counting import counting_fock_builds
 
 FCC = (np.ones((3, 3)) - np.eye(3)) / 2
-LARGE, SMALL = "gth-dzvp", "gth-dzvp-molopt-sr"
+LARGE, SMALL, MINIMAL = "gth-dzvp", "gth-dzvp-molopt-sr", "gth-szv-molopt-sr"
 
 
 def sheet(a: float, height: float) -> Any:
@@ -25,6 +25,7 @@ def sheet(a: float, height: float) -> Any:
 
 
 HONEYCOMB = [(1 / 3, 2 / 3, 0.5), (2 / 3, 1 / 3, 0.5)]
+TRIGONAL = [(1 / 3, 2 / 3, 0.5), (2 / 3, 1 / 3, 0.5863), (2 / 3, 1 / 3, 0.4137)]
 ROCK_SALT = [(0, 0, 0), (0.5, 0.5, 0.5)]
 ZINC_BLENDE = [(0, 0, 0), (0.25, 0.25, 0.25)]
 # lattice, symbols, fractional positions, basis set, k points, width of smearing in Hartree
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[Any, list[str], list[Any], str, list[int], float]] = {
     "Si": (FCC * 5.431, ["Si", "Si"], ZINC_BLENDE, LARGE, [2, 2, 2], 0.0),
     "MgO": (FCC * 4.212, ["Mg", "O"], ROCK_SALT, SMALL, [2, 2, 2], 0.0),
     "NaCl": (FCC * 5.64, ["Na", "Cl"], ROCK_SALT, SMALL, [2, 2, 2], 0.0),
+    "MoS2": (sheet(3.16, 18.13), ["Mo", "S", "S"], TRIGONAL, MINIMAL, [3, 3, 1], 0.0),
     "Al": (FCC * 4.05, ["Al"], [(0, 0, 0)], SMALL, [4, 4, 4], 0.01),
 }
 
