@@ -39,7 +39,7 @@ def crystal_mean_field(geometry: Molecule | Record, level: Level) -> Any:
         cell = cell_from_geometry(geometry, level)
     except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
         raise DataError(f"{level.basis} or {level.pseudo} does not support its elements ({error})") from error
-    if cell.spin:
+    if cell.spin or cell.nelectron % 2:
         raise DataError(f"{cell.nelectron} electrons per cell; only closed shells are supported")
     if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
         raise DataError(f"{level.pseudo} lacks {', '.join(missing)}")

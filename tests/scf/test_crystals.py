@@ -102,6 +102,26 @@ def test_same_solution_from_fewer_builds(name: str) -> None:
     assert 1 < started.guess_info.coarse_builds < 30
 
 
+ATOMS = [("H", (0.3, 4.5, 4.5)), ("H", (1.7, 4.5, 4.9))]
+UNUSUAL: dict[str, tuple[Any, Array, dict[str, Any]]] = {
+    "ghost atoms": ([*ATOMS, ("ghost-H", (3.0, 4.5, 4.5))], np.diag([5.0, 9.0, 9.0]), {}),
+    "one atom": ([("He", (0.3, 4.5, 4.5))], np.diag([5.0, 9.0, 9.0]), {}),
+    "no periodic direction": (ATOMS, 9.0 * np.eye(3), {"dimension": 0}),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_cells(name: str) -> None:
+    atoms, a, settings = UNUSUAL[name]
+    cell = crystal(atoms, a, basis="gth-dzvp", ke_cutoff=None, mesh=[25] * 3, **settings)
+    plain, quick, started = (tight(wrap(scf.RHF(cell).density_fit())) for wrap in (lambda mf: mf, accelerate, tight))
+    started.init_guess = "scc"
+    for mf in (quick, started):
+        assert mf.kernel() == pytest.approx(plain.e_tot or plain.kernel(), abs=1e-8)
+    assert quick.plain_reason == ""
+    assert started.guess_info.guess == "scc"
+
+
 @pytest.mark.parametrize("kind", [dft.KRKS, dft.RKS, dft.KUKS])
 def test_the_coarse_field_is_near_the_full_one_and_exact_where_anchored(kind: Any) -> None:
     mf = fitted(kind, "pbe")
