@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from pyscf.pbc import tools
+from pyscf.pbc import dft, tools
 
 import pyscf_mlham
 from pyscf_mlham.data.crystals import crystal_mean_field
@@ -39,7 +39,8 @@ def mean_field(args: argparse.Namespace) -> Any:
     cell = tools.super_cell(mf.mol, args.supercell)
     shifts = np.random.default_rng(0).normal(scale=args.rattle / np.sqrt(3), size=(cell.natm, 3))
     cell.set_geom_(cell.atom_coords() * 0.529177210903 + shifts, unit="Angstrom")
-    return mf.reset(cell).set(kpts=cell.make_kpts(args.kpts))
+    mf = dft.KRKS(cell, cell.make_kpts(args.kpts), xc="pbe").density_fit()
+    return (mf.smearing(args.smearing) if args.smearing else mf).set(conv_tol=args.conv_tol)
 
 
 def errors(found: Any, reference: Any, filled: int) -> str:
