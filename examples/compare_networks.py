@@ -89,6 +89,7 @@ def settings(variant: str, molecules: int, seed: int, args: argparse.Namespace) 
         refiner="harmose" if "harmose" in parts else "none",
         baseline=args.baseline,
         steps=args.steps,
+        pairs=args.pairs,
         learning_rate=args.learning_rate,
         seed=seed,
     )
@@ -246,6 +247,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, default=[0], help="default 0")
     parser.add_argument("--scf", type=int, default=0, help="test molecules to count SCF cycles on; default none")
     parser.add_argument("--baseline", default="minao", help="H0; default %(default)s")
+    parser.add_argument("--pairs", type=int, default=150, help="of atoms in a step, about; default %(default)s")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="default %(default)s")
     parser.add_argument("--network", default="{}", help="sizes that all backbones have, as JSON")
     parser.add_argument("--out", type=Path, default=Path("out/networks"), help="folder; default %(default)s")
@@ -263,13 +265,13 @@ def numbers(text: str) -> list[int]:
 
 def check_protocol(args: argparse.Namespace) -> None:
     """Raise SystemExit if the runs of a folder had another budget, H0, sizes or test; cycles may be counted later."""
-    names = ("minutes", "steps", "learning_rate", "validation", "baseline", "network", "scf")
+    names = ("minutes", "steps", "pairs", "learning_rate", "validation", "baseline", "network", "scf")
     here = {name: getattr(args, name) for name in names} | {"data": args.data.name}
     path = args.out / "protocol.json"
     if path.exists():
         there = json.loads(path.read_text())
         here["scf"], there["scf"] = here["scf"] or there["scf"], there["scf"] or here["scf"]
-        if there != here:
+        if {"pairs": 150} | there != here:  # earlier folders lack it
             raise SystemExit(f"{path}: the runs in this folder were made with {there}; this call asks for {here}.")
     replace_file(path, json.dumps(here, indent=1).encode())
 

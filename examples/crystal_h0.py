@@ -18,7 +18,7 @@ from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.h0.scc import coarse_crystal, self_consistent_crystal
+from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.scf.crystal import problem_of
 
 MEV = 27211.386  # of a Hartree
@@ -50,10 +50,10 @@ def main() -> None:
             raise geometry
         mf = crystal_mean_field(geometry, level)
         problem = problem_of(mf)
-        coarse = coarse_crystal(problem)
-        scc = self_consistent_crystal(problem, coarse)
+        coarse = coarse_crystal(problem).point
+        scc = self_consistent_crystal(problem, coarse).point
         found = {"coarse": coarse.fock, "scc": scc.fock}
-        found |= {f"grid {level}": coarse_crystal(problem, level).fock for level in args.grids}
+        found |= {f"grid {level}": coarse_crystal(problem, level).point.fock for level in args.grids}
         if args.model:
             found["ml"] = pyscf_mlham.fock(mf, args.model)
         minao = mf.get_init_guess(key="minao")

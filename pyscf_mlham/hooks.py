@@ -11,9 +11,11 @@ from pyscf import gto
 from pyscf.lib import logger
 from pyscf.scf import hf
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import ModelLike, checked_fallback, init_guess, is_ml, is_scc, settings
 from pyscf_mlham.scf.applicability import inapplicable
+from pyscf_mlham.scf.core import handing_on
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate as accelerated
 from pyscf_mlham.scf.multilevel.mixin import converge_accelerated
@@ -62,6 +64,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
         _replace(hf.SCF, "guess_info", property(recorded))
         _replace(hf.SCF, "accelerate", accelerated)
         _replace(hf.SCF, "track", track)
+    _hand_on_core()
     if (there := _class_on_gpu()) and BEFORE not in vars(there):
         from gpu4pyscf.lib.cupy_helper import return_cupy_array
 
@@ -76,7 +79,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
 
 def unregister() -> None:
     """Restore PySCF's own class, which uses minao for 'ml' and 'scc', as for all unknown names."""
-    for owner in filter(None, (hf.SCF, _class_on_gpu())):
+    for owner in filter(None, (hf.SCF, *_crystal_classes(), _class_on_gpu())):
         for name in list(vars(owner).get(BEFORE, {})):
             _restore(owner, name)
         if BEFORE in vars(owner):
@@ -89,6 +92,20 @@ def _class_on_gpu() -> Any:
     Its `get_init_guess` is what PySCF's class had at its import.
     """
     return getattr(sys.modules.get("gpu4pyscf.scf.hf"), "SCF", None)
+
+
+def _crystal_classes() -> list[Any]:
+    """Return PySCF's base classes of periodic objects, none if they are not imported."""
+    names = (("pyscf.pbc.scf.hf", "SCF"), ("pyscf.pbc.scf.khf", "KSCF"))
+    return [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+
+
+def _hand_on_core() -> None:
+    """Let periodic objects return the core Hamiltonian of a guess; see `pyscf_mlham.scf.core`."""
+    for owner in _crystal_classes():
+        if BEFORE not in vars(owner):
+            setattr(owner, BEFORE, {})
+            _replace(owner, "get_hcore", handing_on(owner.get_hcore))
 
 
 def _replace(owner: Any, name: str, new: Any) -> None:
@@ -114,6 +131,8 @@ def _with_ml(original: Any) -> Any:
 
         if BEFORE not in vars(hf.SCF):  # bound by gpu4pyscf before `unregister`
             return pyscf_guess(key)
+        if is_periodic(self.mol):
+            _hand_on_core()
         return init_guess(self, self.mol if mol is None else mol, key, pyscf_guess)
 
     return get_init_guess

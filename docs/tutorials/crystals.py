@@ -25,7 +25,7 @@ print("             predicted  converged")
 print(f"gap / eV      {one.gap * 27.2114:9.4f}  {gap:9.4f}")
 print(f"largest error of a band: {1000 * np.abs(one_bands - scf_bands).max():.1f} meV")
 
-# at other k points: the bands of the predicted density, at the cost of one Fock build
+# at other k points: the bands of the predicted density, at the cost of the core Hamiltonian and one Fock build
 M = cell.make_kpts([1, 1, 1], scaled_center=[0.5, 0, 0])
 (predicted,), _ = one.get_bands(M)
 print("M / eV:", np.round(predicted[: filled + 1] * 27.2114, 2))

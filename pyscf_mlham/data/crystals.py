@@ -13,7 +13,8 @@ from pyscf_mlham.data.schema import Level, Record
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import COARSE_SCF
-from pyscf_mlham.h0.scc import coarse_crystal, inapplicable, self_consistent_crystal
+from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
+from pyscf_mlham.h0.scc import inapplicable
 from pyscf_mlham.model.crystal import band_gap
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel import accelerate
@@ -38,7 +39,7 @@ def crystal_mean_field(geometry: Molecule | Record, level: Level) -> Any:
         cell = cell_from_geometry(geometry, level)
     except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
         raise DataError(f"{level.basis} or {level.pseudo} does not support its elements ({error})") from error
-    if cell.spin:
+    if cell.spin or cell.nelectron % 2:
         raise DataError(f"{cell.nelectron} electrons per cell; only closed shells are supported")
     if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
         raise DataError(f"{level.pseudo} lacks {', '.join(missing)}")
@@ -57,17 +58,17 @@ def crystal_solution(mf: Any, solver: str) -> Solution:
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     problem = problem_of(mf)
-    h0 = coarse_crystal(problem)
+    h0 = coarse_crystal(problem).point
     energy = 0.0
     if solver == "coarse":
-        fock = np.asarray(self_consistent_crystal(problem, h0).fock)
+        fock = np.asarray(self_consistent_crystal(problem, h0).point.fock)
     else:
         start = density_from_orbitals(mf, problem.orbitals(h0.fock))
         solved = accelerate(mf) if solver == "twolevel" else mf
         energy = float(solved.kernel(dm0=start) if mf.init_guess == "minao" else solved.kernel())
         if not solved.converged:
             raise DataError(f"the SCF did not converge in {solved.max_cycle} cycles")
-        fock = np.asarray(mf.get_fock(dm=solved.make_rdm1()))
+        fock = np.asarray(mf.get_fock(problem.hcore, problem.overlap, dm=solved.make_rdm1()))
     orbitals: Orbitals = problem.orbitals(fock)
     kpts, lattice = mf.kpts, np.asarray(mf.mol.lattice_vectors())
     matrices = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham.h0.crystal import COARSE_SCF, CRYSTAL_BASELINES, SCC, coarse_crystal
 from pyscf_mlham.h0.minao import minao_potential
 from pyscf_mlham.h0.sap import sap_potential
-from pyscf_mlham.h0.scc import COARSE_SCF, CRYSTAL_BASELINES, SCC, coarse_crystal, self_consistent_atoms
+from pyscf_mlham.h0.scc import self_consistent_atoms
 from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
@@ -81,7 +82,7 @@ def _fingerprint_of_a_crystal(xc: str) -> float:
     atoms = "H 0.3 0.2 0.1; H 0.5 0.4 1.5"
     probe = pbc_gto.M(atom=atoms, a=4 * np.eye(3), unit="Bohr", basis="gth-szv", pseudo="gth-pbe", verbose=0)
     problem = Problem.of(pbc_dft.RKS(probe, xc=xc).density_fit())
-    return float(np.trace(np.linalg.solve(problem.overlap, coarse_crystal(problem).fock)))
+    return float(np.trace(np.linalg.solve(problem.overlap, coarse_crystal(problem).point.fock)))
 
 
 def same_h0(one: float | None, other: float | None) -> bool:

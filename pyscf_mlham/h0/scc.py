@@ -10,7 +10,6 @@ approximation, and then that of the mean of both densities, which is nearly exac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,14 @@ from pyscf import gto
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
-from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
+from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
-from pyscf_mlham.field import COARSE, RESPONSE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.h0.crystal import ROUGH, SCC, TIGHT, self_consistent_crystal
 from pyscf_mlham.scf.applicability import is_known, unknown_field
+from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
+from pyscf_mlham.scf.guess_info import GuessInfo
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
@@ -31,10 +33,6 @@ from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
 Array = NDArray[Any]
-
-SCC, COARSE_SCF = "scc", "coarse"  # names of the self-consistent baselines; the latter of crystals only
-ROUGH = 1e-3  # orbital gradient of the density that the kernel is made of, Hartree
-TIGHT = 1e-5  # orbital gradient of F_0, Hartree: it is then a smooth function of the geometry
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:
@@ -69,69 +67,45 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
     return solve([level], level.build(rough), TIGHT).point
 
 
-@one_blas_thread()
-def self_consistent_crystal(problem: Problem, rough: Point | None = None) -> Point:
-    """Return the self-consistent baseline of a periodic object, at the cost of a full Fock build.
-
-    The density of PySCF's minao guess is relaxed in the coarse field, then around the full field of the result. Of
-    seven crystals in PBE, its Fock matrix is within 4e-7 Ha of the converged one on average: it is a label.
-
-    Args:
-        rough: solution in the coarse field, if known.
-    """
-    mf, level = problem.mf, _crystal_level(problem)
-    rough = rough or _relaxed(problem, level, ROUGH)
-    full = rough.with_potential(np.asarray(mf.get_veff(mf.mol, rough.density)))
-    return solve([level.shifted(full)], full, TIGHT).point
-
-
-@one_blas_thread()
-def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> Point:
-    """Return the solution of a periodic object in the coarse field alone, without a full Fock build.
-
-    Args:
-        grid: PySCF's level of the atomic grid; models are made for the default.
-    """
-    return _relaxed(problem, _crystal_level(problem, grid), TIGHT)
-
-
-CRYSTAL_BASELINES: dict[str, Callable[[Problem], Point]] = {SCC: self_consistent_crystal, COARSE_SCF: coarse_crystal}
-
-
-def _crystal_level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:
-    from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
-
-    return CheapLevel(problem, CrystalField(problem.mf, grid))
-
-
-def _relaxed(problem: Problem, level: CheapLevel, tolerance: float) -> Point:
-    """Relax the density of PySCF's minao guess in the coarse field to an orbital gradient, Hartree."""
-    density = problem.mf.get_init_guess(problem.mf.mol, "minao")
-    factors = problem.factors_of(density)
-    atoms = problem.point(None, factors, density, level.field.potential(factors))
-    return solve([level.shifted(atoms)], atoms, tolerance).point
-
-
 def is_refined(mf: Any) -> bool:
     """Whether the object's own field refines the guess; not for ROHF, whose orbital energies are ambiguous."""
     return has_own_field(mf) and not mf.istype("ROHF")
 
 
-def guess(mf: Any, mol: gto.Mole) -> Array:
-    """Return the density matrix of the scc baseline; raise OutOfDomainError with the reason if not applicable."""
+def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:
+    """Return the density matrix of the scc baseline, and its Fock builds.
+
+    Raises:
+        OutOfDomainError: with the reason if the baseline is not applicable.
+    """
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
-    problem, refined = problem_of(mf), is_refined(mf)
-    if is_periodic(mol):
-        orbitals = problem.orbitals(self_consistent_crystal(problem).fock)
-    else:
-        fields = CoarseField(mf, COARSE), ResponseField(mf)
-        orbitals = problem.orbitals(self_consistent_atoms(problem, fields).fock)
-        if refined:
-            orbitals = problem.orbitals(stepped(problem, orbitals, SingleField(mf), fields[1]).fock)
+    problem = problem_of(mf)
+    orbitals, coarse, full, single = (_of_crystal if is_periodic(mol) else _of_molecule)(problem)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
-    builds = "1 full" if is_periodic(mol) else f"1 coarse{', 1 single-precision' * refined}"
-    logger.note(mf, "scc guess: %.2f s, %s Fock build", time.perf_counter() - start, builds)
-    return density_from_orbitals(mf, orbitals)
+    keep_core(problem)
+    seconds = time.perf_counter() - start
+    builds = f"{coarse} coarse{f', {full} full' * full}{f', {single} single-precision' * single}"
+    logger.note(mf, "scc guess: %.2f s, Fock builds: %s", seconds, builds)
+    info = GuessInfo(SCC, seconds=seconds, coarse_builds=coarse, full_builds=full, single_builds=single)
+    return density_from_orbitals(mf, orbitals), info
+
+
+def _of_molecule(problem: Problem) -> tuple[Orbitals, int, int, int]:
+    """Return the orbitals of a molecule's scc baseline, and the numbers of coarse, full and single-precision builds."""
+    mf = problem.mf
+    coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
+    orbitals = problem.orbitals(self_consistent_atoms(problem, (coarse, response)).fock)
+    if not is_refined(mf):
+        return orbitals, coarse.tally.builds, 0, 0
+    single = SingleField(mf)
+    orbitals = problem.orbitals(stepped(problem, orbitals, single, response).fock)
+    return orbitals, coarse.tally.builds, 0, single.tally.builds
+
+
+def _of_crystal(problem: Problem) -> tuple[Orbitals, int, int, int]:
+    """Return the orbitals of a crystal's scc baseline, and the numbers of coarse, full and single-precision builds."""
+    found = self_consistent_crystal(problem)
+    return problem.orbitals(found.point.fock), found.coarse_builds, found.full_builds, 0

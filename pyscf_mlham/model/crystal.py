@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pyscf_mlham.density import Orbitals, gap, has_intruder
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC
+from pyscf_mlham.h0 import CRYSTAL_BASELINES
 from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.scf.problem import Problem
 
@@ -22,6 +22,7 @@ class Predicted(NamedTuple):
     fock: Array
     orbitals: Orbitals
     gap: float
+    coarse_builds: int
     full_builds: int
 
 
@@ -30,7 +31,7 @@ def predicted(problem: Problem, model: Any) -> Predicted:
     mf, baseline = problem.mf, model.config.baseline
     if baseline not in CRYSTAL_BASELINES:
         raise OutOfDomainError(f"the H0 {baseline} of model {model.config.name} is one of molecules")
-    point = CRYSTAL_BASELINES[baseline](problem)
+    point, coarse_builds, full_builds = CRYSTAL_BASELINES[baseline](problem)
     dh = correction(mf, model, problem.hcore + point.v)
     if not mf.istype("KSCF"):
         dh = dh.real
@@ -38,7 +39,7 @@ def predicted(problem: Problem, model: Any) -> Predicted:
     orbitals = problem.orbitals(fock)
     if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
         raise PredictionError("an empty orbital is among the occupied ones of the prediction")
-    return Predicted(fock, orbitals, band_gap(mf, orbitals), int(baseline == SCC))
+    return Predicted(fock, orbitals, band_gap(mf, orbitals), coarse_builds, full_builds)
 
 
 def correction(mf: Any, model: Any, h0: Array) -> Array:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
 from pyscf_mlham.model.predictor import Prediction, Predictor, predict
+from pyscf_mlham.scf.core import forget_core
 from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
 from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept, recorded
 
@@ -83,13 +83,9 @@ def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Arr
     """Return the density of the self-consistent baseline, or PySCF's default guess with a warning."""
     start = time.perf_counter()
     try:
-        density = scc.guess(mf, mol)
+        return scc.guess(mf, mol)
     except Exception as error:  # a guess must never stop the user's SCF
         reason = reason_of(error)
-    else:
-        seconds, full = time.perf_counter() - start, int(is_periodic(mol))
-        single = int(scc.is_refined(mf))
-        return density, GuessInfo(SCC, seconds=seconds, coarse_builds=1 - full, full_builds=full, single_builds=single)
     logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
     density = np.asanyarray(pyscf_guess("minao"))
     return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
@@ -137,7 +133,9 @@ def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = Non
     model = settings.model if model is None else model
     mf = on_cpu(mf)
     with record_kept(mf):
-        return _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
+        found = _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
+    forget_core(mf)
+    return found
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
@@ -152,7 +150,9 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
     """
     expect_mean_field(mf)
     mf = on_cpu(mf)
-    return predict(mf, registered_model(model, mf), refine=False).fock
+    predicted = predict(mf, registered_model(model, mf), refine=False).fock
+    forget_core(mf)
+    return predicted
 
 
 def registered_model(model: ModelLike, mf: Any) -> Predictor:

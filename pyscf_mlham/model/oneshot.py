@@ -23,7 +23,8 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
 
     Everything that PySCF does with converged orbitals works on it: `analyze()`, `dip_moment()`,
     `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically; so do
-    the bands of a crystal between its k points, `get_bands()`, which are those of the predicted density's field.
+    the bands of a crystal between its k points, `get_bands()`, which are those of the predicted density's field; they
+    need the core Hamiltonian there, too.
 
     Args:
         mf: PySCF mean-field object; not changed.

@@ -144,7 +144,7 @@ def _h0_of(mf: Any, h0: str) -> Array:
     mol = mf.mol
     if is_periodic(mol):
         problem = problem_of(mf)
-        return np.asarray(problem.hcore + CRYSTAL_BASELINES[h0](problem).v)
+        return np.asarray(problem.hcore + CRYSTAL_BASELINES[h0](problem).point.v)
     v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, getattr(mf, "xc", "hf"))
     return np.asarray(fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao))
 

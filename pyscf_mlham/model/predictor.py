@@ -30,6 +30,7 @@ from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
 from pyscf_mlham.model import crystal
 from pyscf_mlham.model.domain import check_domain, same_name
 from pyscf_mlham.scf.applicability import unknown_field
+from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
 from pyscf_mlham.scf.problem import Problem
@@ -173,9 +174,22 @@ def predict(
 
 def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
     with undisturbed(mf):
-        found = crystal.predicted(problem_of(mf), model)
-    name, seconds = model.config.name, time.perf_counter() - start
-    return Prediction(found.fock, found.orbitals, found.gap, name, 0.0, "", "", 0, 0, seconds, found.full_builds)
+        problem = problem_of(mf)
+        found = crystal.predicted(problem, model)
+    keep_core(problem)
+    return Prediction(
+        fock=found.fock,
+        orbitals=found.orbitals,
+        gap=found.gap,
+        model=model.config.name,
+        damping=0.0,
+        lifted_from="",
+        made_for="",
+        coarse_builds=found.coarse_builds,
+        single_builds=0,
+        seconds=time.perf_counter() - start,
+        full_builds=found.full_builds,
+    )
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from importlib import import_module
 from typing import Any
 
@@ -102,7 +103,8 @@ def _copy_of(helper: Any) -> Any:
             copied._cderi_to_save = None  # created when needed
         else:  # periodic: created with the object and read by its name, which exists as long as the original does
             copied._cderi_to_save = lib.NamedTemporaryFile(dir=lib.param.TMPDIR)
-            copied._cderi = None if copied._cderi == file.name else copied._cderi
+            if copied._cderi == file.name:  # the original may write over them
+                copied._cderi = shutil.copyfile(file.name, copied._cderi_to_save.name)
     return copied
 
 

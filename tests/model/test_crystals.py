@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,8 @@ REASONS: dict[str, tuple[Callable[[], Any], str]] = {
     "functional": (lambda: nitride_object(xc="lda,vwn"), "the functional is lda,vwn, that of model random is pbe"),
     "Hartree-Fock": (lambda: nitride_object(scf.KRHF), "the functional is hf"),
     "no pseudopotential": (lambda: nitride_object(pseudo=None), ". has no pseudopotential gth-pbe"),
+    "a missing pseudopotential": (lambda: nitride_object(pseudo={"B": "gth-pbe"}), "N has no pseudopotential gth-pbe"),
+    "all electrons": (lambda: nitride_object(basis="sto-3g", pseudo=None), "the basis set of . is not that of model"),
     "another pseudopotential": (lambda: nitride_object(pseudo="gth-lda"), ". has no pseudopotential gth-pbe"),
     "few k points": (lambda: nitride_object(n=2), r"\[2, 2, 1\] distinguishes cells up to 4.7 Bohr"),
     "some k points": (
@@ -218,6 +221,13 @@ def test_reasons_for_another_guess(name: str) -> None:
     make, reason = REASONS[name]
     with pytest.raises(OutOfDomainError, match=reason):
         guess(make(), NITRIDE, "raise")
+    register(model=NITRIDE)
+    mf, log = make(), io.StringIO()
+    mf.stdout, mf.verbose = log, 2
+    density = mf.get_init_guess(key="ml")
+    assert re.search(f"ml guess not used: .*{reason}.* The minao guess is used instead", log.getvalue())
+    assert re.search(reason, mf.guess_info.fallback_reason)
+    np.testing.assert_array_equal(density, mf.get_init_guess(key="minao"))
 
 
 def test_models_of_molecules_are_not_those_of_crystals() -> None:

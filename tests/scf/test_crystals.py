@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pyscf.pbc import dft, scf
+from pyscf.pbc.df import GDF
 
-from pyscf_mlham import accelerate, applicable
+from pyscf_mlham import OracleModel, accelerate, applicable, guess, register, unregister
 from pyscf_mlham.field.crystal import CrystalField
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
@@ -98,6 +99,27 @@ def test_same_solution_from_fewer_builds(name: str) -> None:
     assert counter.builds <= plain.cycles + 2
     assert started.cycles < plain.cycles
     assert started.guess_info.full_builds == 1
+    assert 1 < started.guess_info.coarse_builds < 30
+
+
+ATOMS = [("H", (0.3, 4.5, 4.5)), ("H", (1.7, 4.5, 4.9))]
+UNUSUAL: dict[str, tuple[Any, Array, dict[str, Any]]] = {
+    "ghost atoms": ([*ATOMS, ("ghost-H", (3.0, 4.5, 4.5))], np.diag([5.0, 9.0, 9.0]), {}),
+    "one atom": ([("He", (0.3, 4.5, 4.5))], np.diag([5.0, 9.0, 9.0]), {}),
+    "no periodic direction": (ATOMS, 9.0 * np.eye(3), {"dimension": 0}),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_cells(name: str) -> None:
+    atoms, a, settings = UNUSUAL[name]
+    cell = crystal(atoms, a, basis="gth-dzvp", ke_cutoff=None, mesh=[25] * 3, **settings)
+    plain, quick, started = (tight(wrap(scf.RHF(cell).density_fit())) for wrap in (lambda mf: mf, accelerate, tight))
+    started.init_guess = "scc"
+    for mf in (quick, started):
+        assert mf.kernel() == pytest.approx(plain.e_tot or plain.kernel(), abs=1e-8)
+    assert quick.plain_reason == ""
+    assert started.guess_info.guess == "scc"
 
 
 @pytest.mark.parametrize("kind", [dft.KRKS, dft.RKS, dft.KUKS])
@@ -124,6 +146,49 @@ def test_the_gradient_of_smeared_occupations_has_their_error_in_it() -> None:
     wider = orbitals._replace(energy=1.01 * orbitals.energy)
     assert np.linalg.norm(mf.get_grad(wider.coeff, wider.occ, mf.get_fock())) < 1e-8
     assert problem.gradient(wider, mf.get_fock()) > 1e-4
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect the calls that compute a pseudopotential."""
+    calls: list[Any] = []
+    original = GDF.get_pp
+
+    def get_pp(self: Any, kpts: Any = None) -> Any:
+        calls.append(kpts)
+        return original(self, kpts)
+
+    monkeypatch.setattr(GDF, "get_pp", get_pp)
+    return calls
+
+
+@pytest.mark.parametrize("kind", [dft.KRKS, dft.RKS])
+@pytest.mark.parametrize("key", ["scc", "ml"])
+def test_the_core_hamiltonian_of_a_guess_is_that_of_the_scf(kind: Any, key: str, computed: list[Any]) -> None:
+    mf = fitted(kind, "pbe").run()
+    register(model=OracleModel.of(mf, h0="coarse"), fallback="raise")
+    for make in (lambda mf: mf, accelerate):
+        again = make(fitted(kind, "pbe")).set(init_guess=key)
+        again.with_df = mf.with_df
+        computed.clear()
+        assert again.kernel() == pytest.approx(mf.e_tot, abs=1e-7)
+        assert len(computed) == 1
+        np.testing.assert_allclose(again.get_hcore(), mf.get_hcore(), atol=1e-12)
+        assert len(computed) == 3
+
+
+def test_the_core_hamiltonian_of_another_cell_is_its_own(computed: list[Any]) -> None:
+    mf, other = fitted(dft.KRKS, "pbe"), chain(2)
+    mf.get_init_guess(key="scc")
+    mf.reset(other)
+    expected = dft.KRKS(other, mf.kpts, xc="pbe").density_fit().get_hcore()
+    np.testing.assert_allclose(mf.get_hcore(), expected, atol=1e-12)
+    mf.get_init_guess(key="scc")
+    guess(mf, fallback="scc")  # without an SCF after it
+    unregister()
+    computed.clear()
+    np.testing.assert_allclose(mf.get_hcore(), expected, atol=1e-12)
+    assert len(computed) == 1
 
 
 def test_linearly_dependent_functions() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyscf.pbc import dft, gto, scf
+from pyscf.pbc.df import GDF
 
 from pyscf_mlham import accelerate, track
 
@@ -40,14 +41,22 @@ def test_periodic_objects_run_plain_scf(kind: str) -> None:
     assert track(KINDS[kind]()).kernel() == pytest.approx(plain.e_tot, abs=1e-8)
 
 
-def test_fitted_integrals_of_the_original_are_not_written_over() -> None:
+def test_fitted_integrals_of_the_original_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fitted().run()
     copies = [wrap(plain) for wrap in (accelerate, track)]
     integrals, file = plain.with_df._cderi, plain.with_df._cderi_to_save
-    assert [quick.kernel() for quick in copies] == pytest.approx([plain.e_tot] * 2, abs=1e-8)
+    with monkeypatch.context() as only_here:
+        only_here.setattr(GDF, "_make_j3c", None)
+        assert [quick.kernel() for quick in copies] == pytest.approx([plain.e_tot] * 2, abs=1e-8)
     assert (plain.with_df._cderi, plain.with_df._cderi_to_save) == (integrals, file)
     names = {integrals, *(quick.with_df._cderi for quick in copies)}
     assert len(names) == 3
+    moved = cell().set_geom_("H 0 0 0; H 0 0 1.0", inplace=False)
+    energy = plain.reset(moved).kernel()
+    again = copies[0]
+    again.mo_coeff = None
+    assert again.kernel() == pytest.approx(copies[1].e_tot, abs=1e-8)
+    assert again.reset(moved).kernel() == pytest.approx(energy, abs=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)

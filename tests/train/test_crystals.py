@@ -16,7 +16,7 @@ from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.dataset import examples_from_record, template_of
 from pyscf_mlham.data.geometries import read_geometries
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.train.loss import collate, dense, errors
@@ -118,6 +118,26 @@ def test_frames_that_are_no_crystals(tmp_path: Path, change: tuple[str, str], me
     (found,) = read_geometries(str(path), crystals=True)
     assert isinstance(found, DataError)
     assert message in str(found)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "pseudo", "message"),
+    [
+        ("HHe", "gth-xyz", "gth-szv or gth-xyz does not support its elements"),
+        ("HHe", "gth-hf", "gth-szv or gth-hf does not support its elements"),
+        ("HU", "gth-pbe", "does not support its elements"),
+        ("HO", "gth-pbe", "7 electrons per cell; only closed shells are supported"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Electron number", "ignore:Basis may be available")
+def test_crystals_without_labels(tmp_path: Path, symbols: str, pseudo: str, message: str) -> None:
+    path = tmp_path / "frame.xyz"
+    second = symbols[1:]
+    path.write_text(FRAME.format(name="a", x=0.9).replace("H 0.9 ", f"{second} 0.9 "))
+    (geometry,) = read_geometries(str(path), crystals=True, kpts=(3, 1, 1))
+    assert not isinstance(geometry, DataError)
+    with pytest.raises(DataError, match=message):
+        crystal_mean_field(geometry, Level("pbe", "gth-szv", 0, True, 1e-9, pseudo, 0.0))
 
 
 def test_k_points_of_a_frame(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pyscf_mlham.errors import reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.applicability import inapplicable, is_replaced
+from pyscf_mlham.scf.core import forget_core, keep_core
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
@@ -226,8 +227,10 @@ class _MultilevelSCF(Decoration):
         except Exception as error:  # the SCF itself is PySCF's
             return float(self._plain(reason_of(error), given, earlier=0, **kwargs))
         if dm0 is None:
+            keep_core(problem)
             with lib.temporary_env(self, init_guess_breaksym=0) if breaking else nullcontext():
                 dm0 = self.get_init_guess(self.mol, "minao" if atoms else self.init_guess)
+            forget_core(self)
         dm0 = np.asanyarray(dm0)
         if dm0.ndim == 2 and (self.istype("UHF") or self.istype("ROHF")):
             dm0 = np.stack([np.asarray(dm0) / 2] * 2)  # of a closed shell
@@ -317,6 +320,7 @@ class _MultilevelSCF(Decoration):
             start, continuation = dm0, "starts again, as the best density is not filled from below"
         logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, continuation)
         self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers do not count cycles
+        keep_core(problem)
         with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
             energy = self._decorated(start, **kwargs)
         self._suggest()
