@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,13 +13,15 @@ from pyscf.scf import chkfile, hf
 from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
+from pyscf_mlham.errors import reason_of
+from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
+from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
-from pyscf_mlham.scf.multilevel.mixin import accelerate, relaxed
-from pyscf_mlham.scf.multilevel.start import defect_of
+from pyscf_mlham.scf.multilevel.mixin import accelerate
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
+from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.recycle import RecyclingDIIS
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
@@ -28,8 +31,7 @@ Array = NDArray[Any]
 SETTINGS = (
     "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
 )  # fmt: skip
-REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
-FINEST = 1e-8  # Hartree; the response level in single precision converges no further
+COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
 DEPENDENT = "the basis set is nearly linearly dependent"
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
@@ -61,7 +63,7 @@ def track(mf: Any, history: History | str = "fit") -> Any:
 class _TrackedSCF(Decoration):
     __name_mixin__ = "Tracked"
 
-    _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {"history", *COUNTS}  # noqa: RUF012  (PySCF's idiom)
 
     def __init__(self, mf: Any, history: History) -> None:
         self.__dict__.update(private_parts(mf))
@@ -69,11 +71,15 @@ class _TrackedSCF(Decoration):
         self._own_coeff: Any = None
         self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
         self._defect: Array | None = None  # of the coarse field, see `Ladder`
+        self._improver: Improver | None = None  # during plain SCF
 
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        del plain.history, plain._own_coeff, plain._refined, plain._defect
+        del plain.history, plain._own_coeff, plain._refined, plain._defect, plain._improver
+        if not hasattr(plain, "full_builds"):
+            for name in COUNTS:
+                vars(plain).pop(name, None)
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
@@ -96,6 +102,8 @@ class _TrackedSCF(Decoration):
             return float(self._accept(shadow, kwargs.get("dump_chk", True)))
         if own:
             dm0 = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
+        self._improver = self._new_improver(dm0)
+        dm0 = self._improved(dm0)
         diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
         settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
         with lib.temporary_env(self, **settings):
@@ -107,9 +115,18 @@ class _TrackedSCF(Decoration):
             self.full_builds += 1
         self._own_coeff = self.mo_coeff
         if self.converged:
+            if self._improver is not None:
+                self._refine(self._improver.kept)
             self._to_history(diis)
-        self._refined = self._defect = None
+        self._refined = self._defect = self._improver = None
         return float(energy)
+
+    def get_veff(self: Any, mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Build a full potential, see PySCF's get_veff, and keep the one of the converged density for the history."""
+        vhf = super().get_veff(mol, dm, *args, **kwargs)  # type: ignore[misc]
+        if self._improver is not None:
+            self._improver.veff = dm, vhf
+        return vhf
 
     def _is_last(self: Any, dm0: Any) -> bool:
         """Whether a density is the last one, which a scanner passes as its own guess."""
@@ -197,18 +214,41 @@ class _TrackedSCF(Decoration):
             logger.warn(self, "responses of earlier geometries not used: %s: %s", type(error).__name__, error)
             return None
 
+    def _new_improver(self: Any, guess: Array | None) -> Improver | None:
+        """Return the cheaper levels for a guess, None if plain SCF does without them."""
+        if hasattr(self, "full_builds"):  # accelerate() has its own
+            return None
+        vars(self).update(dict.fromkeys(COUNTS, 0))
+        if self.history.strategy not in LEARNED or inapplicable(self):
+            return None
+        try:
+            return Improver(self, guess if hasattr(guess, "defect") else None)
+        except Exception as error:
+            logger.info(self, "the guess is not improved: %s", reason_of(error))
+            return None
+
+    def _improved(self: Any, guess: Array | None) -> Array | None:
+        """Return a guess of the history improved by the cheaper levels, if there are any; all others as they are."""
+        if self._improver is None or not hasattr(guess, "defect"):
+            return guess
+        try:
+            better: Array = self._improver.improved()
+        except Exception as error:  # the SCF continues after any error of a guess
+            logger.info(self, "the guess is not improved: %s", reason_of(error))
+            return guess
+        vars(self).update(self._improver.counts)
+        return better
+
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
         """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
-        if outcome.failure or self.history.strategy not in LEARNED:
-            return
+        if not outcome.failure and self.history.strategy in LEARNED:
+            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1))
+
+    def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]]) -> None:
         try:
-            tolerance = max(REFINED * outcome.best.gradient, FINEST)
-            self._refined = relaxed(ladder, outcome.best, tolerance).orbitals
-            alone = self.full_builds == 1 and not ladder.builds(CORRECTED[0])  # the extrapolated density is enough
-            if not ladder.has_single and not alone:
-                self._defect = defect_of(ladder, outcome.best)
+            self._refined, self._defect = kept()
         except Exception as error:  # the SCF has converged
-            logger.info(self, "converged orbitals are not refined: %s: %s", type(error).__name__, error)
+            logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
 
     def _to_history(self: Any, diis: RecyclingDIIS | None, shadow: bool = False) -> None:
         try:

@@ -18,6 +18,7 @@ import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
 from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.field import COARSE, CoarseField
+from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.track import extrapolation
 from pyscf_mlham.track.history import JUMP, STRATEGIES
 from pyscf_mlham.track.recycle import RecyclingDIIS, Response
@@ -237,6 +238,10 @@ def pbe_of_ion(mol: gto.Mole) -> Any:
     return with_grid(mol.copy().set(charge=1, spin=1).build(False, False).UKS(xc="pbe"))
 
 
+def rohf_of_ion(mol: gto.Mole) -> Any:
+    return mol.copy().set(charge=1, spin=1).build(False, False).ROHF()
+
+
 @pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit(), pbe_of_ion])
 def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Callable[[gto.Mole], Any]) -> None:
     scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
@@ -264,6 +269,24 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
     assert coarse[2]
 
 
+@pytest.mark.parametrize(
+    "kind", [lambda mol: b3lyp(mol).density_fit(), lambda mol: mol.RHF().PCM(), pbe_of_ion, rohf_of_ion]
+)
+def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kind: Callable[[gto.Mole], Any]) -> None:
+    """One for the guess, one in the only cycle, one at the end."""
+    scanner, plain, builds = track(kind(mole())).as_scanner(), kind(mole()).as_scanner(), []
+    steps = np.random.default_rng(4).normal(size=(4, 3, 3)) * 0.05
+    for step in np.cumsum(steps, axis=0):
+        mol = kind(mole().set_geom_(mole().atom_coords() + step, unit="Bohr")).mol
+        with counting_fock_builds(scanner) as counter:
+            assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
+        builds.append(counter.builds)
+    assert builds[0] > 7
+    assert max(builds[2:]) <= 4
+    assert builds[-1] == 3
+    assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+
+
 def test_defect_is_the_full_potential_minus_the_coarse_one() -> None:
     mf, tight = track(accelerate(b3lyp(mole()))).run(), b3lyp(mole()).run(conv_tol=1e-12)
     coarse = CoarseField(tight, replace(COARSE, dtype=np.float64))
@@ -284,10 +307,14 @@ def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
     def failing(*_: Any) -> None:
         raise MemoryError("no room for the kernel")
 
-    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "relaxed", failing)
-    mf = track(accelerate(b3lyp(mole()))).run()
-    assert mf.converged
-    assert len(mf.history.steps) == 1
+    for name in ("relaxed", "improved"):
+        monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.improver"]), name, failing)
+    for mf in (b3lyp(mole()), accelerate(b3lyp(mole()))):
+        scanner = track(mf).as_scanner()
+        for mol in path(2):
+            scanner(mol)
+        assert scanner.converged
+        assert len(scanner.history.steps) == 2
 
 
 def test_remembered_responses_are_used() -> None:
