@@ -50,6 +50,8 @@ class Improver:
         guess: Any = self._guess
         orbitals = Orbitals(np.zeros(guess.mo_occ.shape), guess.mo_coeff, guess.mo_occ)
         better = improved(self._problem, self._ladder, orbitals, guess)
+        for field in self._ladder.fields:
+            field.release()
         if better is orbitals:
             return np.asanyarray(guess)
         density: Array = lib.tag_array(density_from_orbitals(self._problem.mf, better), close=guess.close)

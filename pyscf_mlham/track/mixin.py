@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
-from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
 from pyscf_mlham.errors import reason_of
@@ -22,15 +21,10 @@ from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
 from pyscf_mlham.track.improver import Improver, kept
-from pyscf_mlham.track.recycle import RecyclingDIIS
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 Array = NDArray[Any]
 
-# If any of these is changed, the user has chosen how the SCF converges.
-SETTINGS = (
-    "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
-)  # fmt: skip
 COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
 DEPENDENT = "the basis set is nearly linearly dependent"
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
@@ -104,20 +98,17 @@ class _TrackedSCF(Decoration):
             dm0 = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
         self._improver = self._new_improver(dm0)
         dm0 = self._improved(dm0)
-        diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
-        settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
-        with lib.temporary_env(self, **settings):
-            # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
-            second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
-            inherited: Any = super()
-            energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
+        # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
+        second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
+        inherited: Any = super()
+        energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
         if shadow is not None:
             self.full_builds += 1
         self._own_coeff = self.mo_coeff
         if self.converged:
             if self._improver is not None:
                 self._refine(self._improver.kept)
-            self._to_history(diis)
+            self._to_history()
         self._refined = self._defect = self._improver = None
         return float(energy)
 
@@ -175,18 +166,11 @@ class _TrackedSCF(Decoration):
             chkfile.save_mol(self.mol, self.chkfile)
             self.dump_chk(results)
         logger.note(self, "shadow: energy = %.15g after one full Fock build", self.e_tot)
-        self._to_history(None, shadow=True)
+        self._to_history(shadow=True)
         return float(self.e_tot)
 
-    def _plain_diis(self: Any) -> bool:
-        """Whether SCF is PySCF's ordinary one, with default settings of its convergence."""
-        ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
-        own = any(getattr(self, name) != getattr(hf.SCF, name) for name in SETTINGS)
-        other = hasattr(self, "full_builds") or hasattr(self, "undo_soscf")
-        return ordinary and not own and not other and self._independent()
-
     def _independent(self: Any) -> bool:
-        """Whether PySCF drops no function of the basis set; responses along dropped ones are only rounding."""
+        """Whether PySCF drops no function of the basis set."""
         with undisturbed(self):
             kept = self.check_linear_dependency(self.get_ovlp(self.mol))
         return bool(kept.shape[-1] == kept.shape[-2])
@@ -205,14 +189,6 @@ class _TrackedSCF(Decoration):
         record(self, GuessInfo("history", seconds=time.perf_counter() - start))
         density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error, defect=guess.defect)
         return density
-
-    def _recycling_diis(self: Any) -> RecyclingDIIS | None:
-        try:
-            diis: RecyclingDIIS = self.history.diis(self)
-            return diis
-        except Exception as error:
-            logger.warn(self, "responses of earlier geometries not used: %s: %s", type(error).__name__, error)
-            return None
 
     def _new_improver(self: Any, guess: Array | None) -> Improver | None:
         """Return the cheaper levels for a guess, None if plain SCF does without them."""
@@ -250,10 +226,8 @@ class _TrackedSCF(Decoration):
         except Exception as error:  # the SCF has converged
             logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
 
-    def _to_history(self: Any, diis: RecyclingDIIS | None, shadow: bool = False) -> None:
+    def _to_history(self: Any, shadow: bool = False) -> None:
         try:
-            if diis:
-                self.history.learn(self, diis)
             self.history.record(self, self._refined, self._defect, shadow)
         except Exception as error:
             self.history.clear()
