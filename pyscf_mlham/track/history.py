@@ -86,6 +86,7 @@ class History:
         auxiliary: the auxiliary density of shadow dynamics, None for other strategies.
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
         scale: the same over the misfit of its descriptor, or a larger one before; predicts errors.
+        force: largest force on an atom at the last geometry, Hartree/Bohr; 0 if it is unknown.
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
@@ -107,6 +108,7 @@ class History:
         """Remove all steps."""
         self.steps: list[Step] = []
         self.error = self.scale = np.inf
+        self.force = 0.0
         self._subject: str | None = None
         self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density

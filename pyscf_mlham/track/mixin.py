@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
@@ -19,6 +21,7 @@ from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
+from pyscf_mlham.track.gradients import loosened, watched
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
 from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
@@ -26,11 +29,12 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 Array = NDArray[Any]
 
 COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
+OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
-def track(mf: Any, history: History | str = "fit") -> Any:
+def track(mf: Any, history: History | str = "fit", loose_above: float | None = None) -> Any:
     """Return an object of mf's own kind whose guesses are extrapolated from the geometries converged before.
 
     For scanners, optimisations and molecular dynamics: ``track(mf).as_scanner()``,
@@ -46,22 +50,27 @@ def track(mf: Any, history: History | str = "fit") -> Any:
         mf: PySCF mean-field object or scanner; not changed.
         history: history to continue (several objects may share it), or the strategy of a new one: "fit", "reversible"
             (for NVE), "shadow" (the object is accelerated as well), or for comparison "aspc", "loewdin", "last".
+        loose_above: for optimisations with ``nuc_grad_method()``: while the largest force on an atom is above it,
+            Hartree/Bohr, the SCF is converged to 0.02 of that force only (see `pyscf_mlham.track.gradients`). Twice
+            the optimiser's own criterion is a good value; None never loosens.
     """
     if isinstance(mf, _TrackedSCF):
         mf = mf.undo_track()
     history = History(history) if isinstance(history, str) else history
     mf = accelerate(mf) if history.strategy == SHADOW else mf
-    return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
+    return lib.set_class(_TrackedSCF(mf, history, loose_above), (_TrackedSCF, mf.__class__))
 
 
 class _TrackedSCF(Decoration):
     __name_mixin__ = "Tracked"
 
-    _keys = {"history", *COUNTS}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {"history", "loose_above", *COUNTS}  # noqa: RUF012  (PySCF's idiom)
 
-    def __init__(self, mf: Any, history: History) -> None:
+    def __init__(self, mf: Any, history: History, loose_above: float | None) -> None:
         self.__dict__.update(private_parts(mf))
-        self.history = history
+        self.history, self.loose_above = history, loose_above
+        self._loosened = False  # whether forces follow that tighten a loose SCF
+        self._criteria: dict[str, float] = {}  # those of the last SCF if it was loose
         self._own_coeff: Any = None
         self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
         self._defect: Array | None = None  # of the coarse field, see `Ladder`
@@ -70,7 +79,17 @@ class _TrackedSCF(Decoration):
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        del plain.history, plain._own_coeff, plain._refined, plain._defect, plain._improver
+        for name in (
+            "history",
+            "loose_above",
+            "_loosened",
+            "_criteria",
+            "_own_coeff",
+            "_refined",
+            "_defect",
+            "_improver",
+        ):
+            delattr(plain, name)
         if not hasattr(plain, "full_builds"):
             for name in COUNTS:
                 vars(plain).pop(name, None)
@@ -78,7 +97,7 @@ class _TrackedSCF(Decoration):
 
     def retrack(self: Any, mf: Any) -> Any:
         """Return another object with the same history."""
-        return track(mf, self.history)
+        return track(mf, self.history, self.loose_above)
 
     _undecorated, _redecorated = undo_track, retrack
 
@@ -90,6 +109,12 @@ class _TrackedSCF(Decoration):
             kwargs: passed on.
         """
         self.build(self.mol)
+        self._criteria = self._loose_criteria()
+        with lib.temporary_env(self, **self._criteria):
+            return float(self._tracked(dm0, **kwargs))
+
+    def _tracked(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge to the present criteria; see `scf`."""
         own = dm0 is None or self._is_last(dm0)
         shadow = self._shadow() if own else None
         if shadow is not None and not shadow.failure:
@@ -118,6 +143,37 @@ class _TrackedSCF(Decoration):
         if self._improver is not None:
             self._improver.veff = dm, vhf
         return vhf
+
+    def _loose_criteria(self: Any) -> dict[str, float]:
+        """Return criteria of the SCF that are looser than the object's own; empty if those apply."""
+        own = float(self.conv_tol_grad or np.sqrt(self.conv_tol))
+        force = self.history.force if self._loosened else 0.0
+        criterion = loosened(own, force, self.loose_above)
+        if criterion == own:
+            return {}
+        logger.note(self, "track: SCF to a gradient of %.1e Hartree, as the last force was %.1e.", criterion, force)
+        return {"conv_tol": max(self.conv_tol, criterion**2), "conv_tol_grad": criterion}
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether the last SCF was converged loosely; see `loose_above` of `track`."""
+        return bool(self._criteria)
+
+    @contextmanager
+    def loosened(self: Any) -> Iterator[None]:
+        """Converge loosely inside the block while forces are above `loose_above`; forces must follow."""
+        with lib.temporary_env(self, _loosened=True):
+            yield
+
+    def nuc_grad_method(self: Any) -> Any:
+        """Return the object of forces; see PySCF's."""
+        gradients = super().nuc_grad_method()  # type: ignore[misc]
+        return gradients if self.loose_above is None else watched(gradients)
+
+    def Gradients(self: Any) -> Any:  # noqa: N802  (PySCF's name)
+        """Return the object of forces; see PySCF's."""
+        gradients = super().Gradients()  # type: ignore[misc]
+        return gradients if self.loose_above is None else watched(gradients)
 
     def _is_last(self: Any, dm0: Any) -> bool:
         """Whether a density is the last one, which a scanner passes as its own guess."""
