@@ -31,6 +31,7 @@ Array = NDArray[Any]
 COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
+NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -130,9 +131,9 @@ class _TrackedSCF(Decoration):
         if shadow is not None:
             self.full_builds += 1
         self._own_coeff = self.mo_coeff
-        if self.converged:
-            if self._improver is not None:
-                self._refine(self._improver.kept)
+        if self.converged and self._improver is not None:
+            self._refine(self._improver.kept)
+        if self.converged or self._refined is not None:  # the latter with builds=1
             self._to_history()
         self._refined = self._defect = self._improver = None
         return float(energy)
@@ -221,6 +222,8 @@ class _TrackedSCF(Decoration):
             results = {name: getattr(self, name) for name in ("e_tot", "mo_energy", "mo_coeff", "mo_occ")}
             chkfile.save_mol(self.mol, self.chkfile)
             self.dump_chk(results)
+        if callable(self.callback):
+            self.callback(shadow.variables)
         logger.note(self, "shadow: energy = %.15g after one full Fock build", self.e_tot)
         self._to_history(shadow=True)
         return float(self.e_tot)
@@ -273,8 +276,9 @@ class _TrackedSCF(Decoration):
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
         """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
-        if not outcome.failure and self.history.strategy in LEARNED:
-            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1))
+        estimated = bool(outcome.failure and self.builds and outcome.best.gradient < NEAR)
+        if (estimated or not outcome.failure) and self.history.strategy in LEARNED:
+            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
 
     def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]]) -> None:
         try:

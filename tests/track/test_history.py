@@ -285,6 +285,18 @@ def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kin
     assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
 
 
+@pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit()])
+def test_energies_of_one_build_use_the_history(kind: Callable[[gto.Mole], Any]) -> None:
+    scanner, plain, errors = track(accelerate(kind(mole()), builds=1)).as_scanner(), kind(mole()).as_scanner(), []
+    for mol in path(4):
+        errors.append(scanner(mol) - plain(mol))
+        assert scanner.full_builds == 1
+    assert len(scanner.history.steps) == 4
+    assert np.abs(errors).max() < 1e-6
+    assert np.abs(errors[2:]).max() < 1e-8
+    assert scanner.converged  # the criteria are met, from the densities of estimated energies
+
+
 def test_defect_is_the_full_potential_minus_the_coarse_one() -> None:
     mf, tight = track(accelerate(b3lyp(mole()))).run(), b3lyp(mole()).run(conv_tol=1e-12)
     coarse = CoarseField(tight, replace(COARSE, dtype=np.float64))
