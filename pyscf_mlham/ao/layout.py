@@ -12,6 +12,7 @@ it into them, exactly and invertibly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -236,8 +237,30 @@ class OrbitalLayout:
         Returns:
             (n_ao, n_ao) orthogonal matrix.
         """
-        blocks = {int(l): wigner(int(l), orthogonal) for l in np.unique(self.shell_degree)}
-        return np.asarray(scipy.linalg.block_diag(*[blocks[int(l)] for l in self.shell_degree]))
+        whole = np.zeros((self.n_ao, self.n_ao))
+        for rows, block in self._rotations(orthogonal):
+            whole[rows[:, :, None], rows[:, None, :]] = block
+        return whole
+
+    def rotated(self, matrix: Array, orthogonal: Array) -> Array:
+        """Return D O D^T with the matrix D of `rotation`, block by block.
+
+        Args:
+            matrix: (..., n_ao, n_ao) O in irreps order.
+            orthogonal: (3, 3) Q.
+        """
+        turned, rotations = np.array(matrix), list(self._rotations(orthogonal))
+        for _ in range(2):  # D (D O)^T is (D O D^T)^T
+            for rows, block in rotations:
+                turned[..., rows, :] = block @ turned[..., rows, :]
+            turned = np.ascontiguousarray(turned.swapaxes(-1, -2))
+        return turned
+
+    def _rotations(self, orthogonal: Array) -> Iterator[tuple[IntArray, Array]]:
+        """Yield, for each degree, the components (shells, 2 l + 1) of its shells and their matrix."""
+        for l in np.unique(self.shell_degree):
+            first = self.shell_offset[self.shell_degree == l]
+            yield first[:, None] + np.arange(2 * l + 1), wigner(int(l), orthogonal)
 
     def template(self) -> ShellTemplate:
         """Return the smallest template that holds every atom of this molecule."""

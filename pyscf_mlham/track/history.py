@@ -30,14 +30,12 @@ from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
 from pyscf_mlham.track.auxiliary import SAME, Auxiliary
 from pyscf_mlham.track.extrapolation import (
-    aligned,
     aspc_weights,
     extrapolation_weights,
     largest_move,
     reversible_weights,
 )
 from pyscf_mlham.track.place import Place
-from pyscf_mlham.track.recycle import KEPT, RecyclingDIIS, Response
 from pyscf_mlham.track.restart import Arrays, read, write
 from pyscf_mlham.track.step import Step
 
@@ -88,6 +86,7 @@ class History:
         auxiliary: the auxiliary density of shadow dynamics, None for other strategies.
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
         scale: the same over the misfit of its descriptor, or a larger one before; predicts errors.
+        force: largest force on an atom at the last geometry, Hartree/Bohr; 0 if it is unknown.
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
@@ -108,8 +107,8 @@ class History:
     def clear(self) -> None:
         """Remove all steps."""
         self.steps: list[Step] = []
-        self.responses: list[tuple[Array, Response]] = []  # positions, response
         self.error = self.scale = np.inf
+        self.force = 0.0
         self._subject: str | None = None
         self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density
@@ -166,9 +165,6 @@ class History:
         arrays |= {"error": np.array([self.error, self.scale]), "subject": np.array(self._subject or "")}
         for i, step in enumerate(self.steps):
             arrays |= {f"steps/{i}/{name}": a for name, a in step._asdict().items() if a is not None}
-        for i, (positions, response) in enumerate(self.responses):
-            arrays |= {f"responses/{i}/positions": positions}
-            arrays |= {f"responses/{i}/{name}": a for name, a in response._asdict().items()}
         if self.auxiliary is not None:
             arrays |= {f"auxiliary/{name}": a for name, a in self.auxiliary.arrays().items()}
         write(Path(path), arrays)
@@ -182,9 +178,6 @@ class History:
             history._subject = str(arrays["subject"]) or None
             for i in range(sum(name.endswith("/occ") for name in arrays)):
                 history.steps.append(Step(*(arrays.get(f"steps/{i}/{name}") for name in Step._fields)))  # type: ignore[arg-type]
-            for i in range(sum(name.endswith("/fock") for name in arrays)):
-                response = Response(*(arrays[f"responses/{i}/{name}"] for name in Response._fields))
-                history.responses.append((arrays[f"responses/{i}/positions"], response))
             if history.auxiliary is not None:
                 history.auxiliary = Auxiliary.of({k.removeprefix("auxiliary/"): a for k, a in arrays.items()})
         return history
@@ -204,22 +197,6 @@ class History:
             self.clear()
             return False
         return nearest is not None
-
-    def diis(self, mf: Any) -> RecyclingDIIS:
-        """Return a DIIS for the object's present geometry, with the responses of earlier ones."""
-        place = Place.of(mf)
-        earlier = []
-        for positions, response in self.responses:
-            d = place.layout.rotation(aligned(positions, place.positions)[0])
-            earlier.append(Response(*(d @ a @ d.T for a in response)))
-        return RecyclingDIIS(mf, place.transform, place.metric, earlier)
-
-    def learn(self, mf: Any, diis: RecyclingDIIS) -> None:
-        """Keep the responses of a converged SCF."""
-        place = np.asarray(mf.mol.atom_coords())
-        self.responses = [(place, response) for response in diis.responses()] + self.responses
-        room = int(MEMORY * 1e6 * mf.max_memory / sum(a.nbytes for a in self.responses[0][1])) if self.responses else 0
-        del self.responses[min(KEPT, room) :]
 
     def record(
         self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None, shadow: bool = False
@@ -253,7 +230,7 @@ class History:
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
         nearest = self._nearest(place)
         if nearest is not None and _other_state(nearest, step):
-            self.steps, self.responses = [], []  # a mixture of two states is a bad guess for both
+            self.steps = []  # a mixture of two states is a bad guess for both
             self._forget_auxiliary()
         if self.auxiliary is not None:
             x = self.auxiliary.at(place.positions) if shadow else None

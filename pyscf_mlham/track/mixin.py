@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
-from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
+from pyscf_mlham.errors import reason_of
+from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
+from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
-from pyscf_mlham.scf.multilevel.mixin import accelerate, relaxed
-from pyscf_mlham.scf.multilevel.start import defect_of
+from pyscf_mlham.scf.multilevel.mixin import accelerate
+from pyscf_mlham.track.gradients import loosened, watched
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
-from pyscf_mlham.track.recycle import RecyclingDIIS
+from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 Array = NDArray[Any]
 
-# If any of these is changed, the user has chosen how the SCF converges.
-SETTINGS = (
-    "level_shift", "damp", "diis_space", "diis_space_rollback", "diis_damp", "diis_start_cycle", "diis_file",
-)  # fmt: skip
-REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
-FINEST = 1e-8  # Hartree; the response level in single precision converges no further
+COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
+OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
+NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
-def track(mf: Any, history: History | str = "fit") -> Any:
+def track(mf: Any, history: History | str = "fit", loose_above: float | None = None) -> Any:
     """Return an object of mf's own kind whose guesses are extrapolated from the geometries converged before.
 
     For scanners, optimisations and molecular dynamics: ``track(mf).as_scanner()``,
@@ -50,35 +51,54 @@ def track(mf: Any, history: History | str = "fit") -> Any:
         mf: PySCF mean-field object or scanner; not changed.
         history: history to continue (several objects may share it), or the strategy of a new one: "fit", "reversible"
             (for NVE), "shadow" (the object is accelerated as well), or for comparison "aspc", "loewdin", "last".
+        loose_above: for optimisations with ``nuc_grad_method()``: while the largest force on an atom is above it,
+            Hartree/Bohr, the SCF is converged to 0.02 of that force only (see `pyscf_mlham.track.gradients`). Twice
+            the optimiser's own criterion is a good value; None never loosens.
     """
     if isinstance(mf, _TrackedSCF):
         mf = mf.undo_track()
     history = History(history) if isinstance(history, str) else history
     mf = accelerate(mf) if history.strategy == SHADOW else mf
-    return lib.set_class(_TrackedSCF(mf, history), (_TrackedSCF, mf.__class__))
+    return lib.set_class(_TrackedSCF(mf, history, loose_above), (_TrackedSCF, mf.__class__))
 
 
 class _TrackedSCF(Decoration):
     __name_mixin__ = "Tracked"
 
-    _keys = {"history"}  # noqa: RUF012  (PySCF's idiom)
+    _keys = {"history", "loose_above", *COUNTS}  # noqa: RUF012  (PySCF's idiom)
 
-    def __init__(self, mf: Any, history: History) -> None:
+    def __init__(self, mf: Any, history: History, loose_above: float | None) -> None:
         self.__dict__.update(private_parts(mf))
-        self.history = history
+        self.history, self.loose_above = history, loose_above
+        self._loosened = False  # whether forces follow that tighten a loose SCF
+        self._criteria: dict[str, float] = {}  # those of the last SCF if it was loose
         self._own_coeff: Any = None
         self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
         self._defect: Array | None = None  # of the coarse field, see `Ladder`
+        self._improver: Improver | None = None  # during plain SCF
 
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        del plain.history, plain._own_coeff, plain._refined, plain._defect
+        for name in (
+            "history",
+            "loose_above",
+            "_loosened",
+            "_criteria",
+            "_own_coeff",
+            "_refined",
+            "_defect",
+            "_improver",
+        ):
+            delattr(plain, name)
+        if not hasattr(plain, "full_builds"):
+            for name in COUNTS:
+                vars(plain).pop(name, None)
         return plain
 
     def retrack(self: Any, mf: Any) -> Any:
         """Return another object with the same history."""
-        return track(mf, self.history)
+        return track(mf, self.history, self.loose_above)
 
     _undecorated, _redecorated = undo_track, retrack
 
@@ -90,26 +110,71 @@ class _TrackedSCF(Decoration):
             kwargs: passed on.
         """
         self.build(self.mol)
+        self._criteria = self._loose_criteria()
+        with lib.temporary_env(self, **self._criteria):
+            return float(self._tracked(dm0, **kwargs))
+
+    def _tracked(self: Any, dm0: Array | None, **kwargs: Any) -> float:
+        """Converge to the present criteria; see `scf`."""
         own = dm0 is None or self._is_last(dm0)
         shadow = self._shadow() if own else None
         if shadow is not None and not shadow.failure:
             return float(self._accept(shadow, kwargs.get("dump_chk", True)))
         if own:
             dm0 = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
-        diis = self._recycling_diis() if getattr(dm0, "close", False) and self._plain_diis() else None
-        settings = {"diis": diis, "diis_start_cycle": 0} if diis else {}
-        with lib.temporary_env(self, **settings):
-            # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
-            second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
-            inherited: Any = super()
-            energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
+        self._improver = self._new_improver(dm0)
+        dm0 = self._improved(dm0)
+        # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
+        second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
+        inherited: Any = super()
+        energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
         if shadow is not None:
             self.full_builds += 1
         self._own_coeff = self.mo_coeff
-        if self.converged:
-            self._to_history(diis)
-        self._refined = self._defect = None
+        if self.converged and self._improver is not None:
+            self._refine(self._improver.kept)
+        if self.converged or self._refined is not None:  # the latter with builds=1
+            self._to_history()
+        self._refined = self._defect = self._improver = None
         return float(energy)
+
+    def get_veff(self: Any, mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Build a full potential, see PySCF's get_veff, and keep the one of the converged density for the history."""
+        vhf = super().get_veff(mol, dm, *args, **kwargs)  # type: ignore[misc]
+        if self._improver is not None:
+            self._improver.veff = dm, vhf
+        return vhf
+
+    def _loose_criteria(self: Any) -> dict[str, float]:
+        """Return criteria of the SCF that are looser than the object's own; empty if those apply."""
+        own = float(self.conv_tol_grad or np.sqrt(self.conv_tol))
+        force = self.history.force if self._loosened else 0.0
+        criterion = loosened(own, force, self.loose_above)
+        if criterion == own:
+            return {}
+        logger.note(self, "track: SCF to a gradient of %.1e Hartree, as the last force was %.1e.", criterion, force)
+        return {"conv_tol": max(self.conv_tol, criterion**2), "conv_tol_grad": criterion}
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether the last SCF was converged loosely; see `loose_above` of `track`."""
+        return bool(self._criteria)
+
+    @contextmanager
+    def loosened(self: Any) -> Iterator[None]:
+        """Converge loosely inside the block while forces are above `loose_above`; forces must follow."""
+        with lib.temporary_env(self, _loosened=True):
+            yield
+
+    def nuc_grad_method(self: Any) -> Any:
+        """Return the object of forces; see PySCF's."""
+        gradients = super().nuc_grad_method()  # type: ignore[misc]
+        return gradients if self.loose_above is None else watched(gradients)
+
+    def Gradients(self: Any) -> Any:  # noqa: N802  (PySCF's name)
+        """Return the object of forces; see PySCF's."""
+        gradients = super().Gradients()  # type: ignore[misc]
+        return gradients if self.loose_above is None else watched(gradients)
 
     def _is_last(self: Any, dm0: Any) -> bool:
         """Whether a density is the last one, which a scanner passes as its own guess."""
@@ -157,19 +222,14 @@ class _TrackedSCF(Decoration):
             results = {name: getattr(self, name) for name in ("e_tot", "mo_energy", "mo_coeff", "mo_occ")}
             chkfile.save_mol(self.mol, self.chkfile)
             self.dump_chk(results)
+        if callable(self.callback):
+            self.callback(shadow.variables)
         logger.note(self, "shadow: energy = %.15g after one full Fock build", self.e_tot)
-        self._to_history(None, shadow=True)
+        self._to_history(shadow=True)
         return float(self.e_tot)
 
-    def _plain_diis(self: Any) -> bool:
-        """Whether SCF is PySCF's ordinary one, with default settings of its convergence."""
-        ordinary = self.diis is True and self.DIIS is CDIIS and not self.mol.symmetry
-        own = any(getattr(self, name) != getattr(hf.SCF, name) for name in SETTINGS)
-        other = hasattr(self, "full_builds") or hasattr(self, "undo_soscf")
-        return ordinary and not own and not other and self._independent()
-
     def _independent(self: Any) -> bool:
-        """Whether PySCF drops no function of the basis set; responses along dropped ones are only rounding."""
+        """Whether PySCF drops no function of the basis set."""
         with undisturbed(self):
             kept = self.check_linear_dependency(self.get_ovlp(self.mol))
         return bool(kept.shape[-1] == kept.shape[-2])
@@ -189,31 +249,45 @@ class _TrackedSCF(Decoration):
         density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error, defect=guess.defect)
         return density
 
-    def _recycling_diis(self: Any) -> RecyclingDIIS | None:
-        try:
-            diis: RecyclingDIIS = self.history.diis(self)
-            return diis
-        except Exception as error:
-            logger.warn(self, "responses of earlier geometries not used: %s: %s", type(error).__name__, error)
+    def _new_improver(self: Any, guess: Array | None) -> Improver | None:
+        """Return the cheaper levels for a guess, None if plain SCF does without them."""
+        if hasattr(self, "full_builds"):  # accelerate() has its own
             return None
+        vars(self).update(dict.fromkeys(COUNTS, 0))
+        if self.history.strategy not in LEARNED or inapplicable(self):
+            return None
+        try:
+            return Improver(self, guess if hasattr(guess, "defect") else None)
+        except Exception as error:
+            logger.info(self, "the guess is not improved: %s", reason_of(error))
+            return None
+
+    def _improved(self: Any, guess: Array | None) -> Array | None:
+        """Return a guess of the history improved by the cheaper levels, if there are any; all others as they are."""
+        if self._improver is None or not hasattr(guess, "defect"):
+            return guess
+        try:
+            better: Array = self._improver.improved()
+        except Exception as error:  # the SCF continues after any error of a guess
+            logger.info(self, "the guess is not improved: %s", reason_of(error))
+            return guess
+        vars(self).update(self._improver.counts)
+        return better
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
         """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
-        if outcome.failure or self.history.strategy not in LEARNED:
-            return
-        try:
-            tolerance = max(REFINED * outcome.best.gradient, FINEST)
-            self._refined = relaxed(ladder, outcome.best, tolerance).orbitals
-            alone = self.full_builds == 1 and not ladder.builds(CORRECTED[0])  # the extrapolated density is enough
-            if not ladder.has_single and not alone:
-                self._defect = defect_of(ladder, outcome.best)
-        except Exception as error:  # the SCF has converged
-            logger.info(self, "converged orbitals are not refined: %s: %s", type(error).__name__, error)
+        estimated = bool(outcome.failure and self.builds and outcome.best.gradient < NEAR)
+        if (estimated or not outcome.failure) and self.history.strategy in LEARNED:
+            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
 
-    def _to_history(self: Any, diis: RecyclingDIIS | None, shadow: bool = False) -> None:
+    def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]]) -> None:
         try:
-            if diis:
-                self.history.learn(self, diis)
+            self._refined, self._defect = kept()
+        except Exception as error:  # the SCF has converged
+            logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
+
+    def _to_history(self: Any, shadow: bool = False) -> None:
+        try:
             self.history.record(self, self._refined, self._defect, shadow)
         except Exception as error:
             self.history.clear()

@@ -24,7 +24,7 @@ from pyscf.lib import logger
 from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.multilevel.ladder import Ladder
-from pyscf_mlham.scf.multilevel.levels import FullLevel
+from pyscf_mlham.scf.multilevel.levels import FullLevel, state_of
 from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
@@ -44,12 +44,14 @@ class Shadow(NamedTuple):
         orbitals: those of D, canonical in F[n] + R[D - n].
         responses: builds of the response level.
         failure: why an SCF must replace it; "" if it must not.
+        variables: those of its full build for `mf.callback`, see `accelerate`; `e_tot` is U.
     """
 
     energy: float
     orbitals: Orbitals
     responses: int
     failure: str
+    variables: dict[str, Any]
 
 
 def unsupported(mf: Any) -> str:
@@ -77,7 +79,7 @@ def shadow_of(mf: Any, orbitals: Orbitals) -> Shadow:
     here = FullLevel(problem, density, write=False).build(orbitals)
     point = relaxed(ladder, here, SOLVED)
     if point is here or point.gradient > SOLVED:
-        return Shadow(here.energy, here.canonical, 0, "the response level does not converge")
+        return Shadow(here.energy, here.canonical, 0, "the response level does not converge", {})
     assert point.orbitals is not None
     found = problem.canonical(point.orbitals, point.fock)
     change = point.density - here.density
@@ -91,5 +93,6 @@ def shadow_of(mf: Any, orbitals: Orbitals) -> Shadow:
         failure = "another orbital should be occupied"
     elif gap(found) < GAP:
         failure = f"the gap is too small ({gap(found):.2g} Hartree)"
-    responses = sum(field.tally.builds for field in ladder.fields)
-    return Shadow(here.energy + problem.energy_change(here, point), found, responses, failure)
+    responses, energy = ladder.counts["response_builds"], here.energy + problem.energy_change(here, point)
+    variables = state_of(problem, here, None, density, 1) | {"e_tot": energy, "scf_conv": not failure}
+    return Shadow(energy, found, responses, failure, variables)

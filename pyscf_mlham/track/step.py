@@ -48,10 +48,9 @@ class Step(NamedTuple):
             layout: orbital layout of the molecule.
         """
         rotation, moved = aligned(self.positions, onto)
-        d = layout.rotation(rotation)
 
         def transformed(a: Array | None) -> Any:
-            return None if a is None else d @ a @ d.T
+            return None if a is None else layout.rotated(a, rotation)
 
         matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
         overlap, density, predicted, external, defect = map(transformed, matrices)

@@ -74,6 +74,8 @@ def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: boo
         here, there = mol.intor(integral), turned.intor(integral)
         expected = layout.ao_from_irreps(d @ layout.irreps_from_ao(here) @ d.T)
         assert_close(there, expected, atol=1e-10)
+        both = layout.rotated(np.stack([layout.irreps_from_ao(here), np.triu(here)]), q)  # not symmetric
+        assert_close(both, [d @ layout.irreps_from_ao(here) @ d.T, d @ np.triu(here) @ d.T], atol=1e-12)
         if not cart and not improper:  # what PySCF offers
             u = gto.mole.ao_rotation_matrix(mol, q)
             assert_close(u.T @ here @ u, expected, atol=1e-10)

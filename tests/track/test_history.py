@@ -16,11 +16,10 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
-from pyscf_mlham.ao.loewdin import Metric
 from pyscf_mlham.field import COARSE, CoarseField
+from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.track import extrapolation
 from pyscf_mlham.track.history import JUMP, STRATEGIES
-from pyscf_mlham.track.recycle import RecyclingDIIS, Response
 from support.models import Rough
 from support.molecules import WATER, assert_close, mole
 
@@ -237,6 +236,10 @@ def pbe_of_ion(mol: gto.Mole) -> Any:
     return with_grid(mol.copy().set(charge=1, spin=1).build(False, False).UKS(xc="pbe"))
 
 
+def rohf_of_ion(mol: gto.Mole) -> Any:
+    return mol.copy().set(charge=1, spin=1).build(False, False).ROHF()
+
+
 @pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit(), pbe_of_ion])
 def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Callable[[gto.Mole], Any]) -> None:
     scanner, plain, counts = track(accelerate(kind(mole()))).as_scanner(), kind(mole()).as_scanner(), []
@@ -264,6 +267,36 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
     assert coarse[2]
 
 
+@pytest.mark.parametrize(
+    "kind", [lambda mol: b3lyp(mol).density_fit(), lambda mol: mol.RHF().PCM(), pbe_of_ion, rohf_of_ion]
+)
+def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kind: Callable[[gto.Mole], Any]) -> None:
+    """One for the guess, one in the only cycle, one at the end."""
+    scanner, plain, builds = track(kind(mole())).as_scanner(), kind(mole()).as_scanner(), []
+    steps = np.random.default_rng(4).normal(size=(4, 3, 3)) * 0.05
+    for step in np.cumsum(steps, axis=0):
+        mol = kind(mole().set_geom_(mole().atom_coords() + step, unit="Bohr")).mol
+        with counting_fock_builds(scanner) as counter:
+            assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
+        builds.append(counter.builds)
+    assert builds[0] > 7
+    assert max(builds[2:]) <= 4
+    assert builds[-1] == 3
+    assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit()])
+def test_energies_of_one_build_use_the_history(kind: Callable[[gto.Mole], Any]) -> None:
+    scanner, plain, errors = track(accelerate(kind(mole()), builds=1)).as_scanner(), kind(mole()).as_scanner(), []
+    for mol in path(4):
+        errors.append(scanner(mol) - plain(mol))
+        assert scanner.full_builds == 1
+    assert len(scanner.history.steps) == 4
+    assert np.abs(errors).max() < 1e-6
+    assert np.abs(errors[2:]).max() < 1e-8
+    assert scanner.converged  # the criteria are met, from the densities of estimated energies
+
+
 def test_defect_is_the_full_potential_minus_the_coarse_one() -> None:
     mf, tight = track(accelerate(b3lyp(mole()))).run(), b3lyp(mole()).run(conv_tol=1e-12)
     coarse = CoarseField(tight, replace(COARSE, dtype=np.float64))
@@ -284,24 +317,14 @@ def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
     def failing(*_: Any) -> None:
         raise MemoryError("no room for the kernel")
 
-    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "relaxed", failing)
-    mf = track(accelerate(b3lyp(mole()))).run()
-    assert mf.converged
-    assert len(mf.history.steps) == 1
-
-
-def test_remembered_responses_are_used() -> None:
-    rng = np.random.default_rng(3)
-    fock, change = (m + m.T for m in rng.normal(size=(2, 4, 4)))
-    density = np.diag([1.0, 1.0, 0, 0])
-    eye = np.eye(4)
-    seen = Response(change, fock @ density - density @ fock)  # half of it would remove the error
-    best = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [seen]).update(eye, density, fock)
-    assert_close(best, fock - change, 1e-10)
-    first = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [])
-    assert_close(first.update(eye, density, fock), fock, 1e-14)
-    first.update(eye, density, fock + change)
-    assert_close(first.responses()[0].fock, change, 1e-12)
+    for name in ("relaxed", "improved"):
+        monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.improver"]), name, failing)
+    for mf in (b3lyp(mole()), accelerate(b3lyp(mole()))):
+        scanner = track(mf).as_scanner()
+        for mol in path(2):
+            scanner(mol)
+        assert scanner.converged
+        assert len(scanner.history.steps) == 2
 
 
 def test_an_external_potential_is_part_of_the_method() -> None:
@@ -332,46 +355,6 @@ def test_steps_of_another_state_are_forgotten() -> None:
     assert len(mf.history.steps) == 1
     assert np.abs(mf.history.steps[0].density - ground.density).max() > 0.1
     assert_close(mf.history.guess(mf).density, mf.make_rdm1(mo, excited), 1e-8)
-
-
-def test_memory_of_responses_is_bounded() -> None:
-    known = [Response(np.eye(4), np.eye(4))] * 3
-    diis = RecyclingDIIS(mole().RHF(), np.eye(4), Metric(np.eye(4), np.eye(4)), [])
-    diis.pairs = [*known, known[0]]
-    history = History()
-    history.learn(mole().RHF(), diis)
-    assert len(history.responses) == 3
-    history.learn(mole().RHF().set(max_memory=0), diis)
-    assert not history.responses
-
-
-def test_a_response_without_error_does_no_harm() -> None:
-    """Helium with one function: [F, D] is zero whatever happens."""
-    eye = np.eye(1)
-    diis = RecyclingDIIS(mole().RHF(), eye, Metric(eye, eye), [Response(eye, 0 * eye)])
-    for shift in (0.0, 0.1, 0.2):
-        assert_close(diis.update(eye, 2 * eye, eye + shift), eye + shift, 0)
-
-
-def test_responses_serve_the_first_cycles_only() -> None:
-    """One that tells the opposite of the truth must not keep an SCF from converging."""
-    rng = np.random.default_rng(5)
-    eye = np.eye(13)
-    wrong = [Response(m + m.T, m - m.T) for m in rng.normal(size=(4, 13, 13))]
-    mf = mole(basis="6-31g").RHF()
-    metric = Metric(eye, eye)
-    diis = RecyclingDIIS(mf, eye, metric, wrong)
-    density = np.diag([2.0] * 5 + [0.0] * 8)
-    focks = [m + m.T for m in rng.normal(size=(9, 13, 13))]
-    after = [diis.update(eye, density, f) for f in focks][-1]
-    without = RecyclingDIIS(mf, eye, metric, [])
-    assert_close(after, [without.update(eye, density, f) for f in focks][-1], 1e-10)
-
-
-def test_settings_of_convergence_are_respected() -> None:
-    for setting in ({"diis_damp": 0.3}, {"diis_space": 4}, {"level_shift": 0.2}, {"diis": False}):
-        assert not track(mole().RHF().set(**setting))._plain_diis()
-    assert track(mole().RHF())._plain_diis()
 
 
 def test_two_conformers_in_turn_do_not_forget_each_other() -> None:

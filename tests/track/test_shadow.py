@@ -61,6 +61,17 @@ def test_one_build_gives_the_energy_from_the_third_step_on(
     )  # a repeated geometry does not move the auxiliary
 
 
+def test_callbacks_are_called_once_a_step() -> None:
+    scanner, calls = track(rks(mole(basis="6-31g")), "shadow").as_scanner(), []
+    scanner.callback = calls.append
+    for mol in path(4):
+        scanner(mol)
+    assert [call["scf_conv"] for call in calls[-2:]] == [True, True]
+    assert calls[-1]["e_tot"] == scanner.e_tot != calls[-2]["e_tot"]
+    assert calls[-1]["mol"] is scanner.mol
+    assert np.linalg.norm(calls[-1]["mf"].get_grad(*(calls[-1][name] for name in ("mo_coeff", "mo_occ", "fock")))) > 0
+
+
 def run(gradients: Any, x: Any, v: Any, steps: int) -> tuple[Any, Any]:
     """Velocity Verlet, in atomic units."""
     masses = 1822.9 * gradients.mol.atom_mass_list()[:, None]

@@ -29,7 +29,7 @@ CORRECTED = ("corrected", RESPONSE.name)  # ... or if the defect of a cheap fiel
 
 
 class Ladder:
-    """The cheaper fields of a problem, created when needed.
+    """The cheaper fields of a problem, created when needed; their settings are those of an accelerated object.
 
     Attributes:
         fields: the fields created so far.
@@ -39,15 +39,16 @@ class Ladder:
     """
 
     def __init__(self, problem: Problem, defect: Array | None = None) -> None:
-        self._problem, self.defect = problem, defect
+        self._problem, self.defect, mf = problem, defect, problem.mf
+        self._coarse, self._fine = getattr(mf, "coarse_level", COARSE), getattr(mf, "fine_level", FINE)
         self.fields: list[Field] = []
         self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
-        fitted = is_fitted(problem.mf)
-        if fitted and Functional(problem.mf).exchange:  # PySCF computes J alone from integrals that it does not store
-            fit_overlapping(problem.mf.with_df)
-        self.rungs = list(CRYSTAL if is_periodic(problem.mf.mol) else FITTED if fitted else EXACT)
-        self.has_single = fitted and problem.mf.single_precision and is_local(problem.mf)
+        fitted = is_fitted(mf)
+        if fitted and Functional(mf).exchange:  # PySCF computes J alone from integrals that it does not store
+            fit_overlapping(mf.with_df)
+        self.rungs = list(CRYSTAL if is_periodic(mf.mol) else FITTED if fitted else EXACT)
+        self.has_single = fitted and getattr(mf, "single_precision", True) and is_local(mf)
 
     @property
     def improving(self) -> tuple[str, ...]:
@@ -83,6 +84,13 @@ class Ladder:
         """Return the number of potentials built by fields of this name."""
         return sum(field.tally.builds for field in self.fields if field.name == name)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Builds of each kind of level, by the attribute of an accelerated object."""
+        coarse = sum(map(self.builds, (COARSE.name, FINE.name, CORRECTED[0])))
+        single, response = self.builds(SINGLE.name), self.builds(RESPONSE.name)
+        return {"coarse_cycles": coarse, "single_builds": single, "response_builds": response}
+
     def sharpen(self, point: Point) -> None:
         """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""
         self._kernel_factors = point.factors
@@ -105,16 +113,16 @@ class Ladder:
 
             return CrystalField(mf) if name == COARSE.name else None
         if name == SINGLE.name:
-            return SingleField(mf, mf.coarse_level)
+            return SingleField(mf, self._coarse)
         if name == CORRECTED[0]:
-            field = CoarseField(mf, replace(mf.coarse_level, name=name, dtype=np.float64))
+            field = CoarseField(mf, replace(self._coarse, name=name, dtype=np.float64))
             return field if self.defect is None else field.plus(self.defect)
         if name != RESPONSE.name:
-            return CoarseField(mf, replace(mf.coarse_level if name == COARSE.name else mf.fine_level, name=name))
+            return CoarseField(mf, replace(self._coarse if name == COARSE.name else self._fine, name=name))
         try:
             rough = not self._kernel_factors
             factors = atomic_factors(mf) if rough else self._kernel_factors
-            return ResponseField(mf, mf.coarse_level).with_kernel(factors, rough=rough)
+            return ResponseField(mf, self._coarse).with_kernel(factors, rough=rough)
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives

@@ -242,7 +242,7 @@ class FullLevel:
         """Whether a new point meets the object's own criteria, and report the build; see `Descendable`."""
         assert isinstance(point, Iterate)
         assert last is None or isinstance(last, Iterate)
-        envs = _state(self._problem, point, last, self._start, self.builds)
+        envs = state_of(self._problem, point, last, self._start, self.builds)
         found = _is_converged(self._problem, point, last, envs)
         if found and not self._problem.filled_from_below(point.canonical):
             found = self.is_minimum(point)  # otherwise a stationary state above the ground state
@@ -275,7 +275,7 @@ class FullLevel:
         raise NoProgressError
 
 
-def _state(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
+def state_of(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
     """Return the variables that PySCF's kernel passes to callbacks, criteria and checkpoint files; see `accelerate`."""
     mf = problem.mf
     mo_energy, mo_coeff, mo_occ = here.canonical

@@ -20,7 +20,7 @@ from pyscf.scf import chkfile
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import reason_of
-from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, atomic_factors
+from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.applicability import inapplicable, is_replaced
 from pyscf_mlham.scf.core import forget_core, keep_core
@@ -29,7 +29,7 @@ from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.climb import climb
-from pyscf_mlham.scf.multilevel.ladder import CORRECTED, START, Ladder
+from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
@@ -245,8 +245,7 @@ class _MultilevelSCF(Decoration):
         outcome = climb(full, ladder, orbitals, problem.aim, is_close(dm0))
         self.full_builds, self.cycles = self._builds, full.builds
         self._keep(ladder, outcome)
-        self.coarse_cycles = sum(map(ladder.builds, (COARSE.name, FINE.name, CORRECTED[0])))
-        self.single_builds, self.response_builds = ladder.builds(SINGLE.name), ladder.builds(RESPONSE.name)
+        vars(self).update(ladder.counts)
         if outcome.failure and self.builds:
             return float(self._estimate(problem, ladder, outcome.best))
         if outcome.failure and full.builds < self.max_cycle:
@@ -344,18 +343,19 @@ class _MultilevelSCF(Decoration):
         return float(self.scf(**start_of(self, args, kwargs)))
 
 
-def relaxed(ladder: Ladder, last: Iterate, tolerance: float) -> Point:
+def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
 
     DIIS would leave a point whose orbitals are not filled from below: it is returned too.
 
     Args:
         ladder: the levels.
-        last: point of the full level.
+        last: point of the full level, of canonical orbitals.
         tolerance: orbital gradient of the solution, Hartree.
     """
+    assert last.orbitals is not None
     ladder.sharpen(last)
     levels = ladder.levels(ladder.rungs[0][-1:])
-    if not levels or not last.problem.filled_from_below(last.canonical):  # no second derivatives of the functional
+    if not levels or not last.problem.filled_from_below(last.orbitals):  # no second derivatives of the functional
         return last
     return solve([levels[0].shifted(last)], last, tolerance).point

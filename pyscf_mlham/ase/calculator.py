@@ -1,35 +1,31 @@
-"""MLHam: energies and forces for ASE, with guesses from the earlier steps. The only file with eV and Angstrom."""
+"""MLHam: energies and forces for ASE, with guesses from the earlier steps."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.ao.mole import core_potentials
+from pyscf_mlham.ase.meanfield import BOHR, mean_field
+from pyscf_mlham.ase.parameters import DEFAULTS, check
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.extras import missing
-from pyscf_mlham.h0 import SCC
-from pyscf_mlham.model.guess import FALLBACKS, GUESSES, guess_with_info, is_ml, model_of, named_model
+from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
-from pyscf_mlham.model.store import find
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import record
 from pyscf_mlham.scf.multilevel import accelerate
-from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
-from pyscf_mlham.track.history import LEARNED, SHADOW, STRATEGIES, History
+from pyscf_mlham.track.history import LEARNED, SHADOW, History
 
 try:
     from ase import Atoms
@@ -46,18 +42,7 @@ except ModuleNotFoundError as error:
 
 Array = NDArray[np.float64]
 
-BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
-CHOICES: dict[str, Any] = {
-    "solver": ("scf", "twolevel"),
-    "mode": ("scf", "predict"),
-    "history": (*STRATEGIES, None),
-    "fallback": FALLBACKS,
-    "grid_level": (None, *range(10)),
-    "dispersion": (None, "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"),
-    "verbose": range(10),
-}
-
 __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 
 
@@ -72,27 +57,7 @@ class MLHam(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
     discard_results_on_any_change = True
-    default_parameters: dict[str, Any] = {  # noqa: RUF012
-        "xc": "b3lyp",
-        "basis": "def2-svp",
-        "ecp": "auto",
-        "charge": 0,
-        "mult": None,
-        "multiplicity": None,
-        "grid_level": None,
-        "dispersion": None,
-        "density_fit": False,
-        "solver": "scf",
-        "guess": "ml",
-        "history": "fit",
-        "mode": "scf",
-        "model": None,
-        "fallback": SCC,
-        "conv_tol": 1e-9,
-        "max_cycle": 50,
-        "verbose": 0,
-        "mf_hook": None,
-    }
+    default_parameters = DEFAULTS
 
     def __init__(self, *, atoms: Atoms | None = None, **parameters: Any) -> None:
         """Set up the calculator, without computing anything.
@@ -112,6 +77,8 @@ class MLHam(Calculator):
                 - `fallback = "scc"`: guess if the model is not applicable, "scc", one of PySCF's, or "raise".
                 - `history = "fit"`: strategy for the later steps, "fit", "reversible" (NVE runs), "shadow" (NVE runs
                   without SCF, see `track`), or for comparison "aspc", "loewdin", "last"; None: the first guess always.
+                - `loose_above = None`: for optimisations: largest force on an atom, eV/Angstrom, above which the SCF is
+                  converged loosely, see `track`; twice the optimiser's criterion is a good value. None: never.
                 - `mode = "scf"`: "scf", or "predict" for orbitals and dipole without SCF.
                 - `conv_tol = 1e-9`: energy criterion, Hartree; `max_cycle = 50`: largest number of cycles.
                 - `verbose = 0`: PySCF's output level, from 0 (silent) to 9.
@@ -126,18 +93,7 @@ class MLHam(Calculator):
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change parameters, see the constructor; a change clears results and history."""
-        if unknown := sorted(set(parameters) - set(self.default_parameters)):
-            raise InputError(f"unknown argument {', '.join(unknown)}; expected {', '.join(self.default_parameters)}.")
-        current: dict[str, Any] = self.parameters or self.default_parameters
-        for name, allowed in CHOICES.items():
-            if name in parameters and parameters[name] not in allowed:
-                raise InputError(f"{name} = {parameters[name]!r}; expected one of {', '.join(map(str, allowed))}.")
-        _check_multiplicity(*((current | parameters)[name] for name in ("mult", "multiplicity")))
-        _check_guess(**{name: (current | parameters)[name] for name in ("guess", "model", "xc")})
-        try:
-            check_functional(parameters.get("xc", "hf"))
-        except DataError as error:
-            raise InputError(str(error)) from None  # PySCF's own message adds nothing
+        check(parameters, self.parameters or DEFAULTS)
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self._start_history()
@@ -203,11 +159,15 @@ class MLHam(Calculator):
                 )
             self._state = self.charge_and_spin(self.atoms)
             self._warn_of_unused_moments(self.atoms, self._state[1])
-            self._run(self.mean_field(self.atoms, *self._state))
+            self._run(self.mean_field(self.atoms, *self._state), "forces" in properties)
         if "forces" in properties and "forces" not in self.results:
             start = time.process_time()
-            self.results["forces"] = -self._gradient() * (HARTREE / BOHR)
-            self._steps[-1] = self._steps[-1]._replace(force_seconds=time.process_time() - start)
+            with counting_fock_builds(self.mf) as counter:
+                self.results["forces"] = -self._gradient() * (HARTREE / BOHR)
+            cost, seconds = self._steps[-1], time.process_time() - start
+            self._steps[-1] = cost._replace(force_seconds=seconds, builds=cost.builds + counter.builds)
+            if counter.builds:  # a loose SCF has been tightened
+                self._take_results()
 
     def charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
         """Return total charge and n_alpha - n_beta, from atoms.info or the arguments."""
@@ -238,55 +198,39 @@ class MLHam(Calculator):
 
     def mean_field(self, atoms: Atoms, charge: int, spin: int) -> Any:
         """Return the PySCF object of a geometry, before any SCF; `spin` is n_alpha - n_beta."""
-        p = self.parameters
-        places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
-        try:
-            ecp = core_potentials(p["basis"], atoms.get_chemical_symbols()) if p["ecp"] == "auto" else p["ecp"]
-            state = {"charge": charge, "spin": spin, "verbose": p["verbose"]}
-            mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, **state)
-        except (KeyError, RuntimeError) as error:
-            raise InputError(f"PySCF cannot build the molecule in basis {p['basis']!r}: {error}") from error
-        if p["xc"].lower() == "hf":
-            mf = mol.UHF() if spin else mol.RHF()
-        else:
-            mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
-            mf.grids.level = mf.grids.level if p["grid_level"] is None else p["grid_level"]
-        if p["dispersion"]:
-            if find_spec("pyscf.dispersion") is None:
-                raise CalculatorSetupError(f"dispersion = {p['dispersion']!r} needs: pip install pyscf-dispersion")
-            mf.disp = p["dispersion"]
-        mf = mf.density_fit() if p["density_fit"] else mf
-        mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
-        mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
-        if p["mf_hook"] is not None:
-            changed = p["mf_hook"](mf)
-            mf = mf if changed is None else changed
-        return mf
+        return mean_field(self.parameters, atoms, charge, spin)
 
-    def _run(self, mf: Any) -> None:
-        """Compute energy and orbitals, or orbitals only."""
+    def _run(self, mf: Any, forces: bool) -> None:
+        """Compute energy and orbitals, or orbitals only; `forces`: whether forces follow."""
         if self.parameters["mode"] == "predict":
             self.mf = OneShot(mf, model_of(mf) or self.parameters["model"]).run()
         else:
-            self.mf = self._converged(mf)
-            e_tot, e_free, e_zero = self.mf.e_tot, getattr(self.mf, "e_free", None), getattr(self.mf, "e_zero", None)
+            self.mf = self._converged(mf, forces)
+        self._take_results()
+
+    def _take_results(self) -> None:
+        mf = self.mf
+        if self.parameters["mode"] == "scf":
+            e_tot, e_free, e_zero = mf.e_tot, getattr(mf, "e_free", None), getattr(mf, "e_zero", None)
             # with smeared occupations the forces are those of the free energy, and ASE's energy is that at 0 K
             self.results["energy"] = float(e_tot if e_zero is None else e_zero) * HARTREE
             self.results["free_energy"] = float(e_tot if e_free is None else e_free) * HARTREE
         # the name of the keyword for the unit differs in generalised objects
-        self.results["dipole"] = np.asarray(self.mf.dip_moment(None, None, "AU", verbose=0)) * BOHR
+        self.results["dipole"] = np.asarray(mf.dip_moment(None, None, "AU", verbose=0)) * BOHR
 
-    def _converged(self, mf: Any) -> Any:
+    def _converged(self, mf: Any, forces: bool) -> Any:
         """Run the SCF and record its cost."""
         p, history = self.parameters, self._history
         mf = accelerate(mf) if p["solver"] == "twolevel" else mf
-        mf = mf if history is None else track(mf, history)
+        loose = p["loose_above"] and p["loose_above"] * BOHR / HARTREE
+        mf = mf if history is None else track(mf, history, loose)
         start, reason = time.process_time(), ""
         with counting_fock_builds(mf) as counter:
             density = None
             if is_ml(mf.init_guess) and (history is None or not history.is_applicable(mf)):
                 density, reason = self._learned_guess(mf)
-            mf.kernel(dm0=density)
+            with mf.loosened() if loose and forces else nullcontext():
+                mf.kernel(dm0=density)
         if not mf.converged:
             self.mf = self._state = None
             raise SCFError(
@@ -377,24 +321,3 @@ class MLHam(Calculator):
     def __getstate__(self) -> dict[str, Any]:
         # PySCF's objects hold open files; everything else can be sent to another process
         return self.__dict__ | {"mf": None}
-
-
-def _check_multiplicity(mult: Any, multiplicity: Any) -> None:
-    """Raise InputError if mult and multiplicity differ."""
-    if mult is not None and multiplicity is not None and mult != multiplicity:
-        raise InputError(f"mult = {mult} and multiplicity = {multiplicity} contradict each other; give one of them.")
-
-
-def _check_guess(guess: Any, model: Any, xc: Any) -> None:
-    """Raise InputError if a guess or a model does not exist: PySCF would use minao instead."""
-    exists = isinstance(guess, str) and (is_ml(guess) or guess.lower() in GUESSES or guess.lower().startswith("chk"))
-    if not exists:
-        raise InputError(f"guess = {guess!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
-    if guess.lower() == "vsap" and str(xc).lower() == "hf":
-        raise InputError("guess = 'vsap' needs a functional, and xc = 'hf' has none; choose sap, or another guess.")
-    wanted = model or (guess.strip()[3:].strip() if is_ml(guess) else "")
-    if wanted:
-        try:
-            find(wanted)
-        except ModelError as error:
-            raise InputError(f"model = {error}") from None

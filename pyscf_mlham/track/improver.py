@@ -1,0 +1,89 @@
+"""The cheaper levels beside plain SCF: they improve the guess of a history, and the densities that it keeps.
+
+An extrapolated density of irregular steps is no nearer to the solution than a few cycles of DIIS. The object's own
+field in single precision, or the coarse field with its extrapolated defect, and the response level take it to where the
+first cycle of plain SCF meets the criteria: one or two builds of a cheap field in place of five full ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+
+from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
+from pyscf_mlham.scf.multilevel.mixin import relaxed
+from pyscf_mlham.scf.multilevel.start import defect_of, improved
+from pyscf_mlham.scf.problem import Point, Problem
+from pyscf_mlham.threads import one_blas_thread
+
+Array = NDArray[Any]
+
+REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
+FINEST = 1e-8  # Hartree; the response level in single precision converges no further
+
+
+class Improver:
+    """The cheaper levels of one geometry.
+
+    Attributes:
+        veff: the latest density matrix of the object and its full potential.
+    """
+
+    def __init__(self, mf: Any, guess: Array | None) -> None:
+        """Set up the levels.
+
+        Args:
+            mf: plain mean-field object.
+            guess: a history's guess, None for another one.
+        """
+        self._problem, self._guess = Problem.of(mf), guess
+        self._ladder = Ladder(self._problem, getattr(guess, "defect", None))
+        self.veff: tuple[Any, Any] | None = None
+
+    @one_blas_thread()
+    def improved(self) -> Array:
+        """Return the guess improved by the cheaper levels, or as it is if there are none for it."""
+        guess: Any = self._guess
+        orbitals = Orbitals(np.zeros(guess.mo_occ.shape), guess.mo_coeff, guess.mo_occ)
+        better = improved(self._problem, self._ladder, orbitals, guess)
+        for field in self._ladder.fields:
+            field.release()
+        if better is orbitals:
+            return np.asanyarray(guess)
+        density: Array = lib.tag_array(density_from_orbitals(self._problem.mf, better), close=guess.close)
+        return density
+
+    @one_blas_thread()
+    def kept(self) -> tuple[Orbitals | None, Array | None]:
+        """Return refined orbitals of the converged object, and the defect of its coarse field; None if unknown."""
+        problem, mf = self._problem, self._problem.mf
+        density, vhf = self.veff or (None, None)
+        own: Any = getattr(density, "mo_coeff", None)
+        if own is None or own is not mf.mo_coeff:
+            return None, None
+        v = np.asarray(vhf) + getattr(vhf, "v_solvent", 0.0)
+        orbitals = problem.canonical(Orbitals(mf.mo_energy, own, mf.mo_occ), problem.fock(v, np.asarray(density)))
+        point = problem.point(orbitals, problem.factors(orbitals), np.asarray(density), v)
+        return kept(self._ladder, point, alone=self._guess is not None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Builds of the cheaper levels, by their attributes of an accelerated object."""
+        return self._ladder.counts
+
+
+def kept(ladder: Ladder, full: Point, alone: bool) -> tuple[Orbitals | None, Array | None]:
+    """Return refined orbitals of a converged point, and the defect of its coarse field if guesses need it.
+
+    Args:
+        ladder: the cheaper levels.
+        full: point of the full level, of canonical orbitals.
+        alone: whether an extrapolated density was sufficient without the cheaper levels.
+    """
+    point = relaxed(ladder, full, max(REFINED * full.gradient, FINEST))
+    needed = not ladder.has_single and not (alone and not ladder.builds(CORRECTED[0]))
+    return point.orbitals, defect_of(ladder, full) if needed else None
