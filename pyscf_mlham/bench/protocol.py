@@ -12,6 +12,7 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
+from pyscf_mlham.bench.rivals import RIVALS
 from pyscf_mlham.data.label import GRID_LEVELS, KINDS
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError, ModelError
@@ -34,7 +35,7 @@ class Strategy(NamedTuple):
     """Initial guesses of the SCFs along a path."""
 
     guess: str  # guess of the first geometry, "minao" or "ml"
-    history: str | None  # a strategy of `History` for the later ones; None: the first guess at every geometry
+    history: str | None  # a strategy of `History`, or a rival, for the later ones; None: the first guess always
 
 
 STRATEGIES = {
@@ -47,7 +48,7 @@ STRATEGIES = {
     "ml+history": Strategy("ml", "fit"),
     "reversible": Strategy("minao", "reversible"),
     "ml+reversible": Strategy("ml", "reversible"),
-}
+} | {name: Strategy("minao", name) for name in RIVALS}
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,9 @@ class Trajectory(Theory):
 
     strategy: str = option(
         "ml+history,scanner,loewdin,aspc,ml,history",
-        "separated by commas, also minao; reversible and ml+reversible are the time-reversible variants; the forces of "
-        "the first one make the path; NAME/twolevel selects the solver of a single one",
+        "separated by commas, also minao; reversible and ml+reversible are the time-reversible variants; overlap, "
+        "hcore, gext and gext-hcore only extrapolate, by these descriptors, gext on the Grassmann manifold; the forces "
+        "of the first one make the path; NAME/twolevel selects the solver of a single one",
         type=names,
     )
     solver: str = option("scf", "scf, twolevel, or scf,twolevel for both", type=names)

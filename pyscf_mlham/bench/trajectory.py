@@ -29,6 +29,7 @@ from pyscf_mlham.ase import HARTREE, MLHam
 from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results
+from pyscf_mlham.bench.rivals import RIVALS, Rival
 from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
@@ -46,7 +47,8 @@ ENERGY_TOLERANCE = 1e-7  # Hartree; the error of an energy due to conv_tol is fa
 def calculator(settings: Settings, run: Run) -> MLHam:
     """Return the calculator of one pair of strategy and solver."""
     strategy = STRATEGIES[run[0]]
-    return MLHam(
+    rival = strategy.history in RIVALS
+    made = MLHam(
         xc=settings.xc,
         basis=settings.basis,
         density_fit=settings.density_fit,
@@ -55,8 +57,11 @@ def calculator(settings: Settings, run: Run) -> MLHam:
         model=settings.model or None,
         solver=run[1],
         guess=strategy.guess,
-        history=strategy.history,
+        history="loewdin" if rival else strategy.history,
     )
+    if rival:
+        made._history = Rival(run[0])  # the calculator itself has none of them
+    return made
 
 
 class Panel(Calculator):
