@@ -351,9 +351,9 @@ def drawn(seed: int, number: int, light: bool) -> Input | list[str]:
     return command(rng) if rng.random() < COMMAND_SHARE else draw(rng, light)
 
 
-def examine(task: Input | list[str]) -> tuple[str, str]:
-    """Run an input in a new folder, and return its verdict and details."""
-    os.chdir(tempfile.mkdtemp(prefix="fuzz-"))
+def examine(task: Input | list[str], folder: str) -> tuple[str, str]:
+    """Run an input in an empty folder, and return its verdict and details."""
+    os.chdir(folder)
     Path("temporary").mkdir()
     tempfile.tempdir = lib.param.TMPDIR = str(Path("temporary").resolve())
     warnings.simplefilter("ignore")
@@ -368,16 +368,17 @@ def run_one(seed: int, number: int, light: bool, limit: float = LIMIT) -> dict[s
     """Run one input in a process of its own, and stop it after a time limit."""
     task, start, context = drawn(seed, number, light), time.perf_counter(), multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: theirs.send(examine(task)))
-    child.start()
-    theirs.close()
-    try:
-        verdict, details = ours.recv() if ours.poll(limit) else ("hangs", f"more than {limit:.0f} s")
-    except EOFError:
-        verdict, details = "crash", ""
-    child.join(5)
-    child.kill()
-    child.join()
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
+        child = context.Process(target=lambda: theirs.send(examine(task, folder)))
+        child.start()
+        theirs.close()
+        try:
+            verdict, details = ours.recv() if ours.poll(limit) else ("hangs", f"more than {limit:.0f} s")
+        except EOFError:
+            verdict, details = "crash", ""
+        child.join(5)
+        child.kill()
+        child.join()
     ours.close()
     details = details or f"exit code {child.exitcode}"
     seconds = round(time.perf_counter() - start, 2)
