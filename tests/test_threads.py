@@ -128,7 +128,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
 def test_accelerate_keeps_blas_to_one_thread(kind: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mf = mole(ETHYLENE, basis="sto-3g").RKS(xc="pbe")
     mf = {"plain": mf, "fitted": mf.density_fit(), "solvent": mf.PCM()}[kind]
-    coarse, fits = watch(monkeypatch, CoarseField, "potential"), watch(monkeypatch, fitting, "_three_centre")
+    coarse, fits = watch(monkeypatch, CoarseField, "potential"), watch(monkeypatch, fitting, "three_centre")
     full = watch(monkeypatch, type(mf), "get_veff")
     fast = pyscf_mlham.accelerate(mf).run()
     assert fast.converged
