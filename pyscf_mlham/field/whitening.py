@@ -50,7 +50,7 @@ class Whitening:
         """Return L^-T of a vector (rank,)."""
         if self._root is None:
             return np.asarray(vector @ self._inverse)
-        return np.asarray(scipy.linalg.solve_triangular(self._root, vector, trans=1, lower=True))
+        return np.asarray(scipy.linalg.solve_triangular(self._root, vector, trans=1, lower=True, check_finite=False))
 
 
 class AtomicWhitening:

@@ -29,6 +29,7 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 Array = NDArray[Any]
 
 COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
+# of the decoration, removed with it
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
@@ -80,16 +81,7 @@ class _TrackedSCF(Decoration):
     def undo_track(self: Any) -> Any:
         """Return the plain object, with its results."""
         plain = lib.view(self, lib.drop_class(self.__class__, _TrackedSCF))
-        for name in (
-            "history",
-            "loose_above",
-            "_loosened",
-            "_criteria",
-            "_own_coeff",
-            "_refined",
-            "_defect",
-            "_improver",
-        ):
+        for name in OWN:
             delattr(plain, name)
         if not hasattr(plain, "full_builds"):
             for name in COUNTS:
