@@ -60,5 +60,5 @@ def advice(found: dict[str, str]) -> str | None:
         return None
     return (
         f"PySCF's own OpenBLAS takes this processor for a {own}, which slows down every SCF; "
-        "set OPENBLAS_CORETYPE=Haswell before Python starts."
+        "set OPENBLAS_CORETYPE=Haswell before Python starts, with NumPy 2.4 or older (2.5.5 crashes with it)."
     )

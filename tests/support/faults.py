@@ -129,7 +129,7 @@ def weights(folder: Path) -> Any:
     """Return the sums of squares of the weights of a trained model."""
     from pyscf_mlham import checkpoint
 
-    _, found = checkpoint.read(folder / "out")
+    _, found = checkpoint.read(folder / "out" / "model")
     return {name: (float(np.sum(array.astype(float) ** 2)), True, "") for name, array in found.items()}
 
 
