@@ -103,7 +103,7 @@ def with_steps(run: TrainConfig, steps: int) -> TrainConfig:
 
 
 def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[str, dict[str, float]]:
-    """Time a step of training and the inference of one molecule with every network, or read earlier timings.
+    """Time a step of training and the inference of one molecule with the networks, or read earlier timings.
 
     The networks take turns, so that whatever else the machine does weighs on all of them alike.
 
@@ -111,22 +111,22 @@ def read_costs(args: argparse.Namespace, data: Data, console: Console) -> dict[s
         processor seconds by variant: "step", and "inference".
     """
     path = args.out / "costs.json"
-    if not path.exists():
-        runs = {v: with_steps(settings(v, 0, 0, args), TRIAL) for v in VARIANTS}
+    costs: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    if missing := [v for v in args.variants if v not in costs]:
+        first = VARIANTS[0]
+        runs = {v: with_steps(settings(v, 0, 0, args), TRIAL) for v in dict.fromkeys([first, *missing])}
         trainers = {v: Trainer(run, data.train, data.val, config_of(run, data), console) for v, run in runs.items()}
         sizes = [max(1, len(e.sample.pairs)) for e in data.train]
-        drawn = itertools.cycle(epoch_batches(sizes, runs[VARIANTS[0]].pairs, (0,)))
-        found: dict[str, dict[str, list[float]]] = {v: {"step": [], "inference": []} for v in VARIANTS}
+        drawn = itertools.cycle(epoch_batches(sizes, runs[first].pairs, (0,)))
+        found: dict[str, dict[str, list[float]]] = {v: {"step": [], "inference": []} for v in runs}
         for chosen in itertools.islice(drawn, TRIAL):
             for variant, trainer in trainers.items():
                 step, inference = timed(trainer, [data.train[i] for i in chosen])
                 found[variant]["step"].append(step)
                 found[variant]["inference"].append(inference)
-        costs = {
-            v: {k: relative(t[2:], found[VARIANTS[0]][k][2:]) for k, t in times.items()} for v, times in found.items()
-        }
+        costs |= {v: {k: relative(t[2:], found[first][k][2:]) for k, t in found[v].items()} for v in missing}
         replace_file(path, json.dumps(costs, indent=1).encode())
-    return dict(json.loads(path.read_text()))
+    return costs
 
 
 def relative(seconds: list[float], reference: list[float]) -> float:

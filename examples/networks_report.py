@@ -88,8 +88,12 @@ def summary(
             * bool(refused)
         ]
     lines += ["", *table(whole, "variant")]
-    step, inference = (costs["qhnet"][key] / costs["qhnetv2"][key] for key in ("step", "inference"))
-    lines += ["", f"qhnet takes {step:.1f} times as long as qhnetv2 for a step, {inference:.1f} times for inference."]
+    if {"qhnet", "qhnetv2"} <= costs.keys():
+        step, inference = (costs["qhnet"][key] / costs["qhnetv2"][key] for key in ("step", "inference"))
+        lines += [
+            "",
+            f"qhnet takes {step:.1f} times as long as qhnetv2 for a step, {inference:.1f} times for inference.",
+        ]
     for variant in sorted({r["variant"] for r in found if r["molecules"] < most}, key=VARIANTS.index):
         curve = [r for r in found if r["variant"] == variant]
         lines += ["", f"{variant}, by the number of training molecules:", "", *table(curve, "molecules")]

@@ -72,7 +72,7 @@ def test_comparison_trains_every_kind_and_goes_on(
         with pytest.raises(SystemExit, match=r"protocol\.json: the runs in this folder"):
             run_comparison(comparison, monkeypatch, *command, *other)
     with pytest.raises(SystemExit, match="--molecules 500: expected"):
-        run_comparison(comparison, monkeypatch, *command, "--molecules", "500")
+        run_comparison(comparison, monkeypatch, *command, "--molecules", "500", "--variants", "qhnetv2")
 
 
 def test_smaller_parts_have_every_element(prepared: Prepared, comparison: ModuleType) -> None:
