@@ -13,6 +13,7 @@ from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
 
+from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.scf.applicability import inapplicable
@@ -130,11 +131,11 @@ class _TrackedSCF(Decoration):
         self._refined = self._defect = self._improver = None
         return float(energy)
 
-    def get_veff(self: Any, mol: Any = None, dm: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build a full potential, see PySCF's get_veff, and keep the one of the converged density for the history."""
-        vhf = super().get_veff(mol, dm, *args, **kwargs)  # type: ignore[misc]
-        if self._improver is not None:
-            self._improver.veff = dm, vhf
+        vhf = super().get_veff(*args, **kwargs)  # type: ignore[misc]
+        if self._improver is not None and len(args) > 1:  # as PySCF's kernel calls it
+            self._improver.veff = args[1], vhf
         return vhf
 
     def _loose_criteria(self: Any) -> dict[str, float]:
@@ -246,7 +247,7 @@ class _TrackedSCF(Decoration):
         if hasattr(self, "full_builds"):  # accelerate() has its own
             return None
         vars(self).update(dict.fromkeys(COUNTS, 0))
-        if self.history.strategy not in LEARNED or inapplicable(self):
+        if self.history.strategy not in LEARNED or is_periodic(self.mol) or inapplicable(self):
             return None
         try:
             return Improver(self, guess if hasattr(guess, "defect") else None)
