@@ -207,16 +207,14 @@ class CoulombIntegrals(FittedIntegrals):
         return self._rest(self._stored(rows))
 
     def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
-        """Return J, the whole one as that of the atoms and of the deformation; see `FittedIntegrals`."""
-        if reference:
-            change = density_of(factors) - density_of(reference)
-            return self.potential(self.charges(change))
-        elements = self.pairs.elements(density_of(factors) - self._atoms, float)
+        """Return J in double precision of arithmetic, a whole one as that of the atoms and of the deformation."""
+        change = density_of(factors) - (density_of(reference) if reference else self._atoms)
+        elements = self.pairs.elements(change, float)
         charges = np.concatenate([self._b[functions].astype(float) @ elements for functions in self._blocks()])
-        fit, j = self._rest.transposed(self._rest(charges[:, None])[:, 0]), self._j_of_atoms.copy()
+        fit, j = self._rest.transposed(self._rest(charges[:, None])[:, 0]), np.zeros(len(self.pairs))
         for functions in self._blocks():
             j += fit[functions] @ self._b[functions].astype(float)
-        return self.pairs.matrix(j)
+        return self.pairs.matrix(j if reference else j + self._j_of_atoms)
 
 
 def _charges_of_atoms(mol: gto.Mole, auxmol: gto.Mole, omega: float, density: Array) -> Array:

@@ -29,6 +29,7 @@ from pyscf_mlham.field.protocol import Field
 Array = NDArray[Any]
 
 FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
+TORQUE = 2e-6  # Hartree; orbital gradient that a grid gives a degenerate state: a tighter criterion must follow it
 MOVED = 0.5  # electrons; another occupation moves at least one
 
 
@@ -88,7 +89,8 @@ class Problem(NamedTuple):
     def orbitals(self, fock: Array) -> Orbitals:
         """Solve F C = S C e and fill the orbitals; fock: Fock matrix in the object's shape, Hartree."""
         orbitals, mol = orbitals_from_fock(self.mf, fock, self.overlap, self.x), self.mf.mol
-        turned = orbitals if mol.symmetry or is_periodic(mol) else aligned(mol, orbitals)
+        free = mol.symmetry or is_periodic(mol) or self.aim < TORQUE
+        turned = orbitals if free else aligned(mol, orbitals)
         if turned is not orbitals:
             logger.info(self.mf, "degenerate orbitals are occupied in part: the axes choose the orientation")
         return turned

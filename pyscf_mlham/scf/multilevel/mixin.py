@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
-from pyscf.scf import chkfile
+from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals
@@ -249,7 +249,7 @@ class _MultilevelSCF(Decoration):
         if outcome.failure and self.builds:
             return float(self._estimate(problem, ladder, outcome.best))
         if outcome.failure and full.builds < self.max_cycle:
-            return float(self._go_on(problem, outcome, dm0, **kwargs))
+            return float(self._go_on(problem, outcome, dm0, given, **kwargs))
         best = outcome.best
         self.converged, self.e_tot = not outcome.failure, best.energy
         self.energy_error = best.lowering if self.builds else float("nan")
@@ -309,8 +309,18 @@ class _MultilevelSCF(Decoration):
         self._finalize()
         return float(self.e_tot)
 
-    def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, **kwargs: Any) -> float:
-        """Converge by plain SCF from the best density so far, or from the initial guess if that is the better start."""
+    def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, given: Array | None, **kwargs: Any) -> float:
+        """Converge by plain SCF from the best density so far, or from the initial guess if that is the better start.
+
+        If the former does not converge either, plain SCF starts from the initial guess, so that no calculation that
+        PySCF converges is lost; not if the user has lowered max_cycle.
+
+        Args:
+            problem: SCF problem.
+            outcome: result of the levels.
+            dm0: initial density matrix.
+            given: the user's density matrix, None for init_guess.
+        """
         self.plain_reason, builds = outcome.failure, self.full_builds
         best, continuation = outcome.best, "continues from the best density"
         start = best.density
@@ -322,6 +332,12 @@ class _MultilevelSCF(Decoration):
         keep_core(problem)
         with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
             energy = self._decorated(start, **kwargs)
+        patient = self.max_cycle >= hf.SCF.max_cycle and not hasattr(self, "undo_soscf")
+        if not self.converged and start is not dm0 and patient:
+            logger.note(self, "multilevel SCF: not converged; plain SCF starts again from the initial guess.")
+            self.mo_coeff = None
+            with lib.temporary_env(self, _earlier=self.cycles):
+                energy = self._decorated(given, **kwargs)
         self._suggest()
         return float(energy)
 

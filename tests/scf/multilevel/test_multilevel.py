@@ -379,6 +379,25 @@ def test_an_scf_that_does_not_converge(kind: str, monkeypatch: pytest.MonkeyPatc
         assert "mf.level_shift" in printed
 
 
+def test_plain_scf_starts_again_if_the_best_density_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, starts = mixin._MultilevelSCF._decorated, []
+
+    def lost_once(self: Any, dm0: Any, **kwargs: Any) -> float:
+        starts.append(dm0)
+        if len(starts) > 1:
+            return plain(self, dm0, **kwargs)
+        self.converged, self.cycles = False, 49
+        return 0.0
+
+    monkeypatch.setattr(mixin, "climb", hopeless)
+    monkeypatch.setattr(mixin._MultilevelSCF, "_decorated", lost_once)
+    quick = accelerate(mole().RHF()).run()
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(mole().RHF().run().e_tot, abs=1e-8)
+    assert len(starts) == 2
+    assert starts[1] is None
+
+
 def test_log_is_clean_at_any_verbosity() -> None:
     quick = accelerate(mole().RKS(xc="b3lyp").set(verbose=9, stdout=io.StringIO())).run()
     printed = quick.stdout.getvalue()
