@@ -124,19 +124,20 @@ def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
     The energy of such a state, the hole of OH for example, depends on its orientation on the integration grid, by 1e-8
     to 1e-4 Hartree. Along the axes there is no torque, and rounding does not choose the orientation.
     """
+    if not any(len(_open_edges(energy, occ)) for energy, _, occ in _channels(orbitals)):
+        return orbitals
     coeff = np.array(orbitals.coeff)
-    turned = [_turned(mol, *channel) for channel in _channels(orbitals._replace(coeff=coeff))]
-    return orbitals._replace(coeff=coeff) if any(turned) else orbitals
+    second = np.einsum("xmn,x->mn", mol.intor("int1e_rr")[[0, 4, 8]], (1.0, 2.0, 4.0))  # x^2 + 2 y^2 + 4 z^2
+    for energy, c, occ in _channels(orbitals._replace(coeff=coeff)):
+        for edge in _open_edges(energy, occ):
+            alike = np.abs(energy - energy[edge]) < ALIKE
+            c[:, alike] = c[:, alike] @ np.linalg.eigh(c[:, alike].T @ second @ c[:, alike])[1]
+    return orbitals._replace(coeff=coeff)
 
 
-def _turned(mol: gto.Mole, energy: Array, coeff: Array, occ: Array) -> bool:
-    """Turn the degenerate orbitals of a spin channel in place if they are occupied in part; return whether they are."""
-    edges = np.flatnonzero((np.diff(energy) < ALIKE) & (np.diff(occ) < 0))
-    for edge in edges:
-        alike = np.abs(energy - energy[edge]) < ALIKE
-        second = np.einsum("xmn,x->mn", mol.intor("int1e_rr")[[0, 4, 8]], (1.0, 2.0, 4.0))  # x^2 + 2 y^2 + 4 z^2
-        coeff[:, alike] = coeff[:, alike] @ np.linalg.eigh(coeff[:, alike].T @ second @ coeff[:, alike])[1]
-    return len(edges) > 0
+def _open_edges(energy: Array, occ: Array) -> Array:
+    """Return the orbitals of a spin channel whose next one is degenerate with them and less occupied."""
+    return np.flatnonzero((np.diff(energy) < ALIKE) & (np.diff(occ) < 0))
 
 
 def gap(orbitals: Orbitals) -> float:
