@@ -188,8 +188,8 @@ class CoulombIntegrals(FittedIntegrals):
         self._rest = Whitening(atomic(atomic(metric).T))
         factor = atomic_factor(mol)
         self._atoms, self._j_of_atoms = factor @ factor.T, np.zeros(len(self.pairs))
-        charges = self._whitened(_charges_of_atoms(mol, self.auxmol, omega, self._atoms)[:, None])[:, 0]
-        self._fit_of_atoms = atomic.transposed(self._rest.transposed(charges))
+        charges = _charges_of_atoms(mol, self.auxmol, omega, self._atoms)
+        self._fit_of_atoms = atomic.transposed(self._fit(atomic(charges[:, None])[:, 0]))
 
     def _store(self, integrals: Array, pairs: slice) -> None:
         self._j_of_atoms[pairs] = self._fit_of_atoms @ integrals
@@ -206,12 +206,16 @@ class CoulombIntegrals(FittedIntegrals):
     def _whitened(self, rows: Array) -> Array:
         return self._rest(self._stored(rows))
 
+    def _fit(self, charges: Array) -> Array:
+        """Return V'^-1 of charges A^-1 (P|D), (n_aux,)."""
+        return self._rest.transposed(self._rest(charges[:, None])[:, 0])
+
     def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
         """Return J in double precision of arithmetic, a whole one as that of the atoms and of the deformation."""
         change = density_of(factors) - (density_of(reference) if reference else self._atoms)
         elements = self.pairs.elements(change, float)
         charges = np.concatenate([self._b[functions].astype(float) @ elements for functions in self._blocks()])
-        fit, j = self._rest.transposed(self._rest(charges[:, None])[:, 0]), np.zeros(len(self.pairs))
+        fit, j = self._fit(charges), np.zeros(len(self.pairs))
         for functions in self._blocks():
             j += fit[functions] @ self._b[functions].astype(float)
         return self.pairs.matrix(j if reference else j + self._j_of_atoms)
@@ -298,7 +302,7 @@ def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -
 
 
 def fits_unstored(mf: Any) -> bool:
-    """Whether an object fits the Coulomb matrix alone, and computes the integrals anew for each."""
+    """Whether an object fits the Coulomb matrix alone, and stores no integrals for it."""
     integrals: Any = getattr(mf, "with_df", None)
     return type(integrals) is df.DF and integrals._cderi is None and not Functional(mf).exchange
 
