@@ -22,6 +22,7 @@ from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import record
 from pyscf_mlham.scf.multilevel import accelerate
+from pyscf_mlham.scf.multilevel.ladder import COUNTS
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
@@ -238,9 +239,7 @@ class MLHam(Calculator):
                 "or change its settings by mf_hook."
             )
         seconds = time.process_time() - start
-        coarse, single, response = (
-            getattr(mf, name, 0) for name in ("coarse_cycles", "single_builds", "response_builds")
-        )
+        coarse, single, response = (getattr(mf, name, 0) for name in COUNTS)
         reason = reason or self._why_no_prediction(mf)
         cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers do not count cycles
         self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason, single, response))

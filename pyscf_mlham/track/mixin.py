@@ -19,7 +19,7 @@ from pyscf_mlham.errors import reason_of
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
-from pyscf_mlham.scf.multilevel.ladder import Ladder
+from pyscf_mlham.scf.multilevel.ladder import COUNTS, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
 from pyscf_mlham.track.gradients import loosened, watched
@@ -29,7 +29,6 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 Array = NDArray[Any]
 
-COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # as those of an accelerated object
 # of the decoration, removed with it
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"

@@ -27,6 +27,8 @@ START = (COARSE.name, RESPONSE.name)  # levels that give the density of the firs
 IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted ...
 CORRECTED = ("corrected", RESPONSE.name)  # ... or if the defect of a cheap field is known
 
+COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # attributes of objects with cheaper levels
+
 
 class Ladder:
     """The cheaper fields of a problem, created when needed; their settings are those of an accelerated object.
@@ -89,7 +91,7 @@ class Ladder:
         """Builds of each kind of level, by the attribute of an accelerated object."""
         coarse = sum(map(self.builds, (COARSE.name, FINE.name, CORRECTED[0])))
         single, response = self.builds(SINGLE.name), self.builds(RESPONSE.name)
-        return {"coarse_cycles": coarse, "single_builds": single, "response_builds": response}
+        return dict(zip(COUNTS, (coarse, single, response), strict=True))
 
     def sharpen(self, point: Point) -> None:
         """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""
