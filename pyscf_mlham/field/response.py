@@ -30,6 +30,7 @@ from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
+Points = list[tuple[Array, Array]]  # blocks of neighbouring points of a grid, Bohr, and their weights
 
 THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 # The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part
@@ -67,6 +68,7 @@ class ResponseField:
             fitted_in(mf.mol, exchange_basis(mf.mol), RESPONSE, omega, budget / 2) for omega, _ in self._shares
         ]
         self._xc, self._mf = xc, mf
+        self._points = _points_of(mf) if xc.kind != "HF" else []
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self._reference: list[Array] = []
@@ -89,7 +91,7 @@ class ResponseField:
                 name, kind = ROUGH.format(share=1 - self._xc.hyb), "LDA"
             elif kind == "MGGA":
                 name, kind = META.format(share=1 - self._xc.hyb), "GGA"
-            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors)
+            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors, self._points)
         return other
 
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
@@ -178,9 +180,26 @@ def _exchange_table() -> dict[str, Any]:
     return table
 
 
-def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: Sequence[Array]) -> Array:
+def _points_of(mf: Any) -> Points:
+    """Return the grid of the kernel."""
+    grids = dft.gen_grid.Grids(mf.mol)
+    grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
+    grids.build(with_non0tab=False, sort_grids=False)
+    order = neighbours_first(grids.coords)
+    blocks = (order[start : start + POINTS] for start in range(0, len(order), POINTS))
+    return [(grids.coords[block], grids.weights[block]) for block in blocks]
+
+
+def _kernel(
+    mf: Any,
+    name: str,
+    kind: str,
+    integrals: FittedIntegrals,
+    factors: Sequence[Array],
+    points: Points,
+) -> Array:
     """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
-    matrices = _kernel_matrices(mf, name, kind, integrals.auxmol, factors)
+    matrices = _kernel_matrices(mf, name, kind, integrals.auxmol, factors, points)
     folded = [integrals.whitened_operator(matrix) for matrix in matrices]
     for matrix in folded:
         matrix[np.diag_indices_from(matrix)] += 1.0
@@ -188,16 +207,12 @@ def _kernel(mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: 
     return np.array([[same, rest[0]], [rest[0], rest[1]]] if rest else [[same]])
 
 
-def _kernel_matrices(mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array]) -> Array:
+def _kernel_matrices(
+    mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array], points: Points
+) -> Array:
     """Return <P|f_xc|Q> (1, n_aux, n_aux) of a closed shell, else (3, n_aux, n_aux) of two alphas, both, two betas."""
-    grids = dft.gen_grid.Grids(mf.mol)
-    grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
-    grids.build(with_non0tab=False, sort_grids=False)
-    order = neighbours_first(grids.coords)
     matrices = np.zeros((1 if len(factors) == 1 else 3, auxmol.nao, auxmol.nao))
-    for start in range(0, len(order), POINTS):
-        block = order[start : start + POINTS]
-        coords, weights = grids.coords[block], grids.weights[block]
+    for coords, weights in points:
         ao = _values(mf.mol, coords, kind)
         reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
         rho = np.stack([_density(ao[:, :, reached] @ factor[reached]) for factor in factors])

@@ -11,7 +11,7 @@ E(T) without the entropy, which PySCF converges, is off to first order, by sum_i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, cycle
 from typing import Any
 
@@ -74,10 +74,13 @@ class CrystalProblem(Problem):
             return None
         return Orbitals(np.full(occ.shape, UNKNOWN), np.array(density.mo_coeff), occ)
 
-    def error(self, v: Array, density: Array) -> Array:
-        """Return FDS - SDF in orthonormal orbitals, of all spins and k points in a row."""
-        pairs = zip(self._blocks(self.hcore + v, density), cycle(zip(self.overlap, self.x, strict=True)))
-        half = [x.conj().T @ f @ d @ s @ x for (f, d), (s, x) in pairs]
+    def error(self, v: Array, factors: Sequence[Any]) -> Array:
+        """Return FDS - SDF in orthonormal orbitals, of all spins and k points in a row; see `Problem.error`."""
+        blocks = zip(self._blocks(self.hcore + v), chain.from_iterable(factors), strict=True)
+        half = [
+            (x.conj().T @ (f @ l)) @ ((l.conj().T @ s) @ x)
+            for ((f,), l), (s, x) in zip(blocks, cycle(zip(self.overlap, self.x, strict=True)))
+        ]
         return np.concatenate([(m - m.conj().T).ravel() for m in half])
 
     def canonical(self, orbitals: Orbitals, fock: Array) -> Orbitals:

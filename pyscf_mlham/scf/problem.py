@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,7 +165,7 @@ class Problem(NamedTuple):
     def point(self, orbitals: Orbitals | None, factors: list[Array], density: Array, v: Array) -> Point:
         """Compute the Fock matrix, DIIS error and orbital gradient of a density from its effective potential."""
         fock = self.fock(v, density)
-        error = self.error(v, density)
+        error = self.error(v, factors)
         # for the density of orbitals both are the same
         gradient = float(np.linalg.norm(error)) / np.sqrt(2) if orbitals is None else self.gradient(orbitals, fock)
         return Point(self, orbitals, factors, density, v, fock, error, gradient)
@@ -179,10 +180,15 @@ class Problem(NamedTuple):
         change, mean = there.density - here.density, self.hcore + (here.v + there.v) / 2
         return float(np.vdot(change, mean).real) / self.n_k
 
-    def error(self, v: Array, density: Array) -> Array:
-        """Return FDS - SDF in orthonormal orbitals, of each spin; the sum of both if they share their orbitals."""
-        spins = zip(v, density, strict=True) if np.ndim(v) == 3 else [(v, density)]
-        half = [self.x.T @ (self.hcore + v) @ d @ self.overlap @ self.x for v, d in spins]
+    def error(self, v: Array, factors: Sequence[Array]) -> Array:
+        """Return FDS - SDF in orthonormal orbitals, of each spin; the sum of both if they share their orbitals.
+
+        Args:
+            v: effective potential, Hartree.
+            factors: L with D = L L^T; their products are far smaller than those of D.
+        """
+        spins = zip(v if np.ndim(v) == 3 else [v], factors, strict=True)
+        half = [(self.x.T @ ((self.hcore + v) @ l)) @ ((l.T @ self.overlap) @ self.x) for v, l in spins]
         errors = np.stack([m - m.T for m in half])
         return errors.sum(axis=0) if self.mf.istype("ROHF") else errors
 
