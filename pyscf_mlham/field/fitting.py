@@ -19,6 +19,7 @@ from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded, own_basis
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.field.three_centre import three_centre
 from pyscf_mlham.field.whitening import AtomicWhitening, Whitening, coulomb_metric
 from pyscf_mlham.threads import all_blas_threads, shared_out
 
@@ -54,7 +55,7 @@ class FittedIntegrals:
             self._prepare(mol, omega)
             self._b = self._allocated((self._stored.rank, len(self.pairs)), level, budget)
             done = 0
-            for integrals in three_centre(mol, self.auxmol, omega, self.pairs.both):
+            for integrals in three_centre(mol, self.auxmol, omega, self.pairs):
                 self._store(integrals, slice(done, done := done + integrals.shape[1]))
 
     def _prepare(self, mol: gto.Mole, omega: float) -> None:  # noqa: ARG002
@@ -251,40 +252,10 @@ def fit_overlapping(integrals: Any) -> None:
     with all_blas_threads():
         whiten = Whitening(coulomb_metric(auxmol, mol.omega))
         b, rows, packed = np.zeros((whiten.rank, orbital_pairs)), np.arange(whiten.rank), pairs.packed
-        for block in three_centre(mol, auxmol, mol.omega, pairs.both):
+        for block in three_centre(mol, auxmol, mol.omega, pairs):
             lib.takebak_2d(b, whiten(block), rows, packed[done : done + block.shape[1]])
             done += block.shape[1]
     integrals.auxmol, integrals._cderi = auxmol, b
-
-
-def three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: tuple[Array, ...]) -> Iterator[Array]:
-    """Yield (P|mn) of some pairs at a time, in order: those of an atom's orbitals with its own and earlier ones."""
-    both, starts = mol + auxmol, mol.ao_loc_nr()
-    for first, last, _, end in mol.aoslice_by_atom():
-        for shells in _runs(starts[first : last + 1], BLOCK_BYTES / (8 * auxmol.nao * max(1, end))):
-            begin, stop = starts[first + shells.start], starts[first + shells.stop]
-            part = slice(*np.searchsorted(pairs[0], (begin, stop)))
-            m, n = (index[part] for index in pairs)
-            nearest = int(np.searchsorted(starts, n.min(), side="right")) - 1  # the first shell that overlaps
-            bounds = (first + shells.start, first + shells.stop, nearest, last, mol.nbas, both.nbas)
-            with both.with_range_coulomb(omega or None):
-                integrals = both.intor("int3c2e", shls_slice=bounds)
-            places = (n - starts[nearest]) * len(integrals) + m - begin
-            yield np.take(integrals.T.reshape(auxmol.nao, -1), places, axis=1)
-
-
-def _runs(starts: Array, most: float) -> Iterator[slice]:
-    """Yield runs of consecutive shells with a limited number of orbitals, or of one shell.
-
-    Args:
-        starts: first orbital of each shell, and the end.
-        most: largest number of orbitals in a run.
-    """
-    first = 0
-    for shell in range(1, len(starts)):
-        if shell == len(starts) - 1 or starts[shell + 1] - starts[first] > most:
-            yield slice(first, shell)
-            first = shell
 
 
 def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -> FittedIntegrals:

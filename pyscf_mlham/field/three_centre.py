@@ -1,0 +1,82 @@
+"""Three-centre Coulomb integrals (P|mn) of pairs of overlapping orbitals: a quarter of all pairs in 150 atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.gto.moleintor import getints3c, make_cintopt
+
+from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs
+
+Array = NDArray[Any]
+
+
+def three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: Pairs) -> Iterator[Array]:
+    """Yield (P|mn) of some pairs at a time, in order: those of a few shells, (n_aux, pairs).
+
+    Args:
+        mol: molecule.
+        auxmol: molecule with the auxiliary functions P.
+        omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
+        pairs: pairs of overlapping orbitals, m >= n.
+    """
+    both, m, n = mol + auxmol, *pairs.both
+    first = np.searchsorted(m, np.arange(mol.nao + 1))  # pair of each m
+    shell_of = np.repeat(np.arange(mol.nbas), np.diff(mol.ao_loc_nr()))
+    with both.with_range_coulomb(omega or None):
+        compute = _computation(both, mol.nbas)
+        for shells in _groups(pairs.shells, first, BLOCK_BYTES / (8 * auxmol.nao)):
+            start = first[pairs.shells[shells.start].start]
+            block = np.empty((auxmol.nao, first[pairs.shells[shells.stop - 1].stop] - start))
+            for shell in range(shells.start, shells.stop):
+                orbitals = pairs.shells[shell]
+                near = np.unique(shell_of[n[first[orbitals.stop - 1] : first[orbitals.stop]]])
+                rows = [block[:, first[i] - start : first[i + 1] - start] for i in range(orbitals.start, orbitals.stop)]
+                _fill(rows, compute, shell, near)
+            yield block
+
+
+def _groups(shells: list[slice], first: Array, most: float) -> Iterator[slice]:
+    """Yield runs of consecutive shells with a limited number of pairs, or of one shell.
+
+    Args:
+        shells: orbitals of each shell.
+        first: first pair of each orbital, and the end.
+        most: largest number of pairs in a run.
+    """
+    begin = 0
+    for end in range(1, len(shells) + 1):
+        if end == len(shells) or first[shells[end].stop] - first[shells[begin].start] > most:
+            yield slice(begin, end)
+            begin = end
+
+
+def _computation(both: gto.Mole, end: int) -> Callable[..., Array]:
+    """Return a function of (first, last, shell) for (P|mn), n of these shells and m of one, (n_aux, m, n)."""
+    name, tables = both._add_suffix("int3c2e"), (both._atm, both._bas, both._env)
+    optimiser = make_cintopt(both._atm, both._bas[:end], both._env, name)
+    integrals = partial(getints3c, name, *tables, ao_loc=both.ao_loc_nr(), cintopt=optimiser)
+    return lambda first, last, shell: integrals((first, last, shell, shell + 1, end, both.nbas)).T
+
+
+def _fill(rows: list[Array], compute: Callable[..., Array], shell: int, near: Array) -> None:
+    """Set the integrals of a shell.
+
+    Args:
+        rows: where those of each orbital m go, (n_aux, n) with all n <= m that overlap with m.
+        compute: see `_computation`.
+        shell: number of the shell of m.
+        near: shells of n.
+    """
+    done = 0
+    for run in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):
+        integrals = compute(run[0], run[-1] + 1, shell)
+        for i, row in enumerate(rows):
+            part = row[:, done : done + integrals.shape[2]]  # ends at the diagonal
+            part[...] = integrals[:, i, : part.shape[1]]
+        done += integrals.shape[2]

@@ -1,0 +1,28 @@
+"""Three-centre integrals of pairs of overlapping orbitals, against those of all pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pyscf import df, gto
+
+from pyscf_mlham.field import three_centre as module
+from pyscf_mlham.field.pairs import Pairs
+from pyscf_mlham.field.three_centre import three_centre
+
+APART = "O 0 0 0; H 0 0.7 0.6; H 0 -0.7 0.6; O 12 3 1; Cl 5 0 0; H 6.2 0 0; H 12.9 3 1"
+
+
+@pytest.mark.parametrize("cart", [False, True])
+@pytest.mark.parametrize("omega", [0.0, 0.3])
+def test_integrals_of_overlapping_pairs(cart: bool, omega: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    mol = gto.M(atom=APART, basis="def2-tzvp", cart=cart, spin=1)
+    auxmol, pairs = df.make_auxmol(mol, "weigend"), Pairs(mol, 1e-4)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1e6)
+    blocks = list(three_centre(mol, auxmol, omega, pairs))
+    both = mol + auxmol
+    with both.with_range_coulomb(omega or None):
+        expected = both.intor("int3c2e", shls_slice=(0, mol.nbas, 0, mol.nbas, mol.nbas, both.nbas))[pairs.both].T
+    assert len(pairs) < mol.nao * (mol.nao + 1) // 4  # most pairs are far apart
+    assert len(blocks) > 3
+    assert np.abs(np.concatenate(blocks, axis=1) - expected).max() < 1e-13
