@@ -130,7 +130,7 @@ class ShellTemplate:
         """Number of components, the width B of a block."""
         return sum(n * (2 * l + 1) for l, n in enumerate(self.counts))
 
-    @property
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Components of each degree; within one degree they are ordered shell by shell."""
         ends = np.cumsum([0] + [n * (2 * l + 1) for l, n in enumerate(self.counts)])
