@@ -5,7 +5,7 @@
 Density-fitted, closed shells (comment lines may have charge=), def2-SVP, processor seconds of one thread. Each
 calculation is a process of its own, whose peak memory is measured; results are appended to the file, and the same
 command continues. The limit is the object's own set-up and two Fock builds; `--ways limit minao` measures only these of
-plain SCF.
+plain SCF. `--plot large.png b3lyp.jsonl pbe.jsonl` draws the ratios to the limit in these files.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from pyscf import df
 
 from pyscf_mlham import accelerate
+from pyscf_mlham.bench.figures import STYLE, png
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.field import CoarseField, ResponseField, SingleField
@@ -43,8 +46,12 @@ TIMED = (
     (SingleField, "potential", "single"),
     (CoarseField, "potential", "coarse"),
     (ResponseField, "potential", "response"),
+    (ResponseField, "__init__", "kernel"),  # its grid
     (ResponseField, "with_kernel", "kernel"),
 )
+
+
+Results = dict[tuple[int, str], dict[str, Any]]  # by the number of the molecule, and plain, limit or initial guess
 
 
 class Clock:
@@ -103,17 +110,24 @@ def measured(molecule: Molecule, way: str, options: argparse.Namespace) -> dict[
     }  # fmt: skip
 
 
-def table(results: dict[tuple[int, str], dict[str, Any]]) -> str:
+def limit_of(results: Results, number: int) -> tuple[dict[str, Any], float] | None:
+    """Return the result of plain SCF of a molecule, and the seconds of its set-up and two full builds."""
+    for way in REFERENCES:
+        if row := results.get((number, way)):
+            return row, row["parts"]["set-up"] + 2 * row["parts"]["full"] / row["builds"]["full"]
+    return None
+
+
+def table(results: Results) -> str:
     """Return a Markdown table of the molecules that are complete."""
     lines = [
         "| atoms | AOs | builds | time / plain's | time / limit | plain / limit | memory / plain's | "
         + " | ".join(PARTS) + " |", "|--:|--:|---|" + "--:|" * (4 + len(PARTS)),
     ]  # fmt: skip
     for (number, way), row in sorted(results.items(), key=lambda item: item[1]["orbitals"]):
-        plain = next((results[number, name] for name in REFERENCES if (number, name) in results), None)
-        if way in REFERENCES or plain is None:
+        if way in REFERENCES or not (found := limit_of(results, number)):
             continue
-        limit = plain["parts"]["set-up"] + 2 * plain["parts"]["full"] / plain["builds"]["full"]
+        plain, limit = found
         builds = " + ".join(f"{count} {name}" for name, count in row["builds"].items())
         full = plain["seconds"] if (number, "plain") in results else float("nan")
         ratios = [row["seconds"] / full, row["seconds"] / limit, full / limit, row["peak_mb"] / plain["peak_mb"]]
@@ -123,18 +137,37 @@ def table(results: dict[tuple[int, str], dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(files: list[Path]) -> bytes:
+    """Draw the time over the limit against the number of atoms, one line for each file; return a PNG."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.add_subplot(xlabel="atoms", ylabel="time / (set-up + two full builds)", ylim=(0, 3))
+        for file in files:
+            results = stored(file)
+            limits = {number: found[1] for number, _ in results if (found := limit_of(results, number))}
+            rows = [(row["atoms"], row["seconds"] / limits[n]) for (n, way), row in results.items() if way == "minao"]
+            axes.plot(*zip(*sorted(rows), strict=True), "o-", label=file.stem.replace("_", " "))
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.legend()
+    return png(figure)
+
+
 def main() -> None:
     """Measure what is missing in the file of results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("molecules", type=Path)
+    parser.add_argument("molecules", type=Path, nargs="?")
     parser.add_argument("--xc", default="b3lyp")
     parser.add_argument("--grid", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=["plain", "minao"], help="plain, limit, initial guesses")
     parser.add_argument("--frames", type=int, nargs="*", help="numbers of frames, by size; default: all")
     parser.add_argument("--max-memory", type=int, default=8000, help="MB")
     parser.add_argument("--out", type=Path, default=Path("parts.jsonl"))
+    parser.add_argument("--plot", type=Path, nargs="+", metavar="FILE", help="picture, and files of results")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.plot:
+        options.plot[0].write_bytes(plot(options.plot[1:]))
+        return
     frames = sorted(read_molecules([str(options.molecules)]).molecules, key=lambda molecule: len(molecule.numbers))
     if options.one:
         warnings.simplefilter("ignore")
@@ -150,7 +183,7 @@ def main() -> None:
     print(table(stored(options.out)))
 
 
-def stored(file: Path) -> dict[tuple[int, str], dict[str, Any]]:
+def stored(file: Path) -> Results:
     """Return the results in a file, by number of the frame and way."""
     lines = file.read_text().splitlines() if file.exists() else []
     return {(row["number"], row["way"]): row for row in map(json.loads, lines)}
