@@ -23,15 +23,10 @@ Irreps = dict[tuple[int, int, int], Array]
 
 
 class Blocks(NamedTuple):
-    """A matrix cut into atoms.
+    """A matrix cut into atoms."""
 
-    Attributes:
-        onsite: (N, B, B) blocks of each atom with itself.
-        pair: (P, B, B) blocks of each ordered pair.
-    """
-
-    onsite: Array
-    pair: Array
+    onsite: Array  # (N, B, B) blocks of each atom with itself
+    pair: Array  # (P, B, B) blocks of each ordered pair
 
 
 def blocks_from_matrix(

@@ -94,14 +94,10 @@ def flipped_block(template: ShellTemplate) -> Array:
 
 
 class PolarBasis(NamedTuple):
-    """Orthogonal change from the elements of a local block to its m-components.
+    """Orthogonal change from the elements of a local block to its m-components."""
 
-    Attributes:
-        sizes: numbers of Re z_0, Im z_0, z_1, z_2, ...; each z_m from m = 1 on has two real parts.
-        matrix: (B*B, B*B) components = matrix @ block.ravel(); at most two non-zero elements in each row and column.
-    """
-
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # numbers of Re z_0, Im z_0, z_1, z_2, ...; each z_m from m = 1 on has two real parts
+    # (B*B, B*B) components = matrix @ block.ravel(); at most two non-zero elements in each row and column
     matrix: Array
 
 

@@ -117,13 +117,9 @@ def _split_cartesian_shell(degree: int) -> tuple[tuple[int, ...], Array]:
 
 @dataclass(frozen=True)
 class ShellTemplate:
-    """Padded set of shells that holds every atom of a set of elements: the shape of one block.
+    """Padded set of shells that holds every atom of a set of elements: the shape of one block."""
 
-    Attributes:
-        counts: number of shells of each degree l = 0, 1, 2 ...
-    """
-
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # number of shells of each degree l = 0, 1, 2 ...
 
     @property
     def size(self) -> int:
@@ -145,21 +141,14 @@ class ShellTemplate:
 
 @dataclass(frozen=True)
 class OrbitalLayout:
-    """Positions of a molecule's shells in PySCF's AO vector.
+    """Positions of a molecule's shells in PySCF's AO vector."""
 
-    Attributes:
-        n_atoms: number of atoms N, ghosts included.
-        shell_atom: (n_shells,) atom of each spherical shell.
-        shell_degree: (n_shells,) degree l of each shell.
-        shell_offset: (n_shells,) first component of each shell in the irreps-order vector.
-        transform: (n_ao, n_ao) matrix T for cartesian AOs, ``functions_irreps = T^T functions_pyscf``;
-            None for spherical AOs, which are only permuted.
-    """
-
-    n_atoms: int
-    shell_atom: IntArray
-    shell_degree: IntArray
-    shell_offset: IntArray
+    n_atoms: int  # number of atoms N, ghosts included
+    shell_atom: IntArray  # (n_shells,) atom of each spherical shell
+    shell_degree: IntArray  # (n_shells,) degree l of each shell
+    shell_offset: IntArray  # (n_shells,) first component of each shell in the irreps-order vector
+    # (n_ao, n_ao) matrix T for cartesian AOs, ``functions_irreps = T^T functions_pyscf``; None for spherical AOs, which
+    # are only permuted
     transform: Array | None = None
 
     @classmethod

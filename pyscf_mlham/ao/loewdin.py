@@ -17,15 +17,10 @@ Array = NDArray[Any]
 
 
 class Metric(NamedTuple):
-    """Roots of the overlap, or of S(k) at each k point of a crystal.
+    """Roots of the overlap, or of S(k) at each k point of a crystal."""
 
-    Attributes:
-        half: (..., n, n) S^1/2.
-        inverse: (..., n, n) S^-1/2.
-    """
-
-    half: Array
-    inverse: Array
+    half: Array  # (..., n, n) S^1/2
+    inverse: Array  # (..., n, n) S^-1/2
 
 
 def metric_from_overlap(overlap: Array) -> Metric:

@@ -14,25 +14,16 @@ COINCIDENT = 0.1  # Bohr; no two nuclei of a molecule come this close
 
 
 class Graph(NamedTuple):
-    """A molecule or a cell without its orbitals; a molecule is one without periodic directions, where R = 0.
+    """A molecule or a cell without its orbitals; a molecule is one without periodic directions, where R = 0."""
 
-    Attributes:
-        numbers: (N,) atomic numbers, 0 for a ghost.
-        positions: (N, 3) Bohr.
-        lattice: (3, 3) lattice vectors A in rows, Bohr; of no meaning for a molecule.
-        dimension: number of periodic directions, those of the first lattice vectors.
-        pairs: (P, 2) atoms of ordered pairs (i, j, R), sorted, without (i, i, 0); each has its opposite (j, i, -R).
-        translations: (P, 3) R: atom j is in the cell at R A.
-        vectors: (P, 3) r_j + R A - r_i, Bohr.
-    """
-
-    numbers: IntArray
-    positions: Array
-    lattice: Array
-    dimension: int
+    numbers: IntArray  # (N,) atomic numbers, 0 for a ghost
+    positions: Array  # (N, 3) Bohr
+    lattice: Array  # (3, 3) lattice vectors A in rows, Bohr; of no meaning for a molecule
+    dimension: int  # number of periodic directions, those of the first lattice vectors
+    # (P, 2) atoms of ordered pairs (i, j, R), sorted, without (i, i, 0); each has its opposite (j, i, -R)
     pairs: IntArray
-    translations: IntArray
-    vectors: Array
+    translations: IntArray  # (P, 3) R: atom j is in the cell at R A
+    vectors: Array  # (P, 3) r_j + R A - r_i, Bohr
 
 
 def each_pair_once(graph: Graph) -> Graph:

@@ -124,17 +124,11 @@ def neighbours_first(coords: Array) -> Array:
 
 
 class Weighted(NamedTuple):
-    """A potential on a block of points.
+    """A potential on a block of points."""
 
-    Attributes:
-        columns: indices of the orbitals that are non-zero on it.
-        ao: their values, (1 or 4, points, orbitals).
-        potential: potential times the weights of the points, (spins, 1 to 5, points).
-    """
-
-    columns: Array
-    ao: Array
-    potential: Array
+    columns: Array  # indices of the orbitals that are non-zero on it
+    ao: Array  # their values, (1 or 4, points, orbitals)
+    potential: Array  # potential times the weights of the points, (spins, 1 to 5, points)
 
 
 class GridXC:

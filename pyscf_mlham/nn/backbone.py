@@ -20,27 +20,16 @@ NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; mess
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """Sizes common to all backbones.
+    """Sizes common to all backbones."""
 
-    Attributes:
-        layers: message-passing layers.
-        channels: channels of irreps at atoms.
-        degree: largest l at atoms, at least twice that of the orbitals.
-        pair_channels: channels of pair features.
-        hidden: channels inside a layer.
-        radial: number of radial functions.
-        cutoff: Bohr.
-        scale: scale of the output, the typical size of dH over that of dH from the minao field.
-    """
-
-    layers: int = 3
-    channels: int = 32
-    degree: int = 4
-    pair_channels: int = 48
-    hidden: int = 96
-    radial: int = 32
-    cutoff: float = 16.0
-    scale: float = 1.0
+    layers: int = 3  # message-passing layers
+    channels: int = 32  # channels of irreps at atoms
+    degree: int = 4  # largest l at atoms, at least twice that of the orbitals
+    pair_channels: int = 48  # channels of pair features
+    hidden: int = 96  # channels inside a layer
+    radial: int = 32  # number of radial functions
+    cutoff: float = 16.0  # Bohr
+    scale: float = 1.0  # scale of the output, the typical size of dH over that of dH from the minao field
 
 
 class Directed(NamedTuple):
@@ -63,17 +52,11 @@ class Directed(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Output of a backbone.
+    """Output of a backbone."""
 
-    Attributes:
-        atoms: (N, (degree+1)^2, channels) irreps of natural parity, in the global frame.
-        pairs: (2P, rows, pair_channels) orders m in the directed pairs' frames; they vanish at the cutoff.
-        directed: both directions of every pair.
-    """
-
-    atoms: Tensor
-    pairs: Tensor
-    directed: Directed
+    atoms: Tensor  # (N, (degree+1)^2, channels) irreps of natural parity, in the global frame
+    pairs: Tensor  # (2P, rows, pair_channels) orders m in the directed pairs' frames; they vanish at the cutoff
+    directed: Directed  # both directions of every pair
 
 
 class Backbone(nn.Module):

@@ -21,15 +21,11 @@ from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, pai
 
 @dataclass(frozen=True)
 class QHNetV2Options(BackboneOptions):
-    """Sizes of the network: those of every backbone, and its own.
+    """Sizes of the network: those of every backbone, and its own."""
 
-    Attributes:
-        product: channels of the SO(2) tensor product.
-        largest_m: largest m of atoms' features in the pairs' frames, and of the tensor product. Components of pairs
-            beyond it (of d with p or d orbitals) are only rescaled by each layer.
-    """
-
-    product: int = 32
+    product: int = 32  # channels of the SO(2) tensor product
+    # largest m of atoms' features in the pairs' frames, and of the tensor product. Components of pairs beyond it (of d
+    # with p or d orbitals) are only rescaled by each layer
     largest_m: int = 2
 
 

@@ -10,19 +10,12 @@ from pyscf_mlham.errors import ModelError
 
 
 class Entry(NamedTuple):
-    """Location of a network's code.
+    """Location of a network's code."""
 
-    Attributes:
-        module: inside `pyscf_mlham.nn`.
-        network: class of the network.
-        options: dataclass of its sizes.
-        extra: optional dependency of the package that it needs.
-    """
-
-    module: str
-    network: str
-    options: str
-    extra: str = ""
+    module: str  # inside `pyscf_mlham.nn`
+    network: str  # class of the network
+    options: str  # dataclass of its sizes
+    extra: str = ""  # optional dependency of the package that it needs
 
     def load(self) -> tuple[Callable[..., Any], type[Any]]:
         """Import the class of the network and the dataclass of its sizes."""

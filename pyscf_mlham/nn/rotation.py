@@ -19,17 +19,11 @@ Array = NDArray[np.float64]
 
 
 class Rotation(NamedTuple):
-    """Representations of one orthogonal transformation of space.
+    """Representations of one orthogonal transformation of space."""
 
-    Attributes:
-        positions: (3, 3) matrix.
-        irreps: ((degree+1)^2, (degree+1)^2) Wigner D matrix of l = 0 .. degree.
-        block: (B, B) Wigner D matrix of a block's orbitals.
-    """
-
-    positions: Tensor
-    irreps: Tensor
-    block: Tensor
+    positions: Tensor  # (3, 3) matrix
+    irreps: Tensor  # ((degree+1)^2, (degree+1)^2) Wigner D matrix of l = 0 .. degree
+    block: Tensor  # (B, B) Wigner D matrix of a block's orbitals
 
     def to(self, like: Tensor) -> Rotation:
         """Move to a tensor's device and type."""

@@ -31,22 +31,14 @@ ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
 
 @dataclass(frozen=True)
 class HarmoSEOptions:
-    """Sizes of the refiner.
+    """Sizes of the refiner."""
 
-    Attributes:
-        channels: channels of a token; atoms and directed pairs have one each.
-        heads: attention heads.
-        layers: layers of the transformer.
-        shown: channels of the first stage's features that enter.
-        frames: orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh).
-        limit: largest Frobenius norm of an onsite block's correction, Hartree; less for pairs, as they are smaller.
-    """
-
-    channels: int = 64
-    heads: int = 4
-    layers: int = 2
-    shown: int = 8
-    frames: int = 2
+    channels: int = 64  # channels of a token; atoms and directed pairs have one each
+    heads: int = 4  # attention heads
+    layers: int = 2  # layers of the transformer
+    shown: int = 8  # channels of the first stage's features that enter
+    frames: int = 2  # orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh)
+    # largest Frobenius norm of an onsite block's correction, Hartree; less for pairs, as they are smaller
     limit: float = 0.05
 
 

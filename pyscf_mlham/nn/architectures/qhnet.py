@@ -29,13 +29,9 @@ from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, squ
 
 @dataclass(frozen=True)
 class QHNetOptions(BackboneOptions):
-    """Sizes of the network, beside those of every backbone.
+    """Sizes of the network, beside those of every backbone."""
 
-    Attributes:
-        pair_layers: number of final layers with products at atoms and at pairs.
-    """
-
-    pair_layers: int = 2
+    pair_layers: int = 2  # number of final layers with products at atoms and at pairs
 
 
 def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:

@@ -32,17 +32,11 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class TraceGradOptions:
-    """Sizes of the wrapper.
+    """Sizes of the wrapper."""
 
-    Attributes:
-        quadratic: scalar products for each l of atoms and each m of pairs.
-        hidden: channels inside the networks of invariants.
-        invariants: number of z.
-    """
-
-    quadratic: int = 16
-    hidden: int = 64
-    invariants: int = 32
+    quadratic: int = 16  # scalar products for each l of atoms and each m of pairs
+    hidden: int = 64  # channels inside the networks of invariants
+    invariants: int = 32  # number of z
 
 
 class InvariantNetwork(nn.Module):
