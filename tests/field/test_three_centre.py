@@ -26,3 +26,13 @@ def test_integrals_of_overlapping_pairs(cart: bool, omega: float, monkeypatch: p
     assert len(pairs) < mol.nao * (mol.nao + 1) // 4  # most pairs are far apart
     assert len(blocks) > 3
     assert np.abs(np.concatenate(blocks, axis=1) - expected).max() < 1e-13
+
+
+@pytest.mark.parametrize(("most", "blocks"), [(1, "nbas"), (1e9, None)])
+def test_blocks_of_one_shell_or_of_all(most: float, blocks: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    mol = gto.M(atom="O 0 0 0; H 0 0.7 0.6; H 0 -0.7 0.6", basis="def2-svp")
+    auxmol, pairs = df.make_auxmol(mol, "weigend"), Pairs(mol, 1e-8)
+    monkeypatch.setattr(module, "BLOCK_BYTES", most)
+    found = list(three_centre(mol, auxmol, 0.0, pairs))
+    assert len(found) == (getattr(mol, blocks) if blocks else 1)
+    assert sum(block.shape[1] for block in found) == len(pairs)
