@@ -31,17 +31,11 @@ INTRUDER, HIGH = 0.15, 1.0  # HIGH in Hartree
 
 
 class Orbitals(NamedTuple):
-    """Orbitals in the shapes of the mean-field object.
+    """Orbitals in the shapes of the mean-field object."""
 
-    Attributes:
-        energy: (n_mo,) or (2, n_mo) Hartree.
-        coeff: (n_ao, n_mo) or (2, n_ao, n_mo).
-        occ: (n_mo,) or (2, n_mo) electrons.
-    """
-
-    energy: Array
-    coeff: Array
-    occ: Array
+    energy: Array  # (n_mo,) or (2, n_mo) Hartree
+    coeff: Array  # (n_ao, n_mo) or (2, n_ao, n_mo)
+    occ: Array  # (n_mo,) or (2, n_mo) electrons
 
 
 def orbitals_from_fock(

@@ -29,17 +29,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job(Generic[T, R]):
-    """The work of each worker.
+    """The work of each worker."""
 
-    Attributes:
-        work: function from a task to its result, defined in a module, so that it can be sent to a process.
-        lost: function from a task whose workers died, and the reason, to its result.
-        threads: threads of each worker.
-        environment: environment variables of each worker process.
-    """
-
+    # function from a task to its result, defined in a module, so that it can be sent to a process
     work: Callable[[T], R]
-    lost: Callable[[T, str], R]
+    lost: Callable[[T, str], R]  # function from a task whose workers died, and the reason, to its result
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 

@@ -36,36 +36,22 @@ IntArray = NDArray[np.int64]
 
 
 class Example(NamedTuple):
-    """A sample and its label; matrices and vectors in irreps order.
+    """A sample and its label; matrices and vectors in irreps order."""
 
-    Attributes:
-        sample: input of the network.
-        onsite: (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree.
-        pair: (P, B, B) pair blocks of dH, in the pairs' frames, Hartree.
-        slots: (N, B) index of each block element's orbital in the vector, -1 = empty.
-        phases: (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point.
-        orbitals: (N_k, n, n) converged orbitals in Loewdin orbitals.
-        energies: (N_k, n) orbital energies, Hartree.
-        n_occupied: number of occupied orbitals; of a crystal the lowest ones at each k point.
-        half: (N_k, n, n) S^1/2.
-        beyond: (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every
-            prediction; (0, 0, 0) if there are none.
-        name: name of the record.
-        digest: hash of the geometry and the Fock matrix as stored in the file.
-    """
-
-    sample: Sample
-    onsite: FloatArray
-    pair: FloatArray
-    slots: IntArray
-    phases: ComplexArray
-    orbitals: ComplexArray
-    energies: FloatArray
-    n_occupied: int
-    half: ComplexArray
+    sample: Sample  # input of the network
+    onsite: FloatArray  # (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree
+    pair: FloatArray  # (P, B, B) pair blocks of dH, in the pairs' frames, Hartree
+    slots: IntArray  # (N, B) index of each block element's orbital in the vector, -1 = empty
+    phases: ComplexArray  # (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point
+    orbitals: ComplexArray  # (N_k, n, n) converged orbitals in Loewdin orbitals
+    energies: FloatArray  # (N_k, n) orbital energies, Hartree
+    n_occupied: int  # number of occupied orbitals; of a crystal the lowest ones at each k point
+    half: ComplexArray  # (N_k, n, n) S^1/2
+    # (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every prediction;
+    # (0, 0, 0) if there are none
     beyond: ComplexArray
     name: str
-    digest: str = ""
+    digest: str = ""  # hash of the geometry and the Fock matrix as stored in the file
 
 
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:

@@ -29,26 +29,15 @@ MULT = "multiplicity if a frame has no mult=; default 1, or for ASE's collection
 
 
 class Molecule(NamedTuple):
-    """A geometry to be labelled.
+    """A geometry to be labelled."""
 
-    Attributes:
-        name: name of the geometry, unique in the input.
-        group: identity of the molecule, shared by conformers and displaced copies.
-        source: file or collection.
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        charge: total charge.
-        spin: n_alpha - n_beta.
-        periodic: lattice and k points of a crystal, None for a molecule.
-    """
-
-    name: str
-    group: str
+    name: str  # name of the geometry, unique in the input
+    group: str  # identity of the molecule, shared by conformers and displaced copies
     source: str
-    numbers: IntArray
-    positions: Array
+    numbers: IntArray  # (N,) atomic numbers
+    positions: Array  # (N, 3) Bohr
     charge: int
-    spin: int
+    spin: int  # n_alpha - n_beta
     periodic: Periodic | None = None
 
     @property

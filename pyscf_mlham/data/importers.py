@@ -44,25 +44,15 @@ NEAR_H0 = 0.1  # Hartree; the mean absolute difference of a Fock matrix from H0 
 
 
 class RawRecord(NamedTuple):
-    """A labelled molecule of another program, in the format of its file.
-
-    Attributes:
-        name: name of the record.
-        group: name of the molecule, "" if the format has none.
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Angstrom.
-        fock: (n, n) Fock matrix in the orbital order of the file, Hartree.
-        overlap: (n, n) in the same order, None if the format has none.
-        energy: total energy, Hartree, not a number if the format has none.
-    """
+    """A labelled molecule of another program, in the format of its file."""
 
     name: str
-    group: str
-    numbers: NDArray[np.int64]
-    positions: Array
-    fock: Array
-    overlap: Array | None
-    energy: float
+    group: str  # name of the molecule, "" if the format has none
+    numbers: NDArray[np.int64]  # (N,) atomic numbers
+    positions: Array  # (N, 3) Angstrom
+    fock: Array  # (n, n) Fock matrix in the orbital order of the file, Hartree
+    overlap: Array | None  # (n, n) in the same order, None if the format has none
+    energy: float  # total energy, Hartree, not a number if the format has none
 
 
 def import_records(

@@ -15,19 +15,12 @@ from pyscf_mlham.store import Store
 
 
 class Entry(NamedTuple):
-    """The result of one molecule.
+    """The result of one molecule."""
 
-    Attributes:
-        key: identity of geometry, charge and spin.
-        name: name of the geometry.
-        record: the labelled molecule, None if it failed.
-        reason: why it failed, "" if it did not.
-    """
-
-    key: str
+    key: str  # identity of geometry, charge and spin
     name: str
-    record: Record | None
-    reason: str = ""
+    record: Record | None  # the labelled molecule, None if it failed
+    reason: str = ""  # why it failed, "" if it did not
 
 
 class Journal(Store):

@@ -33,21 +33,13 @@ LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", g
 
 
 class Task(NamedTuple):
-    """One molecule for a worker.
-
-    Attributes:
-        molecule: geometry.
-        level: level of theory.
-        split: train, val or test.
-        solver: "twolevel" or "scf", or "coarse" for approximate labels without an energy.
-        guess: initial guess, a name of PySCF's or "ml".
-    """
+    """One molecule for a worker."""
 
     molecule: Molecule
     level: Level
-    split: str
-    solver: str
-    guess: str
+    split: str  # train, val or test
+    solver: str  # "twolevel" or "scf", or "coarse" for approximate labels without an energy
+    guess: str  # initial guess, a name of PySCF's or "ml"
 
 
 def label(task: Task) -> Entry:

@@ -72,17 +72,11 @@ class Level:
 
 
 class Periodic(NamedTuple):
-    """What makes a geometry a crystal.
+    """What makes a geometry a crystal."""
 
-    Attributes:
-        lattice: (3, 3) lattice vectors in rows, Bohr.
-        dimension: number of periodic directions, those of the first lattice vectors.
-        mesh: (3,) numbers of k points, Gamma among them.
-    """
-
-    lattice: Array
-    dimension: int
-    mesh: IntArray
+    lattice: Array  # (3, 3) lattice vectors in rows, Bohr
+    dimension: int  # number of periodic directions, those of the first lattice vectors
+    mesh: IntArray  # (3,) numbers of k points, Gamma among them
 
     @property
     def kpts(self) -> Array:

@@ -34,15 +34,11 @@ SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are 
 
 @dataclass
 class Settings:
-    """What `register` sets, for every object whose init_guess is 'ml'.
+    """What `register` sets, for every object whose init_guess is 'ml'."""
 
-    Attributes:
-        model: model of a plain 'ml'; None chooses among the shipped ones.
-        fallback: guess used if the model is not applicable: "scc" (PySCF's minao if that is not applicable either), one
-            of PySCF's own, or "raise".
-    """
-
-    model: ModelLike = None
+    model: ModelLike = None  # model of a plain 'ml'; None chooses among the shipped ones
+    # guess used if the model is not applicable: "scc" (PySCF's minao if that is not applicable either), one of PySCF's
+    # own, or "raise"
     fallback: str = SCC
 
 

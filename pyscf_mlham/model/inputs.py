@@ -17,33 +17,20 @@ Array = NDArray[Any]
 
 
 class Recipe(NamedTuple):
-    """Properties of a network that determine its input.
+    """Properties of a network that determine its input."""
 
-    Attributes:
-        template: shape of a block.
-        degree: largest l of features at atoms.
-        cutoff: cutoff of pairs, Bohr.
-        baseline: name of H0.
-    """
-
-    template: ShellTemplate
-    degree: int
-    cutoff: float
-    baseline: str
+    template: ShellTemplate  # shape of a block
+    degree: int  # largest l of features at atoms
+    cutoff: float  # cutoff of pairs, Bohr
+    baseline: str  # name of H0
 
 
 class Inputs(NamedTuple):
-    """Input of a network for a molecule or cell, and what cuts its other matrices into blocks of the same kind.
+    """Input of a network for a molecule or cell, and what cuts its other matrices into blocks of the same kind."""
 
-    Attributes:
-        samples: one for each spin of H0.
-        cut: blocks of its matrices.
-        metric: roots of its overlap.
-    """
-
-    samples: list[Sample]
+    samples: list[Sample]  # one for each spin of H0
     cut: Cut
-    metric: Metric
+    metric: Metric  # roots of its overlap
 
     @classmethod
     def from_mol(cls, mol: gto.Mole, h0: Array, recipe: Recipe, kpts: Array | None = None) -> Inputs:

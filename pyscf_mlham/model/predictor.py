@@ -74,33 +74,19 @@ class Predictor(Protocol):
 
 
 class Prediction(NamedTuple):
-    """A predicted Fock matrix and what follows from it.
+    """A predicted Fock matrix and what follows from it."""
 
-    Attributes:
-        fock: Fock matrix in the shape of the mean-field object, PySCF's AO order, Hartree.
-        orbitals: its orbitals, filled as the object fills them.
-        gap: between occupied and empty orbitals, Hartree.
-        model: name of the model.
-        damping: strength of the overlap filter that was needed, 0 without it.
-        lifted_from: native basis set, "" if it is the molecule's.
-        made_for: functional of the model, "" if it is the object's.
-        coarse_builds: coarse Fock builds of a network's prediction, including those of H0, which may be cached.
-        single_builds: builds of the object's own field in single precision.
-        seconds: wall time.
-        full_builds: full Fock builds, of the H0 of a crystal.
-    """
-
-    fock: Array
-    orbitals: Orbitals
-    gap: float
+    fock: Array  # Fock matrix in the shape of the mean-field object, PySCF's AO order, Hartree
+    orbitals: Orbitals  # its orbitals, filled as the object fills them
+    gap: float  # between occupied and empty orbitals, Hartree
     model: str
-    damping: float
-    lifted_from: str
-    made_for: str
-    coarse_builds: int
-    single_builds: int
+    damping: float  # strength of the overlap filter that was needed, 0 without it
+    lifted_from: str  # native basis set, "" if it is the molecule's
+    made_for: str  # functional of the model, "" if it is the object's
+    coarse_builds: int  # coarse Fock builds of a network's prediction, including those of H0, which may be cached
+    single_builds: int  # builds of the object's own field in single precision
     seconds: float
-    full_builds: int = 0
+    full_builds: int = 0  # full Fock builds, of the H0 of a crystal
 
     def describe(self) -> str:
         """Return one line for a log."""
@@ -203,19 +189,12 @@ def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
 
 
 class _Baseline(NamedTuple):
-    """H0 of an object and of its model.
+    """H0 of an object and of its model."""
 
-    Attributes:
-        fock: H0 in the shape of the object, Hartree.
-        native: H0 in the model's own basis set, its input, Hartree.
-        corrected: returns the object's Fock matrix with a correction in the object's basis set.
-        coarse_builds: number of coarse Fock builds used.
-    """
-
-    fock: Array
-    native: Array
-    corrected: Callable[[Array], Array]
-    coarse_builds: int
+    fock: Array  # H0 in the shape of the object, Hartree
+    native: Array  # H0 in the model's own basis set, its input, Hartree
+    corrected: Callable[[Array], Array]  # returns the object's Fock matrix with a correction in the object's basis set
+    coarse_builds: int  # number of coarse Fock builds used
 
 
 def _baseline(

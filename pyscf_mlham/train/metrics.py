@@ -22,34 +22,21 @@ INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted o
 
 
 class Metrics(NamedTuple):
-    """Metrics of one molecule, or means over several; Hartree unless stated otherwise.
+    """Metrics of one molecule, or means over several; Hartree unless stated otherwise."""
 
-    Attributes:
-        h_mae: mean absolute error of the Fock matrix in AOs, all elements.
-        onsite_mae: mean absolute error of the blocks of an atom with itself.
-        pair_mae: mean absolute error of the blocks between atoms.
-        lowdin_mae: mean absolute error in Loewdin orbitals.
-        occupied_mae: mean absolute error of the occupied orbitals' energies.
-        similarity: mean |<predicted|converged>| over the occupied orbitals, in order of energy (QH9's psi); reduced by
-            arbitrary mixing of degenerate orbitals.
-        gap_error: absolute error of the HOMO-LUMO gap.
-        gap_ratio: predicted over converged gap.
-        occupied_virtual: Frobenius norm of the error between converged occupied and virtual orbitals.
-        density: norm of the first-order error of the density matrix, dimensionless.
-        intruders: number of occupied orbitals that are virtual in the converged SCF.
-    """
-
-    h_mae: float
-    onsite_mae: float
-    pair_mae: float
+    h_mae: float  # mean absolute error of the Fock matrix in AOs, all elements
+    onsite_mae: float  # mean absolute error of the blocks of an atom with itself
+    pair_mae: float  # mean absolute error of the blocks between atoms
     lowdin_mae: float
-    occupied_mae: float
+    occupied_mae: float  # mean absolute error of the occupied orbitals' energies
+    # mean |<predicted|converged>| over the occupied orbitals, in order of energy (QH9's psi); reduced by arbitrary
+    # mixing of degenerate orbitals
     similarity: float
-    gap_error: float
+    gap_error: float  # absolute error of the HOMO-LUMO gap
     gap_ratio: float
-    occupied_virtual: float
-    density: float
-    intruders: float
+    occupied_virtual: float  # Frobenius norm of the error between converged occupied and virtual orbitals
+    density: float  # norm of the first-order error of the density matrix, dimensionless
+    intruders: float  # number of occupied orbitals that are virtual in the converged SCF
 
 
 def judged(error: np.ndarray, example: Example) -> Metrics:
