@@ -73,7 +73,7 @@ def _parser(version: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="train a network",
         formatter_class=raw,
         description="Train a network by the settings of a YAML file. The same command resumes a stopped run.\n\n"
-        "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
+        "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham train my.yaml",
     )
     train.add_argument("config", type=Path, help="YAML file of settings")
     train.set_defaults(run=_train)
@@ -138,7 +138,3 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         table.add_row(name, elements, charges, level, config.baseline, config.architecture)
     console.print(table if table.rows else "This version ships no model.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

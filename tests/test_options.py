@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pyscf_mlham import cli
+from pyscf_mlham import __version__, cli
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.errors import DataError
 
@@ -55,6 +57,15 @@ def test_option_values_of_wrong_form_are_errors(
     with pytest.raises(SystemExit):
         cli.main([*command, str(tmp_path / "out"), *arguments])
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "pyscf_mlham"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"mlham {__version__}\n"
+    wrong = subprocess.run([*command, "eval", "nobody", "nothing.h5"], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert "'nobody': neither a shipped model" in wrong.stderr
 
 
 def test_grid_levels_are_those_of_pyscf() -> None:

@@ -116,6 +116,10 @@ class MLHam(Calculator):
         history = History.load(path)
         if history.strategy != self.parameters["history"]:
             raise InputError(f"{path} has history={history.strategy!r}, not {self.parameters['history']!r}.")
+        self.use_history(history)
+
+    def use_history(self, history: History) -> None:
+        """Take the guesses of later steps from a history, which may extrapolate in another way than its parameter."""
         self._history = history
 
     def reset(self) -> None:

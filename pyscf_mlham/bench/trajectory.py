@@ -60,7 +60,7 @@ def calculator(settings: Settings, run: Run) -> MLHam:
         history="loewdin" if rival else strategy.history,
     )
     if rival:
-        made._history = Rival(run[0])  # the calculator itself has none of them
+        made.use_history(Rival(run[0]))
     return made
 
 

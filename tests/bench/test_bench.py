@@ -108,7 +108,7 @@ def untimed(path: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_and_resumed_is_the_same_table(tmp_path: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "pyscf_mlham.cli", "bench", "ase:g2/H2O,HCN", "--guess", "minao,huckel,oracle"]
+    command = [sys.executable, "-m", "pyscf_mlham", "bench", "ase:g2/H2O,HCN", "--guess", "minao,huckel,oracle"]
     command += ["--repeat", "2", "-j", "2", *SMALL, "--report", str(tmp_path)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     journal = tmp_path / JOURNAL

@@ -224,7 +224,7 @@ def test_unconverged_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatc
 
 
 def command(source: Path, out: Path, jobs: int) -> list[str]:
-    python = [sys.executable, "-m", "pyscf_mlham.cli", "data", "generate", str(source), "-o", str(out), *FLAGS]
+    python = [sys.executable, "-m", "pyscf_mlham", "data", "generate", str(source), "-o", str(out), *FLAGS]
     return [*python, "-j", str(jobs)]
 
 

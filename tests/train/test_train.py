@@ -111,7 +111,7 @@ def test_two_processes_match_one(data: Path, tmp_path: Path, parts: str) -> None
         ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
     ):
         (tmp_path / f"{name}.yaml").write_text(yaml + name)
-        command = [*launcher, "-m", "pyscf_mlham.cli", "train", str(tmp_path / f"{name}.yaml")]
+        command = [*launcher, "-m", "pyscf_mlham", "train", str(tmp_path / f"{name}.yaml")]
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     one, two = (load_file(tmp_path / name / "training.safetensors") for name in ("one", "two"))
     assert set(one) == set(two)
