@@ -52,6 +52,11 @@ def check_scratch() -> None:
         )
 
 
+def engine(job: Job[T, R], jobs: int, dask: str = "") -> Callable[[Sequence[T]], Iterator[R]]:
+    """Return an engine of worker processes, or of a dask cluster if the address of its scheduler is given."""
+    return dask_engine(job, dask) if dask else process_engine(job, jobs)
+
+
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
     """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more."""
     if jobs < 1:
@@ -166,7 +171,7 @@ def _work_alone(job: Job[T, R], task: T) -> R:
     threadpool_limits(job.threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(job.threads)
-    use_threads(job.threads)
+    lib.num_threads(job.threads)
     return job.work(task)
 
 
@@ -185,22 +190,12 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def single_threaded() -> contextlib.AbstractContextManager[None]:
-    """Limit processes started inside the block to one thread: the molecules are small, and each core has a process."""
-    return environment(**dict.fromkeys(THREADS, "1"))
-
-
-def use_threads(count: int) -> None:
-    """Set the number of threads of this process for integrals."""
-    lib.num_threads(count)
-
-
 def become_worker(threads: int) -> None:
     """Set the number of threads of this process, and end it when its parent ends for any reason.
 
     A parent that is killed cannot stop its workers, and a long molecule would run on for hours.
     """
-    use_threads(threads)
+    lib.num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

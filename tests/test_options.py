@@ -24,10 +24,10 @@ GENERATE = ["data", "generate", "ase:g2/H2O", "-o"]
         (BENCH, ["--energy-tol", "-1"], "--energy-tol -1.0"),
         (GENERATE, ["--guess", "foo"], "unknown guess 'foo'; expected one of minao, scc, atom"),
         (GENERATE, ["--guess", "ml:nobody"], "'nobody': neither a shipped model"),
-        (GENERATE, ["--rattle", "-3"], "--rattle -3: expected zero or more"),
-        (GENERATE, ["--sigma", "nan"], "--sigma nan: expected zero or more"),
-        (GENERATE, ["--thermal", "-2"], "--thermal -2: expected zero or more"),
-        (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected zero or more"),
+        (GENERATE, ["--rattle", "-3"], "--rattle -3: expected 0 or more"),
+        (GENERATE, ["--sigma", "nan"], "--sigma nan: expected 0 or more"),
+        (GENERATE, ["--thermal", "-2"], "--thermal -2: expected 0 or more"),
+        (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected 0 or more"),
     ],
 )
 def test_option_values_out_of_range_are_errors(

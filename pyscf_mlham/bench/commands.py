@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import Input, read_molecules, read_paths
 from pyscf_mlham.bench.protocol import (
@@ -29,6 +28,7 @@ from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_options, from_options, names
+from pyscf_mlham.progress import say
 from pyscf_mlham.scf.problem import check_functional
 
 SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"
@@ -168,9 +168,9 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 def _molecules(args: argparse.Namespace, console: Console) -> Input:
     found = read_molecules(args.files, args.charge, args.mult, args.frames)
     for text in found.bad:
-        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "bad input")
     for text in found.duplicates:
-        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+        say(console, f"{text}; left out.")
     return found
 
 
@@ -185,7 +185,7 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
     judged = trust.run_trust(
         trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
     )
-    console.print(f"{args.report / 'trust.html'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{args.report / 'trust.html'}")
     return 1 if trust.is_bad(judged) or found.bad else 0
 
 
@@ -194,16 +194,17 @@ def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: 
     settings = from_options(kind, args)
     settings = from_options(kind, args, model_sha256=model_hash(settings.model))
     follow = isinstance(settings, MD) and settings.follow
-    paths = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
+    paths, bad = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
+    for text in bad:
+        say(console, text, "bad input")
 
-    from pyscf_mlham.bench.trajectory import run_paths as run_them  # loads ASE
-    from pyscf_mlham.bench.trajectory import why_not
+    from pyscf_mlham.bench import trajectory  # loads ASE
 
-    reasons = [why_not(frames[0], settings) for frames in paths.values()]
+    reasons = [trajectory.why_not(frames[0], settings) for frames in paths.values()]
     if all(reasons):
         raise DataError(f"there is no molecule to run; {reasons[0]}")
     advise(console)
-    return _report(run_them(paths, settings, args.out, console), args.out, "cpu", console)
+    return _report(trajectory.run_paths(paths, settings, args.out, console, bad), args.out, "cpu", console)
 
 
 def _report(results: Results, folder: Path, clock: str, console: Console) -> int:
@@ -212,7 +213,7 @@ def _report(results: Results, folder: Path, clock: str, console: Console) -> int
 
     write_report(results, folder, clock)
     print_summary(results, clock, console)
-    console.print(f"{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{folder / 'report.html'}")
     return 1 if results.problems else 0
 
 
@@ -221,7 +222,7 @@ def advise(console: Console) -> None:
     from pyscf_mlham.blas import advice, processors
 
     if text := advice(processors()):
-        console.print(f"[yellow]advice:[/yellow] {text}", soft_wrap=True, highlight=False)
+        say(console, text, "advice", "yellow")
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
@@ -258,7 +259,7 @@ def add_guess(parser: argparse.ArgumentParser) -> None:
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:
     """Write a guess; raise an error if no model is applicable."""
-    from pyscf_mlham.bench.export import write_guess
+    from pyscf_mlham.bench.starts import write_guess
 
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a file name that ends in .npz or .chk.")
@@ -269,11 +270,9 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
-    text = write_guess(
-        molecule, Level(args.xc, args.basis, args.grid_level, args.density_fit), args.scf, args.model, args.output
-    )
-    console.print(f"{args.output}: {text}", highlight=False, soft_wrap=True, markup=False)
+    level = Level(args.xc, args.basis, args.grid_level, args.density_fit)
+    say(console, f"{args.output}: {write_guess(molecule, level, args.scf, args.model, args.output)}")
     if others := len(frames) - 1:
         which = f"It is for {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
-        console.print(f"{which}; --frame N selects another.", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"{which}; --frame N selects another.")
     return 0

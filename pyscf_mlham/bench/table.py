@@ -15,6 +15,7 @@ from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, molecule_of
 from pyscf_mlham.bench.starts import REFUSED
 from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sections, summarise
+from pyscf_mlham.progress import say
 
 TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
@@ -258,12 +259,12 @@ def _build_cell(method: Method, case: Case | None) -> str:
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
     """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
-    console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
+    say(console, f"{describe(results)}; {clock_name(results, clock)}")
     for sheet in sheets(results, clock):
         sheet.print(console)
     console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
     reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
-        console.print(f"[yellow]notice:[/yellow] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "notice", "yellow")
     for text in (problem for problem in results.problems if problem not in reported):
-        console.print(f"[red]problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "problem")

@@ -20,6 +20,7 @@ from pyscf_mlham.bench.table import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.progress import say
 
 Method = tuple[Guess, str]  # and solver
 SAME_S2 = 1e-3  # of first order in the error of the density, as the energy is not: soft modes leave 1e-4
@@ -75,7 +76,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     results = run(found, plan, protocol, folder, console)
     more = _stability_tasks(verdicts(results), found.molecules, plan.methods, protocol)
     if more:
-        console.print(f"{len(more)} stability analyses, of the higher of two states.", highlight=False)
+        say(console, f"{len(more)} stability analyses, of the higher of two states.")
         results = run(found, plan, protocol, folder, console, more)
     judged = verdicts(results)
     sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
@@ -84,7 +85,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     replace_file(folder / "trust.html", _page(results, judged, sheets).encode())
     for sheet in reversed(sheets):
         sheet.print(console)
-    console.print(_headline(judged), highlight=False)
+    say(console, _headline(judged))
     return judged
 
 

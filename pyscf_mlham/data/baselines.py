@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,13 @@ import pyscf
 from rich.console import Console
 
 from pyscf_mlham.data.generate import COUNTED, journal_path, run_through
-from pyscf_mlham.data.geometries import identity_of_record, mol_from_geometry
+from pyscf_mlham.data.geometries import identity_of_record, keys_of, mol_from_geometry
 from pyscf_mlham.data.journal import Entry, Journal
 from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.workers import Job, process_engine
+from pyscf_mlham.workers import Job, engine
 
 
 class Task(NamedTuple):
@@ -35,21 +36,15 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     if output.exists():
         raise DataError(f"{output} exists already; name another output file.")
     counts = dict.fromkeys(COUNTED, 0)
-    with HamiltonianFile(source) as file:
-        journal = Journal(journal_path(output), file.level)
-        try:
-            keys = [identity_of_record(file, i) for i in range(len(file))]
-            done = journal.labelled
-            tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
-            counts["done"] = len(keys) - len(tasks)
-            run_through(tasks, process_engine(JOB, jobs), journal, counts, console)
-            done = journal.labelled
-            records = (journal.record(key) for key in keys if key in done)
-            attributes = {"pyscf_version": pyscf.__version__}
-            write_file(output, file.level, records, attributes, journal.failures)
-            journal.remove()
-        finally:
-            journal.close()
+    with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
+        keys, done = keys_of(file), journal.labelled
+        tasks = [Task(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
+        counts["done"] = len(keys) - len(tasks)
+        run_through(tasks, engine(JOB, jobs), journal, counts, console)
+        done = journal.labelled
+        records = (journal.record(key) for key in keys if key in done)
+        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
+        journal.remove()
     return counts
 
 

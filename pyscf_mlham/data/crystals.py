@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.data.geometries import Molecule, cell_from_geometry
 from pyscf_mlham.data.schema import Level, Record
-from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import COARSE_SCF
 from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
@@ -23,9 +23,9 @@ Array = NDArray[Any]
 
 
 class Solution(NamedTuple):
-    """A converged SCF: F and H0 by the names of their datasets, (N_k, n, n) between cells; Hartree."""
+    """A converged SCF; of a crystal the matrices are those between cells, (N_k, n, n)."""
 
-    matrices: dict[str, Array]
+    matrices: dict[str, Array]  # F, and H0 if it was computed, by the names of their datasets, Hartree
     energy: float
     gap: float
 
@@ -69,9 +69,6 @@ def crystal_solution(mf: Any, solver: str) -> Solution:
         if not solved.converged:
             raise DataError(f"the SCF did not converge in {solved.max_cycle} cycles")
         fock = np.asarray(mf.get_fock(problem.hcore, problem.overlap, dm=solved.make_rdm1()))
-    orbitals: Orbitals = problem.orbitals(fock)
-    kpts, lattice = mf.kpts, np.asarray(mf.mol.lattice_vectors())
-    matrices = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}
-    return Solution(
-        {name: cells_from_bloch(m, kpts, lattice) for name, m in matrices.items()}, energy, band_gap(mf, orbitals)
-    )
+    at_k, lattice = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}, np.asarray(mf.mol.lattice_vectors())
+    matrices = {name: cells_from_bloch(matrix, mf.kpts, lattice) for name, matrix in at_k.items()}
+    return Solution(matrices, energy, band_gap(mf, problem.orbitals(fock)))

@@ -20,12 +20,12 @@ from pyscf_mlham.ao.lattice import bloch_from_cells
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.model.inputs import Inputs, Recipe
-from pyscf_mlham.workers import become_worker, single_threaded
+from pyscf_mlham.workers import THREADS, become_worker, environment
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
 
@@ -79,86 +79,69 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
 
 
 def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
-    if record.periodic:
-        return [_crystal_example(record, record.periodic, level, recipe)]
     if record.spin and recipe.baseline != SCC:
         raise DataError(
             f"record {record.name}: it has spin {record.spin}, and the {recipe.baseline} baseline is for closed "
             f"shells; train with baseline: {SCC}."
         )
-    mol = mol_from_geometry(record, level.basis)
+    periodic = record.periodic
+    mol = cell_from_geometry(record, level) if periodic else mol_from_geometry(record, level.basis)
     if not mol.nelectron:
         raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
-    if mol.nao != len(record.fock):
+    if mol.nao != record.fock.shape[-1]:
         raise DataError(
-            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {mol.nao} "
+            f"record {record.name}: its Fock matrix has {record.fock.shape[-1]} rows, {level.basis} has {mol.nao} "
             "functions for it; the file has the wrong basis set."
         )
     fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
     if fock is None:
         raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
+    if periodic is None:
+        h0 = hamiltonian(recipe.baseline, mol, level.xc) if h0 is None else h0
+        inputs = Inputs.from_mol(mol, h0, recipe)
+        spins = zip(inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
+        return [_example(record, inputs, *spin) for spin in spins]
     if h0 is None:
-        h0 = hamiltonian(recipe.baseline, mol, level.xc)
-    shared = _SpinExamples(record, Inputs.from_mol(mol, h0, recipe))
-    spins = zip(shared.inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
-    return [shared.example(*spin) for spin in spins]
-
-
-def _crystal_example(record: Record, periodic: Periodic, level: Level, recipe: Recipe) -> Example:
-    cell, kpts = cell_from_geometry(record, level), periodic.kpts
-    if cell.nao != record.fock.shape[-1]:
-        raise DataError(
-            f"record {record.name}: its Fock matrix has {record.fock.shape[-1]} rows, {level.basis} has {cell.nao} "
-            "functions for it; the file has the wrong basis set."
-        )
-    between_cells = record.by_spin(f"fock_{recipe.baseline}")
-    if between_cells is None:
         raise DataError(
             f"record {record.name}: H0 {recipe.baseline} is missing; label crystals by mlham data generate."
         )
-    fock, h0 = (bloch_from_cells(m, kpts, periodic.lattice) for m in (record.fock, between_cells))
-    shared = _SpinExamples(record, Inputs.from_mol(cell, h0, recipe, kpts))
-    return shared.example(shared.inputs.samples[0], fock, h0, cell.nelectron // 2)
+    fock, h0 = (bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (fock, h0))
+    inputs = Inputs.from_mol(mol, h0, recipe, periodic.kpts)
+    return [_example(record, inputs, inputs.samples[0], fock, h0, mol.nelectron // 2)]
 
 
-class _SpinExamples(NamedTuple):
-    """Data that both spins of a record share, for their examples."""
+def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
+    """Cut the label of one spin into blocks.
 
-    record: Record
-    inputs: Inputs
-
-    def example(self, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
-        """Cut the label of one spin into blocks.
-
-        Args:
-            fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
-            h0: H0 of the same shape, Hartree.
-        """
-        cut, metric = self.inputs.cut, self.inputs.metric
-        layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
-        target = cut.blocks(dh)
-        beyond = np.zeros((0, 0, 0))
-        if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
-            beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
-        e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
-        phases = np.ones((1, len(sample.pairs)))
-        if cut.kpts is not None:
-            phases = np.exp(1j * cut.kpts @ (cut.graph.translations @ cut.graph.lattice).T)
-        fields = ("positions", "distances", "wigner_d", "onsite", "pair")
-        return Example(
-            sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
-            onsite=_single(target.onsite),
-            pair=_single(target.pair),
-            slots=layout.slots(cut.template),
-            phases=_single(phases),
-            orbitals=_single(V[:, layout.order]),
-            energies=_single(e),
-            n_occupied=n_occupied,
-            half=_single(_at_k(layout.irreps_from_ao(metric.half))),
-            beyond=_single(beyond),
-            name=self.record.name,
-            digest=digest_of(self.record),
-        )
+    Args:
+        fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
+        h0: H0 of the same shape, Hartree.
+    """
+    cut, metric = inputs.cut, inputs.metric
+    layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
+    target = cut.blocks(dh)
+    beyond = np.zeros((0, 0, 0))
+    if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
+        beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
+    e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
+    phases = np.ones((1, len(sample.pairs)))
+    if cut.kpts is not None:
+        phases = np.exp(1j * cut.kpts @ (cut.graph.translations @ cut.graph.lattice).T)
+    fields = ("positions", "distances", "wigner_d", "onsite", "pair")
+    return Example(
+        sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
+        onsite=_single(target.onsite),
+        pair=_single(target.pair),
+        slots=layout.slots(cut.template),
+        phases=_single(phases),
+        orbitals=_single(V[:, layout.order]),
+        energies=_single(e),
+        n_occupied=n_occupied,
+        half=_single(_at_k(layout.irreps_from_ao(metric.half))),
+        beyond=_single(beyond),
+        name=record.name,
+        digest=digest_of(record),
+    )
 
 
 def _at_k(matrix: Array) -> Array:
@@ -202,7 +185,7 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
             yield from _prepare(task)
         return
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=become_worker, initargs=(1,))
-    with single_threaded():
+    with environment(**dict.fromkeys(THREADS, "1")):  # the molecules are small, and each core has a process
         try:
             waiting = iter(tasks)
             ahead = deque(pool.submit(_prepare, task) for task in itertools.islice(waiting, AHEAD * processes))

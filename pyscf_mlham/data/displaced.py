@@ -18,7 +18,7 @@ from rich.progress import track
 
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.options import option
+from pyscf_mlham.options import check, option
 from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
 
@@ -31,11 +31,14 @@ SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as the
 class Displacements:
     """Numbers and kinds of copies."""
 
-    rattle: int = option(0, "also N randomly displaced copies of each", metavar="N")
-    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom")
-    thermal: int = option(0, "also N copies along normal modes", metavar="N")
-    temperature: float = option(300.0, "of --thermal, Kelvin")
+    rattle: int = option(0, "also N randomly displaced copies of each", least=0, metavar="N")
+    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom", least=0)
+    thermal: int = option(0, "also N copies along normal modes", least=0, metavar="N")
+    temperature: float = option(300.0, "of --thermal, Kelvin", least=0)
     seed: int = option(0, "seed of the displacements")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Task(NamedTuple):

@@ -85,13 +85,23 @@ def identity_of_record(file: HamiltonianFile, index: int) -> str:
     return identity(file.numbers(index), file.positions(index), *state, file.periodic(index))
 
 
+def keys_of(file: HamiltonianFile) -> list[str]:
+    """Return the identities of all records."""
+    return [identity_of_record(file, index) for index in range(len(file))]
+
+
 def read_geometries(
-    source: str, charge: int = 0, mult: int | None = None, crystals: bool = False, kpts: Sequence[int] = ()
+    source: str,
+    charge: int = 0,
+    mult: int | None = None,
+    crystals: bool = False,
+    kpts: Sequence[int] = (),
+    default_mult: int | None = 1,
 ) -> Iterator[Molecule | DataError]:
     """Read every frame; an unusable frame yields an error with its name.
 
     Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
-    the arguments. Without either, a member of a collection has the spin of its magnetic moments; others are singlets.
+    the arguments. Without either, a member of a collection has the spin of its magnetic moments.
 
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
@@ -99,6 +109,7 @@ def read_geometries(
         mult: multiplicity if a frame has none.
         crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
         kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
+        default_mult: multiplicity if there is none at all, None for the lowest.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
@@ -108,31 +119,22 @@ def read_geometries(
             what = source if index == 0 else place
             yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
-        own = mult_by_moments(source, atoms, charge) if mult is None else mult
+        own = mult
+        if mult is None and not charge and source.startswith(COLLECTION):  # moments are of neutral molecules
+            own = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
         name = label or f"{Path(source).stem}:{index}"
         try:
             if crystals:
                 yield _crystal(name, source, atoms, charge, kpts, place)
             else:
-                yield _molecule(name, source, atoms, charge, 1 if own is None else own, place)
+                yield _molecule(name, source, atoms, charge, default_mult if own is None else own, place)
         except DataError as error:
             yield error
     if not count:
         yield DataError(f"{source}: contains no geometry.")
 
 
-def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
-    """Return the multiplicity of a collection's member from its magnetic moments; None for all other sources.
-
-    Args:
-        charge: total charge if the frame has none; the moments are those of neutral molecules.
-    """
-    if charge or not source.startswith(COLLECTION):
-        return None
-    return mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
-
-
-def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place: str) -> Molecule:
+def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int | None, place: str) -> Molecule:
     info = atoms.info
     if any(atoms.pbc):
         raise DataError(f"{place}: periodic; crystals need a pseudopotential (--pseudo gth-pbe).")

@@ -13,7 +13,7 @@ import pickletools
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,10 +138,8 @@ def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
 def _unpickled(value: bytes) -> dict[str, Any]:
     """Return a pickled dictionary of numbers and bytes; raise DataError for anything else."""
     try:
-        for code, number, _ in pickletools.genops(value):
-            if (
-                "PUT" in code.name and number is not None and int(number) > len(value)
-            ):  # the unpickler makes room for so many objects
+        for code, number, _ in pickletools.genops(value):  # the unpickler makes room for so many objects
+            if "PUT" in code.name and int(number or 0) > len(value):
                 raise DataError(f"a pickled entry of {len(value)} bytes numbers {number} objects.")
         return dict(_NumbersOnly(io.BytesIO(value)).load())
     except DataError:
@@ -183,10 +181,7 @@ def read_md17_ase(path: Path) -> Iterator[RawRecord | DataError]:
         if "hamiltonian" not in data:
             yield DataError(f"{path}: record {name} has no hamiltonian; found {sorted(data)}.")
             continue
-        overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
-        energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
-        fock = np.asarray(data["hamiltonian"], dtype=np.float64)
-        yield RawRecord(name, "", row.numbers.astype(np.int64), row.positions, fock, overlap, energy)
+        yield _md17(name, row.numbers, row.positions, data)
 
 
 def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
@@ -203,14 +198,17 @@ def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
         raise DataError(f"{path}: cannot be read as an archive of numbers ({error}).") from error
     if len({len(np.atleast_1d(content[key])) for key in content if key != "atomic_numbers"}) > 1:
         raise DataError(f"{path}: its arrays are of different numbers of geometries.")
-    numbers = content["atomic_numbers"].astype(np.int64)
-    for k, (positions, fock) in enumerate(zip(content["positions"], content["hamiltonian"], strict=True)):
-        overlap = np.asarray(content["overlap"][k], dtype=np.float64) if "overlap" in content else None
-        energy = float(np.ravel(content["energy"][k])[0]) if "energy" in content else np.nan
-        own = numbers if numbers.ndim == 1 else numbers[k]
-        yield RawRecord(
-            f"{path.stem}_{k}", "", own, np.asarray(positions, float), np.asarray(fock, float), overlap, energy
-        )
+    numbers = content["atomic_numbers"]
+    for k, positions in enumerate(content["positions"]):
+        own = {key: content[key][k] for key in ("hamiltonian", "overlap", "energy") if key in content}
+        yield _md17(f"{path.stem}_{k}", numbers if numbers.ndim == 1 else numbers[k], positions, own)
+
+
+def _md17(name: str, numbers: Any, positions: Any, data: Mapping[str, Any]) -> RawRecord:
+    overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
+    energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
+    numbers, positions = np.asarray(numbers, np.int64), np.asarray(positions, float)
+    return RawRecord(name, "", numbers, positions, np.asarray(data["hamiltonian"], float), overlap, energy)
 
 
 def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
@@ -227,18 +225,14 @@ def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
 
 
 def find_order(raw: RawRecord, mol: gto.Mole, place: str) -> str:
-    """Find the order of orbitals in which a record agrees with PySCF.
-
-    Returns:
-        one of `ORDERS`.
-    """
+    """Find the one of `ORDERS` in which a record agrees with PySCF."""
     if raw.overlap is not None:
         reference, given, limit = np.asarray(mol.intor("int1e_ovlp")), raw.overlap, SAME_OVERLAP
-        differences = {k: float(np.abs(_reordered(given, mol, k) - reference).max()) for k in ORDERS}
     else:
         reference, given, limit = hamiltonian("sap", mol), raw.fock, NEAR_H0
-        differences = {k: float(np.abs(_reordered(given, mol, k) - reference).mean()) for k in ORDERS}
-    best = min(differences, key=lambda k: differences[k])
+    errors = {order: np.abs(_reordered(given, mol, order) - reference) for order in ORDERS}
+    differences = {order: float(e.mean() if raw.overlap is None else e.max()) for order, e in errors.items()}
+    best = min(differences, key=differences.__getitem__)
     if differences[best] > limit:
         raise DataError(
             f"{place}: agrees with PySCF's {'H0' if raw.overlap is None else 'overlap'} in no supported order of "

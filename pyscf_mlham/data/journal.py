@@ -20,16 +20,11 @@ class Entry(NamedTuple):
     key: str  # identity of geometry, charge and spin
     name: str
     record: Record | None  # the labelled molecule, None if it failed
-    reason: str = ""  # why it failed, "" if it did not
+    reason: str = ""  # why it failed
 
 
 class Journal(Store):
-    """The journal of one file of labelled molecules.
-
-    Args:
-        path: path of the journal, created if missing.
-        level: level of theory; an existing journal must have the same.
-    """
+    """The journal of one file of labelled molecules, created if missing; its level of theory must be the same."""
 
     def __init__(self, path: Path, level: Level) -> None:
         super().__init__(path, level.described(), "level of theory")
@@ -62,16 +57,15 @@ class Journal(Store):
         """Read a labelled molecule; key: one of `labelled`."""
         try:
             arrays = load(self.data(key))
-            numbers, positions = arrays.pop("numbers"), arrays.pop("positions")
+            values = self._values[key] | {name: arrays.pop(name) for name in ("numbers", "positions")}
             periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
             if "lattice" in arrays:
-                lattice, dimension, mesh = (arrays.pop(key) for key in Periodic._fields)
+                lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
                 periodic, size = (
                     Periodic(lattice, int(dimension), mesh),
                     int(np.sqrt(len(arrays["fock"]) / mesh.prod())),
                 )
             matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
-            values = {**self._values[key], "fock": matrices.pop("fock"), "extra": matrices, "periodic": periodic}
-            return Record(**values, numbers=numbers, positions=positions)
+            return Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error

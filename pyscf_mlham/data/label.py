@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
-from pyscf_mlham.data.crystals import crystal_mean_field, crystal_solution
+from pyscf_mlham.data.crystals import Solution, crystal_mean_field, crystal_solution
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.data.journal import Entry
 from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
@@ -55,61 +55,31 @@ def label(task: Task) -> Entry:
 def _record(task: Task) -> Record:
     molecule, level = task.molecule, task.level
     if level.pseudo:
-        solved = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
-        return _described(task, solved.matrices, solved.energy, solved.gap)
-    mf = mean_field(build(molecule, level.basis), level)
-    mf.init_guess = task.guess
-    solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
-    matrices = named_by_spin("fock", solution.fock)
-    if solution.h0 is not None:
-        matrices |= named_by_spin(f"fock_{SCC}", solution.h0)
-    return _described(task, matrices, solution.energy, gap(solution.orbitals))
-
-
-def _described(task: Task, matrices: dict[str, Array], energy: float, gap: float) -> Record:
-    """Return a checked record of a geometry with its matrices; energy and gap in Hartree."""
-    molecule = task.molecule
+        solution = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
+    else:
+        mf = mean_field(build(molecule, level.basis), level).set(init_guess=task.guess)
+        solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
+    matrices, energy, gap = solution
     record = Record(
-        name=molecule.name,
-        group=molecule.group,
-        source=molecule.source,
-        split=task.split,
-        numbers=molecule.numbers,
-        positions=molecule.positions,
-        charge=molecule.charge,
-        spin=molecule.spin,
-        fock=matrices.pop("fock"),
-        energy=energy,
-        gap=gap,
-        extra=matrices,
-        periodic=molecule.periodic,
+        **molecule._asdict(), split=task.split, fock=matrices.pop("fock"), energy=energy, gap=gap, extra=matrices
     )
     check_record(record, molecule.name)
     return record
 
 
-class _Solution(NamedTuple):
-    """A converged SCF, and the scc baseline if it was computed; matrices (n, n), or (2, n, n) of an open shell."""
-
-    fock: Array
-    orbitals: Orbitals
-    energy: float
-    h0: Array | None = None
-
-
-def _full_solution(mf: Any, solver: str) -> _Solution:
+def _full_solution(mf: Any, solver: str) -> Solution:
     if solver == "twolevel":
         mf = accelerate(mf)
     mf.kernel()
     if not mf.converged:
         raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
-    orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
     half = mf.get_ovlp(mf.mol) @ mf.mo_coeff
     fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
-    return _Solution(fock, orbitals, float(mf.e_tot))
+    orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
+    return Solution(named_by_spin("fock", fock), float(mf.e_tot), gap(orbitals))
 
 
-def _coarse_solution(mf: Any) -> _Solution:
+def _coarse_solution(mf: Any) -> Solution:
     """Converge in a fitted field, whose Fock matrix is within 5e-6 Ha of the full one on average.
 
     The energy is not computed.
@@ -127,7 +97,8 @@ def _coarse_solution(mf: Any) -> _Solution:
     point = solve(levels, point, problem.tolerance).point
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
-    return _Solution(point.fock, problem.orbitals(point.fock), 0.0, start.fock)
+    matrices = named_by_spin("fock", point.fock) | named_by_spin(f"fock_{SCC}", start.fock)
+    return Solution(matrices, 0.0, gap(problem.orbitals(point.fock)))
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:
@@ -146,7 +117,6 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     return mol
 
 
-GRID_LEVELS = range(10)  # PySCF's
 KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
+from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
 from pyscf_mlham.h0 import SCC, scc
@@ -180,20 +181,17 @@ def _guess(
 ) -> tuple[Array, GuessInfo]:
     start = time.perf_counter()
     try:
-        predictor = resolve(model, mf, mol)
-        loading = time.perf_counter() - start
-        check_spin_symmetry(mf, mol, predictor)
-        prediction = predict(mf, predictor, mol, own=True)
-        density = density_from_prediction(mf, mol, predictor, prediction)
+        density, prediction, _ = learned_guess(mf, mol, model)
     except Exception as error:
         # an error inside a model must never stop the user's SCF
         if fallback == "raise":
             raise
         reason = reason_of(error)
     else:
+        seconds = time.perf_counter() - start
+        loading = seconds - prediction.seconds
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
-        seconds = time.perf_counter() - start
         return density, GuessInfo(
             "ml",
             model=prediction.model,
@@ -204,6 +202,14 @@ def _guess(
         )
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
+
+
+def learned_guess(mf: Any, mol: gto.Mole, model: ModelLike, own: bool = True) -> tuple[Array, Prediction, ModelConfig]:
+    """Return the density matrix of a model's prediction, see `predict`; raise an MLHamError if it is not applicable."""
+    predictor = resolve(model, mf, mol)
+    check_spin_symmetry(mf, mol, predictor)
+    prediction = predict(mf, predictor, mol, own=own)
+    return density_from_prediction(mf, mol, predictor, prediction), prediction, predictor.config
 
 
 def _fallen_back(
@@ -229,7 +235,8 @@ def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction
     n_k = len(overlap) if overlap.ndim == 3 else 1
     electrons = float(np.sum(density * np.swapaxes(overlap, -1, -2)).real) / n_k
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
-        raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
+        text = f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}"
+        raise PredictionError(text, prediction.coarse_builds)
     breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
     if breaking and np.abs(density[0] - density[1]).max() <= SPIN_BROKEN:
         if breaking != "mix":

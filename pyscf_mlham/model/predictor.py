@@ -301,7 +301,8 @@ def _decode(problem: Problem, mol: gto.Mole, base: _Baseline, dh: Array, exact: 
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a "
-        f"virtual orbital is among the occupied ones{_detached(mol)}"
+        f"virtual orbital is among the occupied ones{_detached(mol)}",
+        base.coarse_builds,
     )
 
 

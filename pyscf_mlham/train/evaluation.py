@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from pyscf.data.elements import ELEMENTS
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
@@ -26,6 +25,7 @@ from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.model import HamiltonianModel
+from pyscf_mlham.progress import progress, say
 from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
@@ -78,13 +78,13 @@ def evaluate_model(
         baseline: list[Metrics] = []
         changes: list[float] = []
         samples: list[Sample] = []
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            prepared = examples(path, indices, recipe_of(config), usable_cores())
-            for example in progress.track(prepared, total=count_examples(file, indices), description="predicting"):
+        with progress(console, "predicting", count_examples(file, indices), "examples") as advance:
+            for example in examples(path, indices, recipe_of(config), usable_cores()):
                 found += evaluate(model.network, [example])
                 baseline.append(evaluate_baseline(example, model.network.template))
                 samples.append(example.sample)
                 changes.append(equivariance_error(model.network, example, len(changes)))
+                advance("")
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         sources = [str(file.source[i]) for i in indices] if level.pseudo else []
         print_classes(found, samples, console, sources)
@@ -121,7 +121,7 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
     for key, meaning in MEANINGS.items():
-        console.print(f"{key}: {meaning}", highlight=False, soft_wrap=True)
+        say(console, f"{key}: {meaning}")
 
 
 def print_classes(
@@ -162,8 +162,8 @@ def compare_guesses(
     if unknown := sorted({*guesses} - {*GUESSES, "ml"}):
         raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(GUESSES)}, ml.")
     runs = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for index in progress.track(indices, description="SCF"):
+    with progress(console, "SCF", len(indices), "molecules") as advance:
+        for index in indices:
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
@@ -176,6 +176,7 @@ def compare_guesses(
                     mf.set(init_guess=guess).kernel()
                 run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
             runs.append(run)
+            advance("")
     return runs
 
 
@@ -201,4 +202,4 @@ def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
     if reasons := [run[FALLBACK] for run in runs if run.get(FALLBACK)]:
         note = f"minao was used instead of the model for {len(reasons)} of {len(runs)} molecules: {reasons[0]}"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(console, note)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.layout import ShellTemplate
@@ -23,6 +22,7 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.inputs import Recipe
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
+from pyscf_mlham.progress import progress, say
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.selection import choose
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
@@ -43,21 +43,20 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         _try_network(model_config, config)
         if start and (other := other_h0(start_folder(config), start, model_config)):
             note = f"start: {other}; its weights have to adapt."
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(console, note)
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
         if not console.is_terminal:
             numbers = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
-            console.print(f"preparing {numbers}", highlight=False, soft_wrap=True)
-        with progress_bar(console) as progress:
-            for split, found in loaded.items():
-                of_file = [(file, [p.index for p in chosen[split] if p.file is file]) for file in files]
-                total = sum(count_examples(*part) for part in of_file)
-                bar = progress.add_task(f"preparing {split}", total=total, note="")
+            say(console, f"preparing {numbers}")
+        for split, found in loaded.items():
+            of_file = [(file, [p.index for p in chosen[split] if p.file is file]) for file in files]
+            total = sum(count_examples(*part) for part in of_file)
+            with progress(console, f"preparing {split}", total, "examples") as advance:
                 for file, indices in of_file:
                     for example in examples(file.path, indices, recipe, usable_cores()):
                         found.append(example)
-                        progress.advance(bar)
+                        advance("")
     return loaded["train"], loaded["val"], model_config
 
 
@@ -122,16 +121,3 @@ def recipe_of(config: ModelConfig) -> Recipe:
     network = options_of(config.architecture, config.options["network"])
     template = ShellTemplate(tuple(config.options["template"]))
     return Recipe(template, network.degree, network.cutoff, config.baseline)
-
-
-def progress_bar(console: Console, *, silent: bool = False) -> Progress:
-    """Return a progress bar with times and a note, drawn only on a terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console, disable=silent or not console.is_terminal)

@@ -14,6 +14,7 @@ from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC
+from pyscf_mlham.progress import say
 from pyscf_mlham.train.config import TrainConfig
 
 
@@ -60,9 +61,10 @@ def choose(
     """
     chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):
-        console.print(
+        say(
+            console,
             f"{len(held)} training molecules are left out: they are held out for validation or testing in another file "
-            "or under another name."
+            "or under another name.",
         )
         chosen["train"] = [place for place in chosen["train"] if place not in held]
     if config.train_molecules:
@@ -76,11 +78,10 @@ def choose(
         )
     usable = [place for place in chosen["val"] if supported.issuperset(place.composition)]
     if left_out := len(chosen["val"]) - len(usable):
-        console.print(
+        say(
+            console,
             f"{left_out} of {len(chosen['val'])} validation molecules are left out: the model will not support "
             f"{symbols(_elements(chosen['val']) - supported)}.",
-            highlight=False,
-            soft_wrap=True,
         )
     chosen["val"] = usable
     charges = {int(place.file.charge[place.index]) for place in chosen["train"]}

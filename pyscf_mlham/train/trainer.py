@@ -25,13 +25,13 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
-from pyscf_mlham.progress import Lines
+from pyscf_mlham.progress import progress, say
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.identity import differences, identity_of
 from pyscf_mlham.train.log import CURVE, draw_curve, write_log
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import evaluate, mean
-from pyscf_mlham.train.preparation import prepare, progress_bar
+from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.start import start_from
 
 STATE = "training.safetensors"
@@ -76,7 +76,6 @@ class Trainer:
         self.output = Path(config.output)
         self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, consecutive
         self._suspects: dict[str, None] = {}  # molecules of the skipped steps, in order
-        self._lines = Lines(console, silent=self.rank > 0)
         self._asked, self._stop = False, False  # a signal to this process; all processes stop after this step
 
     def run(self) -> None:
@@ -97,17 +96,15 @@ class Trainer:
         sums, count = np.zeros(3), 0
         if self.step >= self.config.steps:
             self._report_finished()
-        with progress_bar(self.console, silent=bool(self.rank)) as progress:
-            task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
+        about = (self.console, self.config.name, self.config.steps, "steps")
+        with progress(*about, done=self.step, silent=bool(self.rank)) as advance:
             for batch in self._batches():
                 found = self.update(batch)
                 if np.isfinite(found).all():
                     sums, count = sums + found, count + 1
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
-                progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
-                steps = f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s"
-                self._lines.report(f"{steps}, density error {means[2]:.4f}")
+                advance(f"density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -117,7 +114,7 @@ class Trainer:
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
                     if not self.rank:
-                        self.console.print(f"Stopped at step {self.step}; the same command resumes the run.")
+                        say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
     def _report_finished(self) -> None:
@@ -127,7 +124,7 @@ class Trainer:
         note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
             note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
-        self.console.print(f"{note}.", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"{note}.")
 
     def _request_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
         self._asked = True
@@ -209,7 +206,7 @@ class Trainer:
         if skipped:
             names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
             note = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(self.console, note)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
@@ -225,7 +222,7 @@ class Trainer:
             draw_curve(self.output, self.rows)
         except Exception as error:
             note = f"{self.output / CURVE} could not be drawn ({type(error).__name__}: {error}); the run continues."
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(self.console, note)
 
     def save(self) -> None:
         """Write a checkpoint from which the run resumes exactly."""
@@ -235,8 +232,8 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        progress = {key: getattr(self, key) for key in PROGRESS} | {"config": self.identity}
-        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(progress)})
+        about = {key: getattr(self, key) for key in PROGRESS} | {"config": self.identity}
+        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(about)})
         checkpoint.replace_file(self.output / STATE, data)
 
     def resume(self) -> None:
@@ -253,8 +250,8 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
-            progress = json.loads(file.metadata()["progress"])
-        if different := differences(progress["config"], self.identity):
+            about = json.loads(file.metadata()["progress"])
+        if different := differences(about["config"], self.identity):
             raise ModelError(
                 f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
                 "output folder, or restore them."
@@ -271,7 +268,7 @@ class Trainer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for key in PROGRESS:
-            setattr(self, key, progress.get(key, getattr(self, key)))
+            setattr(self, key, about.get(key, getattr(self, key)))
 
 
 @contextlib.contextmanager
