@@ -65,11 +65,6 @@ def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndar
 
     Args:
         folder: path of the model folder, created if missing; a model in it is replaced.
-        config: configuration; its weights_sha256 is filled in.
-        weights: arrays by name.
-
-    Returns:
-        the configuration as written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,11 +21,7 @@ WIDTH = 160  # columns of output to a file or a pipe, so that tables are complet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        arguments: arguments of the command line, by default those of the process.
-    """
+    """Run one command and return its exit code."""
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:

@@ -145,13 +145,7 @@ def gap(orbitals: Orbitals) -> float:
 
 
 def has_intruder(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
-    """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`.
-
-    Args:
-        orbitals: predicted orbitals.
-        reference: orbitals of H0.
-        overlap: (n, n).
-    """
+    """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`; reference: orbitals of H0."""
     return virtual_share(orbitals, reference, overlap, HIGH) >= INTRUDER
 
 
@@ -180,9 +174,6 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
     """Convert a spin-free or spin-resolved matrix to the shape that the object diagonalises.
-
-    Args:
-        matrix: (n, n), (2, n, n), or for generalised objects (2n, 2n).
 
     Returns:
         (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
@@ -232,7 +223,6 @@ def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
 
     Args:
         correction: (..., n_native, n_native), or with both spins (2 n_native, 2 n_native); Hartree.
-        native: molecule in the basis set of the correction.
 
     Returns:
         (..., n_target, n_target), or (2 n_target, 2 n_target); Hartree.
@@ -256,7 +246,6 @@ def damp_small_overlaps(correction: Array, overlap: Array, strength: float) -> A
 
     Args:
         correction: (..., n, n) Hartree.
-        overlap: (n, n) S.
         strength: overlap eigenvalue at which half of the correction is left; 0 for no filter.
     """
     s, u = scipy.linalg.eigh(overlap)
@@ -287,7 +276,6 @@ def orbitals_from_density(density: Array, overlap: Array) -> Orbitals | None:
 
     Args:
         density: (n, n) of a closed shell, or (2, n, n).
-        overlap: (n, n).
     """
     metric = metric_from_overlap(overlap)
     filled = 1.0 if density.ndim == 3 else 2.0

@@ -76,7 +76,6 @@ class Store:
         """Write an entry to the disk, in place of an earlier one of the same key.
 
         Args:
-            key: any text but "".
             about: values of JSON, which are read together for all entries.
         """
         with self._errors():

@@ -56,8 +56,6 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
     """Return ASE's atoms by name of the molecule, and messages about unusable frames.
 
     Args:
-        source: a file that ASE reads, SDF, or ase:g2/H2O and the like.
-        charge: total charge if a frame has none.
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory, not frames to start from.
     """

@@ -115,7 +115,6 @@ def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Ar
 
     Args:
         fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
-        h0: H0 of the same shape, Hartree.
     """
     cut, metric = inputs.cut, inputs.metric
     layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)

@@ -56,11 +56,7 @@ class Crystal(NamedTuple):
 
 
 def write_deeph(folder: Path, crystal: Crystal) -> None:
-    """Write a crystal as a folder of DeepH.
-
-    Args:
-        folder: path; created if missing.
-    """
+    """Write a crystal as a folder of DeepH."""
     graph, layout = crystal.graph, crystal.layout
     columns = _columns(layout)  # before anything is written, as it may raise
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,13 +64,7 @@ def cell_from_geometry(geometry: Molecule | Record, level: Level) -> Any:
 
 
 def identity(numbers: IntArray, positions: Array, charge: int, spin: int, periodic: Periodic | None = None) -> str:
-    """Return a hash of a geometry, to find those that are labelled already.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        spin: n_alpha - n_beta.
-    """
+    """Return a hash of a geometry, to find those that are labelled already; positions: (N, 3) Bohr."""
     places = np.round(np.asarray(positions) / SAME_PLACE).astype(np.int64)
     text = f"{charge} {spin} {np.asarray(numbers).tolist()} {places.tolist()}"
     if periodic:
@@ -183,12 +177,7 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:
-    """Name the molecule of a conformer: its formula and a hash of its bonds.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-    """
+    """Name the molecule of a conformer: its formula and a hash of its bonds; positions: (N, 3) Bohr."""
     from ase import Atoms
     from ase.data import covalent_radii
 

@@ -264,11 +264,7 @@ def _unsuitable_breaking(mf: Any) -> OutOfDomainError:
 
 
 def checked_fallback(fallback: str) -> str:
-    """Return the name of a fallback; raise ValueError if it is not supported.
-
-    Args:
-        fallback: "scc", a PySCF guess, or "raise".
-    """
+    """Return the name of a fallback; raise ValueError if it is not supported."""
     if fallback not in FALLBACKS:
         raise ValueError(f"unknown fallback {fallback!r}; expected one of {', '.join(FALLBACKS)}.")
     return fallback

@@ -37,7 +37,6 @@ class Inputs(NamedTuple):
         """Compute the overlap and the functions of H0, and cut them into blocks.
 
         Args:
-            mol: molecule or cell in the model's own basis set.
             h0: (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2, N_k, n, n); Hartree.
             kpts: (N_k, 3) uniform mesh of a cell, 1/Bohr.
         """

@@ -66,9 +66,8 @@ class NetworkModel:
         """Return dH = F - H0 in the shape of H0, PySCF's AO order, Hartree.
 
         Args:
-            native: molecule or cell in the model's own basis set.
-            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or
-                (2, N_k, n, n); Hartree.
+            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2,
+                N_k, n, n); Hartree.
             kpts: (N_k, 3) of a cell, 1/Bohr.
         """
         import torch

@@ -79,11 +79,7 @@ class OracleModel:
         return cls(config, mol.copy(), fock - _h0_of(mf, h0), mf.istype("KSCF"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
-        """Return the molecule of the calculation.
-
-        Args:
-            mol: molecule; must have the same nuclei at the same positions.
-        """
+        """Return the molecule of the calculation."""
         graph = graph_from_mol(mol)
         same_atoms = np.array_equal(graph.numbers, self._graph.numbers) and _same_lattice(mol, self._mol)
         if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:

@@ -117,11 +117,10 @@ def predict(
 
     Args:
         mf: PySCF mean-field object; not changed.
-        mol: molecule, the object's own by default.
         refine: whether to build the coarse field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
-        own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an
-            SCF needs anyway.
+        own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an SCF
+            needs anyway.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol

@@ -152,9 +152,6 @@ def compare_guesses(
 ) -> list[dict[str, Any]]:
     """Run SCF from several guesses.
 
-    Args:
-        model: model of the guess "ml".
-
     Returns:
         for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
         converged, and the energy, Hartree.

@@ -177,7 +177,6 @@ def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
     """Return tr(Q Q^T), the sum of squares, of each pair of shells of every block, (..., S, S).
 
     Args:
-        onsite: (N, B, B).
         pair: (P, B, B), in any frame.
     """
     shell = torch.from_numpy(shells_of_components(template)).to(onsite.device)
