@@ -144,6 +144,14 @@ def gap(orbitals: Orbitals) -> float:
     return float(min(gaps, default=np.inf))
 
 
+def band_gap(mf: Any, orbitals: Orbitals) -> float:
+    """Return the gap of a molecule, or of all k points of a crystal: lowest empty minus highest occupied; Hartree."""
+    energy, occ = np.asarray(orbitals.energy), np.asarray(orbitals.occ)
+    spins = 2 if mf.istype("UHF") or mf.istype("KUHF") else 1
+    parts = zip(energy.reshape(spins, -1), occ.reshape(spins, -1), strict=True)
+    return min(gap(Orbitals(e, np.empty((0, 0)), n)) for e, n in parts)
+
+
 def has_intruder(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
     """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`; reference: orbitals of H0."""
     return virtual_share(orbitals, reference, overlap, HIGH) >= INTRUDER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import REFERENCE, AnyProtocol, Protocol
-from pyscf_mlham.bench.summary import Method, Ratio, Section
+from pyscf_mlham.bench.summary import Method, Section
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
 SQUARE = 3.1
@@ -51,8 +51,8 @@ def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
         plain = [m for m in shown if not m.is_bound]
         beside = max(SQUARE, _height(len(shown)))  # these two stand side by side
         figures = {
-            "builds": _forest(plain, lambda m: m.build_ratio, "full Fock builds, relative to minao"),
-            "time": _forest(plain, lambda m: m.time_ratio, "time, relative to minao"),
+            "builds": _forest(plain, "builds", "full Fock builds, relative to minao"),
+            "time": _forest(plain, "seconds", "time, relative to minao"),
             "cycles": _cycles(shown, beside),
             "size": _size(plain, beside),
             "convergence": _convergence(plain, protocol),
@@ -152,13 +152,13 @@ def _rows(axes: Any, methods: Sequence[Method]) -> None:
         axes.axhline(count - 0.5, color=LINE, lw=0.8)
 
 
-def _forest(methods: Sequence[Method], ratio_of: Callable[[Method], Ratio], label: str) -> Figure:
+def _forest(methods: Sequence[Method], attribute: str, label: str) -> Figure:
     figure, axes = _axes(max(2.2, _height(len(methods))), label)
     _rows(axes, methods)
     axes.axvline(1.0, color=FAINT, lw=0.9)
     top = 1.0
     for place, method in enumerate(methods):
-        ratio = ratio_of(method)
+        ratio = method.mean_ratio(attribute)
         if not np.isfinite(ratio.value):
             continue
         high = min(ratio.high, MOST * max(1.0, ratio.value))

@@ -122,13 +122,8 @@ def page(
     **parts: Any,
 ) -> str:
     """Return a page: a verdict, tables with or without SVG, every run, protocol, and parts of some kinds of page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
     text: str = environment.get_template("template.html").render(
         colour=colour,
         kind=kind or results.protocol.kind,

@@ -65,7 +65,8 @@ class Results:
             unit = "runs" if runs[0].step is None else "geometries"
             for alike in grouped(filter(None, map(self.doubt, runs)), lambda doubt: doubt.kind).values():
                 count = f"{len(alike)} of {len(runs)} {unit}: " * (len(runs) > 1)
-                found.append((alike[0].kind, f"{_run_of(runs[0])}: {count}{max(alike, key=lambda d: d.size).text}"))
+                run = f"{runs[0].molecule}, {runs[0].guess}, {runs[0].solver}"
+                found.append((alike[0].kind, f"{run}: {count}{max(alike, key=lambda d: d.size).text}"))
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
         return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
 
@@ -192,38 +193,34 @@ def _finite(value: Any) -> Any:
 
 
 class Folder:
-    """The folder of a benchmark, open for one process.
-
-    Attributes:
-        rows: finished runs by key.
-    """
+    """The folder of a benchmark, open for one process."""
 
     def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Row] = {}  # finished runs by key
         self._store = Store(path / JOURNAL, {"kind": protocol.kind} | protocol.identity, "protocol")
         self._is_empty = False
         try:
-            found = self._store.read()
-            self._is_empty = not found
-            if (path / RESULTS).exists():  # read under the lock, so that no process adds to it
-                results = read_results(path / RESULTS)
-                self._check(results.protocol)
-                self.rows = {row.key: row for row in [*results.rows, *results.limits]}
-            self.rows |= {key: row_of(content) for key, content in found.items()}
-        except TypeError as error:
-            self.close()
-            raise DataError(f"{path / JOURNAL} is of another version ({error}); remove it.") from error
+            self._read()
         except BaseException:
             self.close()
             raise
 
-    def _check(self, other: AnyProtocol) -> None:
-        if other.fingerprint != self.protocol.fingerprint:
-            raise DataError(
-                f"{self.path} holds results of another protocol: {self.protocol.differences(other)}. "
-                "Name another folder, or remove this one."
-            )
+    def _read(self) -> None:
+        found = self._store.read()
+        self._is_empty = not found
+        if (path := self.path / RESULTS).exists():  # read under the lock, so that no process adds to it
+            results = read_results(path)
+            if results.protocol.fingerprint != self.protocol.fingerprint:
+                raise DataError(
+                    f"{self.path} holds results of another protocol: {self.protocol.differences(results.protocol)}. "
+                    "Name another folder, or remove this one."
+                )
+            self.rows = {row.key: row for row in [*results.rows, *results.limits]}
+        try:
+            self.rows |= {key: row_of(content) for key, content in found.items()}
+        except TypeError as error:
+            raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
 
     def add(self, row: Row) -> None:
         """Add a row and flush it to the disk."""
@@ -274,10 +271,6 @@ def references(rows: Iterable[Row], reference: tuple[str, str]) -> dict[str, Row
         if (row.guess, row.solver) == reference and row.converged and row.e_tot is not None:
             found.setdefault(case_of(row), row)
     return found
-
-
-def _run_of(row: Row) -> str:
-    return f"{row.molecule}, {row.guess}, {row.solver}"
 
 
 def molecule_of(row: Row) -> str:

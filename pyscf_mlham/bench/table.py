@@ -90,6 +90,11 @@ def _energy(method: Method) -> str:
     return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
 
 
+def _unconverged(method: Method) -> str:
+    count = sum(not case.converged for case in method.cases.values())
+    return f"{count}" + f", {method.failed} failed" * bool(method.failed)
+
+
 SINGLE = Column(
     "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
 )
@@ -106,11 +111,11 @@ GUESSES = (
     SINGLE,
     Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
     RESPONSE,
-    Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
-    Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
+    Column("builds / {reference}'s", "build\nratio", lambda m: m.mean_ratio("builds").text()),
+    Column("time / {reference}'s", "time\nratio", lambda m: m.mean_ratio("seconds").text()),
     OVER,
     Column("worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds"), default=NAN), ".2f")),
-    Column("not converged", "not\nconv.", lambda m: f"{m.unconverged}" + f", {m.failed} failed" * bool(m.failed)),
+    Column("not converged", "not\nconv.", _unconverged),
     ERROR,
 )
 
@@ -231,7 +236,7 @@ def asides(method: Method) -> list[str]:
     done = len(method.cases)
     matches = [match for case in method.cases.values() if (match := REFUSED.match(case.row.note))]
     instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
-    plain = method.noted(PLAIN)
+    plain = sum(PLAIN in case.row.note for case in method.cases.values())
     texts = [
         f"{instead} for {len(matches)} of {done}" * bool(matches),
         f"plain SCF for {plain} of {done}" * bool(plain),

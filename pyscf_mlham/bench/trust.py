@@ -13,7 +13,7 @@ from pyscf_mlham.bench.measure import Row, Task
 from pyscf_mlham.bench.molecules import Input
 from pyscf_mlham.bench.protocol import REFERENCE, TRACK, Guess, Protocol
 from pyscf_mlham.bench.report import page
-from pyscf_mlham.bench.results import Results, molecule_of
+from pyscf_mlham.bench.results import Results, grouped, molecule_of
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.bench.table import Sheet, describe
@@ -172,23 +172,16 @@ def _differences(judged: Sequence[Verdict]) -> Sheet:
 def _molecules(judged: Sequence[Verdict]) -> Sheet:
     """Return full builds and verdicts of each molecule."""
     ways = list(dict.fromkeys(one.way for one in judged))
-    found: dict[str, dict[str, Verdict]] = {}
-    for one in judged:
-        found.setdefault(molecule_of(one.row), {})[one.way] = one
     rows = []
-    for own in found.values():
-        plain = next(iter(own.values())).plain
+    for alike in grouped(judged, lambda one: molecule_of(one.row)).values():
+        own, plain = {one.way: one for one in alike}, alike[0].plain
         cells = [f"{_cell(v.row)} {v.text}" if (v := own.get(way)) else "–" for way in ways]
         rows.append([plain.molecule, _s2(plain), _cell(plain), *cells])
     return Sheet("Full builds and verdicts", ["molecule", "S²", "plain", *ways], rows)
 
 
-def _builds(row: Row) -> int:
-    return row.full_builds or 0
-
-
 def _cell(row: Row) -> str:
-    return "–" if row.error else str(_builds(row))
+    return "–" if row.error else str(row.full_builds or 0)
 
 
 def _s2(row: Row) -> str:
@@ -196,7 +189,7 @@ def _s2(row: Row) -> str:
 
 
 def _mean_builds(rows: Sequence[Row]) -> str:
-    builds = [_builds(row) for row in rows if not row.error]
+    builds = [row.full_builds or 0 for row in rows if not row.error]
     return f"{sum(builds) / len(builds):.1f}" if builds else "–"
 
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.data.geometries import Molecule, cell_from_geometry
 from pyscf_mlham.data.schema import Level, Record
-from pyscf_mlham.density import density_from_orbitals
+from pyscf_mlham.density import band_gap, density_from_orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import COARSE_SCF
 from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.h0.scc import inapplicable
-from pyscf_mlham.model.crystal import band_gap
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel import accelerate
 

@@ -24,7 +24,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.workers import THREADS, become_worker, environment
 
 AHEAD = 2  # parts of a file per process that are prepared in advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, 
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
+    band_gap,
     damp_small_overlaps,
     fock_for,
     gap,
@@ -26,9 +28,8 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
-from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
-from pyscf_mlham.model import crystal
-from pyscf_mlham.model.domain import check_domain, same_name
+from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
+from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
 from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
@@ -80,12 +81,12 @@ class Prediction(NamedTuple):
     orbitals: Orbitals  # its orbitals, filled as the object fills them
     gap: float  # between occupied and empty orbitals, Hartree
     model: str
-    damping: float  # strength of the overlap filter that was needed, 0 without it
-    lifted_from: str  # native basis set, "" if it is the molecule's
-    made_for: str  # functional of the model, "" if it is the object's
-    coarse_builds: int  # coarse Fock builds of a network's prediction, including those of H0, which may be cached
-    single_builds: int  # builds of the object's own field in single precision
     seconds: float
+    damping: float = 0.0  # strength of the overlap filter that was needed
+    lifted_from: str = ""  # native basis set, if it is not the molecule's
+    made_for: str = ""  # functional of the model, if it is not the object's
+    coarse_builds: int = 0  # coarse Fock builds of a network's prediction, including those of H0, which may be cached
+    single_builds: int = 0  # builds of the object's own field in single precision
     full_builds: int = 0  # full Fock builds, of the H0 of a crystal
 
     def describe(self) -> str:
@@ -158,23 +159,38 @@ def predict(
 
 
 def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
+    """Predict F(k) = H0(k) + dH(k) on the object's own mesh of k points."""
+    name, baseline = model.config.name, model.config.baseline
+    if baseline not in CRYSTAL_BASELINES:
+        raise OutOfDomainError(f"the H0 {baseline} of model {name} is one of molecules")
     with undisturbed(mf):
         problem = problem_of(mf)
-        found = crystal.predicted(problem, model)
+        point, coarse_builds, full_builds = CRYSTAL_BASELINES[baseline](problem)
+        h0 = problem.hcore + point.v
+        at_k = h0 if mf.istype("KSCF") else h0[..., None, :, :]
+        dh = model.correction(model.native(mf.mol), at_k, kpts_of(mf))
+        if dh.shape != at_k.shape:
+            raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {at_k.shape}")
+        dh = _hermitian(dh).reshape(h0.shape)
+        fock = np.asarray(problem.fock(point.v + (dh if mf.istype("KSCF") else dh.real), point.density))
+        orbitals = problem.orbitals(fock)
+        if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
+            raise PredictionError("an empty orbital is among the occupied ones of the prediction", coarse_builds)
     keep_core(problem)
-    return Prediction(
-        fock=found.fock,
-        orbitals=found.orbitals,
-        gap=found.gap,
-        model=model.config.name,
-        damping=0.0,
-        lifted_from="",
-        made_for="",
-        coarse_builds=found.coarse_builds,
-        single_builds=0,
-        seconds=time.perf_counter() - start,
-        full_builds=found.full_builds,
-    )
+    found = Prediction(fock, orbitals, band_gap(mf, orbitals), name, time.perf_counter() - start)
+    return found._replace(coarse_builds=coarse_builds, full_builds=full_builds)
+
+
+def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool:
+    """Whether an occupied orbital of any spin and k point is mostly made of high orbitals of H0."""
+
+    def at_each_k(arrays: Orbitals) -> list[Orbitals]:
+        energy, coeff, occ = (np.asarray(a) for a in arrays)
+        n_ao, n = coeff.shape[-2:]
+        return list(map(Orbitals, energy.reshape(-1, n), coeff.reshape(-1, n_ao, n), occ.reshape(-1, n)))
+
+    overlaps = itertools.cycle(np.reshape(problem.overlap, (-1, *problem.overlap.shape[-2:])))
+    return any(map(has_intruder, at_each_k(orbitals), at_each_k(reference), overlaps))
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
@@ -281,6 +297,10 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
         raise OutOfDomainError(COLLINEAR)
     if correction.shape not in ((n, n), (2, n, n), (2 * n, 2 * n)):
         raise PredictionError(f"the model's matrix has shape {correction.shape}, expected ({n}, {n}) or (2, {n}, {n})")
+    return _hermitian(correction)
+
+
+def _hermitian(correction: Array) -> Array:
     if not np.all(np.isfinite(correction)):
         raise PredictionError("the model's matrix is not finite")
     return (correction + np.swapaxes(correction, -1, -2).conj()) / 2

@@ -19,7 +19,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint
 from pyscf_mlham.model.domain import same_name
-from pyscf_mlham.model.inputs import Recipe
+from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
 from pyscf_mlham.progress import progress, say

@@ -327,8 +327,8 @@ def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
     assert (config.architecture, config.wrapper, config.refiner) == ("qhnet", "tracegrad", "harmose")
     assert config.refiner_options == {"frames": 8}
     for text, message in (
-        ("refiner: {name: harmose}", "must be names"),
-        ("refiner_options: 3", "must hold keys"),
+        ("refiner: {name: harmose}", "refiner must be text"),
+        ("refiner_options: 3", "must be keys"),
         ("frozen: true\nrefiner: harmose", "frozen needs"),
         ("frozen: true\nstart: d", "frozen needs"),
         ("frozen: 1", "true or false"),

@@ -18,7 +18,7 @@ from pyscf_mlham.data.dataset import examples_from_record, template_of
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import evaluate_baseline
 from support.molecules import assert_close

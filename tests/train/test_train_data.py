@@ -19,7 +19,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, Record
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
-from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
