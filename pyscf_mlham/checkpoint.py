@@ -85,10 +85,8 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); copy the whole model folder.") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
-        raise ModelError(
-            f"{path}: damaged or incomplete (sha256 {digest[:12]}..., expected "
-            f"{config.weights_sha256[:12]}... from {CONFIG}); copy the model again."
-        )
+        text = f"sha256 {digest[:12]}..., expected {config.weights_sha256[:12]}... from {CONFIG}"
+        raise ModelError(f"{path}: damaged or incomplete ({text}); copy the model again.")
     load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
         return config, load(data)
@@ -102,16 +100,13 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         content = yaml.load(read_bounded(path, MOST_CONFIG), _loader(yaml))
     except OSError as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}."
-        ) from error
+        text = f"cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}"
+        raise ModelError(f"{path}: {text}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not a YAML file ({error}); copy the model again.") from error
     version = content.get("format_version") if isinstance(content, dict) else FORMAT_VERSION
     if version != FORMAT_VERSION:
-        raise ModelError(
-            f"{path}: format version {version}, this installation reads {FORMAT_VERSION}; update pyscf_mlham."
-        )
+        raise ModelError(f"{path}: format version {version}, expected {FORMAT_VERSION}; update pyscf_mlham.")
     config = from_keys(ModelConfig, content, str(path))
     if not (config.elements and config.charges):
         raise ModelError(f"{path}: elements and charges must not be empty.")

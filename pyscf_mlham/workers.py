@@ -46,10 +46,8 @@ class Job(Generic[T, R]):
 def check_scratch() -> None:
     """Raise DataError if PySCF's scratch folder cannot be written: every molecule would fail."""
     if not os.access(lib.param.TMPDIR, os.W_OK | os.X_OK):
-        raise DataError(
-            f"{lib.param.TMPDIR}: PySCF's scratch folder is missing or cannot be written; create it, or name another "
-            "one in PYSCF_TMPDIR."
-        )
+        text = "PySCF's scratch folder is missing or cannot be written; name another one in PYSCF_TMPDIR"
+        raise DataError(f"{lib.param.TMPDIR}: {text}.")
 
 
 def engine(job: Job[T, R], jobs: int, dask: str = "") -> Callable[[Sequence[T]], Iterator[R]]:

@@ -212,10 +212,8 @@ class Folder:
         if (path := self.path / RESULTS).exists():  # read under the lock, so that no process adds to it
             results = read_results(path)
             if results.protocol.fingerprint != self.protocol.fingerprint:
-                raise DataError(
-                    f"{self.path} holds results of another protocol: {self.protocol.differences(results.protocol)}. "
-                    "Name another folder, or remove this one."
-                )
+                other = self.protocol.differences(results.protocol)
+                raise DataError(f"{self.path} holds results of another protocol: {other}. Name another folder.")
             self.rows = {row.key: row for row in [*results.rows, *results.limits]}
         try:
             self.rows |= {key: row_of(content) for key, content in found.items()}

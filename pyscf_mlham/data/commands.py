@@ -145,18 +145,14 @@ def _check_options(args: argparse.Namespace) -> None:
         raise DataError("--kpts and --smearing are for crystals, which need --pseudo as well.")
     for option, default in {"guess": GenerateOptions.guess, "conv_tol": Level.conv_tol}.items():
         if args.solver == "coarse" and getattr(args, option) != default:
-            raise DataError(
-                f"--{option.replace('_', '-')} has no effect on coarse labels, which start from scc and "
-                f"converge to {COARSE_TOL:.0e} Ha; leave it out, or choose another --solver."
-            )
+            flag, start = option.replace("_", "-"), f"start from scc and converge to {COARSE_TOL:.0e} Ha"
+            raise DataError(f"--{flag} has no effect on coarse labels, which {start}; leave it out.")
     if is_ml(args.guess):
         model = named_model(args.guess)
         if isinstance(model, str | Path):
             store.find(model)
     elif args.guess not in GUESSES:
-        raise DataError(
-            f"unknown guess {args.guess!r}; expected one of {', '.join(GUESSES)}, ml or ml:<name or folder>."
-        )
+        raise DataError(f"unknown guess {args.guess!r}; expected one of {', '.join(GUESSES)}, ml or ml:<name>.")
 
 
 def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> None:

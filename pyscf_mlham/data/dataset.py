@@ -69,42 +69,36 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
     """
     try:
         return _examples(record, level, recipe)
+    except DataError as error:
+        raise DataError(f"record {record.name}: {error}") from error
     except MLHamError:
         raise
     except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"record {record.name}: it cannot be used ({reason}); correct it, or remove it from the file."
-        ) from error
+        raise DataError(f"record {record.name}: it cannot be used ({reason}); correct or remove it.") from error
 
 
 def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
     if record.spin and recipe.baseline != SCC:
-        raise DataError(
-            f"record {record.name}: it has spin {record.spin}, and the {recipe.baseline} baseline is for closed "
-            f"shells; train with baseline: {SCC}."
-        )
+        text = f"it has spin {record.spin}, and the {recipe.baseline} baseline is for closed shells"
+        raise DataError(f"{text}; train with baseline: {SCC}.")
     periodic = record.periodic
     mol = cell_from_geometry(record, level) if periodic else mol_from_geometry(record, level.basis)
     if not mol.nelectron:
-        raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
+        raise DataError("it has no electrons; remove it from the file.")
     if mol.nao != record.fock.shape[-1]:
-        raise DataError(
-            f"record {record.name}: its Fock matrix has {record.fock.shape[-1]} rows, {level.basis} has {mol.nao} "
-            "functions for it; the file has the wrong basis set."
-        )
+        size = record.fock.shape[-1]
+        raise DataError(f"its Fock matrix has {size} rows, {level.basis} has {mol.nao} functions: a wrong basis set.")
     fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
     if fock is None:
-        raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
+        raise DataError("the Fock matrix of its beta electrons is missing; remove it from the file.")
     if periodic is None:
         h0 = hamiltonian(recipe.baseline, mol, level.xc) if h0 is None else h0
         inputs = Inputs.from_mol(mol, h0, recipe)
         spins = zip(inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
         return [_example(record, inputs, *spin) for spin in spins]
     if h0 is None:
-        raise DataError(
-            f"record {record.name}: H0 {recipe.baseline} is missing; label crystals by mlham data generate."
-        )
+        raise DataError(f"H0 {recipe.baseline} is missing; label crystals by mlham data generate.")
     fock, h0 = (bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (fock, h0))
     inputs = Inputs.from_mol(mol, h0, recipe, periodic.kpts)
     return [_example(record, inputs, inputs.samples[0], fock, h0, mol.nelectron // 2)]

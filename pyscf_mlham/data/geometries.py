@@ -136,10 +136,8 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int | None,
     try:
         charge, spin = charge_and_spin(info, int(numbers.sum()), charge, mult)
     except ValueError as error:
-        raise DataError(
-            f"{place}: {error}; give the correct charge and multiplicity in the comment line (charge=, mult=) or by "
-            "--charge and --mult."
-        ) from error
+        advice = "give charge and multiplicity in the comment line (charge=, mult=) or by --charge and --mult"
+        raise DataError(f"{place}: {error}; {advice}.") from error
     group = str(info.get("group") or group_of(numbers, positions))
     return Molecule(name, group, Path(source).name, numbers, positions, charge, spin)
 

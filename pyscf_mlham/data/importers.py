@@ -255,9 +255,7 @@ def _record(raw: RawRecord, mol: gto.Mole, order: str, source: str, shares: tupl
         raise DataError(f"{place}: its matrix is not symmetric.")
     h0 = hamiltonian("sap", mol)
     if not np.abs(fock - h0).mean() < NEAR_H0:
-        raise DataError(
-            f"{place}: not a Fock matrix of this molecule in Hartree ({np.abs(fock - h0).mean():.2g} from H0)."
-        )
+        raise DataError(f"{place}: no Fock matrix in Hartree ({np.abs(fock - h0).mean():.2g} from H0).")
     e, _ = mol.RHF().eig(fock, mol.intor("int1e_ovlp"))
     occupied = mol.nelectron // 2
     positions = raw.positions / nist.BOHR

@@ -131,9 +131,7 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
         kind = ("u" if mol.spin else "r") + ("hf" if pure else "ks")
     name = kind.upper()
     if name.endswith("HF") and not pure:
-        raise DataError(
-            f"{kind} has no functional, but {level.xc} was requested; give --xc hf, or a kind of Kohn-Sham."
-        )
+        raise DataError(f"{kind} has no functional, and {level.xc} is one; give --xc hf, or a kind of Kohn-Sham.")
     if pure:
         mf = getattr(scf, name.replace("KS", "HF"))(mol)
     else:

@@ -171,9 +171,7 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be read as HDF5 ({error}); check the path or copy it again."
-            ) from error
+            raise DataError(f"{self.path}: cannot be read as HDF5 ({error}); check the path.") from error
         try:
             self._read_tables()
         except BaseException:
@@ -305,9 +303,7 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
     if found != FORMAT:
         raise DataError(f"{path}: format is {found!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
     if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: schema version {version}, this installation reads {SCHEMA_VERSION}; update pyscf_mlham."
-        )
+        raise DataError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update pyscf_mlham.")
     if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
         raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
     try:

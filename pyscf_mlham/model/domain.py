@@ -85,10 +85,8 @@ def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
     for symbol, atom in symbols.items():
         expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
         if mol.atom_nelec_core(atom) != expected:
-            raise OutOfDomainError(
-                f"the effective core potential of {symbol} replaces {mol.atom_nelec_core(atom)} electrons, that of "
-                f"model {config.name} {expected}"
-            )
+            found, own = mol.atom_nelec_core(atom), f"that of model {config.name} {expected}"
+            raise OutOfDomainError(f"the effective core potential of {symbol} replaces {found} electrons, {own}")
 
 
 def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
@@ -124,9 +122,7 @@ def _check_functions(cell: Any, config: ModelConfig) -> None:
         if any(not _alike(cell._basis.get(label), basis) for label in labels):
             raise OutOfDomainError(f"the basis set of {symbol} is not that of model {config.name}, {config.basis}")
         if any(not _alike(cell._pseudo.get(label), pseudo) for label in labels):
-            raise OutOfDomainError(
-                f"{symbol} has no pseudopotential {config.pseudo}, with which model {config.name} was trained"
-            )
+            raise OutOfDomainError(f"{symbol} has no pseudopotential {config.pseudo}, as model {config.name} does")
 
 
 def _alike(one: Any, other: Any) -> bool:

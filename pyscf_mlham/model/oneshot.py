@@ -102,8 +102,6 @@ class _OneShotSCF(Decoration):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         """Raise: a predicted density is not variational, as derivatives of the energy assume."""
-        raise NotImplementedError(
-            "a one-shot density has no energy surface; run an SCF from it (mf.init_guess = 'ml') first."
-        )
+        raise NotImplementedError("a one-shot density has no energy surface; run an SCF (init_guess = 'ml') first.")
 
     nuc_grad_method = Gradients = Hessian = as_scanner = _refuse

@@ -126,10 +126,8 @@ class OracleModel:
         try:
             mol = gto.M(atom=atoms, basis=config.basis, **options)
         except (LookupError, RuntimeError, ValueError, ArithmeticError, gto.basis.BasisNotFoundError) as error:
-            raise ModelError(
-                f"model {config.name}: PySCF cannot build its molecule in basis {config.basis!r} ({error}); "
-                "update PySCF."
-            ) from error
+            text = f"PySCF cannot build its molecule in basis {config.basis!r} ({error})"
+            raise ModelError(f"model {config.name}: {text}; update PySCF.") from error
         if mol.nao != size:
             raise ModelError(f"model {config.name}: {config.basis!r} has {mol.nao} functions, its matrix {size}.")
         return cls(config, mol, correction)

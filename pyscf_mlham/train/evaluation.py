@@ -61,9 +61,8 @@ def evaluate_model(
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
-            raise DataError(
-                f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of model {config.name}."
-            )
+            expected = f"{config.xc}/{config.basis} of model {config.name}"
+            raise DataError(f"{path} is {level.xc}/{level.basis}, expected {expected}.")
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in in_domain(file, s, config)]
         counts = {s: len(file.indices(s)) for s in SPLITS}

@@ -72,10 +72,8 @@ def choose(
         chosen["train"] = [chosen["train"][i] for i in order[: config.train_molecules]]
     supported = _elements(chosen["train"]) if started is None else set(started)
     if others := _elements(chosen["train"]) - supported:
-        raise DataError(
-            f"start: {config.start} does not support {symbols(others)}, which training molecules contain; leave those "
-            "molecules out of the data, or train without start."
-        )
+        text = f"start: {config.start} does not support {symbols(others)}, which training molecules contain"
+        raise DataError(f"{text}; leave those molecules out of the data, or train without start.")
     usable = [place for place in chosen["val"] if supported.issuperset(place.composition)]
     if left_out := len(chosen["val"]) - len(usable):
         say(

@@ -85,10 +85,8 @@ class Trainer:
         with _signals(self._request_stop):
             self._run()
         if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
-            raise ModelError(
-                f"{self.output}: no model was written: in every evaluation the prediction for a validation molecule "
-                f"was not finite; {ADVICE}."
-            )
+            text = "the prediction for a validation molecule was not finite in every evaluation"
+            raise ModelError(f"{self.output}: no model was written: {text}; {ADVICE}.")
 
     def _run(self) -> None:
         saved = time.monotonic()
@@ -252,10 +250,8 @@ class Trainer:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["progress"])
         if different := differences(about["config"], self.identity):
-            raise ModelError(
-                f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
-                "output folder, or restore them."
-            )
+            text = f"belongs to a run with other settings or other data ({', '.join(different)}); restore them"
+            raise ModelError(f"{path}: {text}, or name another output folder.")
         tensors = load_file(path)
         for name, module in (("model.", self.model), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
