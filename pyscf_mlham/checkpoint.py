@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyscf_mlham.errors import ModelError
-from pyscf_mlham.extras import needed
+from pyscf_mlham.errors import ModelError, needed
 from pyscf_mlham.untrusted import check_basis, from_keys, read_bounded
 
 CONFIG = "config.yaml"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import pyscf_mlham
-from pyscf_mlham.extras import needed
+from pyscf_mlham.errors import needed
 from support import ROOT
 
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on

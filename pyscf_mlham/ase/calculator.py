@@ -16,7 +16,7 @@ from pyscf.data import nist
 from pyscf_mlham.ase.meanfield import BOHR, mean_field
 from pyscf_mlham.ase.parameters import DEFAULTS, check
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.extras import missing
+from pyscf_mlham.errors import missing
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.scf.counting import counting_fock_builds

@@ -10,7 +10,7 @@ from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
-from pyscf_mlham.extras import missing
+from pyscf_mlham.errors import missing
 from pyscf_mlham.model.guess import is_ml
 
 try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.extras import missing
+from pyscf_mlham.errors import DataError, ModelError, missing
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.guess import FALLBACKS, GUESSES, is_ml
 from pyscf_mlham.model.store import find

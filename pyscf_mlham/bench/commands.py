@@ -76,37 +76,37 @@ PATH = """Cycles and Fock builds of each geometry along {path}, for each method 
 example: {example}"""
 
 
-def add_bench(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham bench`."""
-    _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
-    _add_molecules(parser)
-    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    guesses = f"separated by commas; default {','.join(DEFAULT_GUESSES)}"
-    parser.add_argument("--guess", type=names, default="", help=guesses)
-    solvers = ",".join(SOLVERS)
-    parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
-    add_options(parser, Protocol)
-    add_options(parser, Plan)
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        help="seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda",
-    )
-    parser.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
+def add_commands(commands: Any) -> None:
+    """Add all commands and their options."""
+    text = "measure what guesses and solvers save"
+    bench = _command(commands, "bench", text, BENCH, run_bench)
+    _add_molecules(bench)
+    guesses, solvers = ",".join(DEFAULT_GUESSES), ",".join(SOLVERS)
+    bench.add_argument("--guess", type=names, default="", help=f"separated by commas; default {guesses}")
+    bench.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
+    add_options(bench, Protocol)
+    add_options(bench, Plan)
+    clock = "seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda"
+    bench.add_argument("--clock", choices=CLOCKS, help=clock)
+    bench.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
 
+    text = "compare the SCF solutions of guesses and solvers with plain PySCF's"
+    trust = _command(commands, "trust", text, TRUST, run_trust)
+    _add_molecules(trust)
+    trust.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
+    trust.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
+    ions = "also the cation and the anion of each closed-shell molecule"
+    trust.add_argument("--radicals", action="store_true", help=ions)
+    add_options(trust, Protocol)
+    add_options(trust, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham trust`."""
-    _describe(parser, "Compare the states in which guesses, accelerate() and track() end.", TRUST, run_trust)
-    _add_molecules(parser)
-    parser.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
-    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    parser.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
-    parser.add_argument(
-        "--radicals", action="store_true", help="also the cation and the anion of each closed-shell molecule"
-    )
-    add_options(parser, Protocol)
-    add_options(parser, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
+    guess = _command(commands, "guess", "write the learned guess of a molecule to a file", GUESS, run_guess)
+    add_options(guess, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
+    _add_state(guess, MULT)
+    guess.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
+    guess.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
+    guess.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
+    add_paths(commands)
 
 
 def add_paths(commands: Any) -> None:
@@ -117,26 +117,28 @@ def add_paths(commands: Any) -> None:
         ("md-bench", MD, "cost of each MD step by strategy", "an NVE run", md),
         ("opt-bench", Optimisation, "cost of an optimisation by strategy", "a BFGS optimisation", opt),
     ):
-        parser = commands.add_parser(name, help=text)
-        _describe(parser, PATH.format(path=path, example=example), "", functools.partial(run_paths, kind))
+        about = PATH.format(path=path, example=example)
+        parser = _command(commands, name, text, about, functools.partial(run_paths, kind))
         parser.add_argument("geometries", help="file that ASE reads, SDF, or ase:g2/H2O and the like")
         parser.add_argument("--frames", default="0", help="an index or a slice; default %(default)s")
-        parser.add_argument(
-            "--out", type=Path, required=True, help="folder of the results; the same command resumes a run"
-        )
+        out = "folder of the results; the same command resumes a run"
+        parser.add_argument("--out", type=Path, required=True, help=out)
         add_options(parser, kind)
         _add_state(parser, "multiplicity if a frame has no mult=; default the lowest")
 
 
-def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: Any) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description, parser.epilog = text, more
-    parser.set_defaults(run=command)
+def _command(commands: Any, name: str, text: str, about: str, run: Any) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=about, formatter_class=raw)
+    parser.description = f"{text[0].upper()}{text[1:]}."
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _add_molecules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", help=SOURCE)
     parser.add_argument("--frames", default=":", help="frames of each file, an index or a slice; default all")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     _add_state(parser, MULT)
 
 
@@ -245,16 +247,6 @@ def _solvers(text: str) -> tuple[str, ...]:
     if unknown := [solver for solver in solvers if solver not in SOLVERS]:
         raise DataError(f"unknown solvers {unknown}; expected some of {', '.join(SOLVERS)}.")
     return solvers
-
-
-def add_guess(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham guess`."""
-    _describe(parser, "Write the learned guess of a molecule to a file.", GUESS, run_guess)
-    add_options(parser, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
-    _add_state(parser, MULT)
-    parser.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
-    parser.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -186,20 +186,16 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
     unit = "cpu_s" if clock == "cpu" else "s"
     converged = all(row.converged for row in rows)
 
-    def of_all(value: Callable[[Row], float | None]) -> float:
-        values = [value(row) or 0.0 for row in rows]
+    def of_all(*columns: str) -> float:
+        values = [sum(getattr(row, name) or 0.0 for name in columns) for row in rows]
         return float(np.median(values) if converged else np.max(values))
 
     errors, first = [row.e_err for row in rows if row.e_err is not None], rows[0]
     return Case(
         converged,
-        of_all(lambda row: row.cycles),
-        of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
-        of_all(lambda row: row.single_builds),
-        of_all(lambda row: row.coarse_builds),
-        of_all(lambda row: row.response_solves),
-        of_all(lambda row: getattr(row, f"total_{unit}")),
-        of_all(lambda row: row.force_cpu_s),
+        of_all("cycles"),
+        of_all("full_builds", "guess_builds"),
+        *map(of_all, ("single_builds", "coarse_builds", "response_solves", f"total_{unit}", "force_cpu_s")),
         limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,

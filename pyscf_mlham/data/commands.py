@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pyscf_mlham.data.baselines import add_baseline
 from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
-from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, generate, journal_path
+from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, add_baseline, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL

@@ -1,4 +1,4 @@
-"""mlham data generate: labels for many molecules, by several processes or a dask cluster, resumable after any crash.
+"""mlham data generate and baseline: labels for many molecules, by several processes or a cluster, resumable.
 
 Finished molecules are written to a journal beside the file at once. When all are done, or on the next start after a
 crash, the journal is merged into the file, which is replaced as a whole. The same command resumes the run.
@@ -11,22 +11,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyscf
 from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from pyscf_mlham.data.geometries import Molecule, keys_of
-from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import SOLVERS, Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin
+from pyscf_mlham.data.geometries import Molecule, identity_of_record, keys_of, mol_from_geometry
+from pyscf_mlham.data.label import SOLVERS, Entry, Task, label
+from pyscf_mlham.data.schema import (
+    SCALARS,
+    TEXTS,
+    HamiltonianFile,
+    Level,
+    Periodic,
+    Record,
+    flat_from_matrix,
+    has_spins,
+    matrix_from_flat,
+    named_by_spin,
+)
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.options import option
 from pyscf_mlham.progress import progress, say
-from pyscf_mlham.store import differences
+from pyscf_mlham.store import Store, differences
 from pyscf_mlham.workers import Job, engine
 
 T = TypeVar("T")
@@ -51,6 +64,54 @@ class GenerateOptions:
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
     retry_failed: bool = option(False, "retry molecules that failed in an earlier run")
     shares: tuple[float, float] = (0.05, 0.05)
+
+
+class Journal(Store):
+    """The journal of one file of labelled molecules, created if missing; its level of theory must be the same."""
+
+    def __init__(self, path: Path, level: Level) -> None:
+        super().__init__(path, level.described(), "level of theory")
+        self._values = self.read()
+
+    @property
+    def labelled(self) -> set[str]:
+        """Keys of the labelled molecules."""
+        return {key for key, values in self._values.items() if "reason" not in values}
+
+    @property
+    def failures(self) -> dict[str, tuple[str, str]]:
+        """Name of each molecule that failed, and why."""
+        return {key: (v["name"], v["reason"]) for key, v in self._values.items() if "reason" in v}
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry and flush it to the disk."""
+        values: dict[str, Any] = {"name": entry.name, "reason": entry.reason}
+        data = b""
+        if (record := entry.record) is not None:
+            values = {key: getattr(record, key) for key in (*TEXTS, *SCALARS, "charge", "spin")}
+            arrays = {key: np.ascontiguousarray(getattr(record, key)) for key in ("numbers", "positions")}
+            if record.periodic:
+                arrays |= {key: np.array(value) for key, value in record.periodic._asdict().items()}
+            data = save(arrays | {key: flat_from_matrix(matrix) for key, matrix in record.matrices.items()})
+        self.put(entry.key, values, data)
+        self._values[entry.key] = values
+
+    def record(self, key: str) -> Record:
+        """Read a labelled molecule; key: one of `labelled`."""
+        try:
+            arrays = load(self.data(key))
+            values = self._values[key] | {name: arrays.pop(name) for name in ("numbers", "positions")}
+            periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
+            if "lattice" in arrays:
+                lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
+                periodic, size = (
+                    Periodic(lattice, int(dimension), mesh),
+                    int(np.sqrt(len(arrays["fock"]) / mesh.prod())),
+                )
+            matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
+            return Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error
 
 
 class _Earlier(NamedTuple):
@@ -201,3 +262,52 @@ def _with_spins(record: Record) -> Record:
     for name, matrix in record.matrices.items():
         matrices |= named_by_spin(name, np.stack([matrix, matrix]))
     return record._replace(fock=matrices.pop("fock"), extra=matrices)
+
+
+class _RecordTask(NamedTuple):
+    """One record for a worker."""
+
+    path: Path
+    number: int
+
+
+def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
+    """Write a copy of a file whose records hold their scc baseline; resumable.
+
+    Returns:
+        numbers of records: labelled, failed, done (by an earlier run).
+    """
+    if output.exists():
+        raise DataError(f"{output} exists already; name another output file.")
+    counts = dict.fromkeys(COUNTED, 0)
+    with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
+        keys, done = keys_of(file), journal.labelled
+        tasks = [_RecordTask(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
+        counts["done"] = len(keys) - len(tasks)
+        run_through(tasks, engine(BASELINE_JOB, jobs), journal, counts, console)
+        done = journal.labelled
+        records = (journal.record(key) for key in keys if key in done)
+        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
+        journal.remove()
+    return counts
+
+
+def with_baseline(task: _RecordTask) -> Entry:
+    """Compute the baseline of one record; return a failure as an entry with its reason, never raise."""
+    with HamiltonianFile(task.path) as file:
+        key, record, level = identity_of_record(file, task.number), file[task.number], file.level
+    try:
+        h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
+    except Exception as error:  # any error: report this record, continue with the others
+        return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
+    if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
+        h0 = np.stack([h0, h0])
+    return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
+
+
+def _lost_baseline(task: _RecordTask, reason: str) -> Entry:
+    with HamiltonianFile(task.path) as file:
+        return Entry(identity_of_record(file, task.number), str(file.name[task.number]), None, reason)
+
+
+BASELINE_JOB: Job[_RecordTask, Entry] = Job(with_baseline, _lost_baseline)

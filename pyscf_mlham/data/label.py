@@ -1,4 +1,4 @@
-"""Labelling of one molecule by its converged Fock matrix, the work of the generator's workers."""
+"""Labelling of one molecule or crystal by its converged Fock matrix, the work of the generator's workers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
-from pyscf_mlham.data.crystals import Solution, crystal_mean_field, crystal_solution
-from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
-from pyscf_mlham.data.journal import Entry
+from pyscf_mlham.data.geometries import Molecule, cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
-from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.density import Orbitals, band_gap, density_from_orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
-from pyscf_mlham.h0 import SCC
+from pyscf_mlham.h0 import COARSE_SCF, SCC
+from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -26,6 +27,7 @@ from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
+KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 SOLVERS = ("twolevel", "scf", "coarse")
 COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
 COARSE_GRID = 1  # PySCF's grid level of coarse labels
@@ -40,6 +42,23 @@ class Task(NamedTuple):
     split: str  # train, val or test
     solver: str  # "twolevel" or "scf", or "coarse" for approximate labels without an energy
     guess: str  # initial guess, a name of PySCF's or "ml"
+
+
+class Entry(NamedTuple):
+    """The result of one molecule."""
+
+    key: str  # identity of geometry, charge and spin
+    name: str
+    record: Record | None  # the labelled molecule, None if it failed
+    reason: str = ""  # why it failed
+
+
+class Solution(NamedTuple):
+    """A converged SCF; of a crystal the matrices are those between cells, (N_k, n, n)."""
+
+    matrices: dict[str, Array]  # F, and H0 if it was computed, by the names of their datasets, Hartree
+    energy: float
+    gap: float
 
 
 def label(task: Task) -> Entry:
@@ -101,6 +120,32 @@ def _coarse_solution(mf: Any) -> Solution:
     return Solution(matrices, 0.0, gap(problem.orbitals(point.fock)))
 
 
+def crystal_solution(mf: Any, solver: str) -> Solution:
+    """Converge a crystal.
+
+    Args:
+        solver: "coarse" stops at the self-consistent field around one full build, without an energy; "twolevel" or
+            "scf" converges.
+    """
+    if reason := inapplicable(mf, mf.mol):
+        raise DataError(reason)
+    problem = problem_of(mf)
+    h0 = coarse_crystal(problem).point
+    energy = 0.0
+    if solver == "coarse":
+        fock = np.asarray(self_consistent_crystal(problem, h0).point.fock)
+    else:
+        start = density_from_orbitals(mf, problem.orbitals(h0.fock))
+        solved = accelerate(mf) if solver == "twolevel" else mf
+        energy = float(solved.kernel(dm0=start) if mf.init_guess == "minao" else solved.kernel())
+        if not solved.converged:
+            raise DataError(f"the SCF did not converge in {solved.max_cycle} cycles")
+        fock = np.asarray(mf.get_fock(problem.hcore, problem.overlap, dm=solved.make_rdm1()))
+    at_k, lattice = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}, np.asarray(mf.mol.lattice_vectors())
+    matrices = {name: cells_from_bloch(matrix, mf.kpts, lattice) for name, matrix in at_k.items()}
+    return Solution(matrices, energy, band_gap(mf, problem.orbitals(fock)))
+
+
 def build(molecule: Molecule, basis: str) -> gto.Mole:
     """Build a PySCF molecule; raise DataError with the reason if that is impossible."""
     try:
@@ -115,9 +160,6 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     except ValueError as error:
         raise DataError(str(error)) from error
     return mol
-
-
-KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 
 
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
@@ -141,3 +183,28 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
         mf = mf.density_fit()
     mf.conv_tol = level.conv_tol
     return mf
+
+
+def crystal_mean_field(geometry: Molecule | Record, level: Level) -> Any:
+    """Create the density-fitted KRKS object of a crystal."""
+    from pyscf.pbc import dft  # importing PySCF's periodic part takes a second
+
+    assert geometry.periodic is not None
+    try:
+        cell = cell_from_geometry(geometry, level)
+    except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
+        raise DataError(f"{level.basis} or {level.pseudo} does not support its elements ({error})") from error
+    if cell.spin or cell.nelectron % 2:
+        raise DataError(f"{cell.nelectron} electrons per cell; only closed shells are supported")
+    if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
+        raise DataError(f"{level.pseudo} lacks {', '.join(missing)}")
+    mf = dft.KRKS(cell, geometry.periodic.kpts, xc=level.xc).density_fit()
+    mf = mf.smearing(level.smearing) if level.smearing else mf
+    return mf.set(conv_tol=level.conv_tol)
+
+
+def object_of(record: Record, level: Level) -> Any:
+    """Create the mean-field object of a labelled molecule or crystal."""
+    if record.periodic:
+        return crystal_mean_field(record, level)
+    return mean_field(mol_from_geometry(record, level.basis), level)

@@ -14,8 +14,7 @@ from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric, ao_from_orthogonal, metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.errors import ModelError
-from pyscf_mlham.extras import needed
+from pyscf_mlham.errors import ModelError, needed
 from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.predictor import native_mol

@@ -12,11 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
-from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.label import mean_field
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record
+from pyscf_mlham.data.label import object_of
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
@@ -24,27 +22,11 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
-from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.progress import progress, say
-from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
+from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
 FALLBACK = "why the model was not used"  # key of a run with a fallback
-UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
-MEANINGS = {
-    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
-    "onsite_mae": "the same, of the blocks of an atom with itself",
-    "pair_mae": "the same, of the blocks between two atoms",
-    "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
-    "occupied_mae": "mean absolute error of the occupied orbitals' energies",
-    "similarity": "mean overlap of predicted and converged occupied orbitals, one by one in order of energy; 1 is "
-    "perfect, but degenerate orbitals mix arbitrarily, so that a nearly perfect prediction may have less",
-    "gap_error": "absolute error of the HOMO-LUMO gap",
-    "gap_ratio": "predicted over converged gap; 1 is perfect",
-    "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
-    "density": "norm of the error of the density matrix, to first order; the criterion for the best weights",
-    "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
-}
 
 
 def evaluate_model(
@@ -87,7 +69,10 @@ def evaluate_model(
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         sources = [str(file.source[i]) for i in indices] if level.pseudo else []
         print_classes(found, samples, console, sources)
-        print_equivariance(model.network, changes, console)
+        learned = "its equivariance is learned"
+        kind = "equivariant by design, so this is rounding" if model.network.refiner is None else learned
+        text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
+        say(console, f"Rotated molecules: {text}.")
         if scf_molecules:
             runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
             print_guesses(runs, console)
@@ -98,15 +83,6 @@ def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[in
     supported = set(config.elements)
     inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
     return [int(i) for i in file.indices(split) if inside[i] and supported.issuperset(file.numbers(i).tolist())]
-
-
-def print_equivariance(network: HamiltonianModel, changes: Sequence[float], console: Console) -> None:
-    """Print how much the prediction changes if molecules are rotated."""
-    kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learned"
-    console.print(
-        f"Rotated molecules: the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at "
-        f"worst ({kind})."
-    )
 
 
 def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, console: Console) -> None:
@@ -163,7 +139,7 @@ def compare_guesses(
             record = file[index]
             run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
             for guess in guesses:
-                mf = _object_of(record, file.level)
+                mf = object_of(record, file.level)
                 if guess == "ml":
                     density, info = guess_with_info(mf, model, "minao")
                     run[FALLBACK] = info.fallback_reason
@@ -174,13 +150,6 @@ def compare_guesses(
             runs.append(run)
             advance("")
     return runs
-
-
-def _object_of(record: Record, level: Level) -> Any:
-    """Create the mean-field object of a labelled molecule or crystal."""
-    if record.periodic:
-        return crystal_mean_field(record, level)
-    return mean_field(mol_from_geometry(record, level.basis), level)
 
 
 def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:

@@ -27,12 +27,10 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.progress import progress, say
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.identity import differences, identity_of
-from pyscf_mlham.train.log import CURVE, draw_curve, write_log
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
-from pyscf_mlham.train.metrics import evaluate, mean
+from pyscf_mlham.train.metrics import CURVE, draw_curve, evaluate, mean, write_log
 from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.start import start_from
+from pyscf_mlham.train.start import differences, identity_of, start_from
 
 STATE = "training.safetensors"
 PROGRESS = ("step", "best", "seconds", "rows")  # attributes of a trainer in its checkpoint

@@ -169,7 +169,7 @@ def test_commands_write_their_reports(tmp_path: Path, capsys: pytest.CaptureFixt
     write(geometry, [water(), nearby])
     out = tmp_path / "opt"
     assert cli.main(["opt-bench", str(geometry), "--out", str(out), "--frames", "1", *QUICKLY]) == 0
-    steps = steps_of(read_results(out / RESULTS), "two:0")
+    steps = steps_of(read_results(out / RESULTS), "two:1")
     assert steps[-1]["history"].at_minimum
     total, scanner = (sum(step[name].full_builds for step in steps) for name in ("history", "scanner"))
     heading_line, _, *lines = [line.strip("|").split("|") for line in (out / "table.md").read_text().splitlines()[2:6]]
@@ -244,7 +244,7 @@ def test_a_molecule_that_fails_costs_no_other_its_report(
 
     def failing(self: trajectory.Panel, *args: Any, **kwargs: Any) -> None:
         asked.append(1)
-        if len(asked) == 4:  # the first molecule needs one, and the second one its third
+        if len(asked) == 3:  # the third geometry of the second molecule, as the first one is left out
             raise SCFError("it did not converge")
         calculate(self, *args, **kwargs)
 
@@ -308,7 +308,7 @@ def test_energies_that_differ_are_reported_in_red(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert cli.main(command) == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "water-0, history, scf: 1 of 2 geometries: its energy is 3.0e-06 Ha above the reference" in printed
+    assert "water:0, history, scf: 1 of 2 geometries: its energy is 3.0e-06 Ha above the reference" in printed
     assert 'class="verdict bad"' in (tmp_path / "md" / "report.html").read_text()
 
 

@@ -29,10 +29,10 @@ from pyscf_mlham.nn.layers import GroupNorm, Radial, atom_norm, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.train.config import LossConfig, read_config
-from pyscf_mlham.train.identity import identity_of
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
+from pyscf_mlham.train.start import identity_of
 from pyscf_mlham.train.trainer import Trainer
 from support import ROOT
 from support.labelled import Prepared, settings, silent, trained

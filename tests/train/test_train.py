@@ -26,9 +26,8 @@ from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.config import LossConfig, read_config
-from pyscf_mlham.train.evaluation import MEANINGS
 from pyscf_mlham.train.loss import collate, dense, errors
-from pyscf_mlham.train.metrics import Metrics, evaluate, metrics
+from pyscf_mlham.train.metrics import MEANINGS, Metrics, evaluate, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, epoch_batches, schedule
 from support.labelled import NETWORK, Prepared, settings, silent, stopped_after, trained
