@@ -200,28 +200,16 @@ def same_basis(mol: gto.Mole, other: gto.Mole) -> bool:
     """Whether two molecules have the same AOs in the same order."""
     if mol.cart != other.cart or mol.natm != other.natm or mol._bas.shape != other._bas.shape:
         return False
-    if _same_tables(mol, other):
-        return True
     columns = [gto.ATOM_OF, gto.ANG_OF, gto.NPRIM_OF, gto.NCTR_OF]
-    if not np.array_equal(mol._bas[:, columns], other._bas[:, columns]):
-        return False
-    if not np.allclose(mol.atom_coords(), other.atom_coords(), rtol=0, atol=1e-8):
-        return False
-    return all(
-        np.allclose(mol.bas_exp(i), other.bas_exp(i), rtol=1e-8, atol=0)
-        and np.allclose(mol.bas_ctr_coeff(i), other.bas_ctr_coeff(i), rtol=1e-8, atol=1e-10)
-        for i in range(mol.nbas)
+    return (
+        np.array_equal(mol._bas[:, columns], other._bas[:, columns])
+        and np.allclose(mol.atom_coords(), other.atom_coords(), rtol=0, atol=1e-8)
+        and all(
+            np.allclose(mol.bas_exp(i), other.bas_exp(i), rtol=1e-8, atol=0)
+            and np.allclose(mol.bas_ctr_coeff(i), other.bas_ctr_coeff(i), rtol=1e-8, atol=1e-10)
+            for i in range(mol.nbas)
+        )
     )
-
-
-def _same_tables(mol: gto.Mole, other: gto.Mole) -> bool:
-    """Whether PySCF's internal tables of two molecules agree, a quick test that most equal AOs pass."""
-    tables = [
-        (mol._bas, other._bas),
-        (mol._atm[:, gto.PTR_COORD], other._atm[:, gto.PTR_COORD]),
-        (mol._env[gto.PTR_ENV_START :], other._env[gto.PTR_ENV_START :]),
-    ]
-    return all(a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-9) for a, b in tables)
 
 
 def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:

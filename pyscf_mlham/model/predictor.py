@@ -91,20 +91,18 @@ class Prediction(NamedTuple):
 
     def describe(self) -> str:
         """Return one line for a log."""
-        words = [f"model {self.model}", f"{self.seconds:.2f} s", f"gap {self.gap:.4f} Ha"]
-        if self.lifted_from:
-            words.append(f"lifted from {self.lifted_from}")
-        if self.made_for:
-            words.append(f"made for {self.made_for}")
-        if self.coarse_builds:
-            words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
-        if self.full_builds:
-            words.append(f"{self.full_builds} full Fock build")
-        if self.single_builds:
-            words.append(f"{self.single_builds} single-precision build{'s' * (self.single_builds > 1)}")
-        if self.damping:
-            words.append(f"overlap filter {self.damping:g}")
-        return ", ".join(words)
+        builds = (("coarse Fock", self.coarse_builds), ("full Fock", self.full_builds))
+        texts = [
+            f"model {self.model}, {self.seconds:.2f} s, gap {self.gap:.4f} Ha",
+            f"lifted from {self.lifted_from}" * bool(self.lifted_from),
+            f"made for {self.made_for}" * bool(self.made_for),
+            *(
+                f"{count} {kind} build{'s' * (count > 1)}" * bool(count)
+                for kind, count in (*builds, ("single-precision", self.single_builds))
+            ),
+            f"overlap filter {self.damping:g}" * bool(self.damping),
+        ]
+        return ", ".join(filter(None, texts))
 
 
 @one_blas_thread()
@@ -136,25 +134,24 @@ def predict(
     base = _baseline(problem, mol, native if lifted else None, fields, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
     fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
-    coarse_builds, single_builds = base.coarse_builds, 0
+    coarse_builds, single = base.coarse_builds, None
     if fields is not None:
         coarse, response = fields
         single = SingleField(mf) if own and has_own_field(mf) else None
         before = coarse.tally.builds
         fock, orbitals = _refined(problem, fock, orbitals, single or coarse, response)
         coarse_builds += coarse.tally.builds - before
-        single_builds = single.tally.builds if single else 0
     return Prediction(
-        fock=fock,
-        orbitals=orbitals,
-        gap=gap(orbitals),
-        model=config.name,
-        damping=damping,
+        fock,
+        orbitals,
+        gap(orbitals),
+        config.name,
+        time.perf_counter() - start,
+        damping,
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         coarse_builds=coarse_builds,
-        single_builds=single_builds,
-        seconds=time.perf_counter() - start,
+        single_builds=single.tally.builds if single else 0,
     )
 
 
@@ -216,25 +213,18 @@ def _baseline(
     problem: Problem, mol: gto.Mole, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
 ) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is not the molecule's own."""
+    builds = 1 if native is None else 2
+    other = None if native is None else hamiltonian(config.baseline, native, config.xc)
     if config.baseline == SCC:
-        return _self_consistent_baseline(problem, native, fields, config)
+        point = scc.self_consistent_atoms(problem, fields)
+        own = problem.hcore + point.v if other is None else other
+        if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
+            own = np.stack([own, own])
+        return _Baseline(point.fock, own, lambda dh: problem.fock(point.v + dh, point.density), builds)
     mf, v0 = problem.mf, potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, np.asarray(problem.hcore), mol.nao) + fock_for(mf, v0, mol.nao)
-    alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
-    own = alone if native is None else hamiltonian(config.baseline, native, config.xc)
-    builds = (1 if native is None else 2) * (config.baseline == "minao")
-    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
-
-
-def _self_consistent_baseline(
-    problem: Problem, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
-) -> _Baseline:
-    point = scc.self_consistent_atoms(problem, fields)
-    own = problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
-    if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
-        own = np.stack([own, own])
-    fock = np.asarray(point.fock)
-    return _Baseline(fock, own, lambda dh: problem.fock(point.v + dh, point.density), 1 if native is None else 2)
+    own = np.asarray(scf.hf.get_hcore(mol)) + v0 if other is None else other  # without relativity, external fields
+    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds * (config.baseline == "minao"))
 
 
 def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None:
