@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf.data import nist
 
-from pyscf_mlham.ase.meanfield import BOHR, mean_field
-from pyscf_mlham.ase.parameters import DEFAULTS, check
+from pyscf_mlham.ase.parameters import BOHR, DEFAULTS, check, mean_field
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import missing
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model

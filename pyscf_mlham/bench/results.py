@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -129,11 +128,11 @@ class Results:
     def is_elsewhere(self, row: Row) -> bool:
         """Whether a run ended in another state than the reference, by energy, spin and gap."""
         other = self._references.get(case_of(row))
-        if other is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
+        if other is None or not row.converged or abs(row.e_err or 0.0) <= self.energy_tolerance:
             return False
         pairs = ((row.s2, other.s2, OTHER_S2), (row.gap, other.gap, OTHER_GAP))
         visible = any(a is not None and b is not None and abs(a - b) > most for a, b, most in pairs)
-        return visible or abs(row.e_err) > OTHER_ENERGY
+        return visible or abs(row.e_err or 0.0) > OTHER_ENERGY
 
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
@@ -149,11 +148,9 @@ class Results:
     def to_csv(self) -> str:
         """Return the content of results.csv."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in self.rows:
-            plain = _plain(row)
-            writer.writerow(["" if plain[name] is None else plain[name] for name in COLUMNS])
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(_plain, self.rows))
         return text.getvalue()
 
 
@@ -181,15 +178,8 @@ def row_of(content: dict[str, Any]) -> Row:
 
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row for JSON, with None for values that are not finite."""
-    return {name: _finite(value) for name, value in asdict(row).items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(row)), parse_constant=lambda _: None)
+    return plain
 
 
 class Folder:

@@ -248,18 +248,19 @@ def asides(method: Method) -> list[str]:
 def molecule_table(results: Results, clock: str = "cpu") -> str:
     """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
-    rows = []
-    for key, row in {key: case.row for method in methods for key, case in method.cases.items()}.items():
-        cells = [_build_cell(method, method.cases.get(key)) for method in methods]
-        rows.append([row.molecule, str(row.natm), str(row.nao or 0), *cells])
+
+    def cell(method: Method, case: Case | None) -> str:
+        if case is None:
+            return NOTHING
+        return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
+
+    molecules = {key: case.row for method in methods for key, case in method.cases.items()}
+    rows = [
+        [row.molecule, str(row.natm), str(row.nao or 0), *(cell(method, method.cases.get(key)) for method in methods)]
+        for key, row in molecules.items()
+    ]
     about = "Full Fock builds, those hidden in the guess included (oracle, chk: cycles); ! did not converge."
     return Sheet("", ["molecule", "atoms", "AOs", *(m.name for m in methods)], rows).markdown() + f"\n{about}\n"
-
-
-def _build_cell(method: Method, case: Case | None) -> str:
-    if case is None:
-        return NOTHING
-    return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
 
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
