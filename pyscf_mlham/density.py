@@ -154,24 +154,13 @@ def band_gap(mf: Any, orbitals: Orbitals) -> float:
 
 def has_intruder(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
     """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`; reference: orbitals of H0."""
-    return virtual_share(orbitals, reference, overlap, HIGH) >= INTRUDER
-
-
-def virtual_share(orbitals: Orbitals, reference: Orbitals, overlap: Array, above: float) -> float:
-    """Return the largest share of an occupied orbital in high virtual reference orbitals: near one for an intruder.
-
-    Args:
-        reference: orbitals of the same shape from a Hamiltonian without gross errors.
-        overlap: (n, n), or (2n, 2n) for generalised objects.
-        above: smallest energy of high reference orbitals above the highest occupied one, Hartree.
-    """
-    shares = [0.0]
     for (_, own, own_occ), (energy, coeff, occ) in zip(_channels(orbitals), _channels(reference), strict=True):
         filled = energy[occ > OCCUPIED]
-        high = coeff[:, energy > filled.max() + above] if len(filled) else coeff[:, :0]
+        high = coeff[:, energy > filled.max() + HIGH] if len(filled) else coeff[:, :0]
         weights = np.abs(high.conj().T @ overlap @ own[:, own_occ > OCCUPIED]) ** 2
-        shares.append(float(weights.sum(axis=0).max(initial=0.0)))
-    return max(shares)
+        if weights.sum(axis=0).max(initial=0.0) >= INTRUDER:
+            return True
+    return False
 
 
 def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:

@@ -264,13 +264,6 @@ def _with_spins(record: Record) -> Record:
     return record._replace(fock=matrices.pop("fock"), extra=matrices)
 
 
-class _RecordTask(NamedTuple):
-    """One record for a worker."""
-
-    path: Path
-    number: int
-
-
 def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
     """Write a copy of a file whose records hold their scc baseline; resumable.
 
@@ -282,7 +275,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     counts = dict.fromkeys(COUNTED, 0)
     with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
         keys, done = keys_of(file), journal.labelled
-        tasks = [_RecordTask(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
+        tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
         counts["done"] = len(keys) - len(tasks)
         run_through(tasks, engine(BASELINE_JOB, jobs), journal, counts, console)
         done = journal.labelled
@@ -292,10 +285,11 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     return counts
 
 
-def with_baseline(task: _RecordTask) -> Entry:
+def with_baseline(task: tuple[Path, int]) -> Entry:
     """Compute the baseline of one record; return a failure as an entry with its reason, never raise."""
-    with HamiltonianFile(task.path) as file:
-        key, record, level = identity_of_record(file, task.number), file[task.number], file.level
+    path, number = task
+    with HamiltonianFile(path) as file:
+        key, record, level = identity_of_record(file, number), file[number], file.level
     try:
         h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
     except Exception as error:  # any error: report this record, continue with the others
@@ -305,9 +299,10 @@ def with_baseline(task: _RecordTask) -> Entry:
     return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
 
 
-def _lost_baseline(task: _RecordTask, reason: str) -> Entry:
-    with HamiltonianFile(task.path) as file:
-        return Entry(identity_of_record(file, task.number), str(file.name[task.number]), None, reason)
+def _lost_baseline(task: tuple[Path, int], reason: str) -> Entry:
+    path, number = task
+    with HamiltonianFile(path) as file:
+        return Entry(identity_of_record(file, number), str(file.name[number]), None, reason)
 
 
-BASELINE_JOB: Job[_RecordTask, Entry] = Job(with_baseline, _lost_baseline)
+BASELINE_JOB: Job[tuple[Path, int], Entry] = Job(with_baseline, _lost_baseline)

@@ -27,6 +27,8 @@ SAME_FUNCTIONS = 1e-8  # deviation of exponents, coefficients and parameters of 
 
 def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
     """Raise OutOfDomainError with the reason if a model is not applicable."""
+    if any(is_ghost(mol, i) for i in range(mol.natm)):
+        raise OutOfDomainError("ghost atoms are not supported")
     if is_periodic(mol):
         check_cell(mf, mol, config)
     elif config.pseudo:
@@ -56,7 +58,6 @@ def _check_method(mf: Any, mol: gto.Mole) -> None:
 
 
 def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
-    _check_atoms(mol)
     if mol._pseudo:
         raise OutOfDomainError("pseudopotentials are not supported")
     if mol.has_ecp():
@@ -71,11 +72,6 @@ def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
         graph_from_mol(mol)
     except ValueError as error:
         raise OutOfDomainError(str(error).rstrip(".")) from error
-
-
-def _check_atoms(mol: gto.Mole) -> None:
-    if any(is_ghost(mol, i) for i in range(mol.natm)):
-        raise OutOfDomainError("ghost atoms are not supported")
 
 
 def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
@@ -96,7 +92,6 @@ def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
         raise OutOfDomainError(f"{name} is one of molecules, and this is a crystal")
     if cell.dimension < 1:
         raise OutOfDomainError("the cell has no periodic direction (dimension = 0)")
-    _check_atoms(cell)
     if reason := scc.inapplicable(mf, cell):  # H0 needs the same
         raise OutOfDomainError(reason)
     if not same_name(xc := getattr(mf, "xc", "hf"), config.xc):

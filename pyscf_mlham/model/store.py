@@ -55,16 +55,21 @@ def find(name_or_path: str | Path) -> Path:
 
 def load(name_or_path: str | Path) -> Predictor:
     """Load a model; loading the same files again is free."""
-    folder = find(name_or_path)
-    stamps = tuple(
-        (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
-        for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)
-    )
-    return _load_folder(folder.resolve(), stamps)
+    folder = find(name_or_path).resolve()
+    return _load_folder(folder, *(_stamp(folder / name) for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)))
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @lru_cache(maxsize=8)
-def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: ARG001  (part of the cache key)
+def _config_of(folder: Path, stamp: int) -> ModelConfig:  # noqa: ARG001  (part of the cache key)
+    return checkpoint.read_config(folder)
+
+
+@lru_cache(maxsize=8)
+def _load_folder(folder: Path, *stamps: int) -> Predictor:  # noqa: ARG001  (part of the cache key)
     config, weights = checkpoint.read(folder)
     if config.architecture not in ARCHITECTURES:
         text = f"architecture {config.architecture!r} is not among those of this version ({', '.join(ARCHITECTURES)})"
@@ -102,7 +107,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     suited, errors = [], {}
     for name, folder in shipped().items():
         try:
-            config = checkpoint.read_config(folder)
+            config = _config_of(folder, _stamp(folder / checkpoint.CONFIG))
             if bool(config.pseudo) != crystal:
                 continue
             check_domain(mf, mol, config)
