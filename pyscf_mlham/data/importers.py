@@ -70,13 +70,12 @@ def import_records(
         place = f"{path}: record {raw.name}"
         try:
             mol = _mol(raw, level, place)
-            record = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
+            record: Record | DataError = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
         except DataError as error:
-            yield error
+            record = error
         except (ValueError, TypeError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
-            yield DataError(f"{place}: it cannot be used ({error}).")
-        else:
-            yield record
+            record = DataError(f"{place}: it cannot be used ({error}).")
+        yield record
 
 
 def _read(reader: Callable[[Path], Iterator[RawRecord | DataError]], path: Path) -> Iterator[RawRecord | DataError]:
@@ -260,18 +259,9 @@ def _record(raw: RawRecord, mol: gto.Mole, order: str, source: str, shares: tupl
     occupied = mol.nelectron // 2
     positions = raw.positions / nist.BOHR
     group = raw.group or group_of(raw.numbers, positions)
-    record = Record(
-        name=raw.name,
-        group=group,
-        source=source,
-        split=splits_by_group([group], shares)[0],
-        numbers=raw.numbers,
-        positions=positions,
-        charge=0,
-        spin=0,
-        fock=(fock + fock.T) / 2,
-        energy=0.0 if np.isnan(raw.energy) else raw.energy,
-        gap=float(e[occupied] - e[occupied - 1]),
-    )
+    split = splits_by_group([group], shares)[0]
+    energy, gap = 0.0 if np.isnan(raw.energy) else raw.energy, float(e[occupied] - e[occupied - 1])
+    fock = (fock + fock.T) / 2
+    record = Record(raw.name, group, source, split, raw.numbers, positions, 0, 0, fock, energy, gap)
     check_record(record, place)
     return record

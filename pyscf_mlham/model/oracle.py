@@ -101,19 +101,14 @@ class OracleModel:
             raise ModelError("an oracle of a crystal cannot be saved; keep the object.")
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
-        weights = {
-            "numbers": self._graph.numbers,
-            "positions": self._graph.positions,
-            "spin": np.array(self._mol.spin),
-            "correction": self._correction,
-        }
+        weights = {"numbers": self._graph.numbers, "positions": self._graph.positions}
+        weights |= {"spin": np.array(self._mol.spin), "correction": self._correction}
         checkpoint.write(folder, self.config, weights)
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, Array]) -> OracleModel:
         """Rebuild a saved oracle; weights: numbers, positions (Bohr), spin and correction (Hartree)."""
-        expected = {"numbers", "positions", "spin", "correction"}
-        if set(weights) != expected:
+        if set(weights) != set(expected := ("numbers", "positions", "spin", "correction")):
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")
         numbers, correction = weights["numbers"], weights["correction"]
         count, size = len(np.ravel(numbers)), correction.shape[-1] if correction.ndim else 0
