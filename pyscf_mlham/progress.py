@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
 
 SECONDS = 60.0  # between two lines
 
@@ -43,3 +46,13 @@ def progress(
                 say(console, passed + f", {note}" * bool(note))
 
         yield advance
+
+
+def tracked(
+    items: Iterable[T], console: Console, title: str, total: int, noun: str, done: int = 0, silent: bool = False
+) -> Iterator[T]:
+    """Return items one by one, with the progress of the work on them."""
+    with progress(console, title, total, noun, done, silent) as advance:
+        for item in items:
+            yield item
+            advance("")

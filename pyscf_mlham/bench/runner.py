@@ -17,7 +17,7 @@ from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.workers import Job, engine
 
 
@@ -126,12 +126,10 @@ def _work_through(tasks: Sequence[Task], plan: Plan, protocol: Protocol, folder:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
     work = engine(Job(measure, failed, protocol.threads, hidden), plan.jobs, plan.dask)
     silent = plan.quiet or not console.is_terminal
-    with progress(console, "", len(tasks), "runs", silent=silent) as advance:
-        for count, row in enumerate(work(tasks), 1):
-            folder.add(row)
-            advance("")
-            if row.error or not plan.quiet:
-                say(console, f"{count} of {len(tasks)}: {outcome(row)}")
+    for count, row in enumerate(tracked(work(tasks), console, "", len(tasks), "runs", silent=silent), 1):
+        folder.add(row)
+        if row.error or not plan.quiet:
+            say(console, f"{count} of {len(tasks)}: {outcome(row)}")
 
 
 def outcome(row: Row) -> str:

@@ -34,7 +34,7 @@ from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.track.history import DEPTH
 
 Run = tuple[str, str]
@@ -127,19 +127,18 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
         own = Row(f"{key} {' '.join(run)} {step}", guess=run[0], solver=run[1], step=step, **about)
         return replace(own, **columns)
 
-    with progress(console, name, total, "geometries", done=step) as advance:
-        try:
-            for columns in _path(frames, settings, panel, done):
-                for place, (run, costs) in enumerate(panel.costs.items()):
-                    folder.add(row(run, **costs, **({} if place else columns)))
-                if step == 0:
-                    folder.add(_limit(key, frames[0], panel.force_seconds, settings, about))
-                step += 1
-                advance("")
-        except (DataError, OSError):  # of the folder, not of the molecule
-            raise
-        except Exception as error:  # any error is reported
-            folder.add(row(panel.current, error=f"{type(error).__name__}: {error}"))
+    path = _path(frames, settings, panel, done)
+    try:
+        for columns in tracked(path, console, name, total, "geometries", done=step):
+            for place, (run, costs) in enumerate(panel.costs.items()):
+                folder.add(row(run, **costs, **({} if place else columns)))
+            if step == 0:
+                folder.add(_limit(key, frames[0], panel.force_seconds, settings, about))
+            step += 1
+    except (DataError, OSError):  # of the folder, not of the molecule
+        raise
+    except Exception as error:  # any error is reported
+        folder.add(row(panel.current, error=f"{type(error).__name__}: {error}"))
     if not console.is_terminal:  # no progress bar
         title = heading([r for r in folder.rows.values() if molecule_of(r) == key and r.guess != LIMIT.label])
         say(console, f"{title}: done in {time.monotonic() - begin:.0f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,10 +177,8 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
 
     def usable() -> Iterator[Record]:
         nonlocal refused
-        records = import_records(args.source, level, shares)
-        for count, record in enumerate(track(records, description="importing", console=console, transient=True)):
-            if args.limit and count >= args.limit:
-                return
+        records = itertools.islice(import_records(args.source, level, shares), args.limit or None)
+        for record in track(records, description="importing", console=console, transient=True):
             if isinstance(record, DataError):
                 refused += 1
                 say(console, str(record), "refused")

@@ -18,7 +18,7 @@ from rich.console import Console
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
-from pyscf_mlham.progress import progress
+from pyscf_mlham.progress import tracked
 from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
 
@@ -86,13 +86,11 @@ def with_copies(
             if key in tasks
         }
         queue = [task for key, task in tasks.items() if key not in found]
-        with progress(console, "normal modes", len(queue), "molecules") as advance:
-            for key, copies in work(queue):
-                found[key] = copies
-                positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
-                if len(positions) == len(copies):
-                    store.put(key, {"positions": positions})
-                advance("")
+        for key, copies in tracked(work(queue), console, "normal modes", len(queue), "molecules"):
+            found[key] = copies
+            positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
+            if len(positions) == len(copies):
+                store.put(key, {"positions": positions})
     for key in tasks:  # in the order of the input
         yield from found[key]
 

@@ -38,7 +38,7 @@ from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.options import option
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.store import Store, differences
 from pyscf_mlham.workers import Job, engine
 
@@ -208,13 +208,11 @@ def run_through(
     console: Console,
 ) -> None:
     """Process tasks, write each finished one to the journal at once, and count those labelled and those failed."""
-    with progress(console, "labelling", len(queue), "molecules") as advance:
-        for entry in work(queue):
-            journal.append(entry)
-            counts["labelled" if entry.record else "failed"] += 1
-            if entry.record is None:
-                say(console, f"{entry.name}: {entry.reason}", "failed")
-            advance("")
+    for entry in tracked(work(queue), console, "labelling", len(queue), "molecules"):
+        journal.append(entry)
+        counts["labelled" if entry.record else "failed"] += 1
+        if entry.record is None:
+            say(console, f"{entry.name}: {entry.reason}", "failed")
 
 
 def _lost(task: Task, reason: str) -> Entry:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pyscf.data.elements import ELEMENTS
@@ -22,11 +21,9 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
-
-FALLBACK = "why the model was not used"  # key of a run with a fallback
 
 
 def evaluate_model(
@@ -54,18 +51,17 @@ def evaluate_model(
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
         if outside := sum(counts[s] for s in splits) - len(indices):
-            console.print(f"{outside} molecules outside the model's domain are left out.")
+            say(console, f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         baseline: list[Metrics] = []
         changes: list[float] = []
         samples: list[Sample] = []
-        with progress(console, "predicting", count_examples(file, indices), "examples") as advance:
-            for example in examples(path, indices, recipe_of(config), usable_cores()):
-                found += evaluate(model.network, [example])
-                baseline.append(evaluate_baseline(example, model.network.template))
-                samples.append(example.sample)
-                changes.append(equivariance_error(model.network, example, len(changes)))
-                advance("")
+        prepared = examples(path, indices, recipe_of(config), usable_cores())
+        for example in tracked(prepared, console, "predicting", count_examples(file, indices), "examples"):
+            found += evaluate(model.network, [example])
+            baseline.append(evaluate_baseline(example, model.network.template))
+            samples.append(example.sample)
+            changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         sources = [str(file.source[i]) for i in indices] if level.pseudo else []
         print_classes(found, samples, console, sources)
@@ -74,8 +70,7 @@ def evaluate_model(
         text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
         say(console, f"Rotated molecules: {text}.")
         if scf_molecules:
-            runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
-            print_guesses(runs, console)
+            compare_guesses(file, indices[:scf_molecules], model, guesses, console)
 
 
 def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
@@ -124,47 +119,32 @@ def print_classes(
 
 def compare_guesses(
     file: HamiltonianFile, indices: Sequence[int], model: NetworkModel, guesses: Sequence[str], console: Console
-) -> list[dict[str, Any]]:
-    """Run SCF from several guesses.
-
-    Returns:
-        for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
-        converged, and the energy, Hartree.
-    """
+) -> None:
+    """Run SCF from several guesses, and print their cycles, relative to the first one."""
     if unknown := sorted({*guesses} - {*GUESSES, "ml"}):
         raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(GUESSES)}, ml.")
-    runs = []
-    with progress(console, "SCF", len(indices), "molecules") as advance:
-        for index in indices:
-            record = file[index]
-            run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
-            for guess in guesses:
-                mf = object_of(record, file.level)
-                if guess == "ml":
-                    density, info = guess_with_info(mf, model, "minao")
-                    run[FALLBACK] = info.fallback_reason
-                    mf.kernel(dm0=density)
-                else:
-                    mf.set(init_guess=guess).kernel()
-                run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
-            runs.append(run)
-            advance("")
-    return runs
-
-
-def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
-    """Print cycles by guess, relative to the first one."""
-    guesses = [key for key, value in runs[0].items() if isinstance(value, tuple)]
+    runs: dict[str, list[tuple[int, bool, float]]] = {guess: [] for guess in guesses}
+    reasons = []  # why the model was not used
+    for index in tracked(indices, console, "SCF", len(indices), "molecules"):
+        for guess, own in runs.items():
+            mf, density = object_of(file[index], file.level), None
+            if guess == "ml":
+                density, info = guess_with_info(mf, model, "minao")
+                reasons += [info.fallback_reason] if info.fallback_reason else []
+            else:
+                mf.init_guess = guess
+            mf.kernel(dm0=density)
+            own.append((int(mf.cycles), bool(mf.converged), float(mf.e_tot)))
     first = guesses[0]
     table = Table("guess", "mean cycles", f"of {first}'s", "worst", "not converged", "largest energy difference / Ha")
-    for guess in guesses:
-        cycles = np.array([run[guess][0] for run in runs], dtype=float)
-        reference = np.array([run[first][0] for run in runs], dtype=float)
-        failed = sum(not run[guess][1] for run in runs)
-        difference = max((run[guess][2] - run[first][2] for run in runs), key=abs)
+    reference, _, energies = map(np.array, zip(*runs[first], strict=True))
+    for guess, own in runs.items():
+        cycles, converged, e_tot = map(np.array, zip(*own, strict=True))
+        difference = max(e_tot - energies, key=abs)
         ratios = (f"{np.mean(cycles / reference):.2f}", f"{np.max(cycles / reference):.2f}")
-        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(failed), f"{difference:.0e}")
+        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(np.sum(~converged)), f"{difference:.0e}")
     console.print(table)
-    if reasons := [run[FALLBACK] for run in runs if run.get(FALLBACK)]:
-        note = f"minao was used instead of the model for {len(reasons)} of {len(runs)} molecules: {reasons[0]}"
-        say(console, note)
+    if reasons:
+        say(
+            console, f"minao was used instead of the model for {len(reasons)} of {len(indices)} molecules: {reasons[0]}"
+        )

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
 
@@ -58,11 +59,8 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         for split, found in loaded.items():
             of_file = [(file, [p.index for p in chosen[split] if p.file is file]) for file in files]
             total = sum(count_examples(*part) for part in of_file)
-            with progress(console, f"preparing {split}", total, "examples") as advance:
-                for file, indices in of_file:
-                    for example in examples(file.path, indices, recipe, usable_cores()):
-                        found.append(example)
-                        advance("")
+            prepared = (examples(file.path, indices, recipe, usable_cores()) for file, indices in of_file)
+            found += tracked(chain.from_iterable(prepared), console, f"preparing {split}", total, "examples")
     return loaded["train"], loaded["val"], model_config
 
 
