@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,8 +45,7 @@ def run(
 ) -> Results:
     """Run all unfinished runs, and more tasks than those of the plan, and write results.json."""
     _check_molecules(found, protocol)
-    folder = Folder(path, protocol)
-    try:
+    with closing(Folder(path, protocol)) as folder:
         tasks = [*_tasks(found, plan, protocol), *more]
         done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
         waiting = [task for task in tasks if task.key not in done]
@@ -63,8 +63,6 @@ def run(
             raise
         names = {molecule.key: molecule.name for molecule in found.molecules}
         return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
-    finally:
-        folder.close()
 
 
 def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:

@@ -12,6 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,13 @@ def run_paths(
 ) -> Results:
     """Run all unfinished geometries, and write results.json; MD and optimisations start from the first of each path."""
     names = {_key(name, frames): name for name, frames in paths.items()}
-    folder = Folder(out, settings)
-    try:
+    with closing(Folder(out, settings)) as folder:
         for (key, name), frames in zip(names.items(), paths.values(), strict=True):
             _run(key, name, frames, settings, folder, console)
         report_others(folder, [row.key for row in folder.rows.values() if molecule_of(row) in names], console)
         places = {key: place for place, key in enumerate(names)}
         order = sorted(folder.rows.values(), key=lambda r: (places.get(molecule_of(r), len(places)), r.step or 0))
         return finished(folder, [row.key for row in order], names, bad, ENERGY_TOLERANCE)
-    finally:
-        folder.close()
 
 
 def _key(name: str, frames: list[Atoms]) -> str:

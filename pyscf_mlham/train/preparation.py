@@ -49,8 +49,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         model_config = _described(files[0].level, elements, config)
         _try_network(model_config, config)
         if start and (other := other_h0(start_folder(config), start, model_config)):
-            note = f"start: {other}; its weights have to adapt."
-            say(console, note)
+            say(console, f"start: {other}; its weights have to adapt.")
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
         if not console.is_terminal:

@@ -46,12 +46,12 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, train: list[Example], val: list[Example], model_config: ModelConfig, console: Console
     ) -> None:
-        self.config, self.train_set, self.val_set = config, train, val
-        self.model_config, self.console = model_config, console
-        self.rank, self.world = (
-            (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        )
-        self.device = _device()
+        self.config, self.train_set, self.val_set, self.model_config = config, train, val, model_config
+        joint = distributed.is_initialized()
+        self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if joint else (0, 1)
+        self.console = Console(quiet=True) if self.rank else console  # only one of several processes prints
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(config.seed)
         self.model = network_from_config(model_config)
         if config.start:
@@ -93,7 +93,7 @@ class Trainer:
         if self.step >= self.config.steps:
             self._report_finished()
         about = (self.console, self.config.name, self.config.steps, "steps")
-        with progress(*about, done=self.step, silent=bool(self.rank)) as advance:
+        with progress(*about, done=self.step) as advance:
             for batch in self._batches():
                 found = self.update(batch)
                 if np.isfinite(found).all():
@@ -109,14 +109,11 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
-                    if not self.rank:
-                        say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
+                    say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
     def _report_finished(self) -> None:
         """Print that the run is finished, and how its weights may be trained further."""
-        if self.rank:
-            return
         note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
             note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
@@ -201,8 +198,8 @@ class Trainer:
         )
         if skipped:
             names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
-            note = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
-            say(self.console, note)
+            text = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
+            say(self.console, text)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
@@ -328,12 +325,6 @@ def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return flat[: len(errors_)].double().cpu().numpy()
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def train(config: TrainConfig, console: Console) -> None:
