@@ -56,9 +56,7 @@ class GenerateOptions:
     """
 
     level: Level
-    solver: str = option(
-        "twolevel", "coarse: rough labels of fitted integrals for training, far cheaper", choices=SOLVERS
-    )
+    solver: str = option("twolevel", "coarse: rough labels of fitted integrals, far cheaper", choices=SOLVERS)
     guess: str = option("minao", "initial guess, ml for a model")
     jobs: int = option(1, "worker processes of one thread", "-j", "--jobs")
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
@@ -104,10 +102,8 @@ class Journal(Store):
             periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
             if "lattice" in arrays:
                 lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
-                periodic, size = (
-                    Periodic(lattice, int(dimension), mesh),
-                    int(np.sqrt(len(arrays["fock"]) / mesh.prod())),
-                )
+                periodic = Periodic(lattice, int(dimension), mesh)
+                size = int(np.sqrt(len(arrays["fock"]) / mesh.prod()))
             matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
             return Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
