@@ -16,8 +16,8 @@ import numpy as np
 from pyscf.pbc import dft, tools
 
 import pyscf_mlham
-from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.crystal import coarse_crystal

@@ -10,8 +10,7 @@ from typing import Any
 from pyscf_mlham import configuration
 from pyscf_mlham.errors import ExtraError, MLHamError, ModelError, OutOfDomainError, PredictionError
 from pyscf_mlham.hooks import register, unregister
-from pyscf_mlham.model.applicable import applicable
-from pyscf_mlham.model.guess import fock, guess
+from pyscf_mlham.model.guess import applicable, fock, guess
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.model.oracle import OracleModel
 from pyscf_mlham.scf.guess_info import GuessInfo

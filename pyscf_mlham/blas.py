@@ -36,20 +36,14 @@ def processor_name() -> str:
 @cache
 def processors() -> dict[str, str]:
     """Return the processor detected by each package's own library, as "pyscf": "Haswell"."""
-    found = {}
-    for library in threadpool_info():
-        owner = _owner(Path(library["filepath"]))
-        if library["user_api"] == "blas" and owner and library.get("architecture"):
-            found[owner] = str(library["architecture"])
-    return dict(sorted(found.items()))
+    libraries = [x for x in threadpool_info() if x["user_api"] == "blas" and x.get("architecture")]
+    found = {_owner(Path(x["filepath"])): str(x["architecture"]) for x in libraries}
+    return {owner: name for owner, name in sorted(found.items(), key=str) if owner}
 
 
 def _owner(path: Path) -> str | None:
-    for folder in reversed(path.parts[:-1]):  # the nearest; whole environments may be called "pyscf"
-        for owner in OWNERS:
-            if folder in (owner, f"{owner}.libs"):
-                return owner
-    return None
+    folders = reversed(path.parts[:-1])  # the nearest; whole environments may be called "pyscf"
+    return next((folder.removesuffix(".libs") for folder in folders if folder.removesuffix(".libs") in OWNERS), None)
 
 
 def advice(found: dict[str, str]) -> str | None:

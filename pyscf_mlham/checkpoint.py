@@ -9,14 +9,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from pyscf_mlham.errors import ModelError
-from pyscf_mlham.extras import needed
-from pyscf_mlham.untrusted import check_basis, read_bounded
+from pyscf_mlham.errors import ModelError, needed
+from pyscf_mlham.untrusted import check_basis, from_keys, read_bounded
 
 CONFIG = "config.yaml"
 WEIGHTS = "weights.safetensors"
@@ -65,11 +63,6 @@ def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndar
 
     Args:
         folder: path of the model folder, created if missing; a model in it is replaced.
-        config: configuration; its weights_sha256 is filled in.
-        weights: arrays by name.
-
-    Returns:
-        the configuration as written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +84,8 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); copy the whole model folder.") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != config.weights_sha256:
-        raise ModelError(
-            f"{path}: damaged or incomplete (sha256 {digest[:12]}..., expected "
-            f"{config.weights_sha256[:12]}... from {CONFIG}); copy the model again."
-        )
+        text = f"sha256 {digest[:12]}..., expected {config.weights_sha256[:12]}... from {CONFIG}"
+        raise ModelError(f"{path}: damaged or incomplete ({text}); copy the model again.")
     load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
         return config, load(data)
@@ -108,14 +99,23 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         content = yaml.load(read_bounded(path, MOST_CONFIG), _loader(yaml))
     except OSError as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}."
-        ) from error
+        text = f"cannot be read ({error.strerror}); a model is a folder with {CONFIG} and {WEIGHTS}"
+        raise ModelError(f"{path}: {text}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not a YAML file ({error}); copy the model again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}; copy the model again.")
-    return _config_from_dict(path, content)
+    version = content.get("format_version") if isinstance(content, dict) else FORMAT_VERSION
+    if version != FORMAT_VERSION:
+        raise ModelError(f"{path}: format version {version}, expected {FORMAT_VERSION}; update pyscf_mlham.")
+    config = from_keys(ModelConfig, content, str(path))
+    if not (config.elements and config.charges):
+        raise ModelError(f"{path}: elements and charges must not be empty.")
+    if not all(1 <= z <= HEAVIEST for z in config.elements):
+        raise ModelError(f"{path}: elements must be atomic numbers, 1 to {HEAVIEST}.")
+    try:
+        check_basis(config.basis)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}.") from error
+    return config
 
 
 def _loader(yaml: Any) -> Any:
@@ -128,43 +128,6 @@ def _loader(yaml: Any) -> Any:
             return super().compose_node(parent, index)
 
     return Loader
-
-
-def _config_from_dict(path: Path, content: dict[str, Any]) -> ModelConfig:
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ModelError(
-            f"{path}: format version {version}, this installation reads {FORMAT_VERSION}; update pyscf_mlham."
-        )
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
-    content = {"pseudo": "", **content}  # earlier versions lack it
-    unknown, missing = sorted(map(str, set(content) - known)), sorted(known - set(content))
-    if unknown or missing:
-        raise ModelError(f"{path}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}.")
-    _check_texts(path, content)
-    if type(content["grid_level"]) is not int or type(content["baseline_fingerprint"]) not in (float, NoneType):
-        raise ModelError(f"{path}: grid_level must be an integer, baseline_fingerprint a number or null.")
-    if not isinstance(content["options"], dict):
-        raise ModelError(f"{path}: options must be keys and values.")
-    lists = {key: content[key] for key in ("elements", "charges")}
-    for key, values in lists.items():
-        if not isinstance(values, list) or any(type(v) is not int for v in values):
-            raise ModelError(f"{path}: elements and charges must be lists of integers, found {key} {values!r}.")
-    if not all(lists.values()):
-        raise ModelError(f"{path}: elements and charges must not be empty.")
-    if not all(1 <= z <= HEAVIEST for z in content["elements"]):
-        raise ModelError(f"{path}: elements must be atomic numbers, 1 to {HEAVIEST}.")
-    return ModelConfig(**{**content, **{key: tuple(values) for key, values in lists.items()}})
-
-
-def _check_texts(path: Path, content: dict[str, Any]) -> None:
-    texts = ("name", "architecture", "basis", "xc", "baseline", "weights_sha256", "pseudo")
-    if wrong := [key for key in texts if not isinstance(content[key], str)]:
-        raise ModelError(f"{path}: {wrong} must be text.")
-    try:
-        check_basis(content["basis"])
-    except ValueError as error:
-        raise ModelError(f"{path}: {error}.") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -21,11 +21,7 @@ WIDTH = 160  # columns of output to a file or a pipe, so that tables are complet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        arguments: arguments of the command line, by default those of the process.
-    """
+    """Run one command and return its exit code."""
     try:
         return _run(arguments)
     except ModuleNotFoundError as error:
@@ -57,51 +53,32 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _parser(version: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
+    from pyscf_mlham.bench.commands import add_commands
+    from pyscf_mlham.data.commands import add_parser
+
     description = "Learned Fock matrices and multilevel SCF for PySCF."
     parser = argparse.ArgumentParser(prog="mlham", description=description, parents=[version])
     commands = parser.add_subparsers(required=True, metavar="command")
+    add_commands(commands)
 
-    from pyscf_mlham.bench.commands import add_bench, add_guess, add_paths, add_trust
-
-    add_bench(commands.add_parser("bench", help="measure what guesses and solvers save"))
-    add_trust(commands.add_parser("trust", help="compare the SCF solutions of guesses and solvers with plain PySCF's"))
-    add_guess(commands.add_parser("guess", help="write the learned guess of a molecule to a file"))
-
-    train = commands.add_parser(
-        "train",
-        help="train a network",
-        formatter_class=raw,
-        description="Train a network by the settings of a YAML file. The same command resumes a stopped run.\n\n"
-        "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham.cli train my.yaml",
-    )
+    train = commands.add_parser("train", help="train a network", formatter_class=argparse.RawDescriptionHelpFormatter)
+    train.description = "Train a network by the settings of a YAML file. The same command resumes a stopped run."
+    train.epilog = "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham train my.yaml"
     train.add_argument("config", type=Path, help="YAML file of settings")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser(
-        "eval",
-        help="evaluate a model on labelled molecules",
-        formatter_class=raw,
-        description="Evaluate a model on labelled molecules.\n\n"
-        "example: mlham eval b3lyp-svp labelled.h5 --split test --scf 20",
-    )
+    evaluate = commands.add_parser("eval", help="evaluate a model on labelled molecules")
+    evaluate.epilog = "example: mlham eval b3lyp-svp labelled.h5 --split test --scf 20"
     evaluate.add_argument("model", help="name of a shipped model, or a model folder")
     evaluate.add_argument("data", type=Path, help="file of labelled molecules")
     evaluate.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default test")
     evaluate.add_argument("--scf", type=int, default=0, metavar="N", help="also run SCF on the first N molecules")
-    evaluate.add_argument(
-        "--guess", default="minao,atom,vsap,sap,ml", help="guesses to compare with --scf; default %(default)s"
-    )
+    guesses = "guesses to compare with --scf; default %(default)s"
+    evaluate.add_argument("--guess", default="minao,atom,vsap,sap,ml", help=guesses)
     evaluate.set_defaults(run=_eval)
 
-    from pyscf_mlham.data.commands import add_parser
-
     add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
-
-    add_paths(commands)
-
-    models = commands.add_parser("models", help="list the shipped models")
-    models.set_defaults(run=_models)
+    commands.add_parser("models", help="list the shipped models").set_defaults(run=_models)
     return parser
 
 
@@ -138,7 +115,3 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         table.add_row(name, elements, charges, level, config.baseline, config.architecture)
     console.print(table if table.rows else "This version ships no model.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,11 @@
-"""Errors of this package; messages name the cause, what was expected, and a remedy."""
+"""Errors of this package; messages name the cause, what was expected, and a remedy.
+
+Optional packages, whose absence is an error, are listed as extras in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 
@@ -22,7 +26,11 @@ class ExtraError(MLHamError, ImportError):
 
 
 class PredictionError(MLHamError):
-    """A prediction has failed a sanity check and must not be used."""
+    """A prediction has failed a sanity check and must not be used; coarse_builds: Fock builds that it took."""
+
+    def __init__(self, message: str, coarse_builds: int = 0) -> None:
+        super().__init__(message)
+        self.coarse_builds = coarse_builds
 
 
 class DataError(MLHamError):
@@ -43,3 +51,16 @@ def whole_number(value: Any) -> int:
 def reason_of(error: Exception) -> str:
     """Return the cause of an error for one line of a log."""
     return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".")
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> ExtraError:
+    """Return the error of a package that is not installed."""
+    return ExtraError(f'{error.name} is not installed; install it with: pip install "pyscf-mlham[{extra}]"')
+
+
+def needed(module: str, extra: str = "ml") -> Any:
+    """Import a module, or raise an ExtraError with the command that installs it."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(error, extra) from error

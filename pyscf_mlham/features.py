@@ -24,14 +24,10 @@ class Levels(NamedTuple):
     """Chemical potentials and temperature of the Fermi functions of H0.
 
     Fixed, not the molecule's own, so that distant molecules do not affect each other.
-
-    Attributes:
-        potentials: chemical potentials, Hartree.
-        temperature: Hartree; makes level crossings of H0 smooth.
     """
 
-    potentials: tuple[float, ...]
-    temperature: float
+    potentials: tuple[float, ...]  # chemical potentials, Hartree
+    temperature: float  # Hartree; makes level crossings of H0 smooth
 
 
 SELF_CONSISTENT = ("scc", "coarse")
@@ -117,21 +113,13 @@ def _with_eigenvalues(values: Array, vectors: Array) -> Array:
 
 
 class Cut(NamedTuple):
-    """How the matrices of a structure are cut into blocks in the pairs' frames, and assembled from them.
+    """How the matrices of a structure are cut into blocks in the pairs' frames, and assembled from them."""
 
-    Attributes:
-        graph: pairs (i, j, R), each once; the frame of the opposite pair is rotated by pi about the x axis.
-        frames: (P, 3, 3) rotations that bring each pair onto +z.
-        layout: orbital layout.
-        template: shape of a block.
-        kpts: (N_k, 3) uniform mesh of a crystal, 1/Bohr; None for a molecule.
-    """
-
-    graph: Graph
-    frames: Array
+    graph: Graph  # pairs (i, j, R), each once; the frame of the opposite pair is rotated by pi about the x axis
+    frames: Array  # (P, 3, 3) rotations that bring each pair onto +z
     layout: OrbitalLayout
-    template: ShellTemplate
-    kpts: Array | None = None
+    template: ShellTemplate  # shape of a block
+    kpts: Array | None = None  # (N_k, 3) uniform mesh of a crystal, 1/Bohr; None for a molecule
 
     @classmethod
     def of(cls, graph: Graph, layout: OrbitalLayout, template: ShellTemplate, kpts: Array | None = None) -> Cut:
@@ -162,30 +150,20 @@ class Sample(NamedTuple):
     """Input of a network for one molecule or cell; arrays of any floating-point type.
 
     Each pair of atoms occurs once; the frame of (j, i) is that of (i, j) rotated by pi about its x axis.
-
-    Attributes:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        charge: total charge.
-        periodic: whether it is a cell; there may be several pairs of the same two atoms then, or of one atom twice.
-        padding_mask: (N, B) True for an orbital, False for padding, if the atom lacks a shell of the template.
-        pairs: (P, 2) atoms i <= j.
-        distances: (P,) Bohr.
-        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames.
-        onsite: (N, K, B, B) input matrices, in the global frame.
-        pair: (P, K, B, B) input matrices, in the pairs' frames.
     """
 
-    numbers: NDArray[np.int64]
-    positions: NDArray[np.float64]
+    numbers: NDArray[np.int64]  # (N,) atomic numbers
+    positions: NDArray[np.float64]  # (N, 3) Bohr
     charge: int
-    periodic: bool
+    periodic: bool  # whether it is a cell; there may be several pairs of the same two atoms then, or of one atom twice
+    # (N, B) True for an orbital, False for padding, if the atom lacks a shell of the template
     padding_mask: NDArray[np.bool_]
-    pairs: NDArray[np.int64]
-    distances: NDArray[np.floating]
+    pairs: NDArray[np.int64]  # (P, 2) atoms i <= j
+    distances: NDArray[np.floating]  # (P,) Bohr
+    # (P, (L+1)^2, (L+1)^2) Wigner D matrices, irreps at the atoms -> m-components in the pairs' frames
     wigner_d: NDArray[np.floating]
-    onsite: NDArray[np.floating]
-    pair: NDArray[np.floating]
+    onsite: NDArray[np.floating]  # (N, K, B, B) input matrices, in the global frame
+    pair: NDArray[np.floating]  # (P, K, B, B) input matrices, in the pairs' frames
 
 
 def sample_from_matrices(cut: Cut, charge: int, matrices: Array, degree: int) -> Sample:

@@ -51,7 +51,7 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
     Unpickling an object imports this package, but does not restore these settings: name the model in init_guess
     ("ml:<name or path>") for use in other processes.
     """
-    if model is not _KEEP and isinstance(model, (str, Path)):
+    if isinstance(model, (str, Path)):
         store.find(model)  # raise now if the name is misspelt, not in the first calculation
     if fallback is not _KEEP:
         settings.fallback = checked_fallback(fallback)

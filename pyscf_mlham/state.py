@@ -41,11 +41,7 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
 
 
 def stated(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of charge and spin, by keys in lower case; raise ValueError if one has two different values.
-
-    Args:
-        info: annotations of a geometry, with keys of any kind.
-    """
+    """Return the values of charge and spin, by keys in lower case; raise ValueError if one has two different values."""
     result: dict[str, Any] = {}
     for key, value in info.items():
         name = str(key).lower()

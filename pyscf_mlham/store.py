@@ -76,7 +76,6 @@ class Store:
         """Write an entry to the disk, in place of an earlier one of the same key.
 
         Args:
-            key: any text but "".
             about: values of JSON, which are read together for all entries.
         """
         with self._errors():
@@ -109,11 +108,7 @@ class Store:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise DataError(f"{self.path}: another process is writing to it; wait for it, or stop it.") from error
-            raise DataError(
-                f"{self.path}: cannot be written ({error}); everything computed before is safe in it. Free disk space "
-                "and run the same command again."
-            ) from error
+            text = f"cannot be written ({error}); everything computed before is safe in it"
+            raise DataError(f"{self.path}: {text}. Free disk space and run the same command again.") from error
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{self.path}: damaged, or of another version ({error}); remove it and run the same command again."
-            ) from error
+            raise DataError(f"{self.path}: damaged, or of another version ({error}); remove it.") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from threading import RLock
 from typing import TypeVar
 
@@ -35,20 +35,6 @@ def _libraries() -> ThreadpoolController:
 
 
 @contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to the calling thread."""
-    with _blas(limited=True):
-        yield
-
-
-@contextlib.contextmanager
-def all_blas_threads() -> Iterator[None]:
-    """Restore the threads of BLAS within `one_blas_thread`, for a few large products."""
-    with _blas(limited=False):
-        yield
-
-
-@contextlib.contextmanager
 def _blas(limited: bool) -> Iterator[None]:
     if not _owner.acquire(blocking=False):
         yield
@@ -60,6 +46,10 @@ def _blas(limited: bool) -> Iterator[None]:
     finally:
         _switch(before)
         _owner.release()
+
+
+one_blas_thread = partial(_blas, limited=True)  # limits BLAS to the calling thread
+all_blas_threads = partial(_blas, limited=False)  # restores them inside of it, for a few large products
 
 
 def _switch(limited: bool) -> None:

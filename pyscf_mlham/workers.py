@@ -29,17 +29,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job(Generic[T, R]):
-    """The work of each worker.
+    """The work of each worker."""
 
-    Attributes:
-        work: function from a task to its result, defined in a module, so that it can be sent to a process.
-        lost: function from a task whose workers died, and the reason, to its result.
-        threads: threads of each worker.
-        environment: environment variables of each worker process.
-    """
-
+    # function from a task to its result, defined in a module, so that it can be sent to a process
     work: Callable[[T], R]
-    lost: Callable[[T, str], R]
+    lost: Callable[[T, str], R]  # function from a task whose workers died, and the reason, to its result
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,10 +46,13 @@ class Job(Generic[T, R]):
 def check_scratch() -> None:
     """Raise DataError if PySCF's scratch folder cannot be written: every molecule would fail."""
     if not os.access(lib.param.TMPDIR, os.W_OK | os.X_OK):
-        raise DataError(
-            f"{lib.param.TMPDIR}: PySCF's scratch folder is missing or cannot be written; create it, or name another "
-            "one in PYSCF_TMPDIR."
-        )
+        text = "PySCF's scratch folder is missing or cannot be written; name another one in PYSCF_TMPDIR"
+        raise DataError(f"{lib.param.TMPDIR}: {text}.")
+
+
+def engine(job: Job[T, R], jobs: int, dask: str = "") -> Callable[[Sequence[T]], Iterator[R]]:
+    """Return an engine of worker processes, or of a dask cluster if the address of its scheduler is given."""
+    return dask_engine(job, dask) if dask else process_engine(job, jobs)
 
 
 def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
@@ -172,7 +169,7 @@ def _work_alone(job: Job[T, R], task: T) -> R:
     threadpool_limits(job.threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(job.threads)
-    use_threads(job.threads)
+    lib.num_threads(job.threads)
     return job.work(task)
 
 
@@ -191,22 +188,12 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def single_threaded() -> contextlib.AbstractContextManager[None]:
-    """Limit processes started inside the block to one thread: the molecules are small, and each core has a process."""
-    return environment(**dict.fromkeys(THREADS, "1"))
-
-
-def use_threads(count: int) -> None:
-    """Set the number of threads of this process for integrals."""
-    lib.num_threads(count)
-
-
 def become_worker(threads: int) -> None:
     """Set the number of threads of this process, and end it when its parent ends for any reason.
 
     A parent that is killed cannot stop its workers, and a long molecule would run on for hours.
     """
-    use_threads(threads)
+    lib.num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

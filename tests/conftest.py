@@ -34,16 +34,16 @@ def small_grids() -> Iterator[None]:
 @pytest.fixture
 def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands work in this process and draw no figures; workers and figures have tests of their own."""
-    from pyscf_mlham.bench import report, runner
-    from pyscf_mlham.data import baselines, commands, generate
-    from pyscf_mlham.workers import process_engine
+    from pyscf_mlham import workers
+    from pyscf_mlham.bench import report
+
+    process_engine = workers.process_engine
 
     def engine(job: Any, jobs: int) -> Any:
         process_engine(job, jobs)  # for its errors
         return lambda tasks: map(job.work, tasks)
 
-    for module in (runner, baselines, commands, generate):
-        monkeypatch.setattr(module, "process_engine", engine)
+    monkeypatch.setattr(workers, "process_engine", engine)
     monkeypatch.setattr(report, "draw", lambda *_: {})
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.scf.guess_info import GuessInfo
-from pyscf_mlham.train import log
+from pyscf_mlham.train import metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer
 from support import ROOT
@@ -37,7 +37,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     script = importlib.import_module("compare_networks")
     monkeypatch.setattr(script, "TRIAL", 4)
     monkeypatch.setattr(script, "draw", lambda *args: None)
-    monkeypatch.setattr(log, "draw_curve", lambda *args: None)
+    monkeypatch.setattr(metrics, "draw_curve", lambda *args: None)
     return script
 
 

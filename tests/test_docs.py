@@ -68,9 +68,7 @@ def test_benchmark_tables_are_those_of_the_results() -> None:
 
 def test_command_line_page_has_every_command() -> None:
     page = (DOCS / "guides" / "cli.md").read_text()
-    usage = subprocess.run(
-        [sys.executable, "-m", "pyscf_mlham.cli", "--help"], capture_output=True, text=True, check=True
-    )
+    usage = subprocess.run([sys.executable, "-m", "pyscf_mlham", "--help"], capture_output=True, text=True, check=True)
     commands = re.findall(r"^    ([a-z-]+)(?:  |$)", usage.stdout, flags=re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:

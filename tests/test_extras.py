@@ -8,13 +8,13 @@ import sys
 import pytest
 
 import pyscf_mlham
-from pyscf_mlham.extras import needed
+from pyscf_mlham.errors import needed
 from support import ROOT
 
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
 # h5py is not among them: PySCF itself needs it.
-OPTIONAL = ("ase", "e3nn", "jinja2", "lmdb", "matplotlib", "rich", "safetensors", "torch", "typing_extensions", "yaml")
+OPTIONAL = ("ase", "e3nn", "jinja2", "lmdb", "matplotlib", "rich", "safetensors", "torch", "yaml")
 
 BLOCKED = f"""
 import sys

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pyscf_mlham import cli
+from pyscf_mlham import __version__, cli
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.errors import DataError
 
@@ -22,10 +24,10 @@ GENERATE = ["data", "generate", "ase:g2/H2O", "-o"]
         (BENCH, ["--energy-tol", "-1"], "--energy-tol -1.0"),
         (GENERATE, ["--guess", "foo"], "unknown guess 'foo'; expected one of minao, scc, atom"),
         (GENERATE, ["--guess", "ml:nobody"], "'nobody': neither a shipped model"),
-        (GENERATE, ["--rattle", "-3"], "--rattle -3: expected zero or more"),
-        (GENERATE, ["--sigma", "nan"], "--sigma nan: expected zero or more"),
-        (GENERATE, ["--thermal", "-2"], "--thermal -2: expected zero or more"),
-        (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected zero or more"),
+        (GENERATE, ["--rattle", "-3"], "--rattle -3: expected 0 or more"),
+        (GENERATE, ["--sigma", "nan"], "--sigma nan: expected 0 or more"),
+        (GENERATE, ["--thermal", "-2"], "--thermal -2: expected 0 or more"),
+        (GENERATE, ["--temperature", "-5"], "--temperature -5.0: expected 0 or more"),
     ],
 )
 def test_option_values_out_of_range_are_errors(
@@ -55,6 +57,15 @@ def test_option_values_of_wrong_form_are_errors(
     with pytest.raises(SystemExit):
         cli.main([*command, str(tmp_path / "out"), *arguments])
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "pyscf_mlham"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"mlham {__version__}\n"
+    wrong = subprocess.run([*command, "eval", "nobody", "nothing.h5"], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert "'nobody': neither a shipped model" in wrong.stderr
 
 
 def test_grid_levels_are_those_of_pyscf() -> None:

@@ -35,7 +35,7 @@ for name, atoms in MOLECULES.items():
 def mlham(*words):
     """Run a command as a shell would, in the folder; return what it prints."""
     print("$ mlham", *words)
-    done = subprocess.run([sys.executable, "-m", "pyscf_mlham.cli", *words], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pyscf_mlham", *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf.data import nist
 
-from pyscf_mlham.ase.meanfield import BOHR, mean_field
-from pyscf_mlham.ase.parameters import DEFAULTS, check
+from pyscf_mlham.ase.parameters import BOHR, DEFAULTS, check, mean_field
 from pyscf_mlham.density import Orbitals, gap
-from pyscf_mlham.extras import missing
+from pyscf_mlham.errors import missing
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.scf.counting import counting_fock_builds
@@ -116,6 +115,10 @@ class MLHam(Calculator):
         history = History.load(path)
         if history.strategy != self.parameters["history"]:
             raise InputError(f"{path} has history={history.strategy!r}, not {self.parameters['history']!r}.")
+        self.use_history(history)
+
+    def use_history(self, history: History) -> None:
+        """Take the guesses of later steps from a history, which may extrapolate in another way than its parameter."""
         self._history = history
 
     def reset(self) -> None:

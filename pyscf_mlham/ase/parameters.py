@@ -1,12 +1,16 @@
-"""Parameters of MLHam: defaults, and checks of their values."""
+"""Parameters of MLHam: defaults, checks of their values, and the PySCF object that they describe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
-from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.extras import missing
+from pyscf import gto
+from pyscf.data import nist
+
+from pyscf_mlham.ao.mole import core_potentials
+from pyscf_mlham.errors import DataError, ModelError, missing
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.guess import FALLBACKS, GUESSES, is_ml
 from pyscf_mlham.model.store import find
@@ -14,10 +18,12 @@ from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.track.history import STRATEGIES
 
 try:
-    from ase.calculators.calculator import InputError
+    from ase import Atoms
+    from ase.calculators.calculator import CalculatorSetupError, InputError
 except ModuleNotFoundError as error:
     raise missing(error, "ase") from error
 
+BOHR: float = nist.BOHR
 CHOICES: dict[str, Any] = {
     "solver": ("scf", "twolevel"),
     "mode": ("scf", "predict"),
@@ -94,3 +100,30 @@ def _check_guess(guess: Any, model: Any, xc: Any) -> None:
             find(wanted)
         except ModelError as error:
             raise InputError(f"model = {error}") from None
+
+
+def mean_field(p: Mapping[str, Any], atoms: Atoms, charge: int, spin: int) -> Any:
+    """Return the PySCF object of a geometry, before any SCF; p: parameters of MLHam; spin: n_alpha - n_beta."""
+    places = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist(), strict=True))
+    try:
+        ecp = core_potentials(p["basis"], atoms.get_chemical_symbols()) if p["ecp"] == "auto" else p["ecp"]
+        state = {"charge": charge, "spin": spin, "verbose": p["verbose"]}
+        mol = gto.M(atom=places, unit="Bohr", basis=p["basis"], ecp=ecp, **state)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"PySCF cannot build the molecule in basis {p['basis']!r}: {error}") from error
+    if p["xc"].lower() == "hf":
+        mf = mol.UHF() if spin else mol.RHF()
+    else:
+        mf = mol.UKS(xc=p["xc"]) if spin else mol.RKS(xc=p["xc"])
+        mf.grids.level = mf.grids.level if p["grid_level"] is None else p["grid_level"]
+    if p["dispersion"]:
+        if find_spec("pyscf.dispersion") is None:
+            raise CalculatorSetupError(f"dispersion = {p['dispersion']!r} needs: pip install pyscf-dispersion")
+        mf.disp = p["dispersion"]
+    mf = mf.density_fit() if p["density_fit"] else mf
+    mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
+    mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
+    if p["mf_hook"] is not None:
+        changed = p["mf_hook"](mf)
+        mf = mf if changed is None else changed
+    return mf

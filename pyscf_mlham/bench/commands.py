@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from pyscf_mlham.bench.molecules import Input, read_molecules, read_paths
 from pyscf_mlham.bench.protocol import (
@@ -29,6 +28,7 @@ from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_options, from_options, names
+from pyscf_mlham.progress import say
 from pyscf_mlham.scf.problem import check_functional
 
 SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"
@@ -76,37 +76,37 @@ PATH = """Cycles and Fock builds of each geometry along {path}, for each method 
 example: {example}"""
 
 
-def add_bench(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham bench`."""
-    _describe(parser, "Measure the savings of guesses and solvers on your own molecules.", BENCH, run_bench)
-    _add_molecules(parser)
-    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    guesses = f"separated by commas; default {','.join(DEFAULT_GUESSES)}"
-    parser.add_argument("--guess", type=names, default="", help=guesses)
-    solvers = ",".join(SOLVERS)
-    parser.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
-    add_options(parser, Protocol)
-    add_options(parser, Plan)
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        help="seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda",
-    )
-    parser.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
+def add_commands(commands: Any) -> None:
+    """Add all commands and their options."""
+    text = "measure what guesses and solvers save"
+    bench = _command(commands, "bench", text, BENCH, run_bench)
+    _add_molecules(bench)
+    guesses, solvers = ",".join(DEFAULT_GUESSES), ",".join(SOLVERS)
+    bench.add_argument("--guess", type=names, default="", help=f"separated by commas; default {guesses}")
+    bench.add_argument("--solver", type=names, default=solvers, help="separated by commas; default %(default)s")
+    add_options(bench, Protocol)
+    add_options(bench, Plan)
+    clock = "seconds in the report; default cpu (processor), or wall with --threads above 1 or --device cuda"
+    bench.add_argument("--clock", choices=CLOCKS, help=clock)
+    bench.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
 
+    text = "compare the SCF solutions of guesses and solvers with plain PySCF's"
+    trust = _command(commands, "trust", text, TRUST, run_trust)
+    _add_molecules(trust)
+    trust.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
+    trust.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
+    ions = "also the cation and the anion of each closed-shell molecule"
+    trust.add_argument("--radicals", action="store_true", help=ions)
+    add_options(trust, Protocol)
+    add_options(trust, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham trust`."""
-    _describe(parser, "Compare the states in which guesses, accelerate() and track() end.", TRUST, run_trust)
-    _add_molecules(parser)
-    parser.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
-    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    parser.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
-    parser.add_argument(
-        "--radicals", action="store_true", help="also the cation and the anion of each closed-shell molecule"
-    )
-    add_options(parser, Protocol)
-    add_options(parser, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
+    guess = _command(commands, "guess", "write the learned guess of a molecule to a file", GUESS, run_guess)
+    add_options(guess, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
+    _add_state(guess, MULT)
+    guess.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
+    guess.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
+    guess.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
+    add_paths(commands)
 
 
 def add_paths(commands: Any) -> None:
@@ -117,26 +117,28 @@ def add_paths(commands: Any) -> None:
         ("md-bench", MD, "cost of each MD step by strategy", "an NVE run", md),
         ("opt-bench", Optimisation, "cost of an optimisation by strategy", "a BFGS optimisation", opt),
     ):
-        parser = commands.add_parser(name, help=text)
-        _describe(parser, PATH.format(path=path, example=example), "", functools.partial(run_paths, kind))
+        about = PATH.format(path=path, example=example)
+        parser = _command(commands, name, text, about, functools.partial(run_paths, kind))
         parser.add_argument("geometries", help="file that ASE reads, SDF, or ase:g2/H2O and the like")
         parser.add_argument("--frames", default="0", help="an index or a slice; default %(default)s")
-        parser.add_argument(
-            "--out", type=Path, required=True, help="folder of the results; the same command resumes a run"
-        )
+        out = "folder of the results; the same command resumes a run"
+        parser.add_argument("--out", type=Path, required=True, help=out)
         add_options(parser, kind)
         _add_state(parser, "multiplicity if a frame has no mult=; default the lowest")
 
 
-def _describe(parser: argparse.ArgumentParser, text: str, more: str, command: Any) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description, parser.epilog = text, more
-    parser.set_defaults(run=command)
+def _command(commands: Any, name: str, text: str, about: str, run: Any) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=about, formatter_class=raw)
+    parser.description = f"{text[0].upper()}{text[1:]}."
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _add_molecules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", help=SOURCE)
     parser.add_argument("--frames", default=":", help="frames of each file, an index or a slice; default all")
+    parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     _add_state(parser, MULT)
 
 
@@ -168,9 +170,9 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 def _molecules(args: argparse.Namespace, console: Console) -> Input:
     found = read_molecules(args.files, args.charge, args.mult, args.frames)
     for text in found.bad:
-        console.print(f"[red]bad input:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "bad input")
     for text in found.duplicates:
-        console.print(f"{text}; left out.", markup=False, soft_wrap=True, highlight=False)
+        say(console, f"{text}; left out.")
     return found
 
 
@@ -185,7 +187,7 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
     judged = trust.run_trust(
         trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
     )
-    console.print(f"{args.report / 'trust.html'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{args.report / 'trust.html'}")
     return 1 if trust.is_bad(judged) or found.bad else 0
 
 
@@ -194,16 +196,17 @@ def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: 
     settings = from_options(kind, args)
     settings = from_options(kind, args, model_sha256=model_hash(settings.model))
     follow = isinstance(settings, MD) and settings.follow
-    paths = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
+    paths, bad = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
+    for text in bad:
+        say(console, text, "bad input")
 
-    from pyscf_mlham.bench.trajectory import run_paths as run_them  # loads ASE
-    from pyscf_mlham.bench.trajectory import why_not
+    from pyscf_mlham.bench import trajectory  # loads ASE
 
-    reasons = [why_not(frames[0], settings) for frames in paths.values()]
+    reasons = [trajectory.why_not(frames[0], settings) for frames in paths.values()]
     if all(reasons):
         raise DataError(f"there is no molecule to run; {reasons[0]}")
     advise(console)
-    return _report(run_them(paths, settings, args.out, console), args.out, "cpu", console)
+    return _report(trajectory.run_paths(paths, settings, args.out, console, bad), args.out, "cpu", console)
 
 
 def _report(results: Results, folder: Path, clock: str, console: Console) -> int:
@@ -212,7 +215,7 @@ def _report(results: Results, folder: Path, clock: str, console: Console) -> int
 
     write_report(results, folder, clock)
     print_summary(results, clock, console)
-    console.print(f"{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{folder / 'report.html'}")
     return 1 if results.problems else 0
 
 
@@ -221,7 +224,7 @@ def advise(console: Console) -> None:
     from pyscf_mlham.blas import advice, processors
 
     if text := advice(processors()):
-        console.print(f"[yellow]advice:[/yellow] {text}", soft_wrap=True, highlight=False)
+        say(console, text, "advice", "yellow")
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
@@ -246,19 +249,9 @@ def _solvers(text: str) -> tuple[str, ...]:
     return solvers
 
 
-def add_guess(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `mlham guess`."""
-    _describe(parser, "Write the learned guess of a molecule to a file.", GUESS, run_guess)
-    add_options(parser, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
-    _add_state(parser, MULT)
-    parser.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
-    parser.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
-
-
 def run_guess(args: argparse.Namespace, console: Console) -> int:
     """Write a guess; raise an error if no model is applicable."""
-    from pyscf_mlham.bench.export import write_guess
+    from pyscf_mlham.bench.starts import write_guess
 
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a file name that ends in .npz or .chk.")
@@ -269,11 +262,9 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
-    text = write_guess(
-        molecule, Level(args.xc, args.basis, args.grid_level, args.density_fit), args.scf, args.model, args.output
-    )
-    console.print(f"{args.output}: {text}", highlight=False, soft_wrap=True, markup=False)
+    level = Level(args.xc, args.basis, args.grid_level, args.density_fit)
+    say(console, f"{args.output}: {write_guess(molecule, level, args.scf, args.model, args.output)}")
     if others := len(frames) - 1:
         which = f"It is for {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
-        console.print(f"{which}; --frame N selects another.", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"{which}; --frame N selects another.")
     return 0

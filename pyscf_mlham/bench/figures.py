@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import REFERENCE, AnyProtocol, Protocol
-from pyscf_mlham.bench.summary import Method, Ratio, Section
+from pyscf_mlham.bench.summary import Method, Section
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
 SQUARE = 3.1
@@ -51,8 +50,8 @@ def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
         plain = [m for m in shown if not m.is_bound]
         beside = max(SQUARE, _height(len(shown)))  # these two stand side by side
         figures = {
-            "builds": _forest(plain, lambda m: m.build_ratio, "full Fock builds, relative to minao"),
-            "time": _forest(plain, lambda m: m.time_ratio, "time, relative to minao"),
+            "builds": _forest(plain, "builds", "full Fock builds, relative to minao"),
+            "time": _forest(plain, "seconds", "time, relative to minao"),
             "cycles": _cycles(shown, beside),
             "size": _size(plain, beside),
             "convergence": _convergence(plain, protocol),
@@ -61,15 +60,20 @@ def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure.axes[0].has_data()}
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    return _saved(figure, "png", metadata={"Software": None}, facecolor="white")
+def saved(figure: Figure, kind: str) -> bytes:
+    """Return a figure as png for a talk, or as svg, without times and names of programs."""
+    fields = ("Software",) if kind == "png" else ("Creator", "Date", "Format", "Type")
+    stream = io.BytesIO()
+    with rc_context(STYLE):
+        FigureCanvasAgg(figure)
+        paper = "white" if kind == "png" else "none"
+        figure.savefig(stream, format=kind, dpi=200, metadata=dict.fromkeys(fields), facecolor=paper)
+    return stream.getvalue()
 
 
 def svg(figure: Figure, name: str) -> str:
     """Return a figure as SVG for a page, without external references, with unique identifiers."""
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    text = _saved(figure, "svg", metadata=nothing, facecolor="none").decode()
+    text = saved(figure, "svg").decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for place, hashed in enumerate(dict.fromkeys(HASHED.findall(text))):  # their hashes are of addresses in memory
         text = text.replace(hashed, f"{hashed[0]}-{place}")
@@ -81,14 +85,6 @@ def svg(figure: Figure, name: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _saved(figure: Figure, kind: str, **how: Any) -> bytes:
-    stream = io.BytesIO()
-    with rc_context(STYLE):
-        FigureCanvasAgg(figure)
-        figure.savefig(stream, format=kind, dpi=200, **how)
-    return stream.getvalue()
-
-
 def colour(name: str) -> str:
     """Return the colour of a guess, or of a label that begins with it, the same in every plot."""
     guess = re.split(r" \(|/", name)[0]
@@ -97,12 +93,9 @@ def colour(name: str) -> str:
 
 def key_methods(methods: Sequence[Method]) -> list[Method]:
     """Choose the main methods of a comparison: the classical alternative, the model, the two levels, or all of them."""
-
-    def is_key(method: Method) -> bool:
-        return method.guess.startswith("ml") or method.guess == ("minao" if _is_two(method) else "coarse")
-
     compared = [m for m in methods if m.cases and not m.is_bound and (m.guess, m.solver) != REFERENCE]
-    return [m for m in compared if is_key(m)] or compared
+    key = [m for m in compared if m.guess.startswith("ml") or m.guess == ("minao" if _is_two(m) else "coarse")]
+    return key or compared
 
 
 def _is_two(method: Method) -> bool:
@@ -152,13 +145,13 @@ def _rows(axes: Any, methods: Sequence[Method]) -> None:
         axes.axhline(count - 0.5, color=LINE, lw=0.8)
 
 
-def _forest(methods: Sequence[Method], ratio_of: Callable[[Method], Ratio], label: str) -> Figure:
+def _forest(methods: Sequence[Method], attribute: str, label: str) -> Figure:
     figure, axes = _axes(max(2.2, _height(len(methods))), label)
     _rows(axes, methods)
     axes.axvline(1.0, color=FAINT, lw=0.9)
     top = 1.0
     for place, method in enumerate(methods):
-        ratio = ratio_of(method)
+        ratio = method.mean_ratio(attribute)
         if not np.isfinite(ratio.value):
             continue
         high = min(ratio.high, MOST * max(1.0, ratio.value))
@@ -221,16 +214,13 @@ def _convergence(methods: Sequence[Method], protocol: Protocol) -> Figure:
     return _legend(figure)
 
 
-def _predictions(method: Method) -> list[Row]:
-    """Return rows with a prediction of all orbital energies; those of two levels equal those of plain SCF."""
-    rows = [case.row for case in method.cases.values()]
-    return [] if _is_two(method) else [row for row in rows if row.predicted and len(row.predicted) == len(row.reached)]
-
-
 def _orbitals(methods: Sequence[Method]) -> Figure:
     figure, axes = _axes(SQUARE, "converged orbital energy / Ha", "predicted, before any SCF / Ha")
     for method in methods:
-        rows = _predictions(method)
+        if _is_two(method):  # its predictions are those of plain SCF
+            continue
+        rows = [case.row for case in method.cases.values()]
+        rows = [row for row in rows if row.predicted and len(row.predicted) == len(row.reached)]
         occupied = [(r, p) for row in rows for r, p in zip(row.reached[:-1], row.predicted[:-1], strict=True)]
         empty = [(row.reached[-1], row.predicted[-1]) for row in rows]
         for points, word, look in ((occupied, "occupied", {"marker": "o"}), (empty, "lowest empty", {"marker": "D"})):

@@ -128,7 +128,7 @@ def measure(task: Task) -> Row:
 
 def failed(task: Task, reason: str) -> Row:
     """Return the row of a run without a result."""
-    return Row(**_about(task), error=reason)
+    return Row(**_about(task), scf=task.protocol.scf, error=reason)
 
 
 def _about(task: Task) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _about(task: Task) -> dict[str, Any]:
     found = {"key": task.key, "guess": task.guess.label, "solver": task.solver, "repeat": task.repeat}
     found |= {"molecule": molecule.name, "natm": len(molecule.numbers), "nao": None, "electrons": None}
     found |= {"charge": molecule.charge, "mult": molecule.spin + 1}
-    return found | {"xc": protocol.xc, "basis": protocol.basis, "scf": protocol.scf, "versions": versions()}
+    return found | {"xc": protocol.xc, "basis": protocol.basis, "versions": versions()}
 
 
 def versions() -> str:
@@ -173,15 +173,11 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
 
 
 def _fresh(molecule: Molecule, protocol: Protocol) -> Any:
-    mf = mean_field_of(_mole(molecule, protocol), protocol)
-    mf.max_cycle = protocol.max_cycle
-    return mf
+    return mean_field_of(_mole(molecule, protocol), protocol).set(max_cycle=protocol.max_cycle)
 
 
 def _mole(molecule: Molecule, protocol: Protocol) -> gto.Mole:
-    mol = build(molecule, protocol.basis)
-    mol.max_memory = protocol.memory
-    return mol
+    return build(molecule, protocol.basis).set(max_memory=protocol.memory)
 
 
 def _measured(task: Task) -> Row:
@@ -197,23 +193,30 @@ def _measured(task: Task) -> Row:
         start, guess_seconds = _converge(mf, task)
         end = _clock()
     gradients, converged = _gradients(mf, visited), bool(mf.converged)
-    work = Work.of(mf)
-    found = _about(task) | _size(mf) | {"scf": scf_class, "converged": converged}
-    found |= {"cycles": int(mf.cycles) if converged else protocol.max_cycle, "full_builds": len(visited)}
-    found |= {"single_builds": start.single_builds + work.single, "coarse_builds": start.coarse_builds + work.coarse}
-    found |= {"response_solves": start.response_solves + work.response}
-    found |= {"guess_builds": start.builds, "guess_s": guess_seconds[0], "guess_cpu_s": guess_seconds[1]}
-    found |= {"total_s": end[0] - begin[0], "total_cpu_s": end[1] - begin[1]}
-    found |= {"e_tot": float(mf.e_tot), "s2": float(mf.spin_square()[0])}
-    found |= {"stable": _is_stable(mf) if task.stability and converged else None}
-    found |= {"gradients": gradients, "initial_gradient": gradients[0] if gradients else None}  # none for one electron
-    found |= {"model": start.model, "model_sha256": start.model_sha256}
-    found |= {"note": "; ".join(filter(None, (start.note, _left_to_plain(mf))))}
-    return Row(**found, **levels(mf, start.orbitals))
+    return Row(
+        **_about(task) | _size(mf) | levels(mf, start.orbitals) | start.work.plus(Work.of(mf))._asdict(),
+        scf=scf_class,
+        converged=converged,
+        cycles=int(mf.cycles) if converged else protocol.max_cycle,
+        full_builds=len(visited),
+        guess_builds=start.builds,
+        guess_s=guess_seconds[0],
+        guess_cpu_s=guess_seconds[1],
+        total_s=end[0] - begin[0],
+        total_cpu_s=end[1] - begin[1],
+        e_tot=float(mf.e_tot),
+        s2=float(mf.spin_square()[0]),
+        stable=_is_stable(mf) if task.stability and converged else None,
+        gradients=gradients,
+        initial_gradient=gradients[0] if gradients else None,  # none for one electron
+        model=start.model,
+        model_sha256=start.model_sha256,
+        note="; ".join(filter(None, (start.note, _left_to_plain(mf)))),
+    )
 
 
 def _size(mf: Any) -> dict[str, Any]:
-    return {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
+    return {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron)}
 
 
 def _at_earlier_geometries(mf: Any, molecule: Molecule, protocol: Protocol) -> Any:
@@ -248,9 +251,8 @@ def _limit(task: Task) -> Row:
     mf.get_veff(mf.mol, later, density, v)
     end = _clock()
     wall, cpu = ((x - a, x - a + b - y) for a, x, y, b in zip(begin, first, again, end, strict=True))
-    found = _size(mf) | {"full_builds": 2, "guess_s": wall[0], "total_s": wall[1]}
-    found |= {"guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
-    return Row(**_about(task) | found)
+    seconds = {"guess_s": wall[0], "total_s": wall[1], "guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
+    return Row(**_about(task) | _size(mf) | seconds, scf=type(mf).__name__, full_builds=2)
 
 
 def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:

@@ -8,11 +8,13 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyscf_mlham.data.frames import frames, why_unreadable
-from pyscf_mlham.data.geometries import Molecule, mult_by_moments, read_geometries
-from pyscf_mlham.errors import DataError
-from pyscf_mlham.state import SPIN_KEYS
+import numpy as np
+from pyscf.data import nist
 
+from pyscf_mlham.data.geometries import Molecule, read_geometries
+from pyscf_mlham.errors import DataError
+
+Paths = dict[str, list[Any]]  # for each molecule a frame to start from, or all frames if they are the trajectory
 NUMBERED = re.compile(r" \(\d+\)$")
 
 
@@ -50,25 +52,30 @@ def free_name(name: str, taken: Container[str]) -> str:
     return next(n for n in itertools.chain([name], others) if n not in taken)
 
 
-def read_paths(source: str, which: str, charge: int, mult: int | None, follow: bool) -> dict[str, list[Any]]:
-    """Return ASE's atoms by name of the molecule: a frame to start from, or all frames if they are the trajectory.
+def read_paths(source: str, which: str, charge: int, mult: int | None, follow: bool) -> tuple[Paths, list[str]]:
+    """Return ASE's atoms by name of the molecule, and messages about unusable frames.
 
     Args:
-        source: a file that ASE reads, SDF, or ase:g2/H2O and the like.
-        charge: total charge if a frame has none.
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
-        follow: whether the frames are one trajectory.
+        follow: whether the frames are one trajectory, not frames to start from.
     """
-    chosen, stem = _chosen(source, which), Path(source).stem
-    for _, atoms in chosen:
-        _set_state(source, atoms, charge, mult)
+    part, frames = _slice(which), list(read_geometries(source, charge, mult, default_mult=None))
+    chosen = frames[part]
+    if not chosen and isinstance(frames[0], DataError):  # of the file, most likely
+        raise frames[0]
+    if not chosen:
+        raise DataError(f"{source} has {len(frames)} frames, and --frames {which} is not among them.")
+    molecules = [frame for frame in chosen if isinstance(frame, Molecule)]
+    bad = [str(frame) for frame in chosen if isinstance(frame, DataError)]
+    if bad and (follow or not molecules):
+        raise DataError(bad[0])
     if follow:
-        return {stem: [atoms for _, atoms in chosen]}
-    found: dict[str, list[Any]] = {}
-    for index, (label, atoms) in enumerate(chosen):
-        name = re.sub(r"[^\w.+-]+", "_", label.strip()).lstrip(".") or f"{stem}-{index}"
-        found[f"{name}-{index}" if name in found else name] = [atoms]
-    return found
+        _check_same(molecules)
+        return {Path(source).stem: [_atoms(molecule) for molecule in molecules]}, []
+    found: Paths = {}
+    for molecule in molecules:
+        found[free_name(molecule.name, found)] = [_atoms(molecule)]
+    return found, bad
 
 
 def _slice(which: str) -> slice:
@@ -78,29 +85,21 @@ def _slice(which: str) -> slice:
     return slice(*parts) if len(parts) > 1 else slice(parts[0], (parts[0] or 0) + 1 or None)
 
 
-def _chosen(source: str, which: str) -> list[tuple[str, Any]]:
-    """Return names and atoms of the chosen frames; the others may be unreadable."""
-    part = _slice(which)
-    everything = list(enumerate(frames(source)))
-    if len(everything) == 1 and isinstance(error := everything[0][1][1], Exception):  # of the file, most likely
-        raise DataError(f"{source}: cannot be read ({why_unreadable(error)}).")
-    if not (chosen := everything[part]):
-        raise DataError(f"{source} has {len(everything)} frames, and --frames {which} is not among them.")
-    for index, (_, atoms) in chosen:
-        if isinstance(atoms, Exception):
+def _atoms(molecule: Molecule) -> Any:
+    from ase import Atoms
+
+    state = {"charge": molecule.charge, "mult": molecule.spin + 1}
+    return Atoms(numbers=molecule.numbers, positions=molecule.positions * nist.BOHR, info=state)
+
+
+def _check_same(frames: Sequence[Molecule]) -> None:
+    """Raise DataError if the frames of --follow are not of one molecule in one state."""
+    first = frames[0]
+    for place, frame in enumerate(frames):
+        if not np.array_equal(frame.numbers, first.numbers):
+            raise DataError(f"{frame.source}: --follow needs frames of the same atoms in the same order.")
+        if (frame.charge, frame.spin) != (first.charge, first.spin):
             raise DataError(
-                f"{source}, frame {index}: cannot be read ({why_unreadable(atoms)}); correct it, or choose others by "
-                "--frames."
+                f"{frame.source}: frame {place} has charge {frame.charge} and multiplicity {frame.spin + 1}, the first "
+                f"one {first.charge} and {first.spin + 1}; --follow needs frames of one charge and multiplicity."
             )
-    return [frame for _, frame in chosen]
-
-
-def _set_state(source: str, atoms: Any, charge: int, mult: int | None) -> None:
-    """Set charge and multiplicity of a frame if it has none."""
-    info = atoms.info
-    if charge:
-        info.setdefault("charge", charge)
-    own = mult_by_moments(source, atoms, charge) if mult is None else mult
-    if own is not None and not info.keys() & set(SPIN_KEYS):
-        info["mult"] = own
-    atoms.set_initial_magnetic_moments(None)  # moments of files are often results of another program

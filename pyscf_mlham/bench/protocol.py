@@ -13,8 +13,8 @@ import pyscf
 import pyscf_mlham
 from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.rivals import RIVALS
-from pyscf_mlham.data.label import GRID_LEVELS, KINDS
-from pyscf_mlham.data.schema import Level
+from pyscf_mlham.data.label import KINDS
+from pyscf_mlham.data.schema import GRID_LEVELS, Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.model.store import shipped
 from pyscf_mlham.options import check, names, option

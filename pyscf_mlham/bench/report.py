@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pyscf_mlham.bench.figures import colour, draw, png, svg
+from pyscf_mlham.bench.figures import colour, draw, saved, svg
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
 from pyscf_mlham.bench.summary import sections
@@ -79,7 +79,7 @@ def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
     per_molecule = "" if results.is_path else f"\n{molecule_table(results, clock)}"
     replace_file(folder / "table.md", (summary_table(results, clock) + per_molecule).encode())
     for name, figure in figures.items():
-        replace_file(folder / f"{name}.png", png(figure))
+        replace_file(folder / f"{name}.png", saved(figure, "png"))
     replace_file(folder / "report.html", html(results, plots, clock).encode())
 
 
@@ -122,13 +122,8 @@ def page(
     **parts: Any,
 ) -> str:
     """Return a page: a verdict, tables with or without SVG, every run, protocol, and parts of some kinds of page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
     text: str = environment.get_template("template.html").render(
         colour=colour,
         kind=kind or results.protocol.kind,

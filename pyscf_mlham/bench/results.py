@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -65,7 +64,8 @@ class Results:
             unit = "runs" if runs[0].step is None else "geometries"
             for alike in grouped(filter(None, map(self.doubt, runs)), lambda doubt: doubt.kind).values():
                 count = f"{len(alike)} of {len(runs)} {unit}: " * (len(runs) > 1)
-                found.append((alike[0].kind, f"{_run_of(runs[0])}: {count}{max(alike, key=lambda d: d.size).text}"))
+                run = f"{runs[0].molecule}, {runs[0].guess}, {runs[0].solver}"
+                found.append((alike[0].kind, f"{run}: {count}{max(alike, key=lambda d: d.size).text}"))
         found.sort(key=lambda problem: not problem[0].startswith(FAILED))
         return list(dict.fromkeys([*(text for _, text in found), *(f"input: {text}" for text in self.bad_input)]))
 
@@ -128,11 +128,11 @@ class Results:
     def is_elsewhere(self, row: Row) -> bool:
         """Whether a run ended in another state than the reference, by energy, spin and gap."""
         other = self._references.get(case_of(row))
-        if other is None or not row.converged or row.e_err is None or abs(row.e_err) <= self.energy_tolerance:
+        if other is None or not row.converged or abs(row.e_err or 0.0) <= self.energy_tolerance:
             return False
         pairs = ((row.s2, other.s2, OTHER_S2), (row.gap, other.gap, OTHER_GAP))
         visible = any(a is not None and b is not None and abs(a - b) > most for a, b, most in pairs)
-        return visible or abs(row.e_err) > OTHER_ENERGY
+        return visible or abs(row.e_err or 0.0) > OTHER_ENERGY
 
     def to_json(self) -> str:
         """Return the content of results.json, one row a line."""
@@ -148,11 +148,9 @@ class Results:
     def to_csv(self) -> str:
         """Return the content of results.csv."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in self.rows:
-            plain = _plain(row)
-            writer.writerow(["" if plain[name] is None else plain[name] for name in COLUMNS])
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(_plain, self.rows))
         return text.getvalue()
 
 
@@ -180,50 +178,37 @@ def row_of(content: dict[str, Any]) -> Row:
 
 def _plain(row: Row) -> dict[str, Any]:
     """Return a row for JSON, with None for values that are not finite."""
-    return {name: _finite(value) for name, value in asdict(row).items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(row)), parse_constant=lambda _: None)
+    return plain
 
 
 class Folder:
-    """The folder of a benchmark, open for one process.
-
-    Attributes:
-        rows: finished runs by key.
-    """
+    """The folder of a benchmark, open for one process."""
 
     def __init__(self, path: Path, protocol: AnyProtocol) -> None:
         self.path, self.protocol = path, protocol
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Row] = {}  # finished runs by key
         self._store = Store(path / JOURNAL, {"kind": protocol.kind} | protocol.identity, "protocol")
         self._is_empty = False
         try:
-            found = self._store.read()
-            self._is_empty = not found
-            if (path / RESULTS).exists():  # read under the lock, so that no process adds to it
-                results = read_results(path / RESULTS)
-                self._check(results.protocol)
-                self.rows = {row.key: row for row in [*results.rows, *results.limits]}
-            self.rows |= {key: row_of(content) for key, content in found.items()}
-        except TypeError as error:
-            self.close()
-            raise DataError(f"{path / JOURNAL} is of another version ({error}); remove it.") from error
+            self._read()
         except BaseException:
             self.close()
             raise
 
-    def _check(self, other: AnyProtocol) -> None:
-        if other.fingerprint != self.protocol.fingerprint:
-            raise DataError(
-                f"{self.path} holds results of another protocol: {self.protocol.differences(other)}. "
-                "Name another folder, or remove this one."
-            )
+    def _read(self) -> None:
+        found = self._store.read()
+        self._is_empty = not found
+        if (path := self.path / RESULTS).exists():  # read under the lock, so that no process adds to it
+            results = read_results(path)
+            if results.protocol.fingerprint != self.protocol.fingerprint:
+                other = self.protocol.differences(results.protocol)
+                raise DataError(f"{self.path} holds results of another protocol: {other}. Name another folder.")
+            self.rows = {row.key: row for row in [*results.rows, *results.limits]}
+        try:
+            self.rows |= {key: row_of(content) for key, content in found.items()}
+        except TypeError as error:
+            raise DataError(f"{self.path / JOURNAL} is of another version ({error}); remove it.") from error
 
     def add(self, row: Row) -> None:
         """Add a row and flush it to the disk."""
@@ -274,10 +259,6 @@ def references(rows: Iterable[Row], reference: tuple[str, str]) -> dict[str, Row
         if (row.guess, row.solver) == reference and row.converged and row.e_tot is not None:
             found.setdefault(case_of(row), row)
     return found
-
-
-def _run_of(row: Row) -> str:
-    return f"{row.molecule}, {row.guess}, {row.solver}"
 
 
 def molecule_of(row: Row) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from pyscf_mlham.bench.measure import Row, Task, failed, measure
 from pyscf_mlham.bench.molecules import Input, free_name
@@ -18,7 +18,8 @@ from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
-from pyscf_mlham.workers import Job, dask_engine, process_engine
+from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.workers import Job, engine
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def run(
 ) -> Results:
     """Run all unfinished runs, and more tasks than those of the plan, and write results.json."""
     _check_molecules(found, protocol)
-    folder = Folder(path, protocol)
-    try:
+    with closing(Folder(path, protocol)) as folder:
         tasks = [*_tasks(found, plan, protocol), *more]
         done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
         waiting = [task for task in tasks if task.key not in done]
@@ -54,24 +54,22 @@ def run(
             broken = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
             text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
             retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
-            console.print(f"{text}{retry}.", highlight=False)
+            say(console, f"{text}{retry}.")
         report_others(folder, [task.key for task in tasks], console)
         try:
-            _work_through(waiting, _engine(plan, protocol), folder, plan.quiet, console)
+            _work_through(waiting, plan, protocol, folder, console)
         except KeyboardInterrupt:
-            console.print(f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
+            say(console, f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
             raise
         names = {molecule.key: molecule.name for molecule in found.molecules}
         return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
-    finally:
-        folder.close()
 
 
 def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
     """Print how many runs of a folder are not among those of this command."""
     if others := len(folder.rows.keys() - set(keys)):
         text = f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
-        console.print(f"{text}guesses); they are kept in the tables.", highlight=False, soft_wrap=True)
+        say(console, f"{text}guesses); they are kept in the tables.")
 
 
 def finished(
@@ -122,29 +120,14 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
     ]
 
 
-def _engine(plan: Plan, protocol: Protocol) -> Callable[[Sequence[Task]], Iterator[Row]]:
+def _work_through(tasks: Sequence[Task], plan: Plan, protocol: Protocol, folder: Folder, console: Console) -> None:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
-    job = Job(measure, failed, protocol.threads, hidden)
-    return dask_engine(job, plan.dask) if plan.dask else process_engine(job, plan.jobs)
-
-
-def _work_through(
-    tasks: Sequence[Task],
-    engine: Callable[[Sequence[Task]], Iterator[Row]],
-    folder: Folder,
-    quiet: bool,
-    console: Console,
-) -> None:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        bar = progress.add_task("", total=len(tasks))
-        for count, row in enumerate(engine(tasks), 1):
-            folder.add(row)
-            progress.advance(bar)
-            if row.error or not quiet:
-                text = f"{count} of {len(tasks)}: {outcome(row)}"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+    work = engine(Job(measure, failed, protocol.threads, hidden), plan.jobs, plan.dask)
+    silent = plan.quiet or not console.is_terminal
+    for count, row in enumerate(tracked(work(tasks), console, "", len(tasks), "runs", silent=silent), 1):
+        folder.add(row)
+        if row.error or not plan.quiet:
+            say(console, f"{count} of {len(tasks)}: {outcome(row)}")
 
 
 def outcome(row: Row) -> str:

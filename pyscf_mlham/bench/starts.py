@@ -1,4 +1,4 @@
-"""Initial densities of a benchmark, each with its hidden cost: Fock builds, coarse builds, predicted orbitals.
+"""Initial densities of a benchmark, each with its hidden cost, and the learned one as a file.
 
 `coarse` is the alternative without this package: converge a density-fitted SCF on a small grid, then start from it.
 Its settings are the best ones, measured on four molecules of 3 to 10 atoms: on grid level 1, converged to 1e-8 Ha, it
@@ -8,6 +8,7 @@ density-fitted itself, the grid of `coarse` is always smaller than the full leve
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +17,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
+from pyscf.scf import chkfile
 
 from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
-from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.geometries import Molecule, identity_of_record, mol_from_geometry
-from pyscf_mlham.data.label import mean_field
+from pyscf_mlham.checkpoint import ModelConfig, replacement
+from pyscf_mlham.data.geometries import Molecule, keys_of, mol_from_geometry
+from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
-from pyscf_mlham.density import Orbitals, same_basis
-from pyscf_mlham.errors import DataError, MLHamError, ModelError, PredictionError
-from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.guess import check_spin_symmetry, density_from_prediction, resolve, settings
+from pyscf_mlham.density import Orbitals, spin_breaking
+from pyscf_mlham.errors import DataError, MLHamError, ModelError
+from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.model.guess import learned_guess, settings
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
-from pyscf_mlham.model.predictor import Prediction, Predictor, predict
+from pyscf_mlham.model.predictor import Prediction
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
@@ -40,31 +42,33 @@ NO_MODEL = "ml not used"  # begin of the note of such a row
 REFUSED = re.compile(rf"{NO_MODEL}(?:, (\w+) instead)?: (.*?)\.?$")  # the guess instead, and the reason
 
 
+class Work(NamedTuple):
+    """Builds beside the full ones, by the names of their columns."""
+
+    single_builds: int = 0  # in single precision
+    coarse_builds: int = 0
+    response_solves: int = 0
+
+    @classmethod
+    def of(cls, mf: Any) -> Work:
+        """Return the builds of an accelerated object's last SCF; a plain object has none."""
+        return cls(*(int(getattr(mf, name, 0)) for name in ("single_builds", "coarse_cycles", "response_builds")))
+
+    def plus(self, other: Work) -> Work:
+        """Return the sum of two."""
+        return Work(*map(sum, zip(self, other, strict=True)))
+
+
 class Start(NamedTuple):
     """An initial density and its cost beside time."""
 
     density: Array | None
     builds: int = 0  # hidden full Fock builds
-    coarse_builds: int = 0  # hidden coarse Fock builds
-    single_builds: int = 0  # hidden ones in single precision
-    response_solves: int = 0
+    work: Work = Work()  # hidden cheaper builds
     orbitals: Orbitals | None = None  # orbitals of the predicted Fock matrix, if there is one
     model: str = ""
     model_sha256: str = ""
     note: str = ""
-
-
-class Work(NamedTuple):
-    """Builds of an accelerated object beside the full ones; a plain object has none."""
-
-    single: int  # in single precision
-    coarse: int
-    response: int
-
-    @classmethod
-    def of(cls, mf: Any) -> Work:
-        """Return the builds of an object's last SCF."""
-        return cls(*(int(getattr(mf, name, 0)) for name in ("single_builds", "coarse_cycles", "response_builds")))
 
 
 def mean_field_of(mol: gto.Mole, protocol: Protocol) -> Any:
@@ -100,7 +104,7 @@ def _named(mf: Any, key: str) -> Start:
     if info is None:
         return Start(density)
     note = f"{key} not used, {info.guess} instead: {info.fallback_reason}" * bool(info.fallback_reason)
-    return Start(density, coarse_builds=info.coarse_builds, single_builds=info.single_builds, note=note)
+    return Start(density, work=Work(info.single_builds, info.coarse_builds), note=note)
 
 
 def _coarse(mf: Any, protocol: Protocol) -> Start:
@@ -114,7 +118,7 @@ def _coarse(mf: Any, protocol: Protocol) -> Start:
     with counting_fock_builds(rough) as counter:
         rough.kernel()
     note = "" if rough.converged else "the coarse SCF did not converge"
-    return Start(rough.make_rdm1(), coarse_builds=counter.builds, note=note)
+    return Start(rough.make_rdm1(), work=Work(coarse_builds=counter.builds), note=note)
 
 
 def _oracle(mf: Any, protocol: Protocol) -> Start:
@@ -125,46 +129,27 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
         exact.kernel()
     if not exact.converged:
         raise DataError("the oracle's own SCF did not converge")
-    orbitals, work = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ), Work.of(exact)
-    return Start(exact.make_rdm1(), counter.builds, work.coarse, work.single, work.response, orbitals)
+    orbitals = Orbitals(exact.mo_energy, exact.mo_coeff, exact.mo_occ)
+    return Start(exact.make_rdm1(), counter.builds, Work.of(exact), orbitals)
 
 
 def _learned(mf: Any, model: str | None) -> Start:
     """Predict; if the model is not applicable, use what any user gets instead."""
-    spent = 0  # coarse builds of a rejected prediction
     try:
-        chosen = resolve(model, mf, mf.mol)
-        check_spin_symmetry(mf, mf.mol, chosen)
-        prediction = predict(mf, chosen, own=True)
-        spent = prediction.coarse_builds
-        return _predicted(mf, chosen, prediction)
+        return _predicted(*learned_guess(mf, mf.mol, model))
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
-        if isinstance(error, PredictionError) and not spent:  # rejected after H0, before its own field was built
-            spent = _builds_of_h0(chosen, mf.mol)
+        spent = Work(coarse_builds=getattr(error, "coarse_builds", 0))
         instead = _named(mf, settings.fallback)
         used = info.guess if (info := recorded(mf)) else settings.fallback
-        note = f"{NO_MODEL}, {used} instead: {error}"
-        return instead._replace(coarse_builds=spent + instead.coarse_builds, note=note)
+        return instead._replace(work=spent.plus(instead.work), note=f"{NO_MODEL}, {used} instead: {error}")
 
 
-def _builds_of_h0(model: Predictor, mol: gto.Mole) -> int:
-    """Return the number of coarse builds of H0: in the model's basis set, and in the molecule's if that differs."""
-    return (1 if same_basis(model.native(mol), mol) else 2) * (model.config.baseline in ("minao", SCC))
-
-
-def _predicted(mf: Any, model: Predictor, prediction: Prediction) -> Start:
-    config = model.config
-    return Start(
-        density_from_prediction(mf, mf.mol, model, prediction),
-        coarse_builds=prediction.coarse_builds,
-        single_builds=prediction.single_builds,
-        orbitals=prediction.orbitals,
-        model=config.name,
-        model_sha256=config.weights_sha256,
-        note=f"overlap filter {prediction.damping:g}" if prediction.damping else "",
-    )
+def _predicted(density: Array, prediction: Prediction, config: ModelConfig) -> Start:
+    work = Work(prediction.single_builds, prediction.coarse_builds)
+    note = f"overlap filter {prediction.damping:g}" * bool(prediction.damping)
+    return Start(density, 0, work, prediction.orbitals, config.name, config.weights_sha256, note)
 
 
 def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
@@ -176,12 +161,9 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     except OSError as error:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
     if labelled:
-        oracle = _model_of_label(path, molecule)
-        return _predicted(mf, oracle, predict(mf, oracle))
+        return _predicted(*learned_guess(mf, mf.mol, _model_of_label(path, molecule), own=False))
     if not checkpoint:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
-    from pyscf.scf import chkfile
-
     if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
         raise DataError(f"{path}: {reason}")
     if not np.isfinite(chkfile.load(str(path), "scf/e_tot")):
@@ -204,19 +186,15 @@ def _why_another(stored: gto.Mole, mol: gto.Mole) -> str:
 
 def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:
     with HamiltonianFile(path) as file:
-        for index in range(len(file)):
-            if file.n_atoms[index] != len(molecule.numbers):
-                continue
-            if identity_of_record(file, index) == molecule.key:
-                return _oracle_from_record(file[index], file.level)
+        if molecule.key in (keys := keys_of(file)):
+            return _oracle_from_record(file[keys.index(molecule.key)], file.level)
     raise DataError(f"{path} does not hold this geometry with this charge and multiplicity")
 
 
 def _oracle_from_record(record: Record, level: Level) -> OracleModel:
     """Return a labelled Fock matrix as a model of one molecule; it may be lifted into another basis set."""
     mol = mol_from_geometry(record, level.basis)
-    focks = [record.fock, record.extra["fock_beta"]] if "fock_beta" in record.extra and record.spin else [record.fock]
-    h0 = hamiltonian("sap", mol)
+    fock = record.by_spin("fock")
     config = ModelConfig(
         name=record.name,
         architecture=ARCHITECTURE,
@@ -226,5 +204,34 @@ def _oracle_from_record(record: Record, level: Level) -> OracleModel:
         xc=level.xc,
         baseline="sap",
     )
-    dh = np.array([fock - h0 for fock in focks])
-    return OracleModel(config, mol, dh if len(focks) == 2 else dh[0])
+    return OracleModel(config, mol, (record.fock if fock is None else fock) - hamiltonian("sap", mol))
+
+
+def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: Path) -> str:
+    """Predict, write the guess to a file for numpy (.npz) or for PySCF's `from_chk` (.chk), and return a description.
+
+    The file is written under a temporary name first.
+    """
+    mf = mean_field(build(molecule, level.basis), level, kind)
+    closed = bool(spin_breaking(mf, mf.mol))
+    if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities
+        mf.init_guess_breaksym = 0
+    density, prediction, config = learned_guess(mf, mf.mol, model or None, own=False)
+    energy, coeff, occ = prediction.orbitals
+    matrices = {"dm": np.asarray(density), "fock": prediction.fock}
+    about = {"model": config.name, "model_sha256": config.weights_sha256, "xc": level.xc, "basis": level.basis}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacement(path, f"{os.getpid()}{path.suffix}") as temporary:
+        if path.suffix == ".npz":
+            content: dict[str, Any] = {**matrices, "mo_energy": energy, "mo_coeff": coeff, "mo_occ": occ}
+            content |= {"numbers": molecule.numbers, "positions": molecule.positions}
+            np.savez(temporary, **content, **{key: np.array(text) for key, text in about.items()})  # type: ignore[arg-type]
+        else:
+            # there is no energy before an SCF; PySCF's guess reads orbitals and occupations only
+            chkfile.dump_scf(mf.mol, str(temporary), float("nan"), energy, coeff, occ)
+            with h5py.File(temporary, "a") as file:
+                group = file.create_group("pyscf_mlham")
+                group.attrs.update(about)
+                for name, matrix in matrices.items():
+                    group[name] = matrix
+    return prediction.describe() + ", of equal spins (init_guess_breaksym = 0)" * closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,9 +103,6 @@ class Method:
         pairs = [(getattr(case, attribute), getattr(other, attribute)) for case, other in both]
         return np.array([a / b for a, b in pairs if a > 0 and b > 0])
 
-    def _mean_ratio(self, ratios: Sequence[float] | np.ndarray) -> Ratio:
-        return geometric_mean(np.array([] if self.is_bound else ratios))
-
     @property
     def cycles(self) -> float:
         """Mean number of cycles."""
@@ -116,30 +113,15 @@ class Method:
         """Mean number of full builds, including those hidden in the guess."""
         return self.mean("builds")
 
-    @property
-    def build_ratio(self) -> Ratio:
-        """Builds over those of the reference."""
-        return self._mean_ratio(self.ratios("builds"))
-
-    @property
-    def time_ratio(self) -> Ratio:
-        """Seconds over those of the reference."""
-        return self._mean_ratio(self.ratios("seconds"))
+    def mean_ratio(self, attribute: str) -> Ratio:
+        """Return the geometric mean of these ratios."""
+        return geometric_mean(np.array([]) if self.is_bound else self.ratios(attribute))
 
     @property
     def limit_ratio(self) -> Ratio:
         """Seconds, with those of the forces along a path, over the limit."""
-        cases = list(self.cases.values())[self.skipped :]
-        return self._mean_ratio([(case.seconds + case.forces) / case.limit for case in cases if case.limit])
-
-    @property
-    def unconverged(self) -> int:
-        """Number of molecules that did not converge."""
-        return sum(not case.converged for case in self.cases.values())
-
-    def noted(self, text: str) -> int:
-        """Return the number of molecules with a text in their note."""
-        return sum(text in case.row.note for case in self.cases.values())
+        cases = [] if self.is_bound else list(self.cases.values())[self.skipped :]
+        return geometric_mean(np.array([(case.seconds + case.forces) / case.limit for case in cases if case.limit]))
 
     @property
     def largest_error(self) -> float:
@@ -204,20 +186,20 @@ def _case(rows: Sequence[Row], clock: str) -> Case:
     unit = "cpu_s" if clock == "cpu" else "s"
     converged = all(row.converged for row in rows)
 
-    def of_all(value: Callable[[Row], float | None]) -> float:
-        values = [value(row) or 0.0 for row in rows]
+    def of_all(*columns: str) -> float:
+        values = [sum(getattr(row, name) or 0.0 for name in columns) for row in rows]
         return float(np.median(values) if converged else np.max(values))
 
     errors, first = [row.e_err for row in rows if row.e_err is not None], rows[0]
     return Case(
         converged,
-        of_all(lambda row: row.cycles),
-        of_all(lambda row: (row.full_builds or 0) + (row.guess_builds or 0)),
-        of_all(lambda row: row.single_builds),
-        of_all(lambda row: row.coarse_builds),
-        of_all(lambda row: row.response_solves),
-        of_all(lambda row: getattr(row, f"total_{unit}")),
-        of_all(lambda row: row.force_cpu_s),
+        of_all("cycles"),
+        of_all("full_builds", "guess_builds"),
+        of_all("single_builds"),
+        of_all("coarse_builds"),
+        of_all("response_solves"),
+        of_all(f"total_{unit}"),
+        of_all("force_cpu_s"),
         limit=getattr(first, f"limit_{unit}"),
         e_err=max(errors, key=abs, default=None),
         row=first,

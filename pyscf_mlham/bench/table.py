@@ -15,6 +15,7 @@ from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, molecule_of
 from pyscf_mlham.bench.starts import REFUSED
 from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sections, summarise
+from pyscf_mlham.progress import say
 
 TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
@@ -89,6 +90,11 @@ def _energy(method: Method) -> str:
     return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
 
 
+def _unconverged(method: Method) -> str:
+    count = sum(not case.converged for case in method.cases.values())
+    return f"{count}" + f", {method.failed} failed" * bool(method.failed)
+
+
 SINGLE = Column(
     "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
 )
@@ -105,11 +111,11 @@ GUESSES = (
     SINGLE,
     Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
     RESPONSE,
-    Column("builds / {reference}'s", "build\nratio", lambda m: m.build_ratio.text()),
-    Column("time / {reference}'s", "time\nratio", lambda m: m.time_ratio.text()),
+    Column("builds / {reference}'s", "build\nratio", lambda m: m.mean_ratio("builds").text()),
+    Column("time / {reference}'s", "time\nratio", lambda m: m.mean_ratio("seconds").text()),
     OVER,
     Column("worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds"), default=NAN), ".2f")),
-    Column("not converged", "not\nconv.", lambda m: f"{m.unconverged}" + f", {m.failed} failed" * bool(m.failed)),
+    Column("not converged", "not\nconv.", _unconverged),
     ERROR,
 )
 
@@ -230,7 +236,7 @@ def asides(method: Method) -> list[str]:
     done = len(method.cases)
     matches = [match for case in method.cases.values() if (match := REFUSED.match(case.row.note))]
     instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
-    plain = method.noted(PLAIN)
+    plain = sum(PLAIN in case.row.note for case in method.cases.values())
     texts = [
         f"{instead} for {len(matches)} of {done}" * bool(matches),
         f"plain SCF for {plain} of {done}" * bool(plain),
@@ -242,28 +248,29 @@ def asides(method: Method) -> list[str]:
 def molecule_table(results: Results, clock: str = "cpu") -> str:
     """Return cycles and full builds of every molecule as a Markdown table."""
     methods = summarise(results, clock)
-    rows = []
-    for key, row in {key: case.row for method in methods for key, case in method.cases.items()}.items():
-        cells = [_build_cell(method, method.cases.get(key)) for method in methods]
-        rows.append([row.molecule, str(row.natm), str(row.nao or 0), *cells])
+
+    def cell(method: Method, case: Case | None) -> str:
+        if case is None:
+            return NOTHING
+        return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
+
+    molecules = {key: case.row for method in methods for key, case in method.cases.items()}
+    rows = [
+        [row.molecule, str(row.natm), str(row.nao or 0), *(cell(method, method.cases.get(key)) for method in methods)]
+        for key, row in molecules.items()
+    ]
     about = "Full Fock builds, those hidden in the guess included (oracle, chk: cycles); ! did not converge."
     return Sheet("", ["molecule", "atoms", "AOs", *(m.name for m in methods)], rows).markdown() + f"\n{about}\n"
 
 
-def _build_cell(method: Method, case: Case | None) -> str:
-    if case is None:
-        return NOTHING
-    return f"{case.cycles if method.is_bound else case.builds:g}" + "!" * (not case.converged)
-
-
 def print_summary(results: Results, clock: str, console: Console) -> None:
     """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
-    console.print(f"{describe(results)}; {clock_name(results, clock)}", soft_wrap=True, highlight=False)
+    say(console, f"{describe(results)}; {clock_name(results, clock)}")
     for sheet in sheets(results, clock):
         sheet.print(console)
     console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
     reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
-        console.print(f"[yellow]notice:[/yellow] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "notice", "yellow")
     for text in (problem for problem in results.problems if problem not in reported):
-        console.print(f"[red]problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+        say(console, text, "problem")

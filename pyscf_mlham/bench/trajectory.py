@@ -11,7 +11,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,18 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
 from pyscf_mlham.ase import HARTREE, MLHam
 from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
-from pyscf_mlham.bench.results import Folder, Results
+from pyscf_mlham.bench.results import Folder, Results, molecule_of
 from pyscf_mlham.bench.rivals import RIVALS, Rival
 from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
-from pyscf_mlham.progress import Lines
-from pyscf_mlham.state import charge_and_spin
+from pyscf_mlham.progress import say, tracked
 from pyscf_mlham.track.history import DEPTH
 
 Run = tuple[str, str]
@@ -47,40 +46,30 @@ ENERGY_TOLERANCE = 1e-7  # Hartree; the error of an energy due to conv_tol is fa
 def calculator(settings: Settings, run: Run) -> MLHam:
     """Return the calculator of one pair of strategy and solver."""
     strategy = STRATEGIES[run[0]]
-    rival = strategy.history in RIVALS
+    names = ("xc", "basis", "density_fit", "grid_level", "conv_tol")
     made = MLHam(
-        xc=settings.xc,
-        basis=settings.basis,
-        density_fit=settings.density_fit,
-        grid_level=settings.grid_level,
-        conv_tol=settings.conv_tol,
+        **{name: getattr(settings, name) for name in names},
         model=settings.model or None,
         solver=run[1],
         guess=strategy.guess,
-        history="loewdin" if rival else strategy.history,
+        history="loewdin" if strategy.history in RIVALS else strategy.history,
     )
-    if rival:
-        made._history = Rival(run[0])  # the calculator itself has none of them
+    if strategy.history in RIVALS:
+        made.use_history(Rival(run[0]))
     return made
 
 
 class Panel(Calculator):
-    """All runs as one calculator, with energy and forces of the first one.
-
-    Attributes:
-        costs: costs of the present geometry, columns of a row for each run.
-        current: the active run.
-        force_seconds: processor seconds of the forces at the present geometry.
-    """
+    """All runs as one calculator, with energy and forces of the first one."""
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's idiom)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.calculators = {run: calculator(settings, run) for run in settings.runs}
-        self.costs: dict[Run, dict[str, Any]] = {}
-        self.current = settings.runs[0]
-        self.force_seconds = 0.0
+        self.costs: dict[Run, dict[str, Any]] = {}  # of the present geometry, columns of a row for each run
+        self.current = settings.runs[0]  # the active run
+        self.force_seconds = 0.0  # processor seconds of the forces at the present geometry
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -92,38 +81,29 @@ class Panel(Calculator):
             self.current = run
             energy = own.get_potential_energy(self.atoms)
             forces = own.get_forces(self.atoms) if not self.costs else None
-            cost, work = own.report().steps[-1], Work.of(own.mf)
+            cost = own.report().steps[-1]
             if forces is not None:
                 self.results, self.force_seconds = {"energy": energy, "forces": forces}, cost.force_seconds
             found: dict[str, Any] = {"converged": True, "cycles": cost.cycles, "full_builds": cost.builds}
-            found |= {"guess_builds": 0, "coarse_builds": work.coarse, "single_builds": work.single}
-            found |= {"response_solves": work.response, "force_cpu_s": self.force_seconds}
-            found |= {"total_cpu_s": cost.scf_seconds, "e_tot": energy / HARTREE, "s2": float(own.mf.spin_square()[0])}
+            found |= {"guess_builds": 0, "force_cpu_s": self.force_seconds, "total_cpu_s": cost.scf_seconds}
+            found |= {"e_tot": energy / HARTREE, "s2": float(own.mf.spin_square()[0])}
             instead = "" if STRATEGIES[run[0]].history else f", {registered.fallback} instead"
             note = f"{NO_MODEL}{instead}: {cost.fallback}" * bool(cost.fallback)
-            self.costs[run] = found | {"note": note} | levels(own.mf)
+            self.costs[run] = found | {"note": note} | Work.of(own.mf)._asdict() | levels(own.mf)
 
 
-def run_paths(paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console) -> Results:
+def run_paths(
+    paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console, bad: Sequence[str] = ()
+) -> Results:
     """Run all unfinished geometries, and write results.json; MD and optimisations start from the first of each path."""
-    for name, frames in paths.items():
-        if _follows(settings):
-            _check_same_molecule(name, frames)
     names = {_key(name, frames): name for name, frames in paths.items()}
-    folder = Folder(out, settings)
-    try:
+    with closing(Folder(out, settings)) as folder:
         for (key, name), frames in zip(names.items(), paths.values(), strict=True):
             _run(key, name, frames, settings, folder, console)
-        report_others(folder, [row.key for row in folder.rows.values() if row.key.split(" ")[0] in names], console)
+        report_others(folder, [row.key for row in folder.rows.values() if molecule_of(row) in names], console)
         places = {key: place for place, key in enumerate(names)}
-        order = sorted(folder.rows.values(), key=lambda r: (places.get(r.key.split(" ")[0], len(places)), r.step or 0))
-        return finished(folder, [row.key for row in order], names, [], ENERGY_TOLERANCE)
-    finally:
-        folder.close()
-
-
-def _follows(settings: Settings) -> bool:
-    return isinstance(settings, MD) and settings.follow
+        order = sorted(folder.rows.values(), key=lambda r: (places.get(molecule_of(r), len(places)), r.step or 0))
+        return finished(folder, [row.key for row in order], names, bad, ENERGY_TOLERANCE)
 
 
 def _key(name: str, frames: list[Atoms]) -> str:
@@ -132,53 +112,34 @@ def _key(name: str, frames: list[Atoms]) -> str:
     return hashlib.sha256(json.dumps([name, *given]).encode()).hexdigest()[:32]
 
 
-def _check_same_molecule(name: str, frames: list[Atoms]) -> None:
-    """Raise DataError if the frames of --follow are not of one molecule in one state."""
-    if any(atoms.numbers.tolist() != frames[0].numbers.tolist() for atoms in frames):
-        raise DataError(f"{name}: --follow needs frames of the same atoms in the same order.")
-    try:
-        states = [charge_and_spin(atoms.info, int(atoms.numbers.sum())) for atoms in frames]
-    except ValueError as error:
-        raise DataError(f"{name}: {error}; --follow needs frames of one charge and multiplicity.") from error
-    for place, (charge, spin) in enumerate(states):
-        if (charge, spin) != states[0]:
-            raise DataError(
-                f"{name}: frame {place} has charge {charge} and multiplicity {spin + 1}, the first "
-                f"one {states[0][0]} and {states[0][1] + 1}; --follow needs frames of one charge and multiplicity."
-            )
-
-
 def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: Folder, console: Console) -> None:
     """Run one molecule; if it fails, its finished geometries are kept, and the others continue."""
     done = _done(key, settings, folder)
-    total = len(frames) if _follows(settings) else settings.steps + isinstance(settings, MD)
+    follows = isinstance(settings, MD) and settings.follow
+    total = len(frames) if follows else settings.steps + isinstance(settings, MD)
     if len(done) >= total or (done and done[-1].at_minimum):
         return
     begin, panel, about, step = time.monotonic(), Panel(settings), _about(name, frames[0], settings), len(done)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task, lines = progress.add_task(name, total=total, completed=step), Lines(console)
-        try:
-            for columns in _path(frames, settings, panel, done):
-                for place, ((guess, solver), costs) in enumerate(panel.costs.items()):
-                    own = columns if place == 0 else {}
-                    row = Row(key=f"{key} {guess} {solver} {step}", guess=guess, solver=solver, step=step, **about)
-                    folder.add(replace(row, **costs, **own))
-                if step == 0:
-                    folder.add(_limit(key, frames[0], panel.force_seconds, settings, about))
-                step += 1
-                progress.update(task, completed=step)
-                lines.report(f"{name}: {step} of {total} geometries")
-        except (DataError, OSError):  # of the folder, not of the molecule
-            raise
-        except Exception as error:  # any error is reported
-            guess, solver = panel.current
-            reason = f"{type(error).__name__}: {error}"
-            identity = f"{key} {guess} {solver} {step}"
-            folder.add(Row(key=identity, guess=guess, solver=solver, step=step, error=reason, **about))
+
+    def row(run: Run, **columns: Any) -> Row:
+        own = Row(f"{key} {' '.join(run)} {step}", guess=run[0], solver=run[1], step=step, **about)
+        return replace(own, **columns)
+
+    path = _path(frames, settings, panel, done)
+    try:
+        for columns in tracked(path, console, name, total, "geometries", done=step):
+            for place, (run, costs) in enumerate(panel.costs.items()):
+                folder.add(row(run, **costs, **({} if place else columns)))
+            if step == 0:
+                folder.add(_limit(key, frames[0], panel.force_seconds, settings, about))
+            step += 1
+    except (DataError, OSError):  # of the folder, not of the molecule
+        raise
+    except Exception as error:  # any error is reported
+        folder.add(row(panel.current, error=f"{type(error).__name__}: {error}"))
     if not console.is_terminal:  # no progress bar
-        title = heading([r for r in folder.rows.values() if r.key.startswith(key) and r.guess != LIMIT.label])
-        text = f"{title}: done in {time.monotonic() - begin:.0f} s"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        title = heading([r for r in folder.rows.values() if molecule_of(r) == key and r.guess != LIMIT.label])
+        say(console, f"{title}: done in {time.monotonic() - begin:.0f} s")
 
 
 def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
@@ -186,7 +147,7 @@ def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
 
     An unfinished optimisation starts again, as the state of its optimiser is not stored.
     """
-    rows = {(r.step, r.guess, r.solver): r for r in folder.rows.values() if r.key.split(" ")[0] == key}
+    rows = {(r.step, r.guess, r.solver): r for r in folder.rows.values() if molecule_of(r) == key}
     count = 0
     while all((row := rows.get((count, *run))) and not row.error for run in settings.runs):
         count += 1
@@ -202,21 +163,25 @@ def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:
 def _about(name: str, atoms: Atoms, settings: Settings) -> dict[str, Any]:
     """Columns that all rows of a molecule share."""
     found = {"molecule": name, "natm": len(atoms), "nao": None, "electrons": None, "xc": settings.xc}
-    found |= {"basis": settings.basis, "scf": "auto", "repeat": 0, "versions": versions()}
-    own = calculator(settings, settings.runs[0])
+    found |= {"basis": settings.basis, "scf": "auto", "versions": versions()}
     try:
-        charge, spin = own.charge_and_spin(atoms)
-        found |= {"charge": charge, "mult": spin + 1}
-        mf = own.mean_field(atoms, charge, spin)
+        mf = _plain(atoms, settings)
     except CalculatorError:  # its run has the reason
         return found
-    return found | {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron), "scf": type(mf).__name__}
+    mol = mf.mol
+    found |= {"nao": int(mol.nao), "electrons": int(mol.nelectron), "charge": int(mol.charge), "mult": mol.spin + 1}
+    return found | {"scf": type(mf).__name__}
+
+
+def _plain(atoms: Atoms, settings: Settings) -> Any:
+    """Return PySCF's object of a geometry."""
+    own = calculator(settings, ("minao", "scf"))
+    return own.mean_field(atoms, *own.charge_and_spin(atoms))
 
 
 def _limit(key: str, atoms: Atoms, forces: float, settings: Settings, about: dict[str, Any]) -> Row:
     """Time set-up and one full build of the plain object, and add the forces: the minimum of any step."""
-    own = calculator(settings, ("minao", "scf"))
-    mf = own.mean_field(atoms, *own.charge_and_spin(atoms))
+    mf = _plain(atoms, settings)
     begin = time.process_time()
     mf.build()
     mf.get_hcore()
@@ -228,11 +193,10 @@ def _limit(key: str, atoms: Atoms, forces: float, settings: Settings, about: dic
 
 def why_not(atoms: Atoms, settings: Settings) -> str:
     """Return why no SCF of a molecule can be started; "" if it can."""
-    own = calculator(settings, settings.runs[0])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-            own.mean_field(atoms, *own.charge_and_spin(atoms))
+            _plain(atoms, settings)
     except CalculatorError as error:
         return str(error)
     return ""
@@ -241,7 +205,6 @@ def why_not(atoms: Atoms, settings: Settings) -> str:
 def _path(frames: list[Atoms], settings: Settings, panel: Panel, done: list[Row]) -> Iterator[dict[str, Any]]:
     """Yield the remaining geometries, as columns of the first run's row; the costs are in the panel."""
     atoms = frames[0].copy()
-    atoms.pbc = False
     atoms.calc = panel
 
     def geometry() -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pyscf_mlham.bench.measure import Row, Task
 from pyscf_mlham.bench.molecules import Input
 from pyscf_mlham.bench.protocol import REFERENCE, TRACK, Guess, Protocol
 from pyscf_mlham.bench.report import page
-from pyscf_mlham.bench.results import Results, molecule_of
+from pyscf_mlham.bench.results import Results, grouped, molecule_of
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.bench.table import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.progress import say
 
 Method = tuple[Guess, str]  # and solver
 SAME_S2 = 1e-3  # of first order in the error of the density, as the energy is not: soft modes leave 1e-4
@@ -75,16 +76,19 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     results = run(found, plan, protocol, folder, console)
     more = _stability_tasks(verdicts(results), found.molecules, plan.methods, protocol)
     if more:
-        console.print(f"{len(more)} stability analyses, of the higher of two states.", highlight=False)
+        say(console, f"{len(more)} stability analyses, of the higher of two states.")
         results = run(found, plan, protocol, folder, console, more)
     judged = verdicts(results)
     sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
     parts = [f"## {sheet.title}\n\n{sheet.markdown()}" for sheet in sheets]
     replace_file(folder / "trust.md", "\n".join([*parts, f"{describe(results)}. {_headline(judged)}.\n"]).encode())
-    replace_file(folder / "trust.html", _page(results, judged, sheets).encode())
+    tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
+    allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
+    box = {"tone": tone, "heading": _headline(judged), "text": allowed, "problems": results.bad_input, "more": 0}
+    replace_file(folder / "trust.html", page(results, "cpu", box, [(s, "") for s in sheets], kind="trust").encode())
     for sheet in reversed(sheets):
         sheet.print(console)
-    console.print(_headline(judged), highlight=False)
+    say(console, _headline(judged))
     return judged
 
 
@@ -110,14 +114,10 @@ def verdict(row: Row, plain: Row, tolerance: float) -> str:
         return FAILED
     if not (row.converged and plain.converged):
         return PLAIN if row.converged else WAY if plain.converged else NEITHER
-    difference = _difference(row, plain)
+    difference = (row.e_tot or 0.0) - (plain.e_tot or 0.0)
     if abs(difference) > tolerance:
         return "lower" if difference < 0 else "higher"
     return "other S²" if abs((row.s2 or 0.0) - (plain.s2 or 0.0)) > SAME_S2 else "same"
-
-
-def _difference(row: Row, plain: Row) -> float:
-    return (row.e_tot or 0.0) - (plain.e_tot or 0.0)
 
 
 def _run_of(row: Row) -> tuple[str, str, str]:
@@ -148,7 +148,7 @@ def _counts(judged: Sequence[Verdict]) -> Sheet:
         count = Counter(one.text for one in own)
         alone = sum(one.row.note.startswith(NO_MODEL) for one in own)
         name = way + f" (no model for {alone})" * bool(alone)
-        means = [_mean_builds([v.row for v in own]), _mean_builds([v.plain for v in own])]
+        means = (_mean_builds([v.row for v in own]), _mean_builds([v.plain for v in own]))
         rows.append([name, *(str(count[text]) for text in shown), *means])
     return Sheet("Verdicts", ["way", *shown, "full builds", "plain's"], rows)
 
@@ -161,7 +161,8 @@ def _differences(judged: Sequence[Verdict]) -> Sheet:
         if one.text == "same":
             continue
         stable = {None: "–", True: "stable", False: "unstable"}[one.stable]
-        dE = f"{_difference(one.row, one.plain):+.1e}" if not (one.row.error or one.plain.error) else "–"
+        energies = one.row.e_tot, one.plain.e_tot
+        dE = "–" if None in energies else f"{(energies[0] or 0.0) - (energies[1] or 0.0):+.1e}"
         numbers = [dE, *(_s2(row) for row in (one.row, one.plain)), *(_cell(row) for row in (one.row, one.plain))]
         note = one.row.error or one.plain.error or one.row.note
         rows.append([one.row.molecule, one.way, one.text, *numbers, stable, note])
@@ -171,23 +172,16 @@ def _differences(judged: Sequence[Verdict]) -> Sheet:
 def _molecules(judged: Sequence[Verdict]) -> Sheet:
     """Return full builds and verdicts of each molecule."""
     ways = list(dict.fromkeys(one.way for one in judged))
-    found: dict[str, dict[str, Verdict]] = {}
-    for one in judged:
-        found.setdefault(molecule_of(one.row), {})[one.way] = one
     rows = []
-    for own in found.values():
-        plain = next(iter(own.values())).plain
+    for alike in grouped(judged, lambda one: molecule_of(one.row)).values():
+        own, plain = {one.way: one for one in alike}, alike[0].plain
         cells = [f"{_cell(v.row)} {v.text}" if (v := own.get(way)) else "–" for way in ways]
         rows.append([plain.molecule, _s2(plain), _cell(plain), *cells])
     return Sheet("Full builds and verdicts", ["molecule", "S²", "plain", *ways], rows)
 
 
-def _builds(row: Row) -> int:
-    return row.full_builds or 0
-
-
 def _cell(row: Row) -> str:
-    return "–" if row.error else str(_builds(row))
+    return "–" if row.error else str(row.full_builds or 0)
 
 
 def _s2(row: Row) -> str:
@@ -195,20 +189,13 @@ def _s2(row: Row) -> str:
 
 
 def _mean_builds(rows: Sequence[Row]) -> str:
-    builds = [_builds(row) for row in rows if not row.error]
+    builds = [row.full_builds or 0 for row in rows if not row.error]
     return f"{sum(builds) / len(builds):.1f}" if builds else "–"
 
 
 def _headline(judged: Sequence[Verdict]) -> str:
     count = Counter(one.text for one in judged)
     return f"{len(judged)} runs: " + ", ".join(f"{count[text]} {text}" for text in VERDICTS if count[text])
-
-
-def _page(results: Results, judged: Sequence[Verdict], sheets: Sequence[Sheet]) -> str:
-    tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
-    allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
-    box = {"tone": tone, "heading": _headline(judged), "text": allowed, "problems": results.bad_input, "more": 0}
-    return page(results, "cpu", box, [(sheet, "") for sheet in sheets], kind="trust")
 
 
 def is_bad(judged: Sequence[Verdict]) -> bool:

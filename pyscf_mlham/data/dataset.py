@@ -20,12 +20,12 @@ from pyscf_mlham.ao.lattice import bloch_from_cells
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.inputs import Inputs, Recipe
-from pyscf_mlham.workers import become_worker, single_threaded
+from pyscf_mlham.model.network import Inputs, Recipe
+from pyscf_mlham.workers import THREADS, become_worker, environment
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
 
@@ -36,36 +36,22 @@ IntArray = NDArray[np.int64]
 
 
 class Example(NamedTuple):
-    """A sample and its label; matrices and vectors in irreps order.
+    """A sample and its label; matrices and vectors in irreps order."""
 
-    Attributes:
-        sample: input of the network.
-        onsite: (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree.
-        pair: (P, B, B) pair blocks of dH, in the pairs' frames, Hartree.
-        slots: (N, B) index of each block element's orbital in the vector, -1 = empty.
-        phases: (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point.
-        orbitals: (N_k, n, n) converged orbitals in Loewdin orbitals.
-        energies: (N_k, n) orbital energies, Hartree.
-        n_occupied: number of occupied orbitals; of a crystal the lowest ones at each k point.
-        half: (N_k, n, n) S^1/2.
-        beyond: (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every
-            prediction; (0, 0, 0) if there are none.
-        name: name of the record.
-        digest: hash of the geometry and the Fock matrix as stored in the file.
-    """
-
-    sample: Sample
-    onsite: FloatArray
-    pair: FloatArray
-    slots: IntArray
-    phases: ComplexArray
-    orbitals: ComplexArray
-    energies: FloatArray
-    n_occupied: int
-    half: ComplexArray
+    sample: Sample  # input of the network
+    onsite: FloatArray  # (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree
+    pair: FloatArray  # (P, B, B) pair blocks of dH, in the pairs' frames, Hartree
+    slots: IntArray  # (N, B) index of each block element's orbital in the vector, -1 = empty
+    phases: ComplexArray  # (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point
+    orbitals: ComplexArray  # (N_k, n, n) converged orbitals in Loewdin orbitals
+    energies: FloatArray  # (N_k, n) orbital energies, Hartree
+    n_occupied: int  # number of occupied orbitals; of a crystal the lowest ones at each k point
+    half: ComplexArray  # (N_k, n, n) S^1/2
+    # (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every prediction;
+    # (0, 0, 0) if there are none
     beyond: ComplexArray
     name: str
-    digest: str = ""
+    digest: str = ""  # hash of the geometry and the Fock matrix as stored in the file
 
 
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
@@ -83,96 +69,72 @@ def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[E
     """
     try:
         return _examples(record, level, recipe)
+    except DataError as error:
+        raise DataError(f"record {record.name}: {error}") from error
     except MLHamError:
         raise
     except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"record {record.name}: it cannot be used ({reason}); correct it, or remove it from the file."
-        ) from error
+        raise DataError(f"record {record.name}: it cannot be used ({reason}); correct or remove it.") from error
 
 
 def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
-    if record.periodic:
-        return [_crystal_example(record, record.periodic, level, recipe)]
     if record.spin and recipe.baseline != SCC:
-        raise DataError(
-            f"record {record.name}: it has spin {record.spin}, and the {recipe.baseline} baseline is for closed "
-            f"shells; train with baseline: {SCC}."
-        )
-    mol = mol_from_geometry(record, level.basis)
+        text = f"it has spin {record.spin}, and the {recipe.baseline} baseline is for closed shells"
+        raise DataError(f"{text}; train with baseline: {SCC}.")
+    periodic = record.periodic
+    mol = cell_from_geometry(record, level) if periodic else mol_from_geometry(record, level.basis)
     if not mol.nelectron:
-        raise DataError(f"record {record.name}: it has no electrons; remove it from the file.")
-    if mol.nao != len(record.fock):
-        raise DataError(
-            f"record {record.name}: its Fock matrix has {len(record.fock)} rows, {level.basis} has {mol.nao} "
-            "functions for it; the file has the wrong basis set."
-        )
+        raise DataError("it has no electrons; remove it from the file.")
+    if mol.nao != record.fock.shape[-1]:
+        size = record.fock.shape[-1]
+        raise DataError(f"its Fock matrix has {size} rows, {level.basis} has {mol.nao} functions: a wrong basis set.")
     fock, h0 = record.by_spin("fock"), record.by_spin(f"fock_{recipe.baseline}")
     if fock is None:
-        raise DataError(f"record {record.name}: the Fock matrix of its beta electrons is missing; remove it.")
+        raise DataError("the Fock matrix of its beta electrons is missing; remove it from the file.")
+    if periodic is None:
+        h0 = hamiltonian(recipe.baseline, mol, level.xc) if h0 is None else h0
+        inputs = Inputs.from_mol(mol, h0, recipe)
+        spins = zip(inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
+        return [_example(record, inputs, *spin) for spin in spins]
     if h0 is None:
-        h0 = hamiltonian(recipe.baseline, mol, level.xc)
-    shared = _SpinExamples(record, Inputs.from_mol(mol, h0, recipe))
-    spins = zip(shared.inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
-    return [shared.example(*spin) for spin in spins]
+        raise DataError(f"H0 {recipe.baseline} is missing; label crystals by mlham data generate.")
+    fock, h0 = (bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (fock, h0))
+    inputs = Inputs.from_mol(mol, h0, recipe, periodic.kpts)
+    return [_example(record, inputs, inputs.samples[0], fock, h0, mol.nelectron // 2)]
 
 
-def _crystal_example(record: Record, periodic: Periodic, level: Level, recipe: Recipe) -> Example:
-    cell, kpts = cell_from_geometry(record, level), periodic.kpts
-    if cell.nao != record.fock.shape[-1]:
-        raise DataError(
-            f"record {record.name}: its Fock matrix has {record.fock.shape[-1]} rows, {level.basis} has {cell.nao} "
-            "functions for it; the file has the wrong basis set."
-        )
-    between_cells = record.by_spin(f"fock_{recipe.baseline}")
-    if between_cells is None:
-        raise DataError(
-            f"record {record.name}: H0 {recipe.baseline} is missing; label crystals by mlham data generate."
-        )
-    fock, h0 = (bloch_from_cells(m, kpts, periodic.lattice) for m in (record.fock, between_cells))
-    shared = _SpinExamples(record, Inputs.from_mol(cell, h0, recipe, kpts))
-    return shared.example(shared.inputs.samples[0], fock, h0, cell.nelectron // 2)
+def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
+    """Cut the label of one spin into blocks.
 
-
-class _SpinExamples(NamedTuple):
-    """Data that both spins of a record share, for their examples."""
-
-    record: Record
-    inputs: Inputs
-
-    def example(self, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
-        """Cut the label of one spin into blocks.
-
-        Args:
-            fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
-            h0: H0 of the same shape, Hartree.
-        """
-        cut, metric = self.inputs.cut, self.inputs.metric
-        layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
-        target = cut.blocks(dh)
-        beyond = np.zeros((0, 0, 0))
-        if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
-            beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
-        e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
-        phases = np.ones((1, len(sample.pairs)))
-        if cut.kpts is not None:
-            phases = np.exp(1j * cut.kpts @ (cut.graph.translations @ cut.graph.lattice).T)
-        fields = ("positions", "distances", "wigner_d", "onsite", "pair")
-        return Example(
-            sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
-            onsite=_single(target.onsite),
-            pair=_single(target.pair),
-            slots=layout.slots(cut.template),
-            phases=_single(phases),
-            orbitals=_single(V[:, layout.order]),
-            energies=_single(e),
-            n_occupied=n_occupied,
-            half=_single(_at_k(layout.irreps_from_ao(metric.half))),
-            beyond=_single(beyond),
-            name=self.record.name,
-            digest=digest_of(self.record),
-        )
+    Args:
+        fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
+    """
+    cut, metric = inputs.cut, inputs.metric
+    layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
+    target = cut.blocks(dh)
+    beyond = np.zeros((0, 0, 0))
+    if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
+        beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
+    e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
+    phases = np.ones((1, len(sample.pairs)))
+    if cut.kpts is not None:
+        phases = np.exp(1j * cut.kpts @ (cut.graph.translations @ cut.graph.lattice).T)
+    fields = ("positions", "distances", "wigner_d", "onsite", "pair")
+    return Example(
+        sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
+        onsite=_single(target.onsite),
+        pair=_single(target.pair),
+        slots=layout.slots(cut.template),
+        phases=_single(phases),
+        orbitals=_single(V[:, layout.order]),
+        energies=_single(e),
+        n_occupied=n_occupied,
+        half=_single(_at_k(layout.irreps_from_ao(metric.half))),
+        beyond=_single(beyond),
+        name=record.name,
+        digest=digest_of(record),
+    )
 
 
 def _at_k(matrix: Array) -> Array:
@@ -216,7 +178,7 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
             yield from _prepare(task)
         return
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=become_worker, initargs=(1,))
-    with single_threaded():
+    with environment(**dict.fromkeys(THREADS, "1")):  # the molecules are small, and each core has a process
         try:
             waiting = iter(tasks)
             ahead = deque(pool.submit(_prepare, task) for task in itertools.islice(waiting, AHEAD * processes))

@@ -46,29 +46,17 @@ PARALLEL = 1e-6  # Angstrom^2; a smaller cross product does not define a plane
 
 
 class Crystal(NamedTuple):
-    """A crystal with its matrices in real space.
-
-    Attributes:
-        graph: pairs of the blocks.
-        layout: orbital layout; the shells of each atom are in the order of orbital_types.dat.
-        overlap: blocks (N, B, B) and (P, B, B) in irreps order, in the layout's own template.
-        hamiltonian: the same, Hartree; None for a structure whose Hamiltonian is to be predicted.
-        fermi_level: Hartree.
-    """
+    """A crystal with its matrices in real space."""
 
     graph: Graph
-    layout: OrbitalLayout
-    overlap: Blocks
-    hamiltonian: Blocks | None
-    fermi_level: float = 0.0
+    layout: OrbitalLayout  # orbital layout; the shells of each atom are in the order of orbital_types.dat
+    overlap: Blocks  # blocks (N, B, B) and (P, B, B) in irreps order, in the layout's own template
+    hamiltonian: Blocks | None  # the same, Hartree; None for a structure whose Hamiltonian is to be predicted
+    fermi_level: float = 0.0  # Hartree
 
 
 def write_deeph(folder: Path, crystal: Crystal) -> None:
-    """Write a crystal as a folder of DeepH.
-
-    Args:
-        folder: path; created if missing.
-    """
+    """Write a crystal as a folder of DeepH."""
     graph, layout = crystal.graph, crystal.layout
     columns = _columns(layout)  # before anything is written, as it may raise
     folder.mkdir(parents=True, exist_ok=True)

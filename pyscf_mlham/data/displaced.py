@@ -14,11 +14,11 @@ from pyscf import scf
 from pyscf.data import nist
 from pyscf.hessian import thermo
 from rich.console import Console
-from rich.progress import track
 
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.options import option
+from pyscf_mlham.options import check, option
+from pyscf_mlham.progress import tracked
 from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
 
@@ -31,29 +31,35 @@ SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as the
 class Displacements:
     """Numbers and kinds of copies."""
 
-    rattle: int = option(0, "also N randomly displaced copies of each", metavar="N")
-    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom")
-    thermal: int = option(0, "also N copies along normal modes", metavar="N")
-    temperature: float = option(300.0, "of --thermal, Kelvin")
+    rattle: int = option(0, "also N randomly displaced copies of each", least=0, metavar="N")
+    sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom", least=0)
+    thermal: int = option(0, "also N copies along normal modes", least=0, metavar="N")
+    temperature: float = option(300.0, "of --thermal, Kelvin", least=0)
     seed: int = option(0, "seed of the displacements")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Task(NamedTuple):
     """A molecule to be displaced by a worker."""
 
-    place: int
     molecule: Molecule
     wanted: Displacements
 
+    @property
+    def key(self) -> str:
+        """Identity of its thermal copies."""
+        return f"{self.molecule.key} {self.wanted.thermal} {self.wanted.temperature} {self.wanted.seed}"
 
-Copies = tuple[int, list[Molecule | DataError]]  # index of the task; copies, or the error
-Engine = Callable[[Sequence[Task]], Iterator[Copies]]
+
+Copies = tuple[str, list[Molecule | DataError]]  # key of the task; copies, or the error
 
 
 def with_copies(
     molecules: Iterable[Molecule | DataError],
     wanted: Displacements,
-    engine: Engine,
+    work: Callable[[Sequence[Task]], Iterator[Copies]],
     console: Console,
     memory: Path = Path(":memory:"),
 ) -> Iterator[Molecule | DataError]:
@@ -68,34 +74,25 @@ def with_copies(
         if isinstance(molecule, DataError):
             continue
         yield from rattled(molecule, wanted.rattle, wanted.sigma, wanted.seed)
-        if wanted.thermal and molecule.key not in tasks:
-            tasks[molecule.key] = Task(len(tasks), molecule, wanted)
-    if tasks:
-        yield from _thermal_copies(list(tasks.values()), engine, console, memory)
-
-
-def _thermal_copies(
-    tasks: Sequence[Task], engine: Engine, console: Console, memory: Path
-) -> Iterator[Molecule | DataError]:
+        if wanted.thermal:
+            task = Task(molecule, wanted)
+            tasks.setdefault(task.key, task)
+    if not tasks:
+        return
     with contextlib.closing(Store(memory, {}, "kind")) as store:
-        stored = {key: values["positions"] for key, values in store.read().items()}
-        found: dict[int, list[Molecule | DataError]] = {
-            task.place: [_copy(task.molecule, i, np.array(x)) for i, x in enumerate(stored[_signature(task)])]
-            for task in tasks
-            if _signature(task) in stored
+        found: dict[str, list[Molecule | DataError]] = {
+            key: [_copy(tasks[key].molecule, i, np.array(x)) for i, x in enumerate(values["positions"])]
+            for key, values in store.read().items()
+            if key in tasks
         }
-        queue = [task for task in tasks if task.place not in found]
-        for place, copies in track(engine(queue), description="normal modes", total=len(queue), console=console):
-            found[place] = copies
+        queue = [task for key, task in tasks.items() if key not in found]
+        for key, copies in tracked(work(queue), console, "normal modes", len(queue), "molecules"):
+            found[key] = copies
             positions = [copy.positions.tolist() for copy in copies if not isinstance(copy, DataError)]
             if len(positions) == len(copies):
-                store.put(_signature(tasks[place]), {"positions": positions})
-    for task in tasks:  # in the order of the input
-        yield from found[task.place]
-
-
-def _signature(task: Task) -> str:
-    return f"{task.molecule.key} {task.wanted.thermal} {task.wanted.temperature} {task.wanted.seed}"
+                store.put(key, {"positions": positions})
+    for key in tasks:  # in the order of the input
+        yield from found[key]
 
 
 def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
@@ -104,15 +101,15 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
 
 def thermal_copies(task: Task) -> Copies:
     """Make the thermal copies of one molecule; return a failure as an error in their place, never raise."""
-    molecule, wanted = task.molecule, task.wanted
+    molecule, wanted = task
     try:
-        return task.place, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
+        return task.key, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
     except Exception as error:  # any error: report this molecule, continue with the others
         return _no_copies(task, str(error) or type(error).__name__)
 
 
 def _no_copies(task: Task, reason: str) -> Copies:
-    return task.place, [DataError(f"{task.molecule.name}: no thermal copies ({reason}).")]
+    return task.key, [DataError(f"{task.molecule.name}: no thermal copies ({reason}).")]
 
 
 JOB = Job(thermal_copies, _no_copies)

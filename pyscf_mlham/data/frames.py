@@ -137,9 +137,10 @@ def _wrong_atom(lines: list[str], first: int) -> FrameError | None:
     if PROPERTIES in (comment := lines[1].lower()) and USUAL not in comment:
         return None
     for place, line in enumerate(lines[2 : 2 + int(lines[0])], first + 2):
-        fields = line.split()
-        element = fields[0] if fields else ""
-        if len(fields) < 4 or not all(_is_number(field) for field in fields[1:4]):
+        element, x, y, z = [*line.split(), "", "", "", ""][:4]
+        try:
+            _ = float(x), float(y), float(z)
+        except ValueError:
             reason = f"expected an element and three coordinates, found {line.strip()[:40]!r}"
             return FrameError(f"line {place}: {reason}")
         if not (element.isdigit() or element.capitalize() in atomic_numbers):
@@ -147,57 +148,32 @@ def _wrong_atom(lines: list[str], first: int) -> FrameError | None:
     return None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _other_frames(source: str) -> Iterator[Any]:
+def _other_frames(source: str) -> list[Any]:
+    """Return frames of a file in another format; of one that cannot be read as a whole, those that can be read."""
     from ase.io import read
 
-    try:
-        found: Any = list(read(source, index=":", **_options(source)))
-    except OSError as error:
-        found = [error]
-    except Exception as error:
-        found = _one_by_one(source, error)
-    yield from found
+    how: dict[str, Any] = {"attach_calculator": True} if source.lower().endswith(GAUSSIAN) else {}
 
+    def one(index: int | str) -> Any:
+        try:
+            return read(source, index=index, **how)
+        except Exception as problem:  # ASE's readers raise errors of all types
+            return problem
 
-def _one_by_one(source: str, error: Exception) -> Iterator[Any]:
-    """Return frames of a file that cannot be read as a whole; only `error` if no frame can be read."""
-    bad: list[Any] = []  # since the last good one
-    good = total = 0
-    for index in itertools.count():
-        frame = _one(source, index)
+    whole = one(":")
+    if not isinstance(whole, Exception) or isinstance(whole, OSError):
+        return [whole] if isinstance(whole, OSError) else list(whole)
+    found: list[Any] = []
+    good = 0
+    for frame in map(one, itertools.count()):
         if isinstance(frame, StopIteration | IndexError):
             break
-        if not isinstance(frame, Exception):
-            yield from bad
-            yield frame
-            bad, good = [], good + 1
-            continue
-        bad, total = [*bad, frame], total + 1
-        if total >= (MOST_BAD_FRAMES if good else MOST_BAD_AT_FIRST):
-            bad.append(FrameError(f"{total} frames are unreadable already; this one and the later ones were not read"))
+        found.append(frame)
+        good += not isinstance(frame, Exception)
+        if (bad := len(found) - good) >= (MOST_BAD_FRAMES if good else MOST_BAD_AT_FIRST):
+            found.append(FrameError(f"{bad} frames are unreadable already; this one and the later ones were not read"))
             break
-    yield from bad if good else [error]
-
-
-def _options(source: str) -> dict[str, Any]:
-    return {"attach_calculator": True} if source.lower().endswith(GAUSSIAN) else {}
-
-
-def _one(source: str, index: int) -> Any:
-    from ase.io import read
-
-    try:
-        return read(source, index=index, **_options(source))
-    except Exception as problem:
-        return problem
+    return found if good else [whole]
 
 
 def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:

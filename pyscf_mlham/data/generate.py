@@ -1,4 +1,4 @@
-"""mlham data generate: labels for many molecules, by several processes or a dask cluster, resumable after any crash.
+"""mlham data generate and baseline: labels for many molecules, by several processes or a cluster, resumable.
 
 Finished molecules are written to a journal beside the file at once. When all are done, or on the next start after a
 crash, the journal is merged into the file, which is replaced as a whole. The same command resumes the run.
@@ -6,29 +6,41 @@ crash, the journal is merged into the file, which is replaced as a whole. The sa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import h5py
 import numpy as np
 import pyscf
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from pyscf_mlham.data.geometries import Molecule, identity_of_record
-from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import SOLVERS, Task, label
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, has_spins, named_by_spin
+from pyscf_mlham.data.geometries import Molecule, identity_of_record, keys_of, mol_from_geometry
+from pyscf_mlham.data.label import SOLVERS, Entry, Task, label
+from pyscf_mlham.data.schema import (
+    SCALARS,
+    TEXTS,
+    HamiltonianFile,
+    Level,
+    Periodic,
+    Record,
+    flat_from_matrix,
+    has_spins,
+    matrix_from_flat,
+    named_by_spin,
+)
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.options import option
-from pyscf_mlham.store import differences
-from pyscf_mlham.untrusted import stored_dataset
-from pyscf_mlham.workers import Job, dask_engine, process_engine
+from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.store import Store, differences
+from pyscf_mlham.workers import Job, engine
 
 T = TypeVar("T")
 
@@ -44,14 +56,67 @@ class GenerateOptions:
     """
 
     level: Level
-    solver: str = option(
-        "twolevel", "coarse: rough labels of fitted integrals for training, far cheaper", choices=SOLVERS
-    )
+    solver: str = option("twolevel", "coarse: rough labels of fitted integrals, far cheaper", choices=SOLVERS)
     guess: str = option("minao", "initial guess, ml for a model")
     jobs: int = option(1, "worker processes of one thread", "-j", "--jobs")
     dask: str = option("", "scheduler of a dask cluster to use instead", metavar="ADDRESS")
     retry_failed: bool = option(False, "retry molecules that failed in an earlier run")
     shares: tuple[float, float] = (0.05, 0.05)
+
+
+class Journal(Store):
+    """The journal of one file of labelled molecules, created if missing; its level of theory must be the same."""
+
+    def __init__(self, path: Path, level: Level) -> None:
+        super().__init__(path, level.described(), "level of theory")
+        self._values = self.read()
+
+    @property
+    def labelled(self) -> set[str]:
+        """Keys of the labelled molecules."""
+        return {key for key, values in self._values.items() if "reason" not in values}
+
+    @property
+    def failures(self) -> dict[str, tuple[str, str]]:
+        """Name of each molecule that failed, and why."""
+        return {key: (v["name"], v["reason"]) for key, v in self._values.items() if "reason" in v}
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry and flush it to the disk."""
+        values: dict[str, Any] = {"name": entry.name, "reason": entry.reason}
+        data = b""
+        if (record := entry.record) is not None:
+            values = {key: getattr(record, key) for key in (*TEXTS, *SCALARS, "charge", "spin")}
+            arrays = {key: np.ascontiguousarray(getattr(record, key)) for key in ("numbers", "positions")}
+            if record.periodic:
+                arrays |= {key: np.array(value) for key, value in record.periodic._asdict().items()}
+            data = save(arrays | {key: flat_from_matrix(matrix) for key, matrix in record.matrices.items()})
+        self.put(entry.key, values, data)
+        self._values[entry.key] = values
+
+    def record(self, key: str) -> Record:
+        """Read a labelled molecule; key: one of `labelled`."""
+        try:
+            arrays = load(self.data(key))
+            values = self._values[key] | {name: arrays.pop(name) for name in ("numbers", "positions")}
+            periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
+            if "lattice" in arrays:
+                lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
+                periodic = Periodic(lattice, int(dimension), mesh)
+                size = int(np.sqrt(len(arrays["fock"]) / mesh.prod()))
+            matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
+            return Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error
+
+
+class _Earlier(NamedTuple):
+    """What the file of an earlier run holds."""
+
+    keys: list[str]  # identities of the labelled molecules
+    splits: dict[str, str]  # by group
+    failed: dict[str, tuple[str, str]]  # name and reason by key
+    open_shells: bool  # whether all records have matrices of both spins
 
 
 def generate(
@@ -62,38 +127,26 @@ def generate(
     Returns:
         numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
-    splits: list[str] = []
-    if path.exists():
-        with HamiltonianFile(path) as file:
-            splits += file.split.tolist()
-            if file.level != options.level:
-                others = differences(file.level.described(), options.level.described())
-                raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
-    journal = Journal(journal_path(path), options.level)
-    try:
-        stored, counts = _stored(path), dict.fromkeys(COUNTED, 0)
-        queue = _to_do(molecules, stored, journal, options, counts, console)
-        splits += [task.split for task in queue]
+    earlier = _earlier(path, options.level)
+    with closing(Journal(journal_path(path), options.level)) as journal:
+        counts = dict.fromkeys(COUNTED, 0)
+        queue = _to_do(molecules, earlier, journal, options, counts, console)
+        splits = [*earlier.splits.values(), *(task.split for task in queue)]
         early = "" if journal.labelled else advice_on_empty(path, splits, options.shares)
         if early:
-            console.print(early, markup=False, highlight=False, soft_wrap=True)
-        engine = dask_engine(JOB, options.dask) if options.dask else process_engine(JOB, options.jobs)
+            say(console, early)
         try:
-            run_through(queue, engine, journal, counts, console)
+            run_through(queue, engine(JOB, options.jobs, options.dask), journal, counts, console)
         except KeyboardInterrupt:
-            console.print(
-                f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes the run."
-            )
+            say(console, f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes.")
             raise
         if journal.labelled or journal.failures or not path.exists():
-            _merge(path, journal, options)
+            _merge(path, earlier, journal, options)
         journal.remove()
-    finally:
-        journal.close()
     with HamiltonianFile(path) as file:
         late = advice_on_empty(path, file.split.tolist(), options.shares)
     if late and late != early:
-        console.print(late, markup=False, highlight=False, soft_wrap=True)
+        say(console, late)
     return counts
 
 
@@ -102,27 +155,20 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + ".journal")
 
 
-def _stored(path: Path) -> dict[str, bool]:
-    """Return keys of the molecules in a file: True for labelled ones, False for failures."""
+def _earlier(path: Path, level: Level) -> _Earlier:
     if not path.exists():
-        return {}
+        return _Earlier([], {}, {}, False)
     with HamiltonianFile(path) as file:
-        keys = {identity_of_record(file, i): True for i in range(len(file))}
-        return keys | {key: False for key, _, _ in failures(path)}
-
-
-def failures(path: Path) -> list[tuple[str, str, str]]:
-    """Return key, name and reason of every molecule that failed."""
-    with h5py.File(path) as file:
-        if "failed_key" not in file:
-            return []
-        columns = [stored_dataset(file, f"failed_{k}").asstr()[:] for k in ("key", "name", "reason")]
-    return [(str(a), str(b), str(c)) for a, b, c in zip(*columns, strict=True)]
+        if file.level != level:
+            others = differences(file.level.described(), level.described())
+            raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
+        splits = {str(group): str(split) for group, split in zip(file.group, file.split, strict=True)}
+        return _Earlier(keys_of(file), splits, file.failed, has_spins(file.matrices))
 
 
 def _to_do(
     molecules: Iterable[Molecule | DataError],
-    stored: dict[str, bool],
+    earlier: _Earlier,
     journal: Journal,
     options: GenerateOptions,
     counts: dict[str, int],
@@ -130,17 +176,16 @@ def _to_do(
 ) -> list[Task]:
     """Return tasks for all molecules except those that are unreadable, duplicate, done, or failed and not retried."""
     seen: dict[str, str] = {}
-    done = {key for key, labelled in stored.items() if labelled} | journal.labelled
-    failed = set() if options.retry_failed else (stored.keys() | journal.failures.keys()) - done
+    done = journal.labelled.union(earlier.keys)
+    failed = set() if options.retry_failed else (earlier.failed.keys() | journal.failures.keys()) - done
     tasks = []
     for molecule in molecules:
         if isinstance(molecule, DataError):
             counts["bad"] += 1
-            console.print(f"[red]bad input:[/red] {escape(str(molecule))}", soft_wrap=True, highlight=False)
+            say(console, str(molecule), "bad input")
         elif molecule.key in seen:
             counts["duplicate"] += 1
-            note = f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out."
-            console.print(note, markup=False, highlight=False)
+            say(console, f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.")
         else:
             seen[molecule.key] = molecule.name
             if molecule.key in done or molecule.key in failed:
@@ -153,31 +198,17 @@ def _to_do(
 
 def run_through(
     queue: Sequence[T],
-    engine: Callable[[Sequence[T]], Iterator[Entry]],
+    work: Callable[[Sequence[T]], Iterator[Entry]],
     journal: Journal,
     counts: dict[str, int],
     console: Console,
 ) -> None:
-    """Process tasks with a progress bar, and write each finished one to the journal at once.
-
-    Args:
-        counts: numbers of "labelled" and "failed", incremented here.
-    """
-    columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("labelling", total=len(queue), rate="")
-        for entry in engine(queue):
-            journal.append(entry)
-            if entry.record is None:
-                counts["failed"] += 1
-                console.print(
-                    f"[red]failed:[/red] {escape(entry.name)}: {escape(entry.reason)}", soft_wrap=True, highlight=False
-                )
-            else:
-                counts["labelled"] += 1
-            progress.advance(bar)
-            elapsed = progress.tasks[0].elapsed or 1e-9
-            progress.update(bar, rate=f"{3600 * progress.tasks[0].completed / elapsed:.0f} per hour")
+    """Process tasks, write each finished one to the journal at once, and count those labelled and those failed."""
+    for entry in tracked(work(queue), console, "labelling", len(queue), "molecules"):
+        journal.append(entry)
+        counts["labelled" if entry.record else "failed"] += 1
+        if entry.record is None:
+            say(console, f"{entry.name}: {entry.reason}", "failed")
 
 
 def _lost(task: Task, reason: str) -> Entry:
@@ -187,38 +218,34 @@ def _lost(task: Task, reason: str) -> Entry:
 JOB = Job(label, _lost)
 
 
-def _merge(path: Path, journal: Journal, options: GenerateOptions) -> None:
+def _merge(path: Path, earlier: _Earlier, journal: Journal, options: GenerateOptions) -> None:
     """Write the file again, with the records of the old file and of the journal, each molecule once."""
     check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
-    failed = {key: (name, reason) for key, name, reason in failures(path)} if path.exists() else {}
-    failed |= journal.failures
-    for key in journal.labelled:
-        failed.pop(key, None)
-    records = _all_records(path, journal, options.shares)
+    failures = earlier.failed | journal.failures
+    failed = {key: failure for key, failure in failures.items() if key not in journal.labelled}
+    records = _all_records(path, earlier, journal, options.shares)
     write_file(path, options.level, records, {"pyscf_version": pyscf.__version__}, failed)
 
 
-def _all_records(path: Path, journal: Journal, shares: tuple[float, float]) -> Iterator[Record]:
+def _all_records(path: Path, earlier: _Earlier, journal: Journal, shares: tuple[float, float]) -> Iterator[Record]:
     """Return old records, then new ones in the order of their keys; two Fock matrices for all if any has two.
 
     A new record of a molecule in the file gets that molecule's split.
     """
-    old = HamiltonianFile(path) if path.exists() else None
-    try:
-        old_keys = _stored(path)
-        fresh = [key for key in sorted(journal.labelled) if not old_keys.get(key)]
-        open_shell = bool(old and has_spins(old.matrices)) or any(journal.record(key).spin for key in fresh)
-        for record in old or ():
-            yield _with_spins(record) if open_shell else record
-        splits = dict(zip(old.group, old.split, strict=True)) if old else {}
-        for key in fresh:
-            record = journal.record(key)
-            split = splits.get(record.group) or splits_by_group([record.group], shares)[0]
-            record = record._replace(split=str(split))
-            yield _with_spins(record) if open_shell else record
-    finally:
-        if old:
-            old.close()
+    fresh = sorted(journal.labelled.difference(earlier.keys))
+    open_shells = earlier.open_shells or any(journal.record(key).spin for key in fresh)
+
+    def old_records() -> Iterator[Record]:
+        if earlier.keys:
+            with HamiltonianFile(path) as file:
+                yield from file
+
+    def new_records() -> Iterator[Record]:
+        for record in map(journal.record, fresh):
+            yield record._replace(split=earlier.splits.get(record.group) or splits_by_group([record.group], shares)[0])
+
+    for record in itertools.chain(old_records(), new_records()):
+        yield _with_spins(record) if open_shells else record
 
 
 def _with_spins(record: Record) -> Record:
@@ -229,3 +256,47 @@ def _with_spins(record: Record) -> Record:
     for name, matrix in record.matrices.items():
         matrices |= named_by_spin(name, np.stack([matrix, matrix]))
     return record._replace(fock=matrices.pop("fock"), extra=matrices)
+
+
+def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
+    """Write a copy of a file whose records hold their scc baseline; resumable.
+
+    Returns:
+        numbers of records: labelled, failed, done (by an earlier run).
+    """
+    if output.exists():
+        raise DataError(f"{output} exists already; name another output file.")
+    counts = dict.fromkeys(COUNTED, 0)
+    with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
+        keys, done = keys_of(file), journal.labelled
+        tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
+        counts["done"] = len(keys) - len(tasks)
+        run_through(tasks, engine(BASELINE_JOB, jobs), journal, counts, console)
+        done = journal.labelled
+        records = (journal.record(key) for key in keys if key in done)
+        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
+        journal.remove()
+    return counts
+
+
+def with_baseline(task: tuple[Path, int]) -> Entry:
+    """Compute the baseline of one record; return a failure as an entry with its reason, never raise."""
+    path, number = task
+    with HamiltonianFile(path) as file:
+        key, record, level = identity_of_record(file, number), file[number], file.level
+    try:
+        h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
+    except Exception as error:  # any error: report this record, continue with the others
+        return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
+    if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
+        h0 = np.stack([h0, h0])
+    return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
+
+
+def _lost_baseline(task: tuple[Path, int], reason: str) -> Entry:
+    path, number = task
+    with HamiltonianFile(path) as file:
+        return Entry(identity_of_record(file, number), str(file.name[number]), None, reason)
+
+
+BASELINE_JOB: Job[tuple[Path, int], Entry] = Job(with_baseline, _lost_baseline)

@@ -29,26 +29,15 @@ MULT = "multiplicity if a frame has no mult=; default 1, or for ASE's collection
 
 
 class Molecule(NamedTuple):
-    """A geometry to be labelled.
+    """A geometry to be labelled."""
 
-    Attributes:
-        name: name of the geometry, unique in the input.
-        group: identity of the molecule, shared by conformers and displaced copies.
-        source: file or collection.
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        charge: total charge.
-        spin: n_alpha - n_beta.
-        periodic: lattice and k points of a crystal, None for a molecule.
-    """
-
-    name: str
-    group: str
+    name: str  # name of the geometry, unique in the input
+    group: str  # identity of the molecule, shared by conformers and displaced copies
     source: str
-    numbers: IntArray
-    positions: Array
+    numbers: IntArray  # (N,) atomic numbers
+    positions: Array  # (N, 3) Bohr
     charge: int
-    spin: int
+    spin: int  # n_alpha - n_beta
     periodic: Periodic | None = None
 
     @property
@@ -75,13 +64,7 @@ def cell_from_geometry(geometry: Molecule | Record, level: Level) -> Any:
 
 
 def identity(numbers: IntArray, positions: Array, charge: int, spin: int, periodic: Periodic | None = None) -> str:
-    """Return a hash of a geometry, to find those that are labelled already.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        spin: n_alpha - n_beta.
-    """
+    """Return a hash of a geometry, to find those that are labelled already; positions: (N, 3) Bohr."""
     places = np.round(np.asarray(positions) / SAME_PLACE).astype(np.int64)
     text = f"{charge} {spin} {np.asarray(numbers).tolist()} {places.tolist()}"
     if periodic:
@@ -96,13 +79,23 @@ def identity_of_record(file: HamiltonianFile, index: int) -> str:
     return identity(file.numbers(index), file.positions(index), *state, file.periodic(index))
 
 
+def keys_of(file: HamiltonianFile) -> list[str]:
+    """Return the identities of all records."""
+    return [identity_of_record(file, index) for index in range(len(file))]
+
+
 def read_geometries(
-    source: str, charge: int = 0, mult: int | None = None, crystals: bool = False, kpts: Sequence[int] = ()
+    source: str,
+    charge: int = 0,
+    mult: int | None = None,
+    crystals: bool = False,
+    kpts: Sequence[int] = (),
+    default_mult: int | None = 1,
 ) -> Iterator[Molecule | DataError]:
     """Read every frame; an unusable frame yields an error with its name.
 
     Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
-    the arguments. Without either, a member of a collection has the spin of its magnetic moments; others are singlets.
+    the arguments. Without either, a member of a collection has the spin of its magnetic moments.
 
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
@@ -110,6 +103,7 @@ def read_geometries(
         mult: multiplicity if a frame has none.
         crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
         kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
+        default_mult: multiplicity if there is none at all, None for the lowest.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
@@ -119,31 +113,22 @@ def read_geometries(
             what = source if index == 0 else place
             yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
-        own = mult_by_moments(source, atoms, charge) if mult is None else mult
+        own = mult
+        if mult is None and not charge and source.startswith(COLLECTION):  # moments are of neutral molecules
+            own = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
         name = label or f"{Path(source).stem}:{index}"
         try:
             if crystals:
                 yield _crystal(name, source, atoms, charge, kpts, place)
             else:
-                yield _molecule(name, source, atoms, charge, 1 if own is None else own, place)
+                yield _molecule(name, source, atoms, charge, default_mult if own is None else own, place)
         except DataError as error:
             yield error
     if not count:
         yield DataError(f"{source}: contains no geometry.")
 
 
-def mult_by_moments(source: str, atoms: Any, charge: int) -> int | None:
-    """Return the multiplicity of a collection's member from its magnetic moments; None for all other sources.
-
-    Args:
-        charge: total charge if the frame has none; the moments are those of neutral molecules.
-    """
-    if charge or not source.startswith(COLLECTION):
-        return None
-    return mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
-
-
-def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place: str) -> Molecule:
+def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int | None, place: str) -> Molecule:
     info = atoms.info
     if any(atoms.pbc):
         raise DataError(f"{place}: periodic; crystals need a pseudopotential (--pseudo gth-pbe).")
@@ -151,10 +136,8 @@ def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int, place:
     try:
         charge, spin = charge_and_spin(info, int(numbers.sum()), charge, mult)
     except ValueError as error:
-        raise DataError(
-            f"{place}: {error}; give the correct charge and multiplicity in the comment line (charge=, mult=) or by "
-            "--charge and --mult."
-        ) from error
+        advice = "give charge and multiplicity in the comment line (charge=, mult=) or by --charge and --mult"
+        raise DataError(f"{place}: {error}; {advice}.") from error
     group = str(info.get("group") or group_of(numbers, positions))
     return Molecule(name, group, Path(source).name, numbers, positions, charge, spin)
 
@@ -192,12 +175,7 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:
-    """Name the molecule of a conformer: its formula and a hash of its bonds.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-    """
+    """Name the molecule of a conformer: its formula and a hash of its bonds; positions: (N, 3) Bohr."""
     from ase import Atoms
     from ase.data import covalent_radii
 

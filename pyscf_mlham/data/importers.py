@@ -13,7 +13,7 @@ import pickletools
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,25 +44,15 @@ NEAR_H0 = 0.1  # Hartree; the mean absolute difference of a Fock matrix from H0 
 
 
 class RawRecord(NamedTuple):
-    """A labelled molecule of another program, in the format of its file.
-
-    Attributes:
-        name: name of the record.
-        group: name of the molecule, "" if the format has none.
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Angstrom.
-        fock: (n, n) Fock matrix in the orbital order of the file, Hartree.
-        overlap: (n, n) in the same order, None if the format has none.
-        energy: total energy, Hartree, not a number if the format has none.
-    """
+    """A labelled molecule of another program, in the format of its file."""
 
     name: str
-    group: str
-    numbers: NDArray[np.int64]
-    positions: Array
-    fock: Array
-    overlap: Array | None
-    energy: float
+    group: str  # name of the molecule, "" if the format has none
+    numbers: NDArray[np.int64]  # (N,) atomic numbers
+    positions: Array  # (N, 3) Angstrom
+    fock: Array  # (n, n) Fock matrix in the orbital order of the file, Hartree
+    overlap: Array | None  # (n, n) in the same order, None if the format has none
+    energy: float  # total energy, Hartree, not a number if the format has none
 
 
 def import_records(
@@ -80,13 +70,12 @@ def import_records(
         place = f"{path}: record {raw.name}"
         try:
             mol = _mol(raw, level, place)
-            record = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
+            record: Record | DataError = _record(raw, mol, find_order(raw, mol, place), path.stem, shares, place)
         except DataError as error:
-            yield error
+            record = error
         except (ValueError, TypeError, IndexError, ArithmeticError, np.linalg.LinAlgError) as error:
-            yield DataError(f"{place}: it cannot be used ({error}).")
-        else:
-            yield record
+            record = DataError(f"{place}: it cannot be used ({error}).")
+        yield record
 
 
 def _read(reader: Callable[[Path], Iterator[RawRecord | DataError]], path: Path) -> Iterator[RawRecord | DataError]:
@@ -148,10 +137,8 @@ def read_qh9_lmdb(path: Path) -> Iterator[RawRecord | DataError]:
 def _unpickled(value: bytes) -> dict[str, Any]:
     """Return a pickled dictionary of numbers and bytes; raise DataError for anything else."""
     try:
-        for code, number, _ in pickletools.genops(value):
-            if (
-                "PUT" in code.name and number is not None and int(number) > len(value)
-            ):  # the unpickler makes room for so many objects
+        for code, number, _ in pickletools.genops(value):  # the unpickler makes room for so many objects
+            if "PUT" in code.name and int(number or 0) > len(value):
                 raise DataError(f"a pickled entry of {len(value)} bytes numbers {number} objects.")
         return dict(_NumbersOnly(io.BytesIO(value)).load())
     except DataError:
@@ -193,10 +180,7 @@ def read_md17_ase(path: Path) -> Iterator[RawRecord | DataError]:
         if "hamiltonian" not in data:
             yield DataError(f"{path}: record {name} has no hamiltonian; found {sorted(data)}.")
             continue
-        overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
-        energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
-        fock = np.asarray(data["hamiltonian"], dtype=np.float64)
-        yield RawRecord(name, "", row.numbers.astype(np.int64), row.positions, fock, overlap, energy)
+        yield _md17(name, row.numbers, row.positions, data)
 
 
 def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
@@ -213,14 +197,17 @@ def read_md17_npz(path: Path) -> Iterator[RawRecord | DataError]:
         raise DataError(f"{path}: cannot be read as an archive of numbers ({error}).") from error
     if len({len(np.atleast_1d(content[key])) for key in content if key != "atomic_numbers"}) > 1:
         raise DataError(f"{path}: its arrays are of different numbers of geometries.")
-    numbers = content["atomic_numbers"].astype(np.int64)
-    for k, (positions, fock) in enumerate(zip(content["positions"], content["hamiltonian"], strict=True)):
-        overlap = np.asarray(content["overlap"][k], dtype=np.float64) if "overlap" in content else None
-        energy = float(np.ravel(content["energy"][k])[0]) if "energy" in content else np.nan
-        own = numbers if numbers.ndim == 1 else numbers[k]
-        yield RawRecord(
-            f"{path.stem}_{k}", "", own, np.asarray(positions, float), np.asarray(fock, float), overlap, energy
-        )
+    numbers = content["atomic_numbers"]
+    for k, positions in enumerate(content["positions"]):
+        own = {key: content[key][k] for key in ("hamiltonian", "overlap", "energy") if key in content}
+        yield _md17(f"{path.stem}_{k}", numbers if numbers.ndim == 1 else numbers[k], positions, own)
+
+
+def _md17(name: str, numbers: Any, positions: Any, data: Mapping[str, Any]) -> RawRecord:
+    overlap = np.asarray(data["overlap"], dtype=np.float64) if "overlap" in data else None
+    energy = float(np.ravel(data["energy"])[0]) if "energy" in data else np.nan
+    numbers, positions = np.asarray(numbers, np.int64), np.asarray(positions, float)
+    return RawRecord(name, "", numbers, positions, np.asarray(data["hamiltonian"], float), overlap, energy)
 
 
 def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
@@ -237,18 +224,14 @@ def _mol(raw: RawRecord, level: Level, place: str) -> gto.Mole:
 
 
 def find_order(raw: RawRecord, mol: gto.Mole, place: str) -> str:
-    """Find the order of orbitals in which a record agrees with PySCF.
-
-    Returns:
-        one of `ORDERS`.
-    """
+    """Find the one of `ORDERS` in which a record agrees with PySCF."""
     if raw.overlap is not None:
         reference, given, limit = np.asarray(mol.intor("int1e_ovlp")), raw.overlap, SAME_OVERLAP
-        differences = {k: float(np.abs(_reordered(given, mol, k) - reference).max()) for k in ORDERS}
     else:
         reference, given, limit = hamiltonian("sap", mol), raw.fock, NEAR_H0
-        differences = {k: float(np.abs(_reordered(given, mol, k) - reference).mean()) for k in ORDERS}
-    best = min(differences, key=lambda k: differences[k])
+    errors = {order: np.abs(_reordered(given, mol, order) - reference) for order in ORDERS}
+    differences = {order: float(e.mean() if raw.overlap is None else e.max()) for order, e in errors.items()}
+    best = min(differences, key=differences.__getitem__)
     if differences[best] > limit:
         raise DataError(
             f"{place}: agrees with PySCF's {'H0' if raw.overlap is None else 'overlap'} in no supported order of "
@@ -271,25 +254,14 @@ def _record(raw: RawRecord, mol: gto.Mole, order: str, source: str, shares: tupl
         raise DataError(f"{place}: its matrix is not symmetric.")
     h0 = hamiltonian("sap", mol)
     if not np.abs(fock - h0).mean() < NEAR_H0:
-        raise DataError(
-            f"{place}: not a Fock matrix of this molecule in Hartree ({np.abs(fock - h0).mean():.2g} from H0)."
-        )
+        raise DataError(f"{place}: no Fock matrix in Hartree ({np.abs(fock - h0).mean():.2g} from H0).")
     e, _ = mol.RHF().eig(fock, mol.intor("int1e_ovlp"))
     occupied = mol.nelectron // 2
     positions = raw.positions / nist.BOHR
     group = raw.group or group_of(raw.numbers, positions)
-    record = Record(
-        name=raw.name,
-        group=group,
-        source=source,
-        split=splits_by_group([group], shares)[0],
-        numbers=raw.numbers,
-        positions=positions,
-        charge=0,
-        spin=0,
-        fock=(fock + fock.T) / 2,
-        energy=0.0 if np.isnan(raw.energy) else raw.energy,
-        gap=float(e[occupied] - e[occupied - 1]),
-    )
+    split = splits_by_group([group], shares)[0]
+    energy, gap = 0.0 if np.isnan(raw.energy) else raw.energy, float(e[occupied] - e[occupied - 1])
+    fock = (fock + fock.T) / 2
+    record = Record(raw.name, group, source, split, raw.numbers, positions, 0, 0, fock, energy, gap)
     check_record(record, place)
     return record

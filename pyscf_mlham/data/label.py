@@ -1,4 +1,4 @@
-"""Labelling of one molecule by its converged Fock matrix, the work of the generator's workers."""
+"""Labelling of one molecule or crystal by its converged Fock matrix, the work of the generator's workers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
-from pyscf_mlham.data.crystals import crystal_mean_field, crystal_solution
-from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
-from pyscf_mlham.data.journal import Entry
+from pyscf_mlham.data.geometries import Molecule, cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
-from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.density import Orbitals, band_gap, density_from_orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
-from pyscf_mlham.h0 import SCC
+from pyscf_mlham.h0 import COARSE_SCF, SCC
+from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
+from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
@@ -26,6 +27,7 @@ from pyscf_mlham.scf.problem import Problem
 
 Array = NDArray[np.float64]
 
+KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 SOLVERS = ("twolevel", "scf", "coarse")
 COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
 COARSE_GRID = 1  # PySCF's grid level of coarse labels
@@ -33,21 +35,30 @@ LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", g
 
 
 class Task(NamedTuple):
-    """One molecule for a worker.
-
-    Attributes:
-        molecule: geometry.
-        level: level of theory.
-        split: train, val or test.
-        solver: "twolevel" or "scf", or "coarse" for approximate labels without an energy.
-        guess: initial guess, a name of PySCF's or "ml".
-    """
+    """One molecule for a worker."""
 
     molecule: Molecule
     level: Level
-    split: str
-    solver: str
-    guess: str
+    split: str  # train, val or test
+    solver: str  # "twolevel" or "scf", or "coarse" for approximate labels without an energy
+    guess: str  # initial guess, a name of PySCF's or "ml"
+
+
+class Entry(NamedTuple):
+    """The result of one molecule."""
+
+    key: str  # identity of geometry, charge and spin
+    name: str
+    record: Record | None  # the labelled molecule, None if it failed
+    reason: str = ""  # why it failed
+
+
+class Solution(NamedTuple):
+    """A converged SCF; of a crystal the matrices are those between cells, (N_k, n, n)."""
+
+    matrices: dict[str, Array]  # F, and H0 if it was computed, by the names of their datasets, Hartree
+    energy: float
+    gap: float
 
 
 def label(task: Task) -> Entry:
@@ -63,61 +74,31 @@ def label(task: Task) -> Entry:
 def _record(task: Task) -> Record:
     molecule, level = task.molecule, task.level
     if level.pseudo:
-        solved = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
-        return _described(task, solved.matrices, solved.energy, solved.gap)
-    mf = mean_field(build(molecule, level.basis), level)
-    mf.init_guess = task.guess
-    solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
-    matrices = named_by_spin("fock", solution.fock)
-    if solution.h0 is not None:
-        matrices |= named_by_spin(f"fock_{SCC}", solution.h0)
-    return _described(task, matrices, solution.energy, gap(solution.orbitals))
-
-
-def _described(task: Task, matrices: dict[str, Array], energy: float, gap: float) -> Record:
-    """Return a checked record of a geometry with its matrices; energy and gap in Hartree."""
-    molecule = task.molecule
+        solution = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
+    else:
+        mf = mean_field(build(molecule, level.basis), level).set(init_guess=task.guess)
+        solution = _coarse_solution(mf) if task.solver == "coarse" else _full_solution(mf, task.solver)
+    matrices, energy, gap = solution
     record = Record(
-        name=molecule.name,
-        group=molecule.group,
-        source=molecule.source,
-        split=task.split,
-        numbers=molecule.numbers,
-        positions=molecule.positions,
-        charge=molecule.charge,
-        spin=molecule.spin,
-        fock=matrices.pop("fock"),
-        energy=energy,
-        gap=gap,
-        extra=matrices,
-        periodic=molecule.periodic,
+        **molecule._asdict(), split=task.split, fock=matrices.pop("fock"), energy=energy, gap=gap, extra=matrices
     )
     check_record(record, molecule.name)
     return record
 
 
-class _Solution(NamedTuple):
-    """A converged SCF, and the scc baseline if it was computed; matrices (n, n), or (2, n, n) of an open shell."""
-
-    fock: Array
-    orbitals: Orbitals
-    energy: float
-    h0: Array | None = None
-
-
-def _full_solution(mf: Any, solver: str) -> _Solution:
+def _full_solution(mf: Any, solver: str) -> Solution:
     if solver == "twolevel":
         mf = accelerate(mf)
     mf.kernel()
     if not mf.converged:
         raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
-    orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
     half = mf.get_ovlp(mf.mol) @ mf.mo_coeff
     fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
-    return _Solution(fock, orbitals, float(mf.e_tot))
+    orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
+    return Solution(named_by_spin("fock", fock), float(mf.e_tot), gap(orbitals))
 
 
-def _coarse_solution(mf: Any) -> _Solution:
+def _coarse_solution(mf: Any) -> Solution:
     """Converge in a fitted field, whose Fock matrix is within 5e-6 Ha of the full one on average.
 
     The energy is not computed.
@@ -128,14 +109,38 @@ def _coarse_solution(mf: Any) -> _Solution:
     problem = Problem.of(mf)
     start, field = self_consistent_atoms(problem), CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
-    levels = [
-        CheapLevel(problem, field, trust=float("inf")),
-        CheapLevel(problem, response.with_kernel(point.factors)),
-    ]
-    point = solve(levels, point, problem.tolerance).point
+    cheaper = CheapLevel(problem, response.with_kernel(point.factors))
+    point = solve([CheapLevel(problem, field, trust=float("inf")), cheaper], point, problem.tolerance).point
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
-    return _Solution(point.fock, problem.orbitals(point.fock), 0.0, start.fock)
+    matrices = named_by_spin("fock", point.fock) | named_by_spin(f"fock_{SCC}", start.fock)
+    return Solution(matrices, 0.0, gap(problem.orbitals(point.fock)))
+
+
+def crystal_solution(mf: Any, solver: str) -> Solution:
+    """Converge a crystal.
+
+    Args:
+        solver: "coarse" stops at the self-consistent field around one full build, without an energy; "twolevel" or
+            "scf" converges.
+    """
+    if reason := inapplicable(mf, mf.mol):
+        raise DataError(reason)
+    problem = problem_of(mf)
+    h0 = coarse_crystal(problem).point
+    energy = 0.0
+    if solver == "coarse":
+        fock = np.asarray(self_consistent_crystal(problem, h0).point.fock)
+    else:
+        start = density_from_orbitals(mf, problem.orbitals(h0.fock))
+        solved = accelerate(mf) if solver == "twolevel" else mf
+        energy = float(solved.kernel(dm0=start) if mf.init_guess == "minao" else solved.kernel())
+        if not solved.converged:
+            raise DataError(f"the SCF did not converge in {solved.max_cycle} cycles")
+        fock = np.asarray(mf.get_fock(problem.hcore, problem.overlap, dm=solved.make_rdm1()))
+    at_k, lattice = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}, np.asarray(mf.mol.lattice_vectors())
+    matrices = {name: cells_from_bloch(matrix, mf.kpts, lattice) for name, matrix in at_k.items()}
+    return Solution(matrices, energy, band_gap(mf, problem.orbitals(fock)))
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:
@@ -154,10 +159,6 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     return mol
 
 
-GRID_LEVELS = range(10)  # PySCF's
-KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
-
-
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     """Create the mean-field object of a level of theory.
 
@@ -169,9 +170,7 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
         kind = ("u" if mol.spin else "r") + ("hf" if pure else "ks")
     name = kind.upper()
     if name.endswith("HF") and not pure:
-        raise DataError(
-            f"{kind} has no functional, but {level.xc} was requested; give --xc hf, or a kind of Kohn-Sham."
-        )
+        raise DataError(f"{kind} has no functional, and {level.xc} is one; give --xc hf, or a kind of Kohn-Sham.")
     if pure:
         mf = getattr(scf, name.replace("KS", "HF"))(mol)
     else:
@@ -181,3 +180,28 @@ def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
         mf = mf.density_fit()
     mf.conv_tol = level.conv_tol
     return mf
+
+
+def crystal_mean_field(geometry: Molecule | Record, level: Level) -> Any:
+    """Create the density-fitted KRKS object of a crystal."""
+    from pyscf.pbc import dft  # importing PySCF's periodic part takes a second
+
+    assert geometry.periodic is not None
+    try:
+        cell = cell_from_geometry(geometry, level)
+    except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
+        raise DataError(f"{level.basis} or {level.pseudo} does not support its elements ({error})") from error
+    if cell.spin or cell.nelectron % 2:
+        raise DataError(f"{cell.nelectron} electrons per cell; only closed shells are supported")
+    if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
+        raise DataError(f"{level.pseudo} lacks {', '.join(missing)}")
+    mf = dft.KRKS(cell, geometry.periodic.kpts, xc=level.xc).density_fit()
+    mf = mf.smearing(level.smearing) if level.smearing else mf
+    return mf.set(conv_tol=level.conv_tol)
+
+
+def object_of(record: Record, level: Level) -> Any:
+    """Create the mean-field object of a labelled molecule or crystal."""
+    if record.periodic:
+        return crystal_mean_field(record, level)
+    return mean_field(mol_from_geometry(record, level.basis), level)

@@ -9,18 +9,19 @@ triangles.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from pyscf_mlham.ao.lattice import kpts_of_mesh
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import option
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
 
@@ -31,6 +32,7 @@ FORMAT = "pyscf_mlham-hamiltonians"
 SCHEMA_VERSION = 1
 CONVENTION = "pyscf-spherical"
 SPLITS = ("train", "val", "test")
+GRID_LEVELS = range(10)  # PySCF's
 COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
@@ -57,13 +59,13 @@ class Level:
         smearing: width of the Fermi function of the occupations, Hartree; 0 without.
     """
 
-    xc: str
-    basis: str
-    grid_level: int = 3
-    density_fit: bool = False
-    conv_tol: float = 1e-9
-    pseudo: str = ""
-    smearing: float = 0.0
+    xc: str = option("b3lyp", "functional, or hf")
+    basis: str = option("def2-svp", "PySCF's name of the basis set")
+    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
+    density_fit: bool = option(False, "density-fitted integrals", "--df")
+    conv_tol: float = option(1e-9, "energy criterion, Hartree")
+    pseudo: str = option("", "pseudopotential: the geometries are crystals; gth-pbe, for example")
+    smearing: float = option(0.0, "of the occupations of crystals, Hartree", least=0)
 
     def described(self) -> dict[str, Any]:
         """Return the attributes; those of crystals for crystals only."""
@@ -72,17 +74,11 @@ class Level:
 
 
 class Periodic(NamedTuple):
-    """What makes a geometry a crystal.
+    """What makes a geometry a crystal."""
 
-    Attributes:
-        lattice: (3, 3) lattice vectors in rows, Bohr.
-        dimension: number of periodic directions, those of the first lattice vectors.
-        mesh: (3,) numbers of k points, Gamma among them.
-    """
-
-    lattice: Array
-    dimension: int
-    mesh: IntArray
+    lattice: Array  # (3, 3) lattice vectors in rows, Bohr
+    dimension: int  # number of periodic directions, those of the first lattice vectors
+    mesh: IntArray  # (3,) numbers of k points, Gamma among them
 
     @property
     def kpts(self) -> Array:
@@ -154,7 +150,7 @@ def has_spins(matrices: Iterable[str]) -> bool:
     return _names("fock")[1] in matrices
 
 
-class HamiltonianFile:
+class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
     """A file of labelled molecules, open for reading.
 
     Args:
@@ -175,9 +171,7 @@ class HamiltonianFile:
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be read as HDF5 ({error}); check the path or copy it again."
-            ) from error
+            raise DataError(f"{self.path}: cannot be read as HDF5 ({error}); check the path.") from error
         try:
             self._read_tables()
         except BaseException:
@@ -249,15 +243,20 @@ class HamiltonianFile:
     def __len__(self) -> int:
         return len(self.n_atoms)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    @property
+    def failed(self) -> dict[str, tuple[str, str]]:
+        """Name of each molecule that has no label, and the reason, by its key."""
+        if "failed_key" not in self._file:
+            return {}
+        columns = (stored_dataset(self._file, f"failed_{k}").asstr()[:].tolist() for k in ("key", "name", "reason"))
+        return {key: (name, reason) for key, name, reason in zip(*columns, strict=True)}
 
     def indices(self, split: str) -> IntArray:
         """Return the records of one split."""
@@ -277,43 +276,23 @@ class HamiltonianFile:
         return np.asarray(self._positions[self._atoms[index] : self._atoms[index + 1]])
 
     def __getitem__(self, index: int) -> Record:
-        """Read one record and check it.
-
-        Args:
-            index: 0 .. len - 1.
-        """
+        """Read one record and check it."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        start, stop = self._triangles[index], self._triangles[index + 1]
+        place = f"{self.path}: record {index} ({self.name[index]})"
         matrices: dict[str, Array] = {}
         for key in self.matrices:
             try:
-                triangle = self._file[key][start:stop]
+                flat = self._file[key][self._triangles[index] : self._triangles[index + 1]]
             except OSError as error:
-                raise DataError(
-                    f"{self._place(index)}: {key} cannot be read ({error}); the file is damaged."
-                ) from error
-            matrices[key] = matrix_from_flat(triangle, int(self.n_ao[index]), self.periodic(index))
-        record = Record(
-            name=str(self.name[index]),
-            group=str(self.group[index]),
-            source=str(self.source[index]),
-            split=str(self.split[index]),
-            numbers=self.numbers(index),
-            positions=self.positions(index),
-            charge=int(self.charge[index]),
-            spin=int(self.spin[index]),
-            fock=matrices.pop("fock"),
-            energy=float(self.energy[index]),
-            gap=float(self.gap[index]),
-            extra=matrices,
-            periodic=self.periodic(index),
-        )
-        check_record(record, self._place(index))
+                raise DataError(f"{place}: {key} cannot be read ({error}); the file is damaged.") from error
+            matrices[key] = matrix_from_flat(flat, int(self.n_ao[index]), self.periodic(index))
+        values: dict[str, Any] = {name: str(getattr(self, name)[index]) for name in TEXTS}
+        values |= {name: getattr(self, name)[index].item() for name in ("charge", "spin", *SCALARS)}
+        values |= {"numbers": self.numbers(index), "positions": self.positions(index)}
+        record = Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=self.periodic(index))
+        check_record(record, place)
         return record
-
-    def _place(self, index: int) -> str:
-        return f"{self.path}: record {index} ({self.name[index]})"
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
@@ -324,9 +303,7 @@ def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
     if found != FORMAT:
         raise DataError(f"{path}: format is {found!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
     if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: schema version {version}, this installation reads {SCHEMA_VERSION}; update pyscf_mlham."
-        )
+        raise DataError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update pyscf_mlham.")
     if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
         raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
     try:

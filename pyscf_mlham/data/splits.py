@@ -29,10 +29,8 @@ def counted_splits(groups: Sequence[str], shares: Shares, seed: int) -> list[str
     molecules = sorted(set(groups), key=lambda group: (_place(group, seed), group))
     val, test = (max(1, round(share * len(molecules))) if share else 0 for share in _checked(shares))
     if val + test >= len(molecules):
-        raise DataError(
-            f"{len(molecules)} different molecules cannot be split into train, {val} val and {test} test; "
-            "label more molecules, or give smaller shares."
-        )
+        text = f"{len(molecules)} different molecules cannot be split into train, {val} val and {test} test"
+        raise DataError(f"{text}; label more molecules, or give smaller shares.")
     split = dict.fromkeys(molecules, "train")
     split |= dict.fromkeys(molecules[:val], "val") | dict.fromkeys(molecules[val : val + test], "test")
     return [split[group] for group in groups]
@@ -69,10 +67,8 @@ def check_space(path: Path, sources: Iterable[Path], safe: str) -> None:
     """
     size = sum(source.stat().st_size for source in sources if source.exists())
     if (free := shutil.disk_usage(path.parent or Path()).free) < size:
-        raise DataError(
-            f"{path}: not enough disk space ({size / 1e6:.0f} MB needed, {free / 1e6:.0f} free); {safe}. Free disk "
-            "space and run the same command again."
-        )
+        text = f"not enough disk space ({size / 1e6:.0f} MB needed, {free / 1e6:.0f} free)"
+        raise DataError(f"{path}: {text}; {safe}. Free disk space and run the same command again.")
 
 
 def advice_on_empty(path: Path, splits: Iterable[str], shares: Shares) -> str:

@@ -27,6 +27,8 @@ SAME_FUNCTIONS = 1e-8  # deviation of exponents, coefficients and parameters of 
 
 def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
     """Raise OutOfDomainError with the reason if a model is not applicable."""
+    if any(is_ghost(mol, i) for i in range(mol.natm)):
+        raise OutOfDomainError("ghost atoms are not supported")
     if is_periodic(mol):
         check_cell(mf, mol, config)
     elif config.pseudo:
@@ -56,7 +58,6 @@ def _check_method(mf: Any, mol: gto.Mole) -> None:
 
 
 def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
-    _check_atoms(mol)
     if mol._pseudo:
         raise OutOfDomainError("pseudopotentials are not supported")
     if mol.has_ecp():
@@ -73,11 +74,6 @@ def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
         raise OutOfDomainError(str(error).rstrip(".")) from error
 
 
-def _check_atoms(mol: gto.Mole) -> None:
-    if any(is_ghost(mol, i) for i in range(mol.natm)):
-        raise OutOfDomainError("ghost atoms are not supported")
-
-
 def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
     """Raise OutOfDomainError if core potentials replace other electrons than those of the model's basis set."""
     symbols = {mol.atom_pure_symbol(i): i for i in range(mol.natm)}
@@ -85,10 +81,8 @@ def _check_cores(mol: gto.Mole, config: ModelConfig) -> None:
     for symbol, atom in symbols.items():
         expected = gto.basis.load_ecp(known[symbol], symbol)[0] if symbol in known else 0
         if mol.atom_nelec_core(atom) != expected:
-            raise OutOfDomainError(
-                f"the effective core potential of {symbol} replaces {mol.atom_nelec_core(atom)} electrons, that of "
-                f"model {config.name} {expected}"
-            )
+            found, own = mol.atom_nelec_core(atom), f"that of model {config.name} {expected}"
+            raise OutOfDomainError(f"the effective core potential of {symbol} replaces {found} electrons, {own}")
 
 
 def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
@@ -98,7 +92,6 @@ def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
         raise OutOfDomainError(f"{name} is one of molecules, and this is a crystal")
     if cell.dimension < 1:
         raise OutOfDomainError("the cell has no periodic direction (dimension = 0)")
-    _check_atoms(cell)
     if reason := scc.inapplicable(mf, cell):  # H0 needs the same
         raise OutOfDomainError(reason)
     if not same_name(xc := getattr(mf, "xc", "hf"), config.xc):
@@ -124,9 +117,7 @@ def _check_functions(cell: Any, config: ModelConfig) -> None:
         if any(not _alike(cell._basis.get(label), basis) for label in labels):
             raise OutOfDomainError(f"the basis set of {symbol} is not that of model {config.name}, {config.basis}")
         if any(not _alike(cell._pseudo.get(label), pseudo) for label in labels):
-            raise OutOfDomainError(
-                f"{symbol} has no pseudopotential {config.pseudo}, with which model {config.name} was trained"
-            )
+            raise OutOfDomainError(f"{symbol} has no pseudopotential {config.pseudo}, as model {config.name} does")
 
 
 def _alike(one: Any, other: Any) -> bool:

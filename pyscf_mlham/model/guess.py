@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
+from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
-from pyscf_mlham.model.predictor import Prediction, Predictor, predict
+from pyscf_mlham.model.predictor import Prediction, Predictor, native_if_applicable, predict
+from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.core import forget_core
 from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
 from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept, recorded
@@ -28,21 +30,18 @@ ModelLike = Predictor | str | Path | None
 FALLBACKS = ("minao", SCC, "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")
 GUESSES = (*(name for name in FALLBACKS if name != "raise"), "vsap")  # names for mf.init_guess beside 'ml'
 EXPECTED = "'ml', or 'ml:' and the name or the path of a model"
+WHAT = ("accelerate", "ml", "scc")  # arguments of `applicable`
 LOADING = 0.1  # seconds; a longer loading time is logged
 SPIN_BROKEN = 1e-2  # density matrices of the two spins that differ by more are not symmetric
 
 
 @dataclass
 class Settings:
-    """What `register` sets, for every object whose init_guess is 'ml'.
+    """What `register` sets, for every object whose init_guess is 'ml'."""
 
-    Attributes:
-        model: model of a plain 'ml'; None chooses among the shipped ones.
-        fallback: guess used if the model is not applicable: "scc" (PySCF's minao if that is not applicable either), one
-            of PySCF's own, or "raise".
-    """
-
-    model: ModelLike = None
+    model: ModelLike = None  # model of a plain 'ml'; None chooses among the shipped ones
+    # guess used if the model is not applicable: "scc" (PySCF's minao if that is not applicable either), one of PySCF's
+    # own, or "raise"
     fallback: str = SCC
 
 
@@ -52,43 +51,37 @@ settings = Settings()
 def init_guess(mf: Any, mol: gto.Mole, key: Any, pyscf_guess: Callable[[Any], Any]) -> Any:
     """Return what `mf.get_init_guess(mol, key)` returns with this package registered, and set mf.guess_info."""
     record(mf, None)
-    if is_on_gpu(mf) and (is_scc(key) or is_ml(key)):
-        density, info = _on_cpu(mf, mol, key, pyscf_guess)
-    elif is_scc(key):
-        density, info = _scc(mf, mol, pyscf_guess)
-    elif is_ml(key):
-        density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
-    else:
+    if not (is_scc(key) or is_ml(key)):
         if isinstance(key, str) and key.strip().lower().startswith("ml"):
             logger.warn(mf, "init_guess = %r is not supported; PySCF uses minao instead. Expected %s.", key, EXPECTED)
         return pyscf_guess(key)
+    if is_on_gpu(mf):
+        density, info = _or_minao(mf, key, lambda: _on_cpu(mf, mol, key), pyscf_guess)
+    elif is_scc(key):
+        density, info = _or_minao(mf, SCC, lambda: scc.guess(mf, mol), pyscf_guess)
+    else:
+        density, info = _guess(mf, mol, named_model(key), settings.fallback, pyscf_guess)
     record(mf, info)
     return density
 
 
-def _on_cpu(mf: Any, mol: gto.Mole, key: str, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo | None]:
+def _on_cpu(mf: Any, mol: gto.Mole, key: str) -> tuple[Array, GuessInfo | None]:
     """Return the guess for an object of gpu4pyscf, made on the CPU for the corresponding object of PySCF."""
-    try:
-        there = on_cpu(mf)
-        density = there.get_init_guess(mol, key)
-    except Exception as error:  # a guess must never stop the user's SCF
-        reason = reason_of(error)
-    else:
-        return density, recorded(there)
-    logger.warn(mf, "%s guess not used: %s. The minao guess is used instead.", key, reason)
-    return pyscf_guess("minao"), GuessInfo("minao", reason)
+    there = on_cpu(mf)
+    return there.get_init_guess(mol, key), recorded(there)
 
 
-def _scc(mf: Any, mol: gto.Mole, pyscf_guess: Callable[[str], Any]) -> tuple[Array, GuessInfo]:
-    """Return the density of the self-consistent baseline, or PySCF's default guess with a warning."""
+def _or_minao(
+    mf: Any, key: str, make: Callable[[], tuple[Array, Any]], pyscf_guess: Callable[[str], Any]
+) -> tuple[Array, Any]:
+    """Make a guess, or PySCF's default one with a warning; return it and how it was made."""
     start = time.perf_counter()
     try:
-        return scc.guess(mf, mol)
+        return make()
     except Exception as error:  # a guess must never stop the user's SCF
         reason = reason_of(error)
-    logger.warn(mf, "scc guess not used: %s. The minao guess is used instead.", reason)
-    density = np.asanyarray(pyscf_guess("minao"))
-    return density, GuessInfo("minao", reason, seconds=time.perf_counter() - start)
+    logger.warn(mf, "%s guess not used: %s. The minao guess is used instead.", key, reason)
+    return pyscf_guess("minao"), GuessInfo("minao", reason, seconds=time.perf_counter() - start)
 
 
 def is_scc(key: Any) -> bool:
@@ -156,20 +149,12 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
 
 
 def registered_model(model: ModelLike, mf: Any) -> Predictor:
-    """Return a model, the registered one, or the best shipped one.
-
-    Args:
-        model: a model, its name or its path; None uses the setting of `register`.
-    """
+    """Return a model, given as itself, by its name or by its path; None for the registered or best shipped one."""
     return resolve(settings.model if model is None else model, mf, mf.mol)
 
 
 def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
-    """Return the model given by a name, a path, a model or None.
-
-    Args:
-        model: a model, its name, its path, or None for the best shipped one.
-    """
+    """Return a model, given as itself, by its name or by its path; None for the best shipped one."""
     if model is None:
         return store.best_for(mf, mol)
     if isinstance(model, str | Path):
@@ -182,44 +167,36 @@ def resolve(model: ModelLike, mf: Any, mol: gto.Mole) -> Predictor:
 def _guess(
     mf: Any, mol: gto.Mole, model: ModelLike, fallback: str, pyscf_guess: Callable[[str], Any]
 ) -> tuple[Array, GuessInfo]:
+    """Return the guess 'ml', or the fallback with a warning, and how it was made."""
     start = time.perf_counter()
     try:
-        predictor = resolve(model, mf, mol)
-        loading = time.perf_counter() - start
-        check_spin_symmetry(mf, mol, predictor)
-        prediction = predict(mf, predictor, mol, own=True)
-        density = density_from_prediction(mf, mol, predictor, prediction)
-    except Exception as error:
-        # an error inside a model must never stop the user's SCF
+        density, prediction, _ = learned_guess(mf, mol, model)
+        seconds = time.perf_counter() - start
+        loading = seconds - prediction.seconds
+        loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
+        logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
+        builds = {name: getattr(prediction, name) for name in ("coarse_builds", "full_builds", "single_builds")}
+        return density, GuessInfo("ml", model=prediction.model, seconds=seconds, **builds)
+    except Exception as error:  # an error inside a model must never stop the user's SCF
         if fallback == "raise":
             raise
         reason = reason_of(error)
-    else:
-        loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
-        logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
-        seconds = time.perf_counter() - start
-        return density, GuessInfo(
-            "ml",
-            model=prediction.model,
-            seconds=seconds,
-            coarse_builds=prediction.coarse_builds,
-            full_builds=prediction.full_builds,
-            single_builds=prediction.single_builds,
-        )
+    # not inside the `except`, so that an error of PySCF's own is not chained to the model's
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
-    return _fallen_back(mf, mol, fallback, reason, start, pyscf_guess)
-
-
-def _fallen_back(
-    mf: Any, mol: gto.Mole, fallback: str, reason: str, start: float, pyscf_guess: Callable[[str], Any]
-) -> tuple[Array, GuessInfo]:
-    """Return the fallback; not inside an `except`, so that an error of PySCF's own is not chained to the model's."""
     if is_scc(fallback):
-        density, info = _scc(mf, mol, pyscf_guess)
-        reason = f"{reason}; scc: {info.fallback_reason}" if info.fallback_reason else reason
-        return density, replace(info, fallback_reason=reason, seconds=time.perf_counter() - start)
-    density = np.asanyarray(pyscf_guess(fallback))
-    return density, GuessInfo(fallback, reason, seconds=time.perf_counter() - start)
+        density, info = _or_minao(mf, SCC, lambda: scc.guess(mf, mol), pyscf_guess)
+        reason += f"; scc: {info.fallback_reason}" * bool(info.fallback_reason)
+    else:
+        density, info = pyscf_guess(fallback), GuessInfo(fallback)
+    return density, replace(info, fallback_reason=reason, seconds=time.perf_counter() - start)
+
+
+def learned_guess(mf: Any, mol: gto.Mole, model: ModelLike, own: bool = True) -> tuple[Array, Prediction, ModelConfig]:
+    """Return the density matrix of a model's prediction, see `predict`; raise an MLHamError if it is not applicable."""
+    predictor = resolve(model, mf, mol)
+    check_spin_symmetry(mf, mol, predictor)
+    prediction = predict(mf, predictor, mol, own=own)
+    return density_from_prediction(mf, mol, predictor, prediction), prediction, predictor.config
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction: Prediction) -> Array:
@@ -233,7 +210,8 @@ def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction
     n_k = len(overlap) if overlap.ndim == 3 else 1
     electrons = float(np.sum(density * np.swapaxes(overlap, -1, -2)).real) / n_k
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
-        raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
+        text = f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}"
+        raise PredictionError(text, prediction.coarse_builds)
     breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
     if breaking and np.abs(density[0] - density[1]).max() <= SPIN_BROKEN:
         if breaking != "mix":
@@ -261,11 +239,34 @@ def _unsuitable_breaking(mf: Any) -> OutOfDomainError:
 
 
 def checked_fallback(fallback: str) -> str:
-    """Return the name of a fallback; raise ValueError if it is not supported.
-
-    Args:
-        fallback: "scc", a PySCF guess, or "raise".
-    """
+    """Return the name of a fallback; raise ValueError if it is not supported."""
     if fallback not in FALLBACKS:
         raise ValueError(f"unknown fallback {fallback!r}; expected one of {', '.join(FALLBACKS)}.")
     return fallback
+
+
+def applicable(mf: Any, what: str = "accelerate") -> str:
+    """Return why plain SCF or PySCF's own guess would be used instead, "" if applicable.
+
+    A learned guess can still be rejected after the prediction; `mf.guess_info` has the reason.
+
+    Args:
+        mf: PySCF mean-field object; not changed.
+        what: "accelerate"; "ml", which loads the model named by mf.init_guess or `register`; or "scc".
+    """
+    expect_mean_field(mf)
+    if what not in WHAT:
+        raise ValueError(f"what = {what!r}; expected one of {', '.join(WHAT)}.")
+    if what == "ml":
+        return _inapplicable_model(mf)
+    return inapplicable(mf) if what == "accelerate" else scc.inapplicable(mf, mf.mol)
+
+
+def _inapplicable_model(mf: Any) -> str:
+    try:
+        model = registered_model(named_model(mf.init_guess) if is_ml(mf.init_guess) else None, mf)
+        check_spin_symmetry(mf, mf.mol, model)
+        native_if_applicable(mf, mf.mol, model)
+    except Exception as error:  # any error inside a model
+        return reason_of(error)
+    return ""

@@ -1,28 +1,67 @@
-"""A trained network as a model of the guess: from a PySCF molecule to dH."""
+"""A trained network as a model of the guess: from a PySCF molecule or cell and its H0 to dH."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.loewdin import ao_from_orthogonal
-from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import Metric, ao_from_orthogonal, metric_from_overlap
+from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.errors import ModelError
-from pyscf_mlham.extras import needed
+from pyscf_mlham.errors import ModelError, needed
+from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
 from pyscf_mlham.h0 import SCC
-from pyscf_mlham.model.inputs import Inputs, Recipe
 from pyscf_mlham.model.predictor import native_mol
 
 if TYPE_CHECKING:
     from pyscf_mlham.nn.model import HamiltonianModel
 
 Array = NDArray[Any]
+
+
+class Recipe(NamedTuple):
+    """Properties of a network that determine its input."""
+
+    template: ShellTemplate  # shape of a block
+    degree: int  # largest l of features at atoms
+    cutoff: float  # cutoff of pairs, Bohr
+    baseline: str  # name of H0
+
+
+class Inputs(NamedTuple):
+    """Input of a network for a molecule or cell, and what cuts its other matrices into blocks of the same kind."""
+
+    samples: list[Sample]  # one for each spin of H0
+    cut: Cut
+    metric: Metric  # roots of its overlap
+
+    @classmethod
+    def from_mol(cls, mol: gto.Mole, h0: Array, recipe: Recipe, kpts: Array | None = None) -> Inputs:
+        """Compute the overlap and the functions of H0, and cut them into blocks.
+
+        Args:
+            h0: (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2, N_k, n, n); Hartree.
+            kpts: (N_k, 3) uniform mesh of a cell, 1/Bohr.
+        """
+        if kpts is None:
+            overlap, graph = np.asarray(mol.intor("int1e_ovlp")), graph_from_mol(mol, recipe.cutoff)
+        else:
+            overlap = np.asarray(mol.pbc_intor("int1e_ovlp", hermi=1, kpts=kpts))
+            graph = graph_from_cell(mol, recipe.cutoff)
+        metric = metric_from_overlap(overlap)
+        cut = Cut.of(graph, OrbitalLayout.from_mol(mol), recipe.template, kpts)
+        spins = h0 if h0.ndim > overlap.ndim else h0[None]
+        unpaired = mol.spin / (1 if kpts is None else len(kpts))  # the spin of a cell is that of all k points
+        occupied = (mol.nelectron + unpaired) / 2, (mol.nelectron - unpaired) / 2
+        inputs = inputs_from_h0(spins, overlap, metric, recipe.baseline, occupied, kpts is not None)
+        samples = [sample_from_matrices(cut, mol.charge, matrices, recipe.degree) for matrices in inputs]
+        return cls(samples, cut, metric)
 
 
 class NetworkModel:
@@ -66,9 +105,8 @@ class NetworkModel:
         """Return dH = F - H0 in the shape of H0, PySCF's AO order, Hartree.
 
         Args:
-            native: molecule or cell in the model's own basis set.
-            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or
-                (2, N_k, n, n); Hartree.
+            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2,
+                N_k, n, n); Hartree.
             kpts: (N_k, 3) of a cell, 1/Bohr.
         """
         import torch

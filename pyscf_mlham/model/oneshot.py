@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 
-from pyscf_mlham.ao.mole import is_periodic
-from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.density import Orbitals, band_gap
 from pyscf_mlham.errors import ModelError
-from pyscf_mlham.model.crystal import band_gap
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import Decoration, is_on_gpu, private_parts
@@ -94,7 +92,7 @@ class _OneShotSCF(Decoration):
         if self.mo_energy is None:
             raise ModelError("no orbitals yet; call run() first.")
         orbitals = Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ)
-        return band_gap(self, orbitals) if is_periodic(self.mol) else gap(orbitals)
+        return band_gap(self, orbitals)
 
     def reset(self: Any, mol: Any = None) -> Any:
         """Forget the prediction and, if given, take another molecule."""
@@ -104,8 +102,6 @@ class _OneShotSCF(Decoration):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         """Raise: a predicted density is not variational, as derivatives of the energy assume."""
-        raise NotImplementedError(
-            "a one-shot density has no energy surface; run an SCF from it (mf.init_guess = 'ml') first."
-        )
+        raise NotImplementedError("a one-shot density has no energy surface; run an SCF (init_guess = 'ml') first.")
 
     nuc_grad_method = Gradients = Hessian = as_scanner = _refuse

@@ -79,11 +79,7 @@ class OracleModel:
         return cls(config, mol.copy(), fock - _h0_of(mf, h0), mf.istype("KSCF"))
 
     def native(self, mol: gto.Mole) -> gto.Mole:
-        """Return the molecule of the calculation.
-
-        Args:
-            mol: molecule; must have the same nuclei at the same positions.
-        """
+        """Return the molecule of the calculation."""
         graph = graph_from_mol(mol)
         same_atoms = np.array_equal(graph.numbers, self._graph.numbers) and _same_lattice(mol, self._mol)
         if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:
@@ -105,19 +101,14 @@ class OracleModel:
             raise ModelError("an oracle of a crystal cannot be saved; keep the object.")
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
-        weights = {
-            "numbers": self._graph.numbers,
-            "positions": self._graph.positions,
-            "spin": np.array(self._mol.spin),
-            "correction": self._correction,
-        }
+        weights = {"numbers": self._graph.numbers, "positions": self._graph.positions}
+        weights |= {"spin": np.array(self._mol.spin), "correction": self._correction}
         checkpoint.write(folder, self.config, weights)
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, Array]) -> OracleModel:
         """Rebuild a saved oracle; weights: numbers, positions (Bohr), spin and correction (Hartree)."""
-        expected = {"numbers", "positions", "spin", "correction"}
-        if set(weights) != expected:
+        if set(weights) != set(expected := ("numbers", "positions", "spin", "correction")):
             raise ModelError(f"model {config.name}: weights are {sorted(weights)}, expected {sorted(expected)}.")
         numbers, correction = weights["numbers"], weights["correction"]
         count, size = len(np.ravel(numbers)), correction.shape[-1] if correction.ndim else 0
@@ -130,10 +121,8 @@ class OracleModel:
         try:
             mol = gto.M(atom=atoms, basis=config.basis, **options)
         except (LookupError, RuntimeError, ValueError, ArithmeticError, gto.basis.BasisNotFoundError) as error:
-            raise ModelError(
-                f"model {config.name}: PySCF cannot build its molecule in basis {config.basis!r} ({error}); "
-                "update PySCF."
-            ) from error
+            text = f"PySCF cannot build its molecule in basis {config.basis!r} ({error})"
+            raise ModelError(f"model {config.name}: {text}; update PySCF.") from error
         if mol.nao != size:
             raise ModelError(f"model {config.name}: {config.basis!r} has {mol.nao} functions, its matrix {size}.")
         return cls(config, mol, correction)

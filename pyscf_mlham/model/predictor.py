@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, 
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
+    band_gap,
     damp_small_overlaps,
     fock_for,
     gap,
@@ -26,9 +28,8 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
-from pyscf_mlham.h0 import SCC, hamiltonian, potential, scc
-from pyscf_mlham.model import crystal
-from pyscf_mlham.model.domain import check_domain, same_name
+from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
+from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
 from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
@@ -74,50 +75,34 @@ class Predictor(Protocol):
 
 
 class Prediction(NamedTuple):
-    """A predicted Fock matrix and what follows from it.
+    """A predicted Fock matrix and what follows from it."""
 
-    Attributes:
-        fock: Fock matrix in the shape of the mean-field object, PySCF's AO order, Hartree.
-        orbitals: its orbitals, filled as the object fills them.
-        gap: between occupied and empty orbitals, Hartree.
-        model: name of the model.
-        damping: strength of the overlap filter that was needed, 0 without it.
-        lifted_from: native basis set, "" if it is the molecule's.
-        made_for: functional of the model, "" if it is the object's.
-        coarse_builds: coarse Fock builds of a network's prediction, including those of H0, which may be cached.
-        single_builds: builds of the object's own field in single precision.
-        seconds: wall time.
-        full_builds: full Fock builds, of the H0 of a crystal.
-    """
-
-    fock: Array
-    orbitals: Orbitals
-    gap: float
+    fock: Array  # Fock matrix in the shape of the mean-field object, PySCF's AO order, Hartree
+    orbitals: Orbitals  # its orbitals, filled as the object fills them
+    gap: float  # between occupied and empty orbitals, Hartree
     model: str
-    damping: float
-    lifted_from: str
-    made_for: str
-    coarse_builds: int
-    single_builds: int
     seconds: float
-    full_builds: int = 0
+    damping: float = 0.0  # strength of the overlap filter that was needed
+    lifted_from: str = ""  # native basis set, if it is not the molecule's
+    made_for: str = ""  # functional of the model, if it is not the object's
+    coarse_builds: int = 0  # coarse Fock builds of a network's prediction, including those of H0, which may be cached
+    single_builds: int = 0  # builds of the object's own field in single precision
+    full_builds: int = 0  # full Fock builds, of the H0 of a crystal
 
     def describe(self) -> str:
         """Return one line for a log."""
-        words = [f"model {self.model}", f"{self.seconds:.2f} s", f"gap {self.gap:.4f} Ha"]
-        if self.lifted_from:
-            words.append(f"lifted from {self.lifted_from}")
-        if self.made_for:
-            words.append(f"made for {self.made_for}")
-        if self.coarse_builds:
-            words.append(f"{self.coarse_builds} coarse Fock build{'s' if self.coarse_builds > 1 else ''}")
-        if self.full_builds:
-            words.append(f"{self.full_builds} full Fock build")
-        if self.single_builds:
-            words.append(f"{self.single_builds} single-precision build{'s' * (self.single_builds > 1)}")
-        if self.damping:
-            words.append(f"overlap filter {self.damping:g}")
-        return ", ".join(words)
+        builds = (("coarse Fock", self.coarse_builds), ("full Fock", self.full_builds))
+        texts = [
+            f"model {self.model}, {self.seconds:.2f} s, gap {self.gap:.4f} Ha",
+            f"lifted from {self.lifted_from}" * bool(self.lifted_from),
+            f"made for {self.made_for}" * bool(self.made_for),
+            *(
+                f"{count} {kind} build{'s' * (count > 1)}" * bool(count)
+                for kind, count in (*builds, ("single-precision", self.single_builds))
+            ),
+            f"overlap filter {self.damping:g}" * bool(self.damping),
+        ]
+        return ", ".join(filter(None, texts))
 
 
 @one_blas_thread()
@@ -131,11 +116,10 @@ def predict(
 
     Args:
         mf: PySCF mean-field object; not changed.
-        mol: molecule, the object's own by default.
         refine: whether to build the coarse field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
-        own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an
-            SCF needs anyway.
+        own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an SCF
+            needs anyway.
     """
     start = time.perf_counter()
     mol = mf.mol if mol is None else mol
@@ -150,46 +134,60 @@ def predict(
     base = _baseline(problem, mol, native if lifted else None, fields, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
     fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
-    coarse_builds, single_builds = base.coarse_builds, 0
+    coarse_builds, single = base.coarse_builds, None
     if fields is not None:
         coarse, response = fields
         single = SingleField(mf) if own and has_own_field(mf) else None
         before = coarse.tally.builds
         fock, orbitals = _refined(problem, fock, orbitals, single or coarse, response)
         coarse_builds += coarse.tally.builds - before
-        single_builds = single.tally.builds if single else 0
     return Prediction(
-        fock=fock,
-        orbitals=orbitals,
-        gap=gap(orbitals),
-        model=config.name,
-        damping=damping,
+        fock,
+        orbitals,
+        gap(orbitals),
+        config.name,
+        time.perf_counter() - start,
+        damping,
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         coarse_builds=coarse_builds,
-        single_builds=single_builds,
-        seconds=time.perf_counter() - start,
+        single_builds=single.tally.builds if single else 0,
     )
 
 
 def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
+    """Predict F(k) = H0(k) + dH(k) on the object's own mesh of k points."""
+    name, baseline = model.config.name, model.config.baseline
+    if baseline not in CRYSTAL_BASELINES:
+        raise OutOfDomainError(f"the H0 {baseline} of model {name} is one of molecules")
     with undisturbed(mf):
         problem = problem_of(mf)
-        found = crystal.predicted(problem, model)
+        point, coarse_builds, full_builds = CRYSTAL_BASELINES[baseline](problem)
+        h0 = problem.hcore + point.v
+        at_k = h0 if mf.istype("KSCF") else h0[..., None, :, :]
+        dh = model.correction(model.native(mf.mol), at_k, kpts_of(mf))
+        if dh.shape != at_k.shape:
+            raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {at_k.shape}")
+        dh = _hermitian(dh).reshape(h0.shape)
+        fock = np.asarray(problem.fock(point.v + (dh if mf.istype("KSCF") else dh.real), point.density))
+        orbitals = problem.orbitals(fock)
+        if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
+            raise PredictionError("an empty orbital is among the occupied ones of the prediction", coarse_builds)
     keep_core(problem)
-    return Prediction(
-        fock=found.fock,
-        orbitals=found.orbitals,
-        gap=found.gap,
-        model=model.config.name,
-        damping=0.0,
-        lifted_from="",
-        made_for="",
-        coarse_builds=found.coarse_builds,
-        single_builds=0,
-        seconds=time.perf_counter() - start,
-        full_builds=found.full_builds,
-    )
+    found = Prediction(fock, orbitals, band_gap(mf, orbitals), name, time.perf_counter() - start)
+    return found._replace(coarse_builds=coarse_builds, full_builds=full_builds)
+
+
+def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool:
+    """Whether an occupied orbital of any spin and k point is mostly made of high orbitals of H0."""
+
+    def at_each_k(arrays: Orbitals) -> list[Orbitals]:
+        energy, coeff, occ = (np.asarray(a) for a in arrays)
+        n_ao, n = coeff.shape[-2:]
+        return list(map(Orbitals, energy.reshape(-1, n), coeff.reshape(-1, n_ao, n), occ.reshape(-1, n)))
+
+    overlaps = itertools.cycle(np.reshape(problem.overlap, (-1, *problem.overlap.shape[-2:])))
+    return any(map(has_intruder, at_each_k(orbitals), at_each_k(reference), overlaps))
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
@@ -203,44 +201,30 @@ def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
 
 
 class _Baseline(NamedTuple):
-    """H0 of an object and of its model.
+    """H0 of an object and of its model."""
 
-    Attributes:
-        fock: H0 in the shape of the object, Hartree.
-        native: H0 in the model's own basis set, its input, Hartree.
-        corrected: returns the object's Fock matrix with a correction in the object's basis set.
-        coarse_builds: number of coarse Fock builds used.
-    """
-
-    fock: Array
-    native: Array
-    corrected: Callable[[Array], Array]
-    coarse_builds: int
+    fock: Array  # H0 in the shape of the object, Hartree
+    native: Array  # H0 in the model's own basis set, its input, Hartree
+    corrected: Callable[[Array], Array]  # returns the object's Fock matrix with a correction in the object's basis set
+    coarse_builds: int  # number of coarse Fock builds used
 
 
 def _baseline(
     problem: Problem, mol: gto.Mole, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
 ) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is not the molecule's own."""
+    builds = 1 if native is None else 2
+    other = None if native is None else hamiltonian(config.baseline, native, config.xc)
     if config.baseline == SCC:
-        return _self_consistent_baseline(problem, native, fields, config)
+        point = scc.self_consistent_atoms(problem, fields)
+        own = problem.hcore + point.v if other is None else other
+        if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
+            own = np.stack([own, own])
+        return _Baseline(point.fock, own, lambda dh: problem.fock(point.v + dh, point.density), builds)
     mf, v0 = problem.mf, potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, np.asarray(problem.hcore), mol.nao) + fock_for(mf, v0, mol.nao)
-    alone = np.asarray(scf.hf.get_hcore(mol)) + v0  # without relativity and external fields
-    own = alone if native is None else hamiltonian(config.baseline, native, config.xc)
-    builds = (1 if native is None else 2) * (config.baseline == "minao")
-    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds)
-
-
-def _self_consistent_baseline(
-    problem: Problem, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
-) -> _Baseline:
-    point = scc.self_consistent_atoms(problem, fields)
-    own = problem.hcore + point.v if native is None else hamiltonian(SCC, native, config.xc)
-    if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
-        own = np.stack([own, own])
-    fock = np.asarray(point.fock)
-    return _Baseline(fock, own, lambda dh: problem.fock(point.v + dh, point.density), 1 if native is None else 2)
+    own = np.asarray(scf.hf.get_hcore(mol)) + v0 if other is None else other  # without relativity, external fields
+    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds * (config.baseline == "minao"))
 
 
 def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None:
@@ -303,6 +287,10 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
         raise OutOfDomainError(COLLINEAR)
     if correction.shape not in ((n, n), (2, n, n), (2 * n, 2 * n)):
         raise PredictionError(f"the model's matrix has shape {correction.shape}, expected ({n}, {n}) or (2, {n}, {n})")
+    return _hermitian(correction)
+
+
+def _hermitian(correction: Array) -> Array:
     if not np.all(np.isfinite(correction)):
         raise PredictionError("the model's matrix is not finite")
     return (correction + np.swapaxes(correction, -1, -2).conj()) / 2
@@ -322,7 +310,8 @@ def _decode(problem: Problem, mol: gto.Mole, base: _Baseline, dh: Array, exact: 
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a "
-        f"virtual orbital is among the occupied ones{_detached(mol)}"
+        f"virtual orbital is among the occupied ones{_detached(mol)}",
+        base.coarse_builds,
     )
 
 

@@ -49,30 +49,31 @@ def find(name_or_path: str | Path) -> Path:
         )
     if not folder.is_dir():
         names = ", ".join(shipped()) or "none"
-        raise ModelError(
-            f"{str(name_or_path)!r}: neither a shipped model (available: {names}) nor a folder; check name or path."
-        )
+        raise ModelError(f"{str(name_or_path)!r}: neither a shipped model ({names}) nor a folder; check name or path.")
     return folder
 
 
 def load(name_or_path: str | Path) -> Predictor:
     """Load a model; loading the same files again is free."""
-    folder = find(name_or_path)
-    stamps = tuple(
-        (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
-        for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)
-    )
-    return _load_folder(folder.resolve(), stamps)
+    folder = find(name_or_path).resolve()
+    return _load_folder(folder, *(_stamp(folder / name) for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)))
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @lru_cache(maxsize=8)
-def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: ARG001  (part of the cache key)
+def _config_of(folder: Path, stamp: int) -> ModelConfig:  # noqa: ARG001  (part of the cache key)
+    return checkpoint.read_config(folder)
+
+
+@lru_cache(maxsize=8)
+def _load_folder(folder: Path, *stamps: int) -> Predictor:  # noqa: ARG001  (part of the cache key)
     config, weights = checkpoint.read(folder)
     if config.architecture not in ARCHITECTURES:
-        raise ModelError(
-            f"{folder}: architecture {config.architecture!r} is not among those of this version "
-            f"({', '.join(ARCHITECTURES)}); update pyscf_mlham."
-        )
+        text = f"architecture {config.architecture!r} is not among those of this version ({', '.join(ARCHITECTURES)})"
+        raise ModelError(f"{folder}: {text}; update pyscf_mlham.")
     _check_baseline(folder, config)
     ours = any(folder == path.resolve() for path in shipped().values())
     if not ours and config.architecture != oracle.ARCHITECTURE:  # imports torch's compiler, which takes a second
@@ -83,10 +84,8 @@ def _load_folder(folder: Path, stamps: tuple[int, ...]) -> Predictor:  # noqa: A
 def _check_baseline(folder: Path, config: ModelConfig) -> None:
     """Raise ModelError if this installation computes another H0 than the model's."""
     if config.baseline not in BASELINES:
-        raise ModelError(
-            f"{folder}: its H0 {config.baseline!r} is not among those of this version ({', '.join(BASELINES)}); "
-            "update pyscf_mlham."
-        )
+        text = f"its H0 {config.baseline!r} is not among those of this version ({', '.join(BASELINES)})"
+        raise ModelError(f"{folder}: {text}; update pyscf_mlham.")
     if config.baseline_fingerprint is None:
         raise ModelError(f"{folder}: {checkpoint.CONFIG} lacks baseline_fingerprint; its H0 cannot be checked.")
     try:
@@ -108,7 +107,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     suited, errors = [], {}
     for name, folder in shipped().items():
         try:
-            config = checkpoint.read_config(folder)
+            config = _config_of(folder, _stamp(folder / checkpoint.CONFIG))
             if bool(config.pseudo) != crystal:
                 continue
             check_domain(mf, mol, config)
@@ -119,10 +118,8 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     if suited:
         return load(min(suited)[1])
     if not errors:
-        raise ModelError(
-            f"this version ships no trained model of {'crystals' if crystal else 'molecules'}; name one by "
-            "'ml:<path>' or pyscf_mlham.register(model=...)"
-        )
+        sort = "crystals" if crystal else "molecules"
+        raise ModelError(f"this version ships no trained model of {sort}; name one by 'ml:<path>' or register()")
     if len(errors) == 1:
         raise next(iter(errors.values()))
     kind = OutOfDomainError if all(isinstance(e, OutOfDomainError) for e in errors.values()) else ModelError

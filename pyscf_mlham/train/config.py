@@ -15,7 +15,7 @@ from pyscf_mlham.checkpoint import CONFIG, MOST_CONFIG
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.h0 import BASELINES
 from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
-from pyscf_mlham.untrusted import read_bounded
+from pyscf_mlham.untrusted import from_keys, read_bounded
 
 SCHEDULES = ("cosine", "wsd")
 RANGES: dict[str, Range] = {  # all others: FROM_0
@@ -119,9 +119,10 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ModelError(f"{path}: no such file; give the YAML file of a training run.") from error
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as YAML ({error}).") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected keys and values, found {type(content).__name__}.")
-    config = _config_from_dict(path, content)
+    if isinstance(content, dict) and isinstance(content.get("data"), str):
+        content["data"] = [content["data"]]
+    config = from_keys(TrainConfig, content, str(path))
+    _check(path, config)
     folder = path.parent
     beside = folder / config.start
     start = str(beside) if config.start and (beside / CONFIG).exists() else config.start
@@ -130,61 +131,19 @@ def read_config(path: str | Path) -> TrainConfig:
     )
 
 
-def _check_kinds(path: Path, content: dict[str, Any]) -> None:
-    """Raise ModelError if keys are missing or values have a wrong type."""
-    if missing := [key for key in ("name", "data", "output") if key not in content]:
-        raise ModelError(f"{path}: keys {missing} are missing.")
-    for key in ("loss", "network", "wrapper_options", "refiner_options"):
-        if not isinstance(content.get(key, {}), dict):
-            raise ModelError(f"{path}: {key} must hold keys and values; leave it out for the default.")
-    files, charges = content["data"], content.get("charges", [0])
-    if not (isinstance(files, str) or _lists(files, str)):
-        raise ModelError(f"{path}: data must be the name of a file, or a list of them, found {files!r}.")
-    if not _lists(charges, int):
-        raise ModelError(f"{path}: charges must be a list of integers, found {charges!r}.")
-    symbols = content.get("elements", [])
-    if symbols != [] and not (_lists(symbols, str) and all(symbol in ELEMENTS[1:] for symbol in symbols)):
-        raise ModelError(f"{path}: elements must be a list of symbols such as [H, C], found {symbols!r}.")
-    names = ("name", "output", "architecture", "wrapper", "refiner", "start", "baseline", "schedule")
-    if wrong := [key for key in names if not isinstance(content.get(key, ""), str)]:
-        raise ModelError(f"{path}: {wrong} must be names; a part's sizes have a key of their own.")
-    if not isinstance(content.get("frozen", False), bool):
-        raise ModelError(f"{path}: frozen must be true or false.")
-
-
-def _lists(values: object, kind: type) -> bool:
-    """Whether an object is a list of values of a type, and not empty."""
-    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
-
-
-def _check_numbers(path: Path, config: TrainConfig | LossConfig, within: str = "") -> None:
-    """Raise ModelError for values that are not numbers, and for numbers out of range."""
-    for f in dataclasses.fields(config):
-        if f.type not in ("int", "float"):
-            continue
-        if wrong := fault(f, getattr(config, f.name), RANGES.get(f.name, FROM_0)):
-            raise ModelError(f"{path}: {within}{f.name} {wrong}")
-
-
-def _config_from_dict(path: Path, content: dict[str, Any]) -> TrainConfig:
-    _check_kinds(path, content)
-    for cls, values in ((TrainConfig, content), (LossConfig, content.get("loss", {}))):
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(map(str, set(values) - known)):
-            raise ModelError(f"{path}: unknown keys {unknown}; expected some of {sorted(known)}.")
-    files = content["data"]
-    content = content | {
-        "data": (files,) if isinstance(files, str) else tuple(files),
-        "charges": tuple(content.get("charges", TrainConfig.charges)),
-        "elements": tuple(content.get("elements", ())),
-        "loss": LossConfig(**content.get("loss", {})),
-    }
-    config = TrainConfig(**content)
-    _check_numbers(path, config)
-    _check_numbers(path, config.loss, "loss: ")
+def _check(path: Path, config: TrainConfig) -> None:
+    """Raise ModelError for values out of range, and for names that do not exist."""
+    for within, part in (("", config), ("loss: ", config.loss)):
+        for f in dataclasses.fields(part):
+            wrong = fault(f, getattr(part, f.name), RANGES.get(f.name, FROM_0)) if f.type in ("int", "float") else ""
+            if wrong:
+                raise ModelError(f"{path}: {within}{f.name} {wrong}")
+    if not (config.data and config.charges):
+        raise ModelError(f"{path}: data and charges must not be empty lists.")
+    if unknown := [symbol for symbol in config.elements if symbol not in ELEMENTS[1:]]:
+        raise ModelError(f"{path}: elements must be a list of symbols such as [H, C], found {unknown}.")
     if config.frozen and (not config.start or config.refiner == "none"):
         raise ModelError(f"{path}: frozen needs a refiner to train, and start for the fixed weights.")
     for name, names in (("schedule", SCHEDULES), ("baseline", BASELINES)):
         if (value := getattr(config, name)) not in names:
             raise ModelError(f"{path}: unknown {name} {value!r}; expected {', '.join(names[:-1])} or {names[-1]}.")
-    return config

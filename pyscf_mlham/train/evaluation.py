@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pyscf.data.elements import ELEMENTS
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
-from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.label import mean_field
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record
+from pyscf_mlham.data.label import object_of
+from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
@@ -25,26 +21,9 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
-from pyscf_mlham.nn.model import HamiltonianModel
-from pyscf_mlham.train.metrics import Metrics, equivariance_error, evaluate, evaluate_baseline, mean
+from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
-
-FALLBACK = "why the model was not used"  # key of a run with a fallback
-UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
-MEANINGS = {
-    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
-    "onsite_mae": "the same, of the blocks of an atom with itself",
-    "pair_mae": "the same, of the blocks between two atoms",
-    "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
-    "occupied_mae": "mean absolute error of the occupied orbitals' energies",
-    "similarity": "mean overlap of predicted and converged occupied orbitals, one by one in order of energy; 1 is "
-    "perfect, but degenerate orbitals mix arbitrarily, so that a nearly perfect prediction may have less",
-    "gap_error": "absolute error of the HOMO-LUMO gap",
-    "gap_ratio": "predicted over converged gap; 1 is perfect",
-    "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
-    "density": "norm of the error of the density matrix, to first order; the criterion for the best weights",
-    "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
-}
 
 
 def evaluate_model(
@@ -61,9 +40,8 @@ def evaluate_model(
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
         if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
-            raise DataError(
-                f"{path} is {level.xc}/{level.basis}, expected {config.xc}/{config.basis} of model {config.name}."
-            )
+            expected = f"{config.xc}/{config.basis} of model {config.name}"
+            raise DataError(f"{path} is {level.xc}/{level.basis}, expected {expected}.")
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in in_domain(file, s, config)]
         counts = {s: len(file.indices(s)) for s in SPLITS}
@@ -73,25 +51,26 @@ def evaluate_model(
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
         if outside := sum(counts[s] for s in splits) - len(indices):
-            console.print(f"{outside} molecules outside the model's domain are left out.")
+            say(console, f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         baseline: list[Metrics] = []
         changes: list[float] = []
         samples: list[Sample] = []
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            prepared = examples(path, indices, recipe_of(config), usable_cores())
-            for example in progress.track(prepared, total=count_examples(file, indices), description="predicting"):
-                found += evaluate(model.network, [example])
-                baseline.append(evaluate_baseline(example, model.network.template))
-                samples.append(example.sample)
-                changes.append(equivariance_error(model.network, example, len(changes)))
+        prepared = examples(path, indices, recipe_of(config), usable_cores())
+        for example in tracked(prepared, console, "predicting", count_examples(file, indices), "examples"):
+            found += evaluate(model.network, [example])
+            baseline.append(evaluate_baseline(example, model.network.template))
+            samples.append(example.sample)
+            changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
         sources = [str(file.source[i]) for i in indices] if level.pseudo else []
         print_classes(found, samples, console, sources)
-        print_equivariance(model.network, changes, console)
+        learned = "its equivariance is learned"
+        kind = "equivariant by design, so this is rounding" if model.network.refiner is None else learned
+        text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
+        say(console, f"Rotated molecules: {text}.")
         if scf_molecules:
-            runs = compare_guesses(file, indices[:scf_molecules], model, guesses, console)
-            print_guesses(runs, console)
+            compare_guesses(file, indices[:scf_molecules], model, guesses, console)
 
 
 def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
@@ -99,15 +78,6 @@ def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[in
     supported = set(config.elements)
     inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
     return [int(i) for i in file.indices(split) if inside[i] and supported.issuperset(file.numbers(i).tolist())]
-
-
-def print_equivariance(network: HamiltonianModel, changes: Sequence[float], console: Console) -> None:
-    """Print how much the prediction changes if molecules are rotated."""
-    kind = "equivariant by design, so this is rounding" if network.refiner is None else "its equivariance is learned"
-    console.print(
-        f"Rotated molecules: the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at "
-        f"worst ({kind})."
-    )
 
 
 def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, console: Console) -> None:
@@ -121,7 +91,7 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
     for key, meaning in MEANINGS.items():
-        console.print(f"{key}: {meaning}", highlight=False, soft_wrap=True)
+        say(console, f"{key}: {meaning}")
 
 
 def print_classes(
@@ -149,56 +119,32 @@ def print_classes(
 
 def compare_guesses(
     file: HamiltonianFile, indices: Sequence[int], model: NetworkModel, guesses: Sequence[str], console: Console
-) -> list[dict[str, Any]]:
-    """Run SCF from several guesses.
-
-    Args:
-        model: model of the guess "ml".
-
-    Returns:
-        for each molecule, its name and atoms, the reason if the model was not used, and for each guess: cycles,
-        converged, and the energy, Hartree.
-    """
+) -> None:
+    """Run SCF from several guesses, and print their cycles, relative to the first one."""
     if unknown := sorted({*guesses} - {*GUESSES, "ml"}):
         raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(GUESSES)}, ml.")
-    runs = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for index in progress.track(indices, description="SCF"):
-            record = file[index]
-            run: dict[str, Any] = {"name": record.name, "atoms": len(record.numbers)}
-            for guess in guesses:
-                mf = _object_of(record, file.level)
-                if guess == "ml":
-                    density, info = guess_with_info(mf, model, "minao")
-                    run[FALLBACK] = info.fallback_reason
-                    mf.kernel(dm0=density)
-                else:
-                    mf.set(init_guess=guess).kernel()
-                run[guess] = (int(mf.cycles), bool(mf.converged), float(mf.e_tot))
-            runs.append(run)
-    return runs
-
-
-def _object_of(record: Record, level: Level) -> Any:
-    """Create the mean-field object of a labelled molecule or crystal."""
-    if record.periodic:
-        return crystal_mean_field(record, level)
-    return mean_field(mol_from_geometry(record, level.basis), level)
-
-
-def print_guesses(runs: list[dict[str, Any]], console: Console) -> None:
-    """Print cycles by guess, relative to the first one."""
-    guesses = [key for key, value in runs[0].items() if isinstance(value, tuple)]
+    runs: dict[str, list[tuple[int, bool, float]]] = {guess: [] for guess in guesses}
+    reasons = []  # why the model was not used
+    for index in tracked(indices, console, "SCF", len(indices), "molecules"):
+        for guess, own in runs.items():
+            mf, density = object_of(file[index], file.level), None
+            if guess == "ml":
+                density, info = guess_with_info(mf, model, "minao")
+                reasons += [info.fallback_reason] if info.fallback_reason else []
+            else:
+                mf.init_guess = guess
+            mf.kernel(dm0=density)
+            own.append((int(mf.cycles), bool(mf.converged), float(mf.e_tot)))
     first = guesses[0]
     table = Table("guess", "mean cycles", f"of {first}'s", "worst", "not converged", "largest energy difference / Ha")
-    for guess in guesses:
-        cycles = np.array([run[guess][0] for run in runs], dtype=float)
-        reference = np.array([run[first][0] for run in runs], dtype=float)
-        failed = sum(not run[guess][1] for run in runs)
-        difference = max((run[guess][2] - run[first][2] for run in runs), key=abs)
+    reference, _, energies = map(np.array, zip(*runs[first], strict=True))
+    for guess, own in runs.items():
+        cycles, converged, e_tot = map(np.array, zip(*own, strict=True))
+        difference = max(e_tot - energies, key=abs)
         ratios = (f"{np.mean(cycles / reference):.2f}", f"{np.max(cycles / reference):.2f}")
-        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(failed), f"{difference:.0e}")
+        table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(np.sum(~converged)), f"{difference:.0e}")
     console.print(table)
-    if reasons := [run[FALLBACK] for run in runs if run.get(FALLBACK)]:
-        note = f"minao was used instead of the model for {len(reasons)} of {len(runs)} molecules: {reasons[0]}"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if reasons:
+        say(
+            console, f"minao was used instead of the model for {len(reasons)} of {len(indices)} molecules: {reasons[0]}"
+        )

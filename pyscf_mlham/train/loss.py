@@ -25,42 +25,24 @@ SMALLEST_DIRECT_GAP = 2e-2  # Hartree; the bands of crystals may touch
 
 
 class Targets(NamedTuple):
-    """Targets of a batch, with orbitals padded to the largest molecule; a molecule counts as having one k point.
+    """Targets of a batch, with orbitals padded to the largest molecule; a molecule counts as having one k point."""
 
-    Attributes:
-        onsite: (N, B, B) onsite blocks, Hartree.
-        pair: (P, B, B) pair blocks, Hartree.
-        onsite_mask, pair_mask: same shapes, 1 for orbitals, 0 for padding.
-        slots: (N, B) index in the padded matrix of the molecule; that of its last row for padding.
-        pair_molecule: (P,) molecule of each pair.
-        n_ao: (molecules,) number of orbitals.
-        n_elements: (molecules,) number of elements of dH; of a crystal those of its blocks.
-        matrix_molecule: (M,) molecule of the matrix at each k point.
-        atom_terms: (2, A) block of an atom, and matrix of which it is a part; one for each k point.
-        pair_terms: (2, E) the same of the pairs.
-        phases: (E,) exp(i k R) of the latter.
-        occupied: (M, n+1, o) occupied orbitals, padded with zeros.
-        virtual: (M, n+1, v) virtual orbitals, padded with zeros.
-        inverse_gap: (M, o, v) 1 / (e_v - e_o), padded with zeros.
-        beyond: (M, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree.
-    """
-
-    onsite: Tensor
-    pair: Tensor
-    onsite_mask: Tensor
-    pair_mask: Tensor
-    slots: Tensor
-    pair_molecule: Tensor
-    n_ao: Tensor
-    n_elements: Tensor
-    matrix_molecule: Tensor
-    atom_terms: Tensor
-    pair_terms: Tensor
-    phases: Tensor
-    occupied: Tensor
-    virtual: Tensor
-    inverse_gap: Tensor
-    beyond: Tensor
+    onsite: Tensor  # (N, B, B) onsite blocks, Hartree
+    pair: Tensor  # (P, B, B) pair blocks, Hartree
+    onsite_mask: Tensor  # (N, B, B) 1 for orbitals, 0 for padding
+    pair_mask: Tensor  # (P, B, B)
+    slots: Tensor  # (N, B) index in the padded matrix of the molecule; that of its last row for padding
+    pair_molecule: Tensor  # (P,) molecule of each pair
+    n_ao: Tensor  # (molecules,) number of orbitals
+    n_elements: Tensor  # (molecules,) number of elements of dH; of a crystal those of its blocks
+    matrix_molecule: Tensor  # (M,) molecule of the matrix at each k point
+    atom_terms: Tensor  # (2, A) block of an atom, and matrix of which it is a part; one for each k point
+    pair_terms: Tensor  # (2, E) the same of the pairs
+    phases: Tensor  # (E,) exp(i k R) of the latter
+    occupied: Tensor  # (M, n+1, o) occupied orbitals, padded with zeros
+    virtual: Tensor  # (M, n+1, v) virtual orbitals, padded with zeros
+    inverse_gap: Tensor  # (M, o, v) 1 / (e_v - e_o), padded with zeros
+    beyond: Tensor  # (M, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree
 
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
@@ -68,16 +50,11 @@ class Targets(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Errors of each molecule, (molecules,).
+    """Errors of each molecule, (molecules,)."""
 
-    Attributes:
-        absolute: mean absolute error of dH in Loewdin orbitals, Hartree.
-        spectral: root of the squared error per orbital, Hartree.
-        density: norm of the first-order error of the density matrix over the root of the number of occupied orbitals.
-    """
-
-    absolute: Tensor
-    spectral: Tensor
+    absolute: Tensor  # mean absolute error of dH in Loewdin orbitals, Hartree
+    spectral: Tensor  # root of the squared error per orbital, Hartree
+    # norm of the first-order error of the density matrix over the root of the number of occupied orbitals
     density: Tensor
 
 
@@ -200,7 +177,6 @@ def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
     """Return tr(Q Q^T), the sum of squares, of each pair of shells of every block, (..., S, S).
 
     Args:
-        onsite: (N, B, B).
         pair: (P, B, B), in any frame.
     """
     shell = torch.from_numpy(shells_of_components(template)).to(onsite.device)

@@ -1,9 +1,12 @@
-"""Metrics of predictions: those of the literature, and those that matter for the SCF."""
+"""Metrics of predictions: those of the literature, and those that matter for the SCF; and their log."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,33 +14,37 @@ import torch
 from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.model import HamiltonianModel
 from pyscf_mlham.nn.rotation import random_orthogonal, rotated_batch, rotation_from_matrix, twisted_batch
 from pyscf_mlham.train.loss import SMALLEST_GAP, Targets, collate, dense, gaps
 
+LOG, CURVE = "log.csv", "loss.png"
 FAILED = "similarity", "gap_ratio"  # 0 for a prediction that is not finite; all other metrics are infinite
 INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted occupied orbital that is an intruder
 
 
-class Metrics(NamedTuple):
-    """Metrics of one molecule, or means over several; Hartree unless stated otherwise.
+UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
+MEANINGS = {
+    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
+    "onsite_mae": "the same, of the blocks of an atom with itself",
+    "pair_mae": "the same, of the blocks between two atoms",
+    "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
+    "occupied_mae": "mean absolute error of the occupied orbitals' energies",
+    "similarity": "mean overlap of predicted and converged occupied orbitals, one by one in order of energy; 1 is "
+    "perfect, but degenerate orbitals mix arbitrarily, so that a nearly perfect prediction may have less",
+    "gap_error": "absolute error of the HOMO-LUMO gap",
+    "gap_ratio": "predicted over converged gap; 1 is perfect",
+    "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
+    "density": "norm of the error of the density matrix, to first order; the criterion for the best weights",
+    "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
+}
 
-    Attributes:
-        h_mae: mean absolute error of the Fock matrix in AOs, all elements.
-        onsite_mae: mean absolute error of the blocks of an atom with itself.
-        pair_mae: mean absolute error of the blocks between atoms.
-        lowdin_mae: mean absolute error in Loewdin orbitals.
-        occupied_mae: mean absolute error of the occupied orbitals' energies.
-        similarity: mean |<predicted|converged>| over the occupied orbitals, in order of energy (QH9's psi); reduced by
-            arbitrary mixing of degenerate orbitals.
-        gap_error: absolute error of the HOMO-LUMO gap.
-        gap_ratio: predicted over converged gap.
-        occupied_virtual: Frobenius norm of the error between converged occupied and virtual orbitals.
-        density: norm of the first-order error of the density matrix, dimensionless.
-        intruders: number of occupied orbitals that are virtual in the converged SCF.
-    """
+
+class Metrics(NamedTuple):
+    """Metrics of one molecule, or means over several; see `MEANINGS`. Hartree, except for `UNITS`."""
 
     h_mae: float
     onsite_mae: float
@@ -161,3 +168,30 @@ def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> 
 def mean(found: list[Metrics]) -> Metrics:
     """Return the mean of each metric."""
     return Metrics(*(float(np.mean(column)) for column in zip(*found, strict=True)))
+
+
+def write_log(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the log, a row for each evaluation."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(folder / LOG, text.getvalue().encode())
+
+
+def draw_curve(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Plot the errors against the step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    labels = ("Fock matrix, mean absolute error / Ha", "occupied energies / Ha", "density matrix, first order")
+    for key, label in zip(("h_mae", "occupied_mae", "density"), labels, strict=True):
+        axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=label)
+    axes.set(xlabel="step", yscale="log", title="validation")
+    axes.legend()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    replace_file(folder / CURVE, drawn.getvalue())

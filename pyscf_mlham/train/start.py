@@ -1,7 +1,10 @@
-"""Initial weights from another model, and the check that it matches the network."""
+"""How a run starts: initial weights from another model, which must match; and what its own checkpoint must match."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.h0 import same_h0
 from pyscf_mlham.model.domain import same_name
@@ -18,6 +22,8 @@ from pyscf_mlham.nn.model import HamiltonianModel, options_of, part_of
 from pyscf_mlham.train.config import TrainConfig
 
 NAMES = ("xc", "basis")  # with several spellings in PySCF
+FINGERPRINT = "baseline_fingerprint"
+LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in checkpoints of earlier versions
 
 
 def start_folder(config: TrainConfig) -> Path:
@@ -78,3 +84,35 @@ def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
     if same_h0(old, new):
         return ""
     return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {old}) than this run's ({new})"
+
+
+def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
+    """Describe a run, as JSON: its settings, its molecules and their labels, and its network."""
+    plain = asdict(config)
+    for key in ("output", "data", "checkpoint_minutes", "validate_every"):
+        del plain[key]
+    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
+        if plain[key] in ("none", "", {}, False):  # equal to runs of versions without these settings
+            del plain[key]
+    if config.start:
+        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
+    if config.wrapper == "none":
+        del plain["loss"]["trace"]
+    plain |= {key: getattr(model, key) for key in ("elements", "options", "xc", "basis", FINGERPRINT)}
+    plain |= {"molecules": _digest(e.name for e in train), "validation": _digest(e.name for e in val)}
+    plain["labels"] = _digest(e.digest for e in (*train, *val))
+    return json.dumps(plain, sort_keys=True)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def differences(stored: str, current: str) -> list[str]:
+    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared."""
+    old, new = json.loads(stored), json.loads(current)
+    keys = (old.keys() | new.keys()) - (LATER - old.keys())
+    different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
+    if FINGERPRINT in different and same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):
+        different.remove(FINGERPRINT)
+    return sorted(different)

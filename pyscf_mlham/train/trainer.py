@@ -25,14 +25,12 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
-from pyscf_mlham.progress import Lines
+from pyscf_mlham.progress import progress, say
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.identity import differences, identity_of
-from pyscf_mlham.train.log import CURVE, draw_curve, write_log
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
-from pyscf_mlham.train.metrics import evaluate, mean
-from pyscf_mlham.train.preparation import prepare, progress_bar
-from pyscf_mlham.train.start import start_from
+from pyscf_mlham.train.metrics import CURVE, draw_curve, evaluate, mean, write_log
+from pyscf_mlham.train.preparation import prepare
+from pyscf_mlham.train.start import differences, identity_of, start_from
 
 STATE = "training.safetensors"
 PROGRESS = ("step", "best", "seconds", "rows")  # attributes of a trainer in its checkpoint
@@ -48,12 +46,12 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, train: list[Example], val: list[Example], model_config: ModelConfig, console: Console
     ) -> None:
-        self.config, self.train_set, self.val_set = config, train, val
-        self.model_config, self.console = model_config, console
-        self.rank, self.world = (
-            (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        )
-        self.device = _device()
+        self.config, self.train_set, self.val_set, self.model_config = config, train, val, model_config
+        joint = distributed.is_initialized()
+        self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if joint else (0, 1)
+        self.console = Console(quiet=True) if self.rank else console  # only one of several processes prints
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(config.seed)
         self.model = network_from_config(model_config)
         if config.start:
@@ -76,7 +74,6 @@ class Trainer:
         self.output = Path(config.output)
         self.skipped, self._in_a_row = 0, 0  # steps without a finite gradient: since the last evaluation, consecutive
         self._suspects: dict[str, None] = {}  # molecules of the skipped steps, in order
-        self._lines = Lines(console, silent=self.rank > 0)
         self._asked, self._stop = False, False  # a signal to this process; all processes stop after this step
 
     def run(self) -> None:
@@ -86,10 +83,8 @@ class Trainer:
         with _signals(self._request_stop):
             self._run()
         if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
-            raise ModelError(
-                f"{self.output}: no model was written: in every evaluation the prediction for a validation molecule "
-                f"was not finite; {ADVICE}."
-            )
+            text = "the prediction for a validation molecule was not finite in every evaluation"
+            raise ModelError(f"{self.output}: no model was written: {text}; {ADVICE}.")
 
     def _run(self) -> None:
         saved = time.monotonic()
@@ -97,17 +92,15 @@ class Trainer:
         sums, count = np.zeros(3), 0
         if self.step >= self.config.steps:
             self._report_finished()
-        with progress_bar(self.console, silent=bool(self.rank)) as progress:
-            task = progress.add_task(self.config.name, total=self.config.steps, completed=self.step, note="")
+        about = (self.console, self.config.name, self.config.steps, "steps")
+        with progress(*about, done=self.step) as advance:
             for batch in self._batches():
                 found = self.update(batch)
                 if np.isfinite(found).all():
                     sums, count = sums + found, count + 1
                 self.seconds = time.monotonic() - started
                 means = sums / count if count else np.full(3, np.nan)
-                progress.update(task, completed=self.step, note=f"density error {means[2]:.4f}")
-                steps = f"{self.config.name}: {self.step} of {self.config.steps} steps in {self.seconds:.0f} s"
-                self._lines.report(f"{steps}, density error {means[2]:.4f}")
+                advance(f"density error {means[2]:.4f}")
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self.validate(means)
                     sums, count = np.zeros(3), 0
@@ -116,18 +109,15 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
-                    if not self.rank:
-                        self.console.print(f"Stopped at step {self.step}; the same command resumes the run.")
+                    say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
     def _report_finished(self) -> None:
         """Print that the run is finished, and how its weights may be trained further."""
-        if self.rank:
-            return
         note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
             note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
-        self.console.print(f"{note}.", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"{note}.")
 
     def _request_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
         self._asked = True
@@ -208,8 +198,8 @@ class Trainer:
         )
         if skipped:
             names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
-            note = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            text = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
+            say(self.console, text)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
@@ -225,7 +215,7 @@ class Trainer:
             draw_curve(self.output, self.rows)
         except Exception as error:
             note = f"{self.output / CURVE} could not be drawn ({type(error).__name__}: {error}); the run continues."
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(self.console, note)
 
     def save(self) -> None:
         """Write a checkpoint from which the run resumes exactly."""
@@ -235,8 +225,8 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        progress = {key: getattr(self, key) for key in PROGRESS} | {"config": self.identity}
-        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(progress)})
+        about = {key: getattr(self, key) for key in PROGRESS} | {"config": self.identity}
+        data = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"progress": json.dumps(about)})
         checkpoint.replace_file(self.output / STATE, data)
 
     def resume(self) -> None:
@@ -253,12 +243,10 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
-            progress = json.loads(file.metadata()["progress"])
-        if different := differences(progress["config"], self.identity):
-            raise ModelError(
-                f"{path}: belongs to a run with other settings or other data ({', '.join(different)}); name another "
-                "output folder, or restore them."
-            )
+            about = json.loads(file.metadata()["progress"])
+        if different := differences(about["config"], self.identity):
+            text = f"belongs to a run with other settings or other data ({', '.join(different)}); restore them"
+            raise ModelError(f"{path}: {text}, or name another output folder.")
         tensors = load_file(path)
         for name, module in (("model.", self.model), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
@@ -271,7 +259,7 @@ class Trainer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for key in PROGRESS:
-            setattr(self, key, progress.get(key, getattr(self, key)))
+            setattr(self, key, about.get(key, getattr(self, key)))
 
 
 @contextlib.contextmanager
@@ -337,12 +325,6 @@ def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return flat[: len(errors_)].double().cpu().numpy()
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def train(config: TrainConfig, console: Console) -> None:

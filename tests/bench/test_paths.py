@@ -23,7 +23,10 @@ def chosen(source: object, *arguments: str) -> dict[str, list[Atoms]]:
     parser = argparse.ArgumentParser()
     add_paths(parser.add_subparsers())
     args = parser.parse_args(["md-bench", str(source), "--out", "out", *arguments])
-    return read_paths(args.geometries, args.frames, args.charge, args.mult, args.follow)
+    paths, bad = read_paths(args.geometries, args.frames, args.charge, args.mult, args.follow)
+    if bad:
+        raise DataError(bad[0])
+    return paths
 
 
 AMMONIUM = (
@@ -53,8 +56,8 @@ def test_charges_of_sdf_files_are_run_and_shown(tmp_path: Path, capsys: pytest.C
 def test_members_of_collections_have_their_own_spin() -> None:
     found = chosen("ase:g2/O2,H2O", "--frames", ":")
     assert {name: MLHam().charge_and_spin(atoms) for name, (atoms,) in found.items()} == {
-        "g2_O2": (0, 2),
-        "g2_H2O": (0, 0),
+        "g2:O2": (0, 2),
+        "g2:H2O": (0, 0),
     }
 
 
@@ -62,7 +65,7 @@ def test_bad_frames_matter_only_if_they_are_chosen(tmp_path: Path) -> None:
     path = tmp_path / "in.xyz"
     write(path, [bent_water(), bent_water()], format="xyz")
     path.write_text(path.read_text() + "2\n\nH 0 0 zero\nH 0 0 1\n")
-    assert list(chosen(path, "--frames", ":2")) == ["in-0", "in-1"]
+    assert list(chosen(path, "--frames", ":2")) == ["in:0", "in:1"]
     with pytest.raises(DataError, match=r"in.xyz, frame 2: cannot be read \(line 13: expected an element"):
         chosen(path, "--frames", "1:")
     with pytest.raises(DataError, match=r"none.xyz: cannot be read \(no such file\)"):

@@ -146,7 +146,7 @@ def test_stored_answers_are_bounds_and_no_methods() -> None:
     found = results(*(run(name, answer, cycles=2) for name in "ABC"))
     stored = method(found, answer)
     assert stored.is_bound
-    assert np.isnan(stored.build_ratio.value)
+    assert np.isnan(stored.mean_ratio("builds").value)
     assert key_methods(summarise(found)) == []
 
 

@@ -20,10 +20,9 @@ from ase.io import write
 from pyscf import gto
 
 from pyscf_mlham import cli
-from pyscf_mlham.data.generate import GenerateOptions, failures, generate, journal_path
+from pyscf_mlham.data.generate import GenerateOptions, Journal, generate, journal_path
 from pyscf_mlham.data.geometries import mol_from_geometry, read_geometries
-from pyscf_mlham.data.journal import Entry, Journal
-from pyscf_mlham.data.label import Task, label, mean_field
+from pyscf_mlham.data.label import Entry, Task, label, mean_field
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError
 from support.geometries import FLAGS, geometries
@@ -193,7 +192,7 @@ def test_bad_input_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
         assert np.abs(radical.fock - radical.extra["fock_beta"]).max() > 0.01
         closed = file[int(np.flatnonzero(file.spin == 0)[0])]
         np.testing.assert_array_equal(closed.fock, closed.extra["fock_beta"])
-    assert [name for _, name, _ in failures(out)] == ["frame2", "frame5"]
+        assert [name for name, _ in file.failed.values()] == ["frame2", "frame5"]
     assert cli.main(["data", "info", str(out), "--sample", "2"]) == 0
     assert "failed: frame5" in capsys.readouterr().out
 
@@ -212,7 +211,8 @@ def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path, capsys
     assert cli.main(command) == 1
     assert "--retry-failed" in " ".join(capsys.readouterr().out.split())
     assert run(retry_failed=True)["failed"] == 1
-    assert len(failures(out)) == 1
+    with HamiltonianFile(out) as file:
+        assert len(file.failed) == 1
 
 
 def test_unconverged_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_unconverged_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatc
 
 
 def command(source: Path, out: Path, jobs: int) -> list[str]:
-    python = [sys.executable, "-m", "pyscf_mlham.cli", "data", "generate", str(source), "-o", str(out), *FLAGS]
+    python = [sys.executable, "-m", "pyscf_mlham", "data", "generate", str(source), "-o", str(out), *FLAGS]
     return [*python, "-j", str(jobs)]
 
 

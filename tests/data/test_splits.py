@@ -12,8 +12,7 @@ from ase.build import molecule
 from ase.io import write
 
 from pyscf_mlham import cli
-from pyscf_mlham.data.generate import journal_path
-from pyscf_mlham.data.journal import Journal
+from pyscf_mlham.data.generate import Journal, journal_path
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.data.splits import advice_on_empty, counted_splits, splits_by_group
 from pyscf_mlham.data.writer import write_file

@@ -17,8 +17,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError, OutOfDomainError
 from pyscf_mlham.h0 import SCC, hamiltonian
-from pyscf_mlham.model.inputs import Recipe
-from pyscf_mlham.model.network import NetworkModel
+from pyscf_mlham.model.network import NetworkModel, Recipe
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.nn.qhnetv2 import QHNetV2Options

@@ -29,10 +29,10 @@ from pyscf_mlham.nn.layers import GroupNorm, Radial, atom_norm, squares
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.train.config import LossConfig, read_config
-from pyscf_mlham.train.identity import identity_of
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
 from pyscf_mlham.train.preparation import prepare
+from pyscf_mlham.train.start import identity_of
 from pyscf_mlham.train.trainer import Trainer
 from support import ROOT
 from support.labelled import Prepared, settings, silent, trained
@@ -327,8 +327,8 @@ def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
     assert (config.architecture, config.wrapper, config.refiner) == ("qhnet", "tracegrad", "harmose")
     assert config.refiner_options == {"frames": 8}
     for text, message in (
-        ("refiner: {name: harmose}", "must be names"),
-        ("refiner_options: 3", "must hold keys"),
+        ("refiner: {name: harmose}", "refiner must be text"),
+        ("refiner_options: 3", "must be keys"),
         ("frozen: true\nrefiner: harmose", "frozen needs"),
         ("frozen: true\nstart: d", "frozen needs"),
         ("frozen: 1", "true or false"),

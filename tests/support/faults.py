@@ -190,7 +190,7 @@ def start(command: Command, folder: Path, fault: Fault = NONE) -> subprocess.Pop
     assert reader.stdin is not None
     with reader.stdin as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pyscf_mlham.cli", *command.arguments], cwd=folder, stdout=log, stderr=log,
+            [sys.executable, "-m", "pyscf_mlham", *command.arguments], cwd=folder, stdout=log, stderr=log,
             env=os.environ | fault.environment, start_new_session=True, preexec_fn=limit,
         )  # fmt: skip
 

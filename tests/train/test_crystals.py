@@ -13,12 +13,12 @@ from pyscf_mlham import cli, guess
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.lattice import bloch_from_cells, cells_from_bloch
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal
-from pyscf_mlham.data.crystals import crystal_mean_field
 from pyscf_mlham.data.dataset import examples_from_record, template_of
 from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import evaluate_baseline
 from support.molecules import assert_close

@@ -19,8 +19,7 @@ from pyscf_mlham.data.dataset import usable_cores
 from pyscf_mlham.data.schema import HamiltonianFile, Record
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.train.preparation import _check_theories, prepare, recipe_of
-from pyscf_mlham.train.selection import Place, choose, held_out_elsewhere
+from pyscf_mlham.train.preparation import Place, _check_theories, choose, held_out_elsewhere, prepare, recipe_of
 from support.labelled import settings, silent
 
 

@@ -26,9 +26,8 @@ from pyscf_mlham.nn.head import Output
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.config import LossConfig, read_config
-from pyscf_mlham.train.evaluation import MEANINGS
 from pyscf_mlham.train.loss import collate, dense, errors
-from pyscf_mlham.train.metrics import Metrics, evaluate, metrics
+from pyscf_mlham.train.metrics import MEANINGS, Metrics, evaluate, metrics
 from pyscf_mlham.train.preparation import prepare
 from pyscf_mlham.train.trainer import Trainer, epoch_batches, schedule
 from support.labelled import NETWORK, Prepared, settings, silent, stopped_after, trained
@@ -111,7 +110,7 @@ def test_two_processes_match_one(data: Path, tmp_path: Path, parts: str) -> None
         ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
     ):
         (tmp_path / f"{name}.yaml").write_text(yaml + name)
-        command = [*launcher, "-m", "pyscf_mlham.cli", "train", str(tmp_path / f"{name}.yaml")]
+        command = [*launcher, "-m", "pyscf_mlham", "train", str(tmp_path / f"{name}.yaml")]
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     one, two = (load_file(tmp_path / name / "training.safetensors") for name in ("one", "two"))
     assert set(one) == set(two)
@@ -186,8 +185,8 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("name: a\ndata: b\noutput: c\nlearning_rate: 1e-3", "must be a number"),
         ("name: a\ndata: b\noutput: c\nschedule: linear", "cosine or wsd"),
         ("- a", "expected keys and values"),
-        ("name: a\ndata: b\noutput: c\nloss:", "loss must hold keys and values"),
-        ("name: a\ndata: b\noutput: c\nnetwork: [1]", "network must hold keys and values"),
+        ("name: a\ndata: b\noutput: c\nloss:", "loss: expected keys and values"),
+        ("name: a\ndata: b\noutput: c\nnetwork: [1]", "network must be keys and values"),
         ("name: a\ndata: b\noutput: c\nloss: {density: 1e1}", r"loss: density must be a number .*YAML needs 3.0e-3"),
         ("name: a\ndata: b\noutput: c\nloss: {density: -1.0}", "loss: density must be 0 or more, found -1.0"),
         ("name: a\ndata: b\noutput: c\naverage: 1.0", "average must be 0 or more and less than 1"),
@@ -198,7 +197,7 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("name: a\ndata: b\noutput: c\nsteps: true", "steps must be a number"),
         ("name: a\ndata: b\noutput: c\nsteps: 0", "steps must be 1 or more"),
         ("name: a\ndata: b\noutput: c\ncharges: 0", "charges must be a list of integers"),
-        ("name: a\ndata: []\noutput: c", "data must be the name of a file"),
+        ("name: a\ndata: []\noutput: c", "data and charges must not be empty"),
         (
             "name: a\ndata: b\noutput: c\nbaseline: mindo",
             "unknown baseline 'mindo'; .* hcore, scc or coarse",

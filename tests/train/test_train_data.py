@@ -19,13 +19,12 @@ from pyscf_mlham.data.schema import HamiltonianFile, Record
 from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
-from pyscf_mlham.model.inputs import Inputs, Recipe
+from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
-from pyscf_mlham.train.evaluation import MEANINGS
 from pyscf_mlham.train.loss import collate, errors, total
-from pyscf_mlham.train.metrics import evaluate, evaluate_baseline, metrics
+from pyscf_mlham.train.metrics import MEANINGS, evaluate, evaluate_baseline, metrics
 from support.labelled import LEVEL
 
 RECIPE = Recipe(template_of((1, 6, 7, 8, 10), "sto-3g"), 4, 16.0, "sap")
