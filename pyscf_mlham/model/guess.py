@@ -109,7 +109,7 @@ def guess(mf: Any, model: ModelLike = None, fallback: str | None = None) -> Arra
     """Return the density matrix of the guess 'ml', without registering anything.
 
     Args:
-        mf: PySCF mean-field object; not changed.
+        mf: PySCF mean-field object; not changed, but its fitted integrals may be computed, which its SCF then uses.
         model: a model, its name or its path; None uses the setting of `register`, as 'ml' does.
         fallback: guess to use if the model is not applicable, or "raise"; None uses the setting of `register`.
 

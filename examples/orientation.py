@@ -1,0 +1,58 @@
+"""Energy of a degenerate radical by its orientation on the integration grid.
+
+python examples/orientation.py; the hole of each molecule is turned about the bond, and the table has the difference
+between the highest and the lowest energy, micro-Hartree, for grids with PySCF's pruning and without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from pyscf import gto
+from scipy.spatial.transform import Rotation
+
+from pyscf_mlham import accelerate
+from pyscf_mlham.ao.layout import OrbitalLayout
+
+MOLECULES = {"OH": "O 0 0 0; H 0 0 0.97", "CF": "C 0 0 0; F 0 0 1.27", "NO": "N 0 0 0; O 0 0 1.15"}
+ANGLES = np.radians(np.arange(0, 90, 2.5))
+
+
+def turned(mol: gto.Mole, coeff: Any, angle: float) -> Any:
+    """Return orbitals of both spins that are turned about the z axis (radians)."""
+    layout = OrbitalLayout.from_mol(mol)
+    whole = np.zeros((mol.nao, mol.nao))
+    whole[np.ix_(layout.order, layout.order)] = layout.rotation(Rotation.from_rotvec([0, 0, angle]).as_matrix())
+    return whole @ coeff
+
+
+def spread(mf: Any, level: int, prune: Any) -> float:
+    """Return the largest difference between the energies of a converged object's orientations on a grid, Hartree."""
+    grids = mf.grids.copy()
+    grids.level, grids.prune = level, prune
+    grids.build()
+    densities = [mf.make_rdm1(turned(mf.mol, mf.mo_coeff, angle), mf.mo_occ) for angle in ANGLES]
+    # all other parts of the energy are the same for each angle
+    return float(np.ptp([mf._numint.nr_uks(mf.mol, grids, mf.xc, density)[1] for density in densities]))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--xc", nargs="+", default=["b3lyp", "r2scan", "m06-2x"])
+    parser.add_argument("--levels", nargs="+", type=int, default=[2, 3])
+    args = parser.parse_args()
+    names = [f"{n} | {n}, no pruning" for n in args.levels]
+    print("| molecule | functional |", " | ".join(names), "|")
+    for name, atom in MOLECULES.items():
+        mol = gto.M(atom=atom, spin=1, basis="def2-svp", verbose=0)
+        for xc in args.xc:
+            mf = accelerate(mol.UKS(xc=xc).density_fit()).run()
+            found = [spread(mf, n, prune) for n in args.levels for prune in (mf.grids.prune, None)]
+            print(f"| {name} | {xc} |", " | ".join(f"{1e6 * e:.2g}" for e in found), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
