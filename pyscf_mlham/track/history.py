@@ -112,9 +112,10 @@ class History:
         self._subject: str | None = None
         self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density
-        self._forget_auxiliary()
+        self.forget_auxiliary()
 
-    def _forget_auxiliary(self) -> None:
+    def forget_auxiliary(self) -> None:
+        """Remove the auxiliary density, whose time steps must be equal: one is missing, or of another state."""
         if self.auxiliary is not None:
             self.auxiliary.clear()
 
@@ -151,7 +152,7 @@ class History:
             return None
         place = Place.of(mf)
         if self.auxiliary.positions is None or largest_move(self.auxiliary.positions, place.positions) > JUMP:
-            self._forget_auxiliary()
+            self.forget_auxiliary()
         x = self.auxiliary.at(place.positions)
         return None if x is None else self._orbitals(mf, place, place.metric.inverse @ _natural(x))
 
@@ -231,7 +232,7 @@ class History:
         nearest = self._nearest(place)
         if nearest is not None and _other_state(nearest, step):
             self.steps = []  # a mixture of two states is a bad guess for both
-            self._forget_auxiliary()
+            self.forget_auxiliary()
         if self.auxiliary is not None:
             x = self.auxiliary.at(place.positions) if shadow else None
             self.auxiliary.record(place.positions, density if x is None else x, density)

@@ -112,23 +112,41 @@ class _TrackedSCF(Decoration):
         shadow = self._shadow() if own else None
         if shadow is not None and not shadow.failure:
             return float(self._accept(shadow, kwargs.get("dump_chk", True)))
+        start = dm0
         if own:
-            dm0 = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
-        self._improver = self._new_improver(dm0)
-        dm0 = self._improved(dm0)
-        # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
-        second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
-        inherited: Any = super()
-        energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
-        if shadow is not None:
-            self.full_builds += 1
+            start = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
+        energy: float = self._inherited(start, shadow is not None, **kwargs)
+        if not self.converged and own and start is not None and self._is_patient():
+            logger.note(self, "track: not converged; the SCF starts again from the initial guess.")
+            self.mo_coeff = None
+            energy = self._inherited(None, getattr(self, "full_builds", 0), **kwargs)
         self._own_coeff = self.mo_coeff
-        if self.converged and self._improver is not None:
-            self._refine(self._improver.kept)
         if self.converged or self._refined is not None:  # the latter with builds=1
             self._to_history()
+        else:
+            self.history.forget_auxiliary()
         self._refined = self._defect = self._improver = None
+        return energy
+
+    def _inherited(self: Any, dm0: Array | None, earlier: int, **kwargs: Any) -> float:
+        """Converge by the decorated object's own method; `earlier`: full builds before."""
+        self._refined = self._defect = None
+        self._improver = self._new_improver(dm0)
+        dm0 = self._improved(dm0)
+        inherited: Any = super()
+        # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
+        second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
+        energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
+        if hasattr(self, "full_builds"):
+            self.full_builds += earlier
+        if self.converged and self._improver is not None:
+            self._refine(self._improver.kept)
         return float(energy)
+
+    def _is_patient(self: Any) -> bool:
+        """Whether an SCF that has not converged starts once more; not if the user has set a low number of builds."""
+        limited = self.max_cycle < hf.SCF.max_cycle or getattr(self, "builds", None)
+        return not limited and not hasattr(self, "undo_soscf")
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build a full potential, see PySCF's get_veff, and keep the one of the converged density for the history."""
