@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from pyscf import df
 
 from pyscf_mlham import accelerate
-from pyscf_mlham.bench.figures import STYLE, png
+from pyscf_mlham.bench.figures import STYLE, saved
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.field import CoarseField, ResponseField, SingleField
@@ -149,7 +149,7 @@ def plot(files: list[Path]) -> bytes:
             axes.plot(*zip(*sorted(rows), strict=True), "o-", label=file.stem.replace("_", " "))
         axes.axhline(1, color="black", linewidth=0.8)
         axes.legend()
-    return png(figure)
+    return saved(figure, "png")
 
 
 def main() -> None:
