@@ -10,7 +10,7 @@ import pytest
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
-from pyscf_mlham.model import guess
+from pyscf_mlham.model import guess, predictor
 from support.molecules import mole
 
 
@@ -39,7 +39,8 @@ def test_log_has_the_time_of_loading_a_model(slow: bool, monkeypatch: pytest.Mon
         clock[0] += 3.2 if slow else 0.05
         return resolve(*args)
 
-    monkeypatch.setattr(guess, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for module in (guess, predictor):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(guess, "resolve", resolved)
     mf = mole(basis="6-31g").RHF().set(verbose=3, stdout=io.StringIO())
     pyscf_mlham.guess(mf, oracle)
