@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,10 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
-from pyscf_mlham.field import COARSE, CoarseField
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.track import extrapolation
-from pyscf_mlham.track.history import JUMP, STRATEGIES
+from pyscf_mlham.track.history import JUMP, REUSED, STRATEGIES
 from support.models import Rough
 from support.molecules import WATER, assert_close, mole
 
@@ -283,6 +284,38 @@ def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kin
     assert max(builds[2:]) <= 4
     assert builds[-1] == 3
     assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        (lambda mol: accelerate(mol.RHF()), 4),
+        (lambda mol: accelerate(b3lyp(mol).density_fit()), 4),
+        (lambda mol: mol.RHF().density_fit(), 4),
+        (lambda mol: accelerate(mol.RHF().PCM()), 7),
+    ],
+)
+def test_response_level_serves_the_geometries_nearby(
+    kind: Callable[[gto.Mole], Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(field: Any, *args: Any) -> None:
+        made.append(field)
+        init(field, *args)
+
+    made: list[Any] = []
+    init = ResponseField.__init__
+    monkeypatch.setattr(ResponseField, "__init__", counted)
+    scanner, mols = track(kind(mole(basis="6-31g"))).as_scanner(), path(6, basis="6-31g")
+    far = mols[-1].atom_coords() + 2 * REUSED * np.eye(3)
+    for mol in [*mols, mols[-1].set_geom_(far, unit="Bohr", inplace=False)]:
+        before = len(made)
+        energy = scanner(mol)
+        assert scanner.converged
+        assert len(scanner.history.steps) > 0
+    assert len(made) == before + 1
+    assert len(pickle.loads(pickle.dumps(scanner.history)).steps) == 7
+    assert 2 <= len(made) <= most
+    assert energy == pytest.approx(kind(mol).kernel(), abs=1e-8)
 
 
 @pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit()])
