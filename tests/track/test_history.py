@@ -271,8 +271,11 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
 @pytest.mark.parametrize(
     "kind", [lambda mol: b3lyp(mol).density_fit(), lambda mol: mol.RHF().PCM(), pbe_of_ion, rohf_of_ion]
 )
-def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kind: Callable[[gto.Mole], Any]) -> None:
+def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(
+    kind: Callable[[gto.Mole], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One for the guess, one in the only cycle, one at the end."""
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     scanner, plain, builds = track(kind(mole())).as_scanner(), kind(mole()).as_scanner(), []
     steps = np.random.default_rng(4).normal(size=(4, 3, 3)) * 0.05
     for step in np.cumsum(steps, axis=0):
@@ -284,6 +287,19 @@ def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kin
     assert max(builds[2:]) <= 4
     assert builds[-1] == 3
     assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+
+
+def test_small_molecules_do_without_cheaper_levels() -> None:
+    """They would take more time than the builds that they save."""
+    counts = []
+    for basis in ("6-31g", "def2-tzvp"):
+        scanner, mols = track(mole(basis=basis).RHF()).as_scanner(), path(3, basis=basis)
+        for mol in mols:
+            scanner(mol)
+        counts.append(scanner.response_builds)
+        assert scanner.e_tot == pytest.approx(mol.RHF().kernel(), abs=1e-8)
+    assert counts[0] == 0
+    assert counts[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -304,6 +320,7 @@ def test_response_level_serves_the_geometries_nearby(
 
     made: list[Any] = []
     init = ResponseField.__init__
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     monkeypatch.setattr(ResponseField, "__init__", counted)
     scanner, mols = track(kind(mole(basis="6-31g"))).as_scanner(), path(6, basis="6-31g")
     far = mols[-1].atom_coords() + 2 * REUSED * np.eye(3)
@@ -350,6 +367,7 @@ def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
     def failing(*_: Any) -> None:
         raise MemoryError("no room for the kernel")
 
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     for name in ("relaxed", "improved"):
         monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.improver"]), name, failing)
     for mf in (b3lyp(mole()), accelerate(b3lyp(mole()))):
