@@ -1,11 +1,13 @@
 """Tables of the benchmarks page from committed results: `python docs/make_benchmarks.py`.
 
 Each `results.json` that `mlham bench` wrote becomes a table in docs/tables, which docs/benchmarks.md includes. A new
-table: commit its results.json under examples/, add a line to RESULTS, and include it on the page with its command.
+table: commit its results.json under examples/, add a line to RESULTS, and include it on the page with its command. The
+table of optimisations is from the `results.json` of `examples/optimise.py`.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pyscf_mlham.bench.results import read_results
@@ -13,6 +15,7 @@ from pyscf_mlham.bench.table import summary_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "docs" / "tables"
+OPTIMISATIONS = "examples/table/optimise.json"
 RESULTS = {
     "g2-ten": "examples/table/results.json",
     **{name: f"examples/table/{name}.json" for name in ("qm9", "druglike", "ions", "elements", "radicals")},
@@ -30,7 +33,27 @@ def table(name: str) -> str:
     return summary_table(results) + "\n" + "\n".join(f"Versions: {version}." for version in versions) + "\n"
 
 
+def optimisations() -> str:
+    """Return the table of optimisations as Markdown: sums of full builds, and differences to the scanner's minima."""
+    rows = json.loads((ROOT / OPTIMISATIONS).read_text())
+    text = [
+        "| optimiser | | molecules | geometries | full builds | of the scanner's | largest energy difference / Ha | "
+        "largest distance of minima / Bohr |", "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for optimiser, way in dict.fromkeys((row["optimiser"], row["way"]) for row in rows):
+        own = [row for row in rows if (row["optimiser"], row["way"]) == (optimiser, way)]
+        scanner = sum(row["builds"] for row in rows if (row["optimiser"], row["way"]) == (optimiser, "scanner"))
+        builds, steps = (sum(row[key] for row in own) for key in ("builds", "geometries"))
+        energy, apart = (max(abs(row[key]) for row in own) for key in ("from_first", "distance"))
+        text.append(
+            f"| {optimiser} | {way} | {len(own)} | {steps} | {builds} | {builds / scanner:.3f} | {energy:.0e} | "
+            f"{apart:.0e} |"
+        )
+    return "\n".join(text) + "\n"
+
+
 if __name__ == "__main__":
     TABLES.mkdir(exist_ok=True)
+    (TABLES / "optimise.md").write_text(optimisations())
     for name in RESULTS:
         (TABLES / f"{name}.md").write_text(table(name))

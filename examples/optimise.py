@@ -117,6 +117,20 @@ def show(console: Console, optimiser: str, runs: dict[str, list[dict[str, Any]]]
         )  # fmt: skip
 
 
+def rows(optimiser: str, runs: dict[str, list[dict[str, Any]]], names: list[str]) -> list[dict[str, Any]]:
+    """Return what `docs/make_benchmarks.py` tabulates: a row for each molecule and way, compared with the first way."""
+    first, *_ = runs.values()
+    return [
+        {
+            "optimiser": optimiser, "molecule": name, "way": way, "done": run["done"], "geometries": len(run["builds"]),
+            "builds": sum(run["builds"]), "energy": run["energy"], "from_first": run["energy"] - start["energy"],
+            "distance": distance(run["positions"], start["positions"]),
+        }
+        for way, own in runs.items()
+        for name, run, start in zip(names, own, first, strict=True)
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Optimise and print; finished runs are not repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,6 +146,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     found: Any = read(args.molecules, ":")
     molecules: list[Atoms] = found
+    table: list[dict[str, Any]] = []
     names = [f"{place}-{atoms.get_chemical_formula()}" for place, atoms in enumerate(molecules)]
     for optimiser in args.optimisers:
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
@@ -142,6 +157,8 @@ def main() -> None:
                     path.write_text(json.dumps(OPTIMISERS[optimiser](atoms, WAYS[way], args)))
                 runs[way].append(json.loads(path.read_text()))
         show(Console(), optimiser, runs, names)
+        table += rows(optimiser, runs, names)
+        (args.out / "results.json").write_text("[\n" + ",\n".join(map(json.dumps, table)) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_benchmark_tables_are_those_of_the_results() -> None:
     for name in benchmarks.RESULTS:
         assert (DOCS / "tables" / f"{name}.md").read_text() == benchmarks.table(name)
         assert f"docs/tables/{name}.md" in page
+    assert (DOCS / "tables" / "optimise.md").read_text() == benchmarks.optimisations()
+    assert "docs/tables/optimise.md" in page
 
 
 def test_command_line_page_has_every_command() -> None:

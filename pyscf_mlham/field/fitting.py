@@ -81,6 +81,11 @@ class FittedIntegrals:
         self._file = NamedTemporaryFile(dir=lib.param.TMPDIR)  # noqa: SIM115  (lives as long as the integrals)
         return np.memmap(Path(self._file.name), dtype=level.dtype, mode="w+", shape=shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the integrals, bytes."""
+        return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked or ())
+
     def charges(self, density: Array) -> Array:
         """Return a density in the whitened auxiliary functions: sum_mn B_P,mn D_mn.
 

@@ -48,6 +48,7 @@ class ResponseField:
         name: name of the level.
         tally: number of responses computed so far.
         rough: whether the semilocal kernel is a rough one.
+        is_portable: whether it can be separated from its object; not with a solvent.
     """
 
     name = RESPONSE.name
@@ -71,6 +72,7 @@ class ResponseField:
         self._points = _points_of(mf) if xc.kind != "HF" else []
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
+        self.is_portable = self._solvent is None
         self._reference: list[Array] = []
         self._budget = budget / 2
         self._halves: dict[tuple[int, int, int], Array] = {}
@@ -99,6 +101,18 @@ class ResponseField:
         anchored = copy.copy(self)
         anchored._reference, anchored._constant, anchored._halves = list(factors), v, {}
         return anchored
+
+    def without_object(self) -> ResponseField:
+        """Return the same response without the mean-field object, so that it does not keep that in memory."""
+        other = copy.copy(self)
+        other.tally, other._mf, other._reference, other._halves, other._constant = Tally(), None, [], {}, 0.0
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the integrals and the kernel, bytes."""
+        kernel = 0 if self._kernel is None else self._kernel.nbytes
+        return kernel + sum(integrals.nbytes for integrals in (self._coulomb, *self._exchange))
 
     def release(self) -> None:
         """Do nothing: the memory is small."""

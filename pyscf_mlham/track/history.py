@@ -25,6 +25,7 @@ from pyscf.lib import logger
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.field import MovedResponse
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
@@ -46,6 +47,8 @@ LEARNED = ("fit", "reversible", SHADOW)
 STRATEGIES = (*LEARNED, "aspc", "loewdin", "last")
 DEPTH = 20  # steps kept; more gain little
 MEMORY = 0.25  # share of max_memory for them
+RESPONSE_MEMORY = 0.1  # share of max_memory for the response level
+REUSED = 0.1  # Bohr; largest move of an atom for which it is used again
 JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
@@ -63,12 +66,14 @@ class Guess(NamedTuple):
         error: expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the quotient
             of both for the last guess; infinite if it may be any.
         defect: expected defect of the coarse field, see `Ladder`; None if it is unknown.
+        response: response level of a geometry nearby; None if there is none.
     """
 
     density: Array
     steps: int
     error: float
     defect: Array | None
+    response: MovedResponse | None = None
 
 
 class History:
@@ -112,7 +117,12 @@ class History:
         self._subject: str | None = None
         self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density
+        self._response: MovedResponse | None = None
         self.forget_auxiliary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the response level, which may have its integrals in a file."""
+        return vars(self) | {"_response": None}
 
     def forget_auxiliary(self) -> None:
         """Remove the auxiliary density, whose time steps must be equal: one is missing, or of another state."""
@@ -135,7 +145,19 @@ class History:
         self._guessed = (place.positions, place.density(orbitals), misfit)
         defect = _defect(place, steps) if learned else None
         error = self.scale * misfit if misfit > UNLIKE else self.error
-        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect)
+        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect, self._response_at(place.positions))
+
+    def keep_response(self, mf: Any, response: MovedResponse | None) -> None:
+        """Keep the response level of an SCF for geometries nearby; None keeps none, nor is one kept that is large."""
+        small = response is not None and response.nbytes <= RESPONSE_MEMORY * 1e6 * mf.max_memory
+        self._response = response if small and self.strategy != SHADOW else None
+
+    def _response_at(self, positions: Array) -> MovedResponse | None:
+        """Return the response level if no atom has moved far since it was made, else forget it."""
+        if self._response is not None:
+            moves = np.linalg.norm(self._response.positions - positions, axis=-1)
+            self._response = self._response if moves.max() <= REUSED else None
+        return self._response
 
     def _near(self, place: Place) -> list[Step]:
         """Return the steps near a geometry, the latest first."""
@@ -354,10 +376,13 @@ def _complement(vectors: Array) -> Array:
 
 
 def _defect(place: Place, steps: list[Step]) -> Array | None:
-    """Return the extrapolated defect over AOs from steps rotated onto a geometry, None if no step has one."""
-    steps = [step for step in steps if step.defect is not None]
-    if not steps:
+    """Return the extrapolated defect over AOs from steps rotated onto a geometry, the latest first.
+
+    None if the latest has none, as its guess was good without: one from steps before it would make the guess worse.
+    """
+    if steps[0].defect is None:
         return None
+    steps = [step for step in steps if step.defect is not None]
     d = np.stack([step.overlap.ravel() for step in steps])
     known = np.stack([np.asarray(step.defect) for step in steps])
     weights = extrapolation_weights(d, place.overlap.ravel(), known)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyscf import lib
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.field import MovedResponse
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.multilevel.start import defect_of, improved
@@ -41,7 +42,7 @@ class Improver:
             guess: a history's guess, None for another one.
         """
         self._problem, self._guess = Problem.of(mf), guess
-        self._ladder = Ladder(self._problem, getattr(guess, "defect", None))
+        self._ladder = Ladder(self._problem, getattr(guess, "defect", None), getattr(guess, "response", None))
         self.veff: tuple[Any, Any] | None = None
 
     @one_blas_thread()
@@ -69,6 +70,11 @@ class Improver:
         orbitals = problem.canonical(Orbitals(mf.mo_energy, own, mf.mo_occ), problem.fock(v, np.asarray(density)))
         point = problem.point(orbitals, problem.factors(orbitals), np.asarray(density), v)
         return kept(self._ladder, point, alone=self._guess is not None)
+
+    @property
+    def response(self) -> MovedResponse | None:
+        """The response level for geometries nearby, None if there is none."""
+        return self._ladder.response
 
     @property
     def counts(self) -> dict[str, int]:

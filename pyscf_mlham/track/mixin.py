@@ -33,6 +33,7 @@ Array = NDArray[Any]
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
+SMALL = 30  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
@@ -140,7 +141,7 @@ class _TrackedSCF(Decoration):
         if hasattr(self, "full_builds"):
             self.full_builds += earlier
         if self.converged and self._improver is not None:
-            self._refine(self._improver.kept)
+            self._refine(self._improver.kept, self._improver)
         return float(energy)
 
     def _is_patient(self: Any) -> bool:
@@ -256,7 +257,8 @@ class _TrackedSCF(Decoration):
             return otherwise
         logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
         record(self, GuessInfo("history", seconds=time.perf_counter() - start))
-        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, error=guess.error, defect=guess.defect)
+        known = {"error": guess.error, "defect": guess.defect, "response": guess.response}
+        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, **known)
         return density
 
     def _new_improver(self: Any, guess: Array | None) -> Improver | None:
@@ -264,7 +266,7 @@ class _TrackedSCF(Decoration):
         if hasattr(self, "full_builds"):  # accelerate() has its own
             return None
         vars(self).update(dict.fromkeys(COUNTS, 0))
-        if self.history.strategy not in LEARNED or is_periodic(self.mol) or inapplicable(self):
+        if self.history.strategy not in LEARNED or is_periodic(self.mol) or self.mol.nao < SMALL or inapplicable(self):
             return None
         try:
             return Improver(self, guess if hasattr(guess, "defect") else None)
@@ -288,11 +290,12 @@ class _TrackedSCF(Decoration):
         """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
         estimated = bool(outcome.failure and self.builds and outcome.best.gradient < NEAR)
         if (estimated or not outcome.failure) and self.history.strategy in LEARNED:
-            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
+            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated), ladder)
 
-    def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]]) -> None:
+    def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]], levels: Ladder | Improver) -> None:
         try:
             self._refined, self._defect = kept()
+            self.history.keep_response(self, levels.response)
         except Exception as error:  # the SCF has converged
             logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
 

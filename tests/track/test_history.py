@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,10 @@ from scipy.spatial.transform import Rotation
 
 import pyscf_mlham
 from pyscf_mlham import History, accelerate, track
-from pyscf_mlham.field import COARSE, CoarseField
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.track import extrapolation
-from pyscf_mlham.track.history import JUMP, STRATEGIES
+from pyscf_mlham.track.history import JUMP, REUSED, STRATEGIES
 from support.models import Rough
 from support.molecules import WATER, assert_close, mole
 
@@ -270,8 +271,11 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
 @pytest.mark.parametrize(
     "kind", [lambda mol: b3lyp(mol).density_fit(), lambda mol: mol.RHF().PCM(), pbe_of_ion, rohf_of_ion]
 )
-def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kind: Callable[[gto.Mole], Any]) -> None:
+def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(
+    kind: Callable[[gto.Mole], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One for the guess, one in the only cycle, one at the end."""
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     scanner, plain, builds = track(kind(mole())).as_scanner(), kind(mole()).as_scanner(), []
     steps = np.random.default_rng(4).normal(size=(4, 3, 3)) * 0.05
     for step in np.cumsum(steps, axis=0):
@@ -283,6 +287,52 @@ def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kin
     assert max(builds[2:]) <= 4
     assert builds[-1] == 3
     assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+
+
+def test_small_molecules_do_without_cheaper_levels() -> None:
+    """They would take more time than the builds that they save."""
+    counts = []
+    for basis in ("6-31g", "def2-tzvp"):
+        scanner, mols = track(mole(basis=basis).RHF()).as_scanner(), path(3, basis=basis)
+        for mol in mols:
+            scanner(mol)
+        counts.append(scanner.response_builds)
+        assert scanner.e_tot == pytest.approx(mol.RHF().kernel(), abs=1e-8)
+    assert counts[0] == 0
+    assert counts[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        (lambda mol: accelerate(mol.RHF()), 4),
+        (lambda mol: accelerate(b3lyp(mol).density_fit()), 4),
+        (lambda mol: mol.RHF().density_fit(), 4),
+        (lambda mol: accelerate(mol.RHF().PCM()), 7),
+    ],
+)
+def test_response_level_serves_the_geometries_nearby(
+    kind: Callable[[gto.Mole], Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(field: Any, *args: Any) -> None:
+        made.append(field)
+        init(field, *args)
+
+    made: list[Any] = []
+    init = ResponseField.__init__
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
+    monkeypatch.setattr(ResponseField, "__init__", counted)
+    scanner, mols = track(kind(mole(basis="6-31g"))).as_scanner(), path(6, basis="6-31g")
+    far = mols[-1].atom_coords() + 2 * REUSED * np.eye(3)
+    for mol in [*mols, mols[-1].set_geom_(far, unit="Bohr", inplace=False)]:
+        before = len(made)
+        energy = scanner(mol)
+        assert scanner.converged
+        assert len(scanner.history.steps) > 0
+    assert len(made) == before + 1
+    assert len(pickle.loads(pickle.dumps(scanner.history)).steps) == 7
+    assert 2 <= len(made) <= most
+    assert energy == pytest.approx(kind(mol).kernel(), abs=1e-8)
 
 
 @pytest.mark.parametrize("kind", [b3lyp, lambda mol: b3lyp(mol).density_fit()])
@@ -317,6 +367,7 @@ def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
     def failing(*_: Any) -> None:
         raise MemoryError("no room for the kernel")
 
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     for name in ("relaxed", "improved"):
         monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.improver"]), name, failing)
     for mf in (b3lyp(mole()), accelerate(b3lyp(mole()))):

@@ -10,7 +10,17 @@ from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.errors import ResourceError, reason_of
-from pyscf_mlham.field import COARSE, FINE, RESPONSE, SINGLE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.field import (
+    COARSE,
+    FINE,
+    RESPONSE,
+    SINGLE,
+    CoarseField,
+    MovedResponse,
+    ResponseField,
+    SingleField,
+    atomic_factors,
+)
 from pyscf_mlham.field.fitting import fit_overlapping
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.protocol import Field
@@ -40,10 +50,12 @@ class Ladder:
             unknown. Single precision would make it too noisy to extrapolate.
     """
 
-    def __init__(self, problem: Problem, defect: Array | None = None) -> None:
+    def __init__(self, problem: Problem, defect: Array | None = None, response: MovedResponse | None = None) -> None:
+        """Set up the ladder; `response`: that of a geometry nearby, to be used instead of a new one."""
         self._problem, self.defect, mf = problem, defect, problem.mf
         self._coarse, self._fine = getattr(mf, "coarse_level", COARSE), getattr(mf, "fine_level", FINE)
-        self.fields: list[Field] = []
+        self._moved = None if response is None else response.at(problem.overlap)
+        self.fields: list[Field] = [] if self._moved is None else [self._moved]
         self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = is_fitted(mf)
@@ -51,6 +63,15 @@ class Ladder:
             fit_overlapping(mf.with_df)
         self.rungs = list(CRYSTAL if is_periodic(mf.mol) else FITTED if fitted else EXACT)
         self.has_single = fitted and getattr(mf, "single_precision", True) and is_local(mf)
+
+    @property
+    def response(self) -> MovedResponse | None:
+        """The response level for geometries nearby; None if there is none yet, or it belongs to this one only."""
+        fields = (field for field in self.fields if isinstance(field, ResponseField))
+        response = next((field for field in fields if field.is_portable and not field.rough), None)
+        if response is None:
+            return self._moved
+        return MovedResponse(response, self._problem.mf.mol.atom_coords(), self._problem.overlap)
 
     @property
     def improving(self) -> tuple[str, ...]:
@@ -68,6 +89,9 @@ class Ladder:
             return self._surface
         if not rotates_freely(self._problem):
             return None
+        if self._moved is not None:  # second-order steps need the response of this geometry
+            self.fields.remove(self._moved)
+            self._moved = None
         try:
             response = self._field(RESPONSE.name)
             if not isinstance(response, ResponseField):

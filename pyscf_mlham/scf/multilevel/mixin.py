@@ -221,7 +221,8 @@ class _MultilevelSCF(Decoration):
         own = any(is_replaced(self, name) for name in GUESSES)
         breaking = dm0 is None and not own and breaks_spin_symmetry(self)
         atoms = dm0 is None and not own and is_atomic(self.init_guess)
-        given, ladder = dm0, Ladder(problem, getattr(dm0, "defect", None))
+        response = None if self.builds else getattr(dm0, "response", None)  # estimates are no better than theirs
+        given, ladder = dm0, Ladder(problem, getattr(dm0, "defect", None), response)
         try:
             levels = [] if is_close(dm0) else ladder.levels(START)
         except Exception as error:  # the SCF itself is PySCF's

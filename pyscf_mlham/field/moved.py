@@ -1,0 +1,74 @@
+"""The response level of one geometry at others nearby, along a trajectory or an optimisation.
+
+Integrals and kernel cost as much as one or two full builds of a small molecule. They move with the atoms if changes of
+density are written in Loewdin orbitals, which keeps their number of electrons. The field is exact at the density that
+it is put around, so only the change from there has the error.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.response import ResponseField
+
+Array = NDArray[Any]
+
+
+class MovedResponse:
+    """A response level with integrals and kernel of another geometry.
+
+    Attributes:
+        name: name of the level.
+        tally: number of responses computed so far.
+        positions: (N, 3) of that geometry, Bohr.
+    """
+
+    name = ResponseField.name
+
+    def __init__(self, response: ResponseField, positions: Array, overlap: Array) -> None:
+        """Keep a response level.
+
+        Args:
+            response: response level with a kernel.
+            positions: (N, 3) of its geometry, Bohr.
+            overlap: (n, n) of its AOs.
+        """
+        self.tally, self.positions = Tally(), positions
+        self._response = response.without_object()
+        self._inverse = metric_from_overlap(overlap).inverse
+        self._carry = np.eye(len(overlap))
+        self._constant: Array | float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the integrals and the kernel, bytes."""
+        return self._response.nbytes + 2 * self._inverse.nbytes
+
+    def at(self, overlap: Array) -> MovedResponse:
+        """Return the level at a geometry, with a count of its own; overlap: (n, n) of the AOs there."""
+        moved = copy.copy(self)
+        moved.tally, moved._carry = Tally(), self._inverse @ metric_from_overlap(overlap).half
+        return moved
+
+    def around(self, factors: Sequence[Array], v: Array) -> MovedResponse:
+        """Return the field v + R[D - L L^T]; see `Field`."""
+        anchored = copy.copy(self)
+        anchored._response = self._response.around([self._carry @ factor for factor in factors], np.zeros(()))
+        anchored._constant = v
+        return anchored
+
+    def release(self) -> None:
+        """Do nothing: the memory is small."""
+
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Return the potential of a density; see `Field`."""
+        self.tally.builds += 1
+        change = self._response.potential([self._carry @ factor for factor in factors])
+        return np.asarray(self._carry.T @ change @ self._carry + self._constant)
