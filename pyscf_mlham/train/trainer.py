@@ -49,7 +49,7 @@ class Trainer:
         self.config, self.train_set, self.val_set, self.model_config = config, train, val, model_config
         joint = distributed.is_initialized()
         self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if joint else (0, 1)
-        self.console = Console(quiet=True) if self.rank else console  # only one of several processes prints
+        self.console = console
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(config.seed)
@@ -93,7 +93,7 @@ class Trainer:
         if self.step >= self.config.steps:
             self._report_finished()
         about = (self.console, self.config.name, self.config.steps, "steps")
-        with progress(*about, done=self.step) as advance:
+        with progress(*about, done=self.step, silent=bool(self.rank)) as advance:
             for batch in self._batches():
                 found = self.update(batch)
                 if np.isfinite(found).all():
@@ -109,11 +109,14 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
-                    say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
+                    if not self.rank:
+                        say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
     def _report_finished(self) -> None:
         """Print that the run is finished, and how its weights may be trained further."""
+        if self.rank:
+            return
         note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
             note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
