@@ -33,7 +33,7 @@ Array = NDArray[Any]
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
-SMALL = 30  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
+SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
 CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
