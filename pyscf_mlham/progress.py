@@ -16,7 +16,7 @@ T = TypeVar("T")
 SECONDS = 60.0  # between two lines
 
 
-def say(console: Console, text: str, mark: str = "", colour: str = "red") -> None:
+def print_line(console: Console, text: str, mark: str = "", colour: str = "red") -> None:
     """Print a text as it is, on one line however long, after a coloured mark."""
     before = f"[{colour}]{mark}:[/{colour}] " if mark else ""
     console.print(before + escape(text), soft_wrap=True, highlight=False)
@@ -43,7 +43,7 @@ def progress(
             if lines and (now := time.monotonic()) - last > SECONDS:
                 last = now
                 passed = f"{title}: {done} of {total} {noun} in {now - start:.0f} s"
-                say(console, passed + f", {note}" * bool(note))
+                print_line(console, passed + f", {note}" * bool(note))
 
         yield advance
 

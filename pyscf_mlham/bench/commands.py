@@ -28,7 +28,7 @@ from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_options, from_options, names
-from pyscf_mlham.progress import say
+from pyscf_mlham.progress import print_line
 from pyscf_mlham.scf.problem import check_functional
 
 SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"
@@ -170,9 +170,9 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 def _molecules(args: argparse.Namespace, console: Console) -> Input:
     found = read_molecules(args.files, args.charge, args.mult, args.frames)
     for text in found.bad:
-        say(console, text, "bad input")
+        print_line(console, text, "bad input")
     for text in found.duplicates:
-        say(console, f"{text}; left out.")
+        print_line(console, f"{text}; left out.")
     return found
 
 
@@ -187,7 +187,7 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
     judged = trust.run_trust(
         trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
     )
-    say(console, f"{args.report / 'trust.html'}")
+    print_line(console, f"{args.report / 'trust.html'}")
     return 1 if trust.is_bad(judged) or found.bad else 0
 
 
@@ -198,7 +198,7 @@ def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: 
     follow = isinstance(settings, MD) and settings.follow
     paths, bad = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
     for text in bad:
-        say(console, text, "bad input")
+        print_line(console, text, "bad input")
 
     from pyscf_mlham.bench import trajectory  # loads ASE
 
@@ -215,7 +215,7 @@ def _report(results: Results, folder: Path, clock: str, console: Console) -> int
 
     write_report(results, folder, clock)
     print_summary(results, clock, console)
-    say(console, f"{folder / 'report.html'}")
+    print_line(console, f"{folder / 'report.html'}")
     return 1 if results.problems else 0
 
 
@@ -224,7 +224,7 @@ def advise(console: Console) -> None:
     from pyscf_mlham.blas import advice, processors
 
     if text := advice(processors()):
-        say(console, text, "advice", "yellow")
+        print_line(console, text, "advice", "yellow")
 
 
 def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
@@ -263,8 +263,8 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
     if isinstance(molecule, DataError):
         raise molecule
     level = Level(args.xc, args.basis, args.grid_level, args.density_fit)
-    say(console, f"{args.output}: {write_guess(molecule, level, args.scf, args.model, args.output)}")
+    print_line(console, f"{args.output}: {write_guess(molecule, level, args.scf, args.model, args.output)}")
     if others := len(frames) - 1:
         which = f"It is for {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
-        say(console, f"{which}; --frame N selects another.")
+        print_line(console, f"{which}; --frame N selects another.")
     return 0

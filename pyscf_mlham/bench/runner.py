@@ -18,7 +18,7 @@ from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
-from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.workers import Job, engine
 
 
@@ -54,12 +54,12 @@ def run(
             broken = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
             text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
             retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
-            say(console, f"{text}{retry}.")
+            print_line(console, f"{text}{retry}.")
         report_others(folder, [task.key for task in tasks], console)
         try:
             _work_through(waiting, plan, protocol, folder, console)
         except KeyboardInterrupt:
-            say(console, f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
+            print_line(console, f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
             raise
         names = {molecule.key: molecule.name for molecule in found.molecules}
         return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
@@ -69,7 +69,7 @@ def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None
     """Print how many runs of a folder are not among those of this command."""
     if others := len(folder.rows.keys() - set(keys)):
         text = f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
-        say(console, f"{text}guesses); they are kept in the tables.")
+        print_line(console, f"{text}guesses); they are kept in the tables.")
 
 
 def finished(
@@ -127,7 +127,7 @@ def _work_through(tasks: Sequence[Task], plan: Plan, protocol: Protocol, folder:
     for count, row in enumerate(tracked(work(tasks), console, "", len(tasks), "runs", silent=silent), 1):
         folder.add(row)
         if row.error or not plan.quiet:
-            say(console, f"{count} of {len(tasks)}: {outcome(row)}")
+            print_line(console, f"{count} of {len(tasks)}: {outcome(row)}")
 
 
 def outcome(row: Row) -> str:

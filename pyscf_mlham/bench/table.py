@@ -15,7 +15,7 @@ from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, molecule_of
 from pyscf_mlham.bench.starts import REFUSED
 from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Case, Method, sections, summarise
-from pyscf_mlham.progress import say
+from pyscf_mlham.progress import print_line
 
 TOO_FEW = "without intervals, for a single molecule"
 INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
@@ -265,12 +265,12 @@ def molecule_table(results: Results, clock: str = "cpu") -> str:
 
 def print_summary(results: Results, clock: str, console: Console) -> None:
     """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
-    say(console, f"{describe(results)}; {clock_name(results, clock)}")
+    print_line(console, f"{describe(results)}; {clock_name(results, clock)}")
     for sheet in sheets(results, clock):
         sheet.print(console)
     console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
     reported = {f"input: {text}" for text in results.bad_input}
     for text in results.notices:
-        say(console, text, "notice", "yellow")
+        print_line(console, text, "notice", "yellow")
     for text in (problem for problem in results.problems if problem not in reported):
-        say(console, text, "problem")
+        print_line(console, text, "problem")

@@ -35,7 +35,7 @@ from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
-from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.track.history import DEPTH
 
 Run = tuple[str, str]
@@ -139,7 +139,7 @@ def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: F
         folder.add(row(panel.current, error=f"{type(error).__name__}: {error}"))
     if not console.is_terminal:  # no progress bar
         title = heading([r for r in folder.rows.values() if molecule_of(r) == key and r.guess != LIMIT.label])
-        say(console, f"{title}: done in {time.monotonic() - begin:.0f} s")
+        print_line(console, f"{title}: done in {time.monotonic() - begin:.0f} s")
 
 
 def _done(key: str, settings: Settings, folder: Folder) -> list[Row]:

@@ -20,7 +20,7 @@ from pyscf_mlham.bench.table import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.progress import say
+from pyscf_mlham.progress import print_line
 
 Method = tuple[Guess, str]  # and solver
 SAME_S2 = 1e-3  # of first order in the error of the density, as the energy is not: soft modes leave 1e-4
@@ -76,7 +76,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     results = run(found, plan, protocol, folder, console)
     more = _stability_tasks(verdicts(results), found.molecules, plan.methods, protocol)
     if more:
-        say(console, f"{len(more)} stability analyses, of the higher of two states.")
+        print_line(console, f"{len(more)} stability analyses, of the higher of two states.")
         results = run(found, plan, protocol, folder, console, more)
     judged = verdicts(results)
     sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
@@ -88,7 +88,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     replace_file(folder / "trust.html", page(results, "cpu", box, [(s, "") for s in sheets], kind="trust").encode())
     for sheet in reversed(sheets):
         sheet.print(console)
-    say(console, _headline(judged))
+    print_line(console, _headline(judged))
     return judged
 
 

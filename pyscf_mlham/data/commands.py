@@ -30,7 +30,7 @@ from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import GUESSES, is_ml, named_model
 from pyscf_mlham.options import add_options, check, from_options
-from pyscf_mlham.progress import say
+from pyscf_mlham.progress import print_line
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import engine
 
@@ -130,10 +130,10 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
     sampled = with_copies(molecules, from_options(Displacements, args), work, console, memory)
     counts = generate(sampled, args.output, options, console)
     memory.unlink(missing_ok=True)
-    say(console, f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
+    print_line(console, f"{args.output}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
     _print_splits(args.output, options.shares, console)
     if counts[FAILED_EARLIER]:
-        say(console, f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again.")
+        print_line(console, f"{counts[FAILED_EARLIER]} failed in an earlier run; --retry-failed tries them again.")
     return 1 if counts["failed"] or counts[FAILED_EARLIER] or counts["bad"] else 0
 
 
@@ -159,9 +159,11 @@ def _print_splits(path: Path, shares: tuple[float, float], console: Console) -> 
     """Print the number of records of each split, and of those whose split the requested shares did not change."""
     with HamiltonianFile(path) as file:
         split, requested = file.split.tolist(), splits_by_group(list(file.group), shares)
-    say(console, _numbers(split))
+    print_line(console, _numbers(split))
     if others := sum(a != b for a, b in zip(split, requested, strict=True)):
-        say(console, f"{others} records keep the split of an earlier run; --val and --test apply to new molecules.")
+        print_line(
+            console, f"{others} records keep the split of an earlier run; --val and --test apply to new molecules."
+        )
 
 
 def _numbers(split: list[str]) -> str:
@@ -181,15 +183,15 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
         for record in track(records, description="importing", console=console, transient=True):
             if isinstance(record, DataError):
                 refused += 1
-                say(console, str(record), "refused")
+                print_line(console, str(record), "refused")
             else:
                 yield record
 
     write_file(args.output, level, usable(), {"imported_from": args.source.name, "pyscf_version": pyscf.__version__})
     with HamiltonianFile(args.output) as file:
-        say(console, f"{args.output}: {len(file)} imported, {refused} refused")
+        print_line(console, f"{args.output}: {len(file)} imported, {refused} refused")
         if advice := advice_on_empty(args.output, file.split.tolist(), shares):
-            say(console, advice)
+            print_line(console, advice)
     return 1 if refused else 0
 
 
@@ -197,7 +199,7 @@ def run_baseline(args: argparse.Namespace, console: Console) -> int:
     """Add the scc baseline to the records of a file; return 1 if one failed."""
     counts = add_baseline(args.file, args.output, args.jobs, console)
     done = counts["labelled"] + counts["done"]
-    say(console, f"{args.output}: {done} records with their baseline, {counts['failed']} failed")
+    print_line(console, f"{args.output}: {done} records with their baseline, {counts['failed']} failed")
     return 1 if counts["failed"] else 0
 
 
@@ -206,7 +208,7 @@ def run_split(args: argparse.Namespace, console: Console) -> int:
     _check_finished(args.file)
     split_again(args.file, (args.val, args.test), args.seed)
     with HamiltonianFile(args.file) as file:
-        say(console, f"{args.file}: {_numbers(file.split.tolist())}")
+        print_line(console, f"{args.file}: {_numbers(file.split.tolist())}")
     return 0
 
 
@@ -227,7 +229,7 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
             table.add_row("mean |F - H0|, H0 = sap", _distance(file, args.sample, console))
         console.print(table)
         for name, reason in [*file.failed.values()][:MOST_FAILURES]:
-            say(console, f"failed: {name}: {reason}")
+            print_line(console, f"failed: {name}: {reason}")
     return 0
 
 

@@ -38,7 +38,7 @@ from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.options import option
-from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.store import Store, differences
 from pyscf_mlham.workers import Job, engine
 
@@ -134,11 +134,13 @@ def generate(
         splits = [*earlier.splits.values(), *(task.split for task in queue)]
         early = "" if journal.labelled else advice_on_empty(path, splits, options.shares)
         if early:
-            say(console, early)
+            print_line(console, early)
         try:
             run_through(queue, engine(JOB, options.jobs, options.dask), journal, counts, console)
         except KeyboardInterrupt:
-            say(console, f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes.")
+            print_line(
+                console, f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes."
+            )
             raise
         if journal.labelled or journal.failures or not path.exists():
             _merge(path, earlier, journal, options)
@@ -146,7 +148,7 @@ def generate(
     with HamiltonianFile(path) as file:
         late = advice_on_empty(path, file.split.tolist(), options.shares)
     if late and late != early:
-        say(console, late)
+        print_line(console, late)
     return counts
 
 
@@ -182,10 +184,10 @@ def _to_do(
     for molecule in molecules:
         if isinstance(molecule, DataError):
             counts["bad"] += 1
-            say(console, str(molecule), "bad input")
+            print_line(console, str(molecule), "bad input")
         elif molecule.key in seen:
             counts["duplicate"] += 1
-            say(console, f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.")
+            print_line(console, f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.")
         else:
             seen[molecule.key] = molecule.name
             if molecule.key in done or molecule.key in failed:
@@ -208,7 +210,7 @@ def run_through(
         journal.append(entry)
         counts["labelled" if entry.record else "failed"] += 1
         if entry.record is None:
-            say(console, f"{entry.name}: {entry.reason}", "failed")
+            print_line(console, f"{entry.name}: {entry.reason}", "failed")
 
 
 def _lost(task: Task, reason: str) -> Entry:

@@ -21,7 +21,7 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
-from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
@@ -51,7 +51,7 @@ def evaluate_model(
         if not indices:
             raise DataError(f"{path}: no molecule of split {split} is in the domain of model {config.name}.")
         if outside := sum(counts[s] for s in splits) - len(indices):
-            say(console, f"{outside} molecules outside the model's domain are left out.")
+            print_line(console, f"{outside} molecules outside the model's domain are left out.")
         found: list[Metrics] = []
         baseline: list[Metrics] = []
         changes: list[float] = []
@@ -68,7 +68,7 @@ def evaluate_model(
         learned = "its equivariance is learned"
         kind = "equivariant by design, so this is rounding" if model.network.refiner is None else learned
         text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
-        say(console, f"Rotated molecules: {text}.")
+        print_line(console, f"Rotated molecules: {text}.")
         if scf_molecules:
             compare_guesses(file, indices[:scf_molecules], model, guesses, console)
 
@@ -91,7 +91,7 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
         table.add_row(key, *cells, UNITS.get(key, "Hartree"))
     console.print(table)
     for key, meaning in MEANINGS.items():
-        say(console, f"{key}: {meaning}")
+        print_line(console, f"{key}: {meaning}")
 
 
 def print_classes(
@@ -145,6 +145,6 @@ def compare_guesses(
         table.add_row(guess, f"{cycles.mean():.1f}", *ratios, str(np.sum(~converged)), f"{difference:.0e}")
     console.print(table)
     if reasons:
-        say(
+        print_line(
             console, f"minao was used instead of the model for {len(reasons)} of {len(indices)} molecules: {reasons[0]}"
         )

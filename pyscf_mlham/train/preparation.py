@@ -30,7 +30,7 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config, options_of, part_of
-from pyscf_mlham.progress import say, tracked
+from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.start import other_h0, start_folder, start_from
 
@@ -49,12 +49,12 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         model_config = _described(files[0].level, elements, config)
         _try_network(model_config, config)
         if start and (other := other_h0(start_folder(config), start, model_config)):
-            say(console, f"start: {other}; its weights have to adapt.")
+            print_line(console, f"start: {other}; its weights have to adapt.")
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
         if not console.is_terminal:
             numbers = " and ".join(f"{len(chosen[split])} molecules for {split}" for split in loaded)
-            say(console, f"preparing {numbers}")
+            print_line(console, f"preparing {numbers}")
         for split, found in loaded.items():
             of_file = [(file, [p.index for p in chosen[split] if p.file is file]) for file in files]
             total = sum(count_examples(*part) for part in of_file)
@@ -169,7 +169,7 @@ def choose(
     """
     chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):
-        say(
+        print_line(
             console,
             f"{len(held)} training molecules are left out: they are held out for validation or testing in another file "
             "or under another name.",
@@ -184,7 +184,7 @@ def choose(
         raise DataError(f"{text}; leave those molecules out of the data, or train without start.")
     usable = [place for place in chosen["val"] if supported.issuperset(place.composition)]
     if left_out := len(chosen["val"]) - len(usable):
-        say(
+        print_line(
             console,
             f"{left_out} of {len(chosen['val'])} validation molecules are left out: the model will not support "
             f"{symbols(_elements(chosen['val']) - supported)}.",

@@ -25,7 +25,7 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
-from pyscf_mlham.progress import progress, say
+from pyscf_mlham.progress import print_line, progress
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import CURVE, draw_curve, evaluate, mean, write_log
@@ -110,7 +110,7 @@ class Trainer:
                     saved = time.monotonic()
                 if self._stop and self.step < self.config.steps:
                     if not self.rank:
-                        say(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
+                        print_line(self.console, f"Stopped at step {self.step}; the same command resumes the run.")
                     return
 
     def _report_finished(self) -> None:
@@ -120,7 +120,7 @@ class Trainer:
         note = f"{self.config.name} is finished: {self.step} steps; more steps need another output folder"
         if math.isfinite(self.best):
             note += f", with these weights as initial ones by the key `start: {self.output / 'model'}`"
-        say(self.console, f"{note}.")
+        print_line(self.console, f"{note}.")
 
     def _request_stop(self, number: int, frame: Any) -> None:  # noqa: ARG002  (the signature of a handler)
         self._asked = True
@@ -202,7 +202,7 @@ class Trainer:
         if skipped:
             names = ", ".join(suspects[:SUSPECTS]) + (", ..." if len(suspects) > SUSPECTS else "")
             text = f"{skipped} earlier steps were skipped: the loss was not finite. Their molecules: {names}."
-            say(self.console, text)
+            print_line(self.console, text)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
         if found.density < self.best:
@@ -218,7 +218,7 @@ class Trainer:
             draw_curve(self.output, self.rows)
         except Exception as error:
             note = f"{self.output / CURVE} could not be drawn ({type(error).__name__}: {error}); the run continues."
-            say(self.console, note)
+            print_line(self.console, note)
 
     def save(self) -> None:
         """Write a checkpoint from which the run resumes exactly."""
