@@ -1,4 +1,4 @@
-"""The ASE calculator: right forces, one SCF for each geometry, and errors that say what is wrong."""
+"""The ASE calculator: right forces, one SCF for each geometry, and errors that name the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log and the errors say."""
+"""Texts of the log and of the errors."""
 
 from __future__ import annotations
 

@@ -223,27 +223,16 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A density and the Fock matrix that a level builds from it.
+    """A density and the Fock matrix that a level builds from it."""
 
-    Attributes:
-        problem: the SCF problem of both.
-        orbitals: orbitals of the density, None for a density that is not idempotent.
-        factors: L with D = L L^T, one for a closed shell, alpha's and beta's otherwise.
-        density: density matrix in the object's own shape.
-        v: effective potential, Hartree.
-        fock: h + v, in the object's shape.
-        error: commutator FDS - SDF in orthonormal orbitals.
-        gradient: norm of the orbital gradient, Hartree.
-    """
-
-    problem: Problem
-    orbitals: Orbitals | None
-    factors: list[Array]
-    density: Array
-    v: Array
-    fock: Array
-    error: Array
-    gradient: float
+    problem: Problem  # the SCF problem of both
+    orbitals: Orbitals | None  # orbitals of the density, None for a density that is not idempotent
+    factors: list[Array]  # L with D = L L^T, one for a closed shell, alpha's and beta's otherwise
+    density: Array  # density matrix in the object's own shape
+    v: Array  # effective potential, Hartree
+    fock: Array  # h + v, in the object's shape
+    error: Array  # commutator FDS - SDF in orthonormal orbitals
+    gradient: float  # norm of the orbital gradient, Hartree
 
     def with_potential(self, v: Array) -> Point:
         """Return the same density with another potential, Hartree."""

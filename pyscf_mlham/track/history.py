@@ -58,22 +58,15 @@ FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewd
 
 
 class Guess(NamedTuple):
-    """A density to start from.
+    """A density to start from."""
 
-    Attributes:
-        density: density matrix in the object's own shape.
-        steps: number of old steps in it.
-        error: expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the quotient
-            of both for the last guess; infinite if it may be any.
-        defect: expected defect of the coarse field, see `Ladder`; None if it is unknown.
-        response: response level of a geometry nearby; None if there is none.
-    """
-
-    density: Array
-    steps: int
+    density: Array  # density matrix in the object's own shape
+    steps: int  # number of old steps in it
+    # expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the quotient of both
+    # for the last guess; infinite if it may be any
     error: float
-    defect: Array | None
-    response: MovedResponse | None = None
+    defect: Array | None  # expected defect of the coarse field, see `Ladder`; None if it is unknown
+    response: MovedResponse | None = None  # response level of a geometry nearby; None if there is none
 
 
 class History:

@@ -37,21 +37,13 @@ GAP = 0.03  # Hartree
 
 
 class Shadow(NamedTuple):
-    """The stand-in of a ground state.
+    """The stand-in of a ground state."""
 
-    Attributes:
-        energy: U, Hartree.
-        orbitals: those of D, canonical in F[n] + R[D - n].
-        responses: builds of the response level.
-        failure: why an SCF must replace it; "" if it must not.
-        variables: those of its full build for `mf.callback`, see `accelerate`; `e_tot` is U.
-    """
-
-    energy: float
-    orbitals: Orbitals
-    responses: int
-    failure: str
-    variables: dict[str, Any]
+    energy: float  # U, Hartree
+    orbitals: Orbitals  # those of D, canonical in F[n] + R[D - n]
+    responses: int  # builds of the response level
+    failure: str  # why an SCF must replace it; "" if it must not
+    variables: dict[str, Any]  # those of its full build for `mf.callback`, see `accelerate`; `e_tot` is U
 
 
 def unsupported(mf: Any) -> str:

@@ -14,25 +14,16 @@ Array = NDArray[np.float64]
 
 
 class Step(NamedTuple):
-    """One converged geometry, in irreps order.
+    """One converged geometry, in irreps order."""
 
-    Attributes:
-        positions: (N, 3) Bohr.
-        overlap: (n, n).
-        density: (s, n, n) of each set of orbitals, in Loewdin orbitals.
-        predicted: (s, n, n) density predicted by a model, or None.
-        occ: (s, n) occupations, in descending order.
-        external: (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it
-            is zero.
-        defect: (n, n) or (2, n, n) of the coarse field, see `Ladder`, in Loewdin orbitals, Hartree; None if unknown.
-    """
-
-    positions: Array
-    overlap: Array
-    density: Array
-    predicted: Array | None
-    occ: Array
+    positions: Array  # (N, 3) Bohr
+    overlap: Array  # (n, n)
+    density: Array  # (s, n, n) of each set of orbitals, in Loewdin orbitals
+    predicted: Array | None  # (s, n, n) density predicted by a model, or None
+    occ: Array  # (s, n) occupations, in descending order
+    # (1, n, n) core Hamiltonian minus that of the bare molecule, in Loewdin orbitals, Hartree; None if it is zero
     external: Array | None
+    # (n, n) or (2, n, n) of the coarse field, see `Ladder`, in Loewdin orbitals, Hartree; None if unknown
     defect: Array | None = None
 
     @property

@@ -192,7 +192,7 @@ def test_breaksym_one_is_pyscfs_own_guess_with_the_reason(closed: Any, capsys: p
     asked: list[str] = []
 
     class Model:
-        """One that keeps count, and does not say whether it knows open shells."""
+        """One that counts its calls, without the attribute `restricted`."""
 
         config, exact, native = oracle.config, True, oracle.native
 

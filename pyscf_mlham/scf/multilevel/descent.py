@@ -55,15 +55,10 @@ class Descendable(Protocol):
 
 
 class Seen(NamedTuple):
-    """Curvature that the response level lacks along a direction.
+    """Curvature that the response level lacks along a direction."""
 
-    Attributes:
-        direction: C_v x C_o^T of each spin, with angles x of length 1.
-        missing: curvature, Hartree.
-    """
-
-    direction: list[Array]
-    missing: float
+    direction: list[Array]  # C_v x C_o^T of each spin, with angles x of length 1
+    missing: float  # curvature, Hartree
 
 
 class Step(NamedTuple):

@@ -85,21 +85,13 @@ def diis_of(problem: Problem) -> Any:
 
 @dataclass(frozen=True)
 class Iterate(Point):
-    """A point of the full field.
+    """A point of the full field."""
 
-    Attributes:
-        vhf: result of the object's get_veff.
-        energy: total energy, Hartree.
-        free_energy: the same minus the entropy of smeared occupations times their width, Hartree.
-        lowering: second-order estimate of the energy above the solution, Hartree.
-        clock: processor and wall time when it was built, seconds.
-    """
-
-    vhf: Any
-    energy: float
-    free_energy: float
-    lowering: float
-    clock: tuple[float, float]
+    vhf: Any  # result of the object's get_veff
+    energy: float  # total energy, Hartree
+    free_energy: float  # the same minus the entropy of smeared occupations times their width, Hartree
+    lowering: float  # second-order estimate of the energy above the solution, Hartree
+    clock: tuple[float, float]  # processor and wall time when it was built, seconds
 
     @property
     def canonical(self) -> Orbitals:
@@ -117,17 +109,11 @@ class NoProgressError(Exception):
 
 
 class Outcome(NamedTuple):
-    """Result of a multilevel SCF.
+    """Result of a multilevel SCF."""
 
-    Attributes:
-        best: best point of the full level.
-        failure: why it is not converged, "" if it is.
-        slow: whether the cause is that the cheaper levels are too coarse.
-    """
-
-    best: Iterate
-    failure: str
-    slow: bool = False
+    best: Iterate  # best point of the full level
+    failure: str  # why it is not converged, "" if it is
+    slow: bool = False  # whether the cause is that the cheaper levels are too coarse
 
 
 class FullLevel:

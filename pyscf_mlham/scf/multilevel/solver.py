@@ -87,15 +87,10 @@ class Course:
 
 
 class Solution(NamedTuple):
-    """Result of a level's SCF.
+    """Result of a level's SCF."""
 
-    Attributes:
-        point: best point, of the level itself or of a cheaper one that it trusts.
-        converged: whether its orbitals meet, or are expected to meet, the tolerance.
-    """
-
-    point: Point
-    converged: bool
+    point: Point  # best point, of the level itself or of a cheaper one that it trusts
+    converged: bool  # whether its orbitals meet, or are expected to meet, the tolerance
 
     @property
     def orbitals(self) -> Orbitals:
