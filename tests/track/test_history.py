@@ -379,7 +379,7 @@ def test_a_failing_refinement_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_external_potential_is_part_of_the_method() -> None:
-    """In a field of 0.1 a.u. the densities of free molecules are of no use, nor are those before the rotation of the molecule."""
+    """In a field of 0.1 a.u. the densities of free molecules are of no use, nor are those before the rotation."""
 
     def in_field(mol: gto.Mole, strength: float) -> Any:
         mf = mol.RHF()
