@@ -119,12 +119,10 @@ def limit_of(results: Results, number: int) -> tuple[dict[str, Any], float] | No
 
 
 def table(results: Results) -> str:
-    """Return a Markdown table of the molecules that are complete."""
-    lines = [
-        "| atoms | AOs | builds | time / plain's | time / limit | plain / limit | memory / plain's | "
-        + " | ".join(PARTS) + " |", "|--:|--:|---|" + "--:|" * (4 + len(PARTS)),
-    ]  # fmt: skip
-    for (number, way), row in sorted(results.items(), key=lambda item: item[1]["orbitals"]):
+    """Return a Markdown table of the molecules that are complete, without columns that need a whole plain SCF."""
+    heads = ["atoms", "AOs", "builds", "time / plain's", "time / limit", "plain / limit", "memory / plain's", *PARTS]
+    rows = []
+    for (number, way), row in sorted(results.items(), key=lambda item: item[1]["atoms"]):
         if way in REFERENCES or not (found := limit_of(results, number)):
             continue
         plain, limit = found
@@ -132,9 +130,11 @@ def table(results: Results) -> str:
         full = plain["seconds"] if (number, "plain") in results else float("nan")
         ratios = [row["seconds"] / full, row["seconds"] / limit, full / limit, row["peak_mb"] / plain["peak_mb"]]
         shares = [f"{row['parts'][part] / row['seconds']:.0%}" for part in PARTS]
-        cells = ["-" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
-        lines.append(f"| {row['atoms']} | {row['orbitals']} | {builds} | " + " | ".join(cells + shares) + " |")
-    return "\n".join(lines)
+        cells = ["" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
+        rows.append([str(row["atoms"]), str(row["orbitals"]), builds, *cells, *shares])
+    shown = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    rule = ["---" if head == "builds" else "--:" for head in heads]
+    return "\n".join(f"| {' | '.join(row[i] for i in shown)} |" for row in (heads, rule, *rows))
 
 
 def plot(files: list[Path]) -> bytes:

@@ -66,6 +66,9 @@ def test_benchmark_tables_are_those_of_the_results() -> None:
         assert f"docs/tables/{name}.md" in page
     assert (DOCS / "tables" / "optimise.md").read_text() == benchmarks.optimisations()
     assert "docs/tables/optimise.md" in page
+    for name in benchmarks.LARGE:
+        assert (DOCS / "tables" / f"large-{name}.md").read_text() == benchmarks.large(name)
+        assert f"docs/tables/large-{name}.md" in page
 
 
 def test_command_line_page_has_every_command() -> None:
