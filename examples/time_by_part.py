@@ -148,7 +148,7 @@ def plot(files: list[Path]) -> bytes:
             rows = [(row["atoms"], row["seconds"] / limits[n]) for (n, way), row in results.items() if way == "minao"]
             axes.plot(*zip(*rows, strict=True), "o", label=file.stem.replace("_", " "))
         axes.axhline(1, color="black", linewidth=0.8)
-        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set(xlim=(0, 200), ylim=(0, 2))
         axes.legend()
     return saved(figure, "png")
 
