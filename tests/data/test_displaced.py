@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pyscf import gto, scf
 
-from pyscf_mlham import cli
+from pyscf_mlham import cli, progress
 from pyscf_mlham.data.displaced import Copies, Displacements, Task, rattled, thermal, thermal_copies, with_copies
 from pyscf_mlham.data.geometries import Molecule, read_geometries
 from pyscf_mlham.data.schema import HamiltonianFile
@@ -27,11 +27,14 @@ def test_displaced_copies() -> None:
     assert np.std([c.positions - water.positions for c in copies]) == pytest.approx(0.04 / 0.529, rel=0.3)
 
 
-def test_thermal_copies_are_made_by_the_workers_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thermal_copies_are_made_by_the_workers_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS", -1.0)
     source, out = geometries(tmp_path / "in.xyz", ("H2O", "HCN")), tmp_path / "set.h5"
     command = ["data", "generate", str(source), "-o", str(out), *FLAGS, "--thermal", "2", "--rattle", "1", "-j", "2"]
     assert cli.main(command) == 0
-    assert "normal modes" in capsys.readouterr().out
+    assert "normal modes: 2 of 2 molecules" in capsys.readouterr().out
     molecules = [m for m in read_geometries(str(source)) if not isinstance(m, DataError)]
     alone = {copy.name: copy.positions for m in molecules for copy in thermal(m, 2, 300.0, 0)}
     with HamiltonianFile(out) as file:

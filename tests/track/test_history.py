@@ -53,8 +53,15 @@ def test_aligned_geometries_and_densities() -> None:
     assert_close(tilted, Rotation.from_rotvec([0.3, 0, 0]).as_matrix(), 1e-6)
 
 
+@pytest.fixture
+def cheaper_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes molecules of few AOs use the cheaper levels, as larger ones do."""
+    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
+
+
 @pytest.mark.parametrize("name", ["RHF", "RKS", "UHF", "ROHF", "density_fit"])
 @pytest.mark.parametrize("cart", [False, True])
+@pytest.mark.usefixtures("cheaper_levels")
 def test_a_geometry_seen_before_takes_one_cycle_wherever_it_lies(name: str, cart: bool) -> None:
     ion = {"charge": 1, "spin": 1} if name in ("UHF", "ROHF") else {}
     mol = mole(cart=cart, basis="6-31g*", **ion)
@@ -70,6 +77,7 @@ def test_a_geometry_seen_before_takes_one_cycle_wherever_it_lies(name: str, cart
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.usefixtures("cheaper_levels")
 def test_same_energies_and_fewer_cycles_along_a_path(strategy: str) -> None:
     scanner = track(mole().RHF(), strategy).as_scanner()
     plain, plain_cycles = mole().RHF().as_scanner(), []
@@ -271,11 +279,9 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
 @pytest.mark.parametrize(
     "kind", [lambda mol: b3lyp(mol).density_fit(), lambda mol: mol.RHF().PCM(), pbe_of_ion, rohf_of_ion]
 )
-def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(
-    kind: Callable[[gto.Mole], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cheaper_levels")
+def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kind: Callable[[gto.Mole], Any]) -> None:
     """One for the guess, one in the only cycle, one at the end."""
-    monkeypatch.setitem(vars(sys.modules["pyscf_mlham.track.mixin"]), "SMALL", 0)
     scanner, plain, builds = track(kind(mole())).as_scanner(), kind(mole()).as_scanner(), []
     steps = np.random.default_rng(4).normal(size=(4, 3, 3)) * 0.05
     for step in np.cumsum(steps, axis=0):
