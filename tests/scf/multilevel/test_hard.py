@@ -37,7 +37,7 @@ def test_a_state_of_open_d_shells_is_no_saddle_point() -> None:
     assert quick.converged
     assert quick.e_tot <= hydride().run().e_tot + 1e-8
     assert quick.undo_accelerate().stability(return_status=True)[2]
-    assert quick.full_builds <= 8
+    assert quick.full_builds <= 12  # 7 to 9 by rounding, 32 from the saddle point
     again = accelerate(hydride())
     again.kernel(dm0=quick.make_rdm1())
     assert again.full_builds <= 2
