@@ -27,11 +27,11 @@ def progress(
     console: Console, title: str, total: int, noun: str, done: int = 0, silent: bool = False
 ) -> Iterator[Callable[[str], None]]:
     """Show the progress of the block, which calls the given function after each item with a note, which may be ""."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     lines = not (silent or console.is_terminal)
     start = last = time.monotonic()
     with Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
         console=console, transient=True, disable=silent or lines,
     ) as bar:  # fmt: skip
         task = bar.add_task(title, total=total, completed=done, note="")

@@ -179,7 +179,7 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
 
     def usable() -> Iterator[Record]:
         nonlocal refused
-        records = itertools.islice(import_records(args.source, level, shares), args.limit or None)
+        records = itertools.islice(import_records(args.source, level, shares), args.limit if args.limit > 0 else None)
         for record in track(records, description="importing", console=console, transient=True):
             if isinstance(record, DataError):
                 refused += 1

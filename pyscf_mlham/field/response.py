@@ -106,6 +106,7 @@ class ResponseField:
         """Return the same response without the mean-field object, so that it does not keep that in memory."""
         other = copy.copy(self)
         other.tally, other._mf, other._reference, other._halves, other._constant = Tally(), None, [], {}, 0.0
+        other._points = []  # a new kernel needs the object
         return other
 
     @property

@@ -89,13 +89,14 @@ class Ladder:
             return self._surface
         if not rotates_freely(self._problem):
             return None
-        if self._moved is not None:  # second-order steps need the response of this geometry
-            self.fields.remove(self._moved)
-            self._moved = None
+        moved, self._moved = self._moved, None
+        if moved is not None:  # second-order steps need the response of this geometry
+            self.fields.remove(moved)
         try:
             response = self._field(RESPONSE.name)
             if not isinstance(response, ResponseField):
                 return None
+            response.tally.builds += 0 if moved is None else moved.tally.builds
             self._surface = Surface(point, response, finer=self._field(COARSE.name))
         except ResourceError:
             return None
