@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pyscf.data import nist
 
+from pyscf_mlham.data.frames import frames
 from pyscf_mlham.data.geometries import Molecule, read_geometries
 from pyscf_mlham.errors import DataError
 
@@ -59,22 +59,24 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory, not frames to start from.
     """
-    part, frames = _slice(which), list(read_geometries(source, charge, mult, default_mult=None))
-    chosen = frames[part]
-    if not chosen and isinstance(frames[0], DataError):  # of the file, most likely
-        raise frames[0]
+    part, read = _slice(which), list(read_geometries(source, charge, mult, default_mult=None, boxes=True))
+    chosen = read[part]
+    if not chosen and isinstance(read[0], DataError):  # of the file, most likely
+        raise read[0]
     if not chosen:
-        raise DataError(f"{source} has {len(frames)} frames, and --frames {which} is not among them.")
-    molecules = [frame for frame in chosen if isinstance(frame, Molecule)]
+        raise DataError(f"{source} has {len(read)} frames, and --frames {which} is not among them.")
+    originals = [atoms for _, atoms in frames(source)][part]  # with masses and constraints
+    pairs = [(frame, atoms) for frame, atoms in zip(chosen, originals, strict=False) if isinstance(frame, Molecule)]
+    molecules = [molecule for molecule, _ in pairs]
     bad = [str(frame) for frame in chosen if isinstance(frame, DataError)]
     if bad and (follow or not molecules):
         raise DataError(bad[0])
     if follow:
         _check_same(molecules)
-        return {Path(source).stem: [_atoms(molecule) for molecule in molecules]}, []
+        return {Path(source).stem: [_atoms(*pair) for pair in pairs]}, []
     found: Paths = {}
-    for molecule in molecules:
-        found[free_name(molecule.name, found)] = [_atoms(molecule)]
+    for molecule, atoms in pairs:
+        found[free_name(molecule.name, found)] = [_atoms(molecule, atoms)]
     return found, bad
 
 
@@ -85,11 +87,11 @@ def _slice(which: str) -> slice:
     return slice(*parts) if len(parts) > 1 else slice(parts[0], (parts[0] or 0) + 1 or None)
 
 
-def _atoms(molecule: Molecule) -> Any:
-    from ase import Atoms
-
-    state = {"charge": molecule.charge, "mult": molecule.spin + 1}
-    return Atoms(numbers=molecule.numbers, positions=molecule.positions * nist.BOHR, info=state)
+def _atoms(molecule: Molecule, original: Any) -> Any:
+    """Return a copy of ASE's atoms in the state of the molecule, without a periodic box."""
+    atoms = original.copy()
+    atoms.pbc, atoms.info = False, {"charge": molecule.charge, "mult": molecule.spin + 1}
+    return atoms
 
 
 def _check_same(frames: Sequence[Molecule]) -> None:

@@ -91,6 +91,7 @@ def read_geometries(
     crystals: bool = False,
     kpts: Sequence[int] = (),
     default_mult: int | None = 1,
+    boxes: bool = False,
 ) -> Iterator[Molecule | DataError]:
     """Read every frame; an unusable frame yields an error with its name.
 
@@ -104,6 +105,7 @@ def read_geometries(
         crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
         kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
         default_mult: multiplicity if there is none at all, None for the lowest.
+        boxes: whether molecules may be in a periodic box, which is ignored.
     """
     count = 0
     for index, (label, atoms) in enumerate(frames(source)):
@@ -113,6 +115,8 @@ def read_geometries(
             what = source if index == 0 else place
             yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
+        if boxes:
+            atoms.pbc = False
         own = mult
         if mult is None and not charge and source.startswith(COLLECTION):  # moments are of neutral molecules
             own = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.constraints import FixAtoms
 from ase.io import write
 
 from pyscf_mlham import cli
@@ -107,3 +108,16 @@ def test_charge_and_multiplicity_are_those_of_the_frame_or_the_command(tmp_path:
     (first,), (second,) = chosen(geometry, "--frames", ":", "--charge", "2", "--mult", "3").values()
     assert MLHam().charge_and_spin(first) == (2, 2)
     assert MLHam().charge_and_spin(second) == (2, 0)
+
+
+def test_masses_and_constraints_of_frames_are_kept_and_boxes_ignored(tmp_path: Path) -> None:
+    atoms = molecule("H2O", vacuum=3.0, pbc=True)
+    atoms.set_masses([15.999, 2.014, 1.008])
+    atoms.set_constraint(FixAtoms([0]))
+    write(tmp_path / "heavy.traj", atoms)
+    paths, bad = read_paths(str(tmp_path / "heavy.traj"), ":", 0, None, follow=False)
+    ((read,),) = paths.values()
+    assert not bad
+    assert not read.pbc.any()
+    assert read.get_masses().tolist() == [15.999, 2.014, 1.008]
+    assert [constraint.index.tolist() for constraint in read.constraints] == [[0]]
