@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyscf_mlham.data.frames import frames
-from pyscf_mlham.data.geometries import Molecule, read_geometries
+from pyscf_mlham.data.geometries import Molecule, geometries_of, read_geometries
 from pyscf_mlham.errors import DataError
 
 Paths = dict[str, list[Any]]  # for each molecule a frame to start from, or all frames if they are the trajectory
@@ -59,14 +59,19 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
         mult: multiplicity if a frame has none; None for the lowest, in collections that of the moments.
         follow: whether the frames are one trajectory, not frames to start from.
     """
-    part, read = _slice(which), list(read_geometries(source, charge, mult, default_mult=None, boxes=True))
+    part, found = _slice(which), list(frames(source))
+    for _, atoms in found:
+        if not isinstance(atoms, Exception):
+            atoms.pbc = False  # the box of a molecule
+    read = list(geometries_of(found, source, charge, mult, default_mult=None))
     chosen = read[part]
     if not chosen and isinstance(read[0], DataError):  # of the file, most likely
         raise read[0]
     if not chosen:
         raise DataError(f"{source} has {len(read)} frames, and --frames {which} is not among them.")
-    originals = [atoms for _, atoms in frames(source)][part]  # with masses and constraints
-    pairs = [(frame, atoms) for frame, atoms in zip(chosen, originals, strict=False) if isinstance(frame, Molecule)]
+    pairs = [
+        (frame, atoms) for frame, (_, atoms) in zip(chosen, found[part], strict=False) if isinstance(frame, Molecule)
+    ]
     molecules = [molecule for molecule, _ in pairs]
     bad = [str(frame) for frame in chosen if isinstance(frame, DataError)]
     if bad and (follow or not molecules):
@@ -74,10 +79,10 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
     if follow:
         _check_same(molecules)
         return {Path(source).stem: [_atoms(*pair) for pair in pairs]}, []
-    found: Paths = {}
+    paths: Paths = {}
     for molecule, atoms in pairs:
-        found[free_name(molecule.name, found)] = [_atoms(molecule, atoms)]
-    return found, bad
+        paths[free_name(molecule.name, paths)] = [_atoms(molecule, atoms)]
+    return paths, bad
 
 
 def _slice(which: str) -> slice:
@@ -88,9 +93,9 @@ def _slice(which: str) -> slice:
 
 
 def _atoms(molecule: Molecule, original: Any) -> Any:
-    """Return a copy of ASE's atoms in the state of the molecule, without a periodic box."""
+    """Return a copy of ASE's atoms, with their masses and constraints, in the state of the molecule."""
     atoms = original.copy()
-    atoms.pbc, atoms.info = False, {"charge": molecule.charge, "mult": molecule.spin + 1}
+    atoms.info = {"charge": molecule.charge, "mult": molecule.spin + 1}
     return atoms
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,18 +85,9 @@ def keys_of(file: HamiltonianFile) -> list[str]:
 
 
 def read_geometries(
-    source: str,
-    charge: int = 0,
-    mult: int | None = None,
-    crystals: bool = False,
-    kpts: Sequence[int] = (),
-    default_mult: int | None = 1,
-    boxes: bool = False,
+    source: str, charge: int = 0, mult: int | None = None, crystals: bool = False, kpts: Sequence[int] = ()
 ) -> Iterator[Molecule | DataError]:
-    """Read every frame; an unusable frame yields an error with its name.
-
-    Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
-    the arguments. Without either, a member of a collection has the spin of its magnetic moments.
+    """Read every frame, see `geometries_of`.
 
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
@@ -104,19 +95,35 @@ def read_geometries(
         mult: multiplicity if a frame has none.
         crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
         kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
-        default_mult: multiplicity if there is none at all, None for the lowest.
-        boxes: whether molecules may be in a periodic box, which is ignored.
+    """
+    return geometries_of(frames(source), source, charge, mult, crystals, kpts)
+
+
+def geometries_of(
+    found: Iterable[tuple[str, Any]],
+    source: str,
+    charge: int = 0,
+    mult: int | None = None,
+    crystals: bool = False,
+    kpts: Sequence[int] = (),
+    default_mult: int | None = 1,
+) -> Iterator[Molecule | DataError]:
+    """Convert frames with their names, see `frames`; an unusable frame yields an error with its name.
+
+    Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
+    the arguments. Without either, a member of a collection has the spin of its magnetic moments.
+
+    Args:
+        default_mult: multiplicity without any other source, None for the lowest.
     """
     count = 0
-    for index, (label, atoms) in enumerate(frames(source)):
+    for index, (label, atoms) in enumerate(found):
         count += 1
         place = f"{source}, frame {index}"
         if isinstance(atoms, Exception):
             what = source if index == 0 else place
             yield DataError(f"{what}: cannot be read ({why_unreadable(atoms)}).")
             continue
-        if boxes:
-            atoms.pbc = False
         own = mult
         if mult is None and not charge and source.startswith(COLLECTION):  # moments are of neutral molecules
             own = mult_of_moments(atoms.get_initial_magnetic_moments(), int(atoms.numbers.sum()))
