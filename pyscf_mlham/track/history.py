@@ -66,7 +66,7 @@ class Guess(NamedTuple):
     # for the last guess; infinite if it may be any
     error: float
     defect: Array | None  # expected defect of the coarse field, see `Ladder`; None if it is unknown
-    response: MovedResponse | None = None  # response level of a geometry nearby; None if there is none
+    response: MovedResponse | None = None  # response level of a geometry nearby, None without one
 
 
 class History:
@@ -140,10 +140,20 @@ class History:
         error = self.scale * misfit if misfit > UNLIKE else self.error
         return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect, self._response_at(place.positions))
 
+    def _takes(self, mf: Any) -> bool:
+        """Whether a calculation can be kept; those of another subject are forgotten."""
+        subject = _subject(mf)
+        if subject is None or np.iscomplexobj(mf.mo_coeff):
+            return False
+        if self._subject != subject:
+            self.clear()
+            self._subject = subject
+        return True
+
     def keep_response(self, mf: Any, response: MovedResponse | None) -> None:
         """Keep the response level of an SCF for geometries nearby; None keeps none, nor is one kept that is large."""
         small = response is not None and response.nbytes <= RESPONSE_MEMORY * 1e6 * mf.max_memory
-        self._response = response if small and self.strategy != SHADOW else None
+        self._response = response if small and self._takes(mf) and self.strategy != SHADOW else None
 
     def _response_at(self, positions: Array) -> MovedResponse | None:
         """Return the response level if no atom has moved far since it was made, else forget it."""
@@ -225,12 +235,8 @@ class History:
             defect: of its coarse field, see `Ladder`; Hartree.
             shadow: whether its orbitals are those of shadow dynamics.
         """
-        subject = _subject(mf)
-        if subject is None or np.iscomplexobj(mf.mo_coeff):
+        if not self._takes(mf):
             return
-        if self._subject != subject:
-            self.clear()
-            self._subject = subject
         place = Place.of(mf)
         density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
         here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)

@@ -73,7 +73,7 @@ class Improver:
 
     @property
     def response(self) -> MovedResponse | None:
-        """The response level for geometries nearby, None if there is none."""
+        """The response level for geometries nearby, None without one."""
         return self._ladder.response
 
     @property

@@ -66,7 +66,7 @@ class Ladder:
 
     @property
     def response(self) -> MovedResponse | None:
-        """The response level for geometries nearby; None if there is none yet, or it belongs to this one only."""
+        """The response level for geometries nearby; None before it is made, and with a solvent."""
         fields = (field for field in self.fields if isinstance(field, ResponseField))
         response = next((field for field in fields if field.is_portable and not field.rough), None)
         if response is None:
