@@ -311,9 +311,9 @@ def test_small_molecules_do_without_cheaper_levels() -> None:
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        (lambda mol: accelerate(mol.RHF()), 4),
-        (lambda mol: accelerate(b3lyp(mol).density_fit()), 4),
-        (lambda mol: mol.RHF().density_fit(), 4),
+        (lambda mol: accelerate(mol.RHF()), 3),
+        (lambda mol: accelerate(b3lyp(mol).density_fit()), 3),
+        (lambda mol: mol.RHF().density_fit(), 3),
         (lambda mol: accelerate(mol.RHF().PCM()), 7),
     ],
 )
