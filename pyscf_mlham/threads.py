@@ -1,4 +1,4 @@
-"""Many small products on PySCF's threads, with one thread of the linear algebra library.
+"""Work on PySCF's threads, with one thread of the linear algebra library for each.
 
 NumPy's BLAS has its own threads. Each product wakes them, and afterwards they wait in a busy loop for a while, on the
 cores needed by PySCF's threads; with both at their defaults a calculation of many products takes twice as long.
@@ -7,9 +7,10 @@ cores needed by PySCF's threads; with both at their defaults a calculation of ma
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from math import inf
 from threading import RLock
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ from pyscf import lib
 from threadpoolctl import ThreadpoolController
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 LEAST = 8  # smallest number of items per thread
+SHARE = 4  # parts for each thread that make all threads finish at nearly the same time
 
 # The thread that holds the lock has set the limit for all threads; requests of others have no effect meanwhile.
 _owner = RLock()
@@ -61,15 +64,27 @@ def _switch(limited: bool) -> None:
     _limited = limited
 
 
-def shared_out(work: Callable[[slice], R], number: int) -> list[R]:
+def shared_out(work: Callable[[slice], R], number: int, most: float = inf) -> list[R]:
     """Split items among as many threads as PySCF uses, and return the result of each part, in order.
 
     Args:
-        work: function of a part of consecutive items; in NumPy, which releases the lock of the interpreter.
+        work: function of a part of consecutive items; see `each`.
+        number: number of items.
+        most: largest number of parts, at least one is made.
     """
-    size = max(LEAST, -(-number // lib.num_threads()))
-    parts = [slice(start, min(start + size, number)) for start in range(0, number, size)]
-    if len(parts) == 1:
-        return [work(parts[0])]
-    with one_blas_thread(), ThreadPoolExecutor(len(parts)) as threads:
-        return list(threads.map(work, parts))
+    size = max(LEAST, -(-number // max(1, int(min(most, lib.num_threads())))))
+    return each(work, [slice(start, min(start + size, number)) for start in range(0, number, size)])
+
+
+def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return the results of a function of each item, computed on as many threads as PySCF uses.
+
+    Args:
+        work: function in NumPy or PySCF, which then use one thread each and release the lock of the interpreter.
+        items: largest ones first, or all alike.
+    """
+    number = min(lib.num_threads(), len(items))
+    if number <= 1:
+        return [work(item) for item in items]
+    with one_blas_thread(), ThreadPoolExecutor(number, initializer=lib.num_threads, initargs=(1,)) as threads:
+        return list(threads.map(work, items))

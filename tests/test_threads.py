@@ -14,9 +14,9 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
-from pyscf_mlham.field import CoarseField, Level, fitting
+from pyscf_mlham.field import CoarseField, Level, ResponseField, SingleField, fitting, levels
 from pyscf_mlham.model.network import NetworkModel
-from pyscf_mlham.threads import LEAST, all_blas_threads, one_blas_thread, shared_out
+from pyscf_mlham.threads import LEAST, all_blas_threads, each, one_blas_thread, shared_out
 from support.molecules import ETHYLENE, mole
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
@@ -80,7 +80,7 @@ def test_first_of_two_threads_sets_the_limit() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("number", [1, LEAST, 7 * LEAST + 3])
 def test_all_items_are_shared_out_in_order(threads: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib, "num_threads", lambda: threads)
+    monkeypatch.setattr(lib, "num_threads", lambda *_: threads)
     parts = shared_out(lambda part: list(range(number))[part], number)
     assert [item for part in parts for item in part] == list(range(number))
     assert len(parts) <= threads
@@ -92,23 +92,33 @@ def test_parts_are_worked_on_at_once() -> None:
     shared_out(lambda part: barrier.wait(), 2 * LEAST)  # one after the other they would wait for ever
 
 
+def test_libraries_use_one_thread_for_each_item() -> None:
+    assert set(each(lambda _: (lib.num_threads(), blas_threads()), range(4))) == {(1, 1)}
+    assert (lib.num_threads(), blas_threads()) == (2, 2)
+
+
 def test_an_error_in_a_part_is_told_and_gives_the_threads_back() -> None:
     with pytest.raises(ZeroDivisionError):
         shared_out(lambda part: 1 / part.start, 2 * LEAST)
     assert blas_threads() == 2
 
 
+@pytest.mark.parametrize("make", [CoarseField, ResponseField, SingleField])
 @pytest.mark.parametrize("xc", ["b3lyp", "m062x"])
-def test_the_field_is_that_of_one_thread(xc: str) -> None:
-    mf = mole(ETHYLENE).UKS(xc=xc)
-    left = eigh(mf.get_hcore(), mf.get_ovlp())[1][:, :8]
-    fields = []
+def test_the_field_is_that_of_one_thread(xc: str, make: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    potentials = []
     for threads in (1, 2):
         lib.num_threads(threads)
-        field = CoarseField(mf, DOUBLE)
-        near = field.around([left[:, :7], left[:, 1:]], np.zeros((2, mf.mol.nao, mf.mol.nao)))
-        fields.append(near.potential([left, left[:, :-1]]))
-    np.testing.assert_allclose(*fields, atol=1e-11)
+        monkeypatch.setattr(levels, "_in_use", {})  # nothing is shared with the other field
+        mf = mole(ETHYLENE).UKS(xc=xc).density_fit()
+        left = eigh(mf.get_hcore(), mf.get_ovlp())[1][:, :8]
+        reference = [left[:, :7], left[:, 1:]]
+        field = make(mf) if make is SingleField else make(mf, DOUBLE)
+        if make is ResponseField:
+            field = field.with_kernel(reference)
+        near = field.around(reference, np.zeros((2, mf.mol.nao, mf.mol.nao)))
+        potentials.append(near.potential([left, left[:, :-1]]))
+    np.testing.assert_allclose(*potentials, atol=1e-11 if make is CoarseField else 2e-5)
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:

@@ -54,9 +54,7 @@ class FittedIntegrals:
         with all_blas_threads():
             self._prepare(mol, omega)
             self._b = self._allocated((self._stored.rank, len(self.pairs)), level, budget)
-            done = 0
-            for integrals in three_centre(mol, self.auxmol, omega, self.pairs):
-                self._store(integrals, slice(done, done := done + integrals.shape[1]))
+            three_centre(mol, self.auxmol, omega, self.pairs, self._store)
 
     def _prepare(self, mol: gto.Mole, omega: float) -> None:  # noqa: ARG002
         """Make the map of (P|mn) to what is stored."""
@@ -92,7 +90,8 @@ class FittedIntegrals:
         Args:
             density: (n, n).
         """
-        return np.asarray(self._b @ self.pairs.elements(density, self._b.dtype), dtype=float)
+        elements = self.pairs.elements(density, self._b.dtype)
+        return np.concatenate(shared_out(lambda part: self._b[part] @ elements, len(self._b))).astype(float)
 
     def potential(self, charges: Array) -> Array:
         """Return the potential of charges in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n).
@@ -100,7 +99,8 @@ class FittedIntegrals:
         Args:
             charges: (rank,).
         """
-        return self.pairs.matrix(charges.astype(self._b.dtype) @ self._b)
+        q = charges.astype(self._b.dtype)
+        return self.pairs.matrix(np.sum(shared_out(lambda part: q[part] @ self._b[part], len(q)), axis=0))
 
     def interaction(self, others: gto.Mole) -> Array:
         """Return the Coulomb interaction of the whitened auxiliary functions with other functions, (rank, n).
@@ -131,42 +131,45 @@ class FittedIntegrals:
     def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
         """Return J (n, n) of the sum of the densities, minus that of the reference; summed in double precision."""
         change = density_of(factors) - (density_of(reference) if reference else 0.0)
-        elements, j = self.pairs.elements(change, self._b.dtype), np.zeros(len(self.pairs))
-        for functions in self._blocks():
+        work = partial(self._coulomb, self.pairs.elements(change, self._b.dtype))
+        return self.pairs.matrix(np.sum(shared_out(work, len(self._b)), axis=0))
+
+    def _coulomb(self, elements: Array, part: slice) -> Array:
+        """Return J of some of the functions, (pairs,)."""
+        j = np.zeros(len(self.pairs))
+        for functions in self._blocks(part):
             b = self._b[functions]
             j += (b @ elements) @ b
-        return self.pairs.matrix(j)
+        return j
 
-    def _blocks(self) -> Iterator[slice]:
+    def _blocks(self, part: slice) -> Iterator[slice]:
         """Yield ranges of auxiliary functions whose integrals are small arrays."""
         step = max(1, int(BLOCK_BYTES / (8 * len(self.pairs))))
-        return (slice(start, start + step) for start in range(0, len(self._b), step))
+        return (slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step))
 
-    def half_transformed(self, factor: Array, functions: slice = slice(None)) -> Array:
-        """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair."""
-        return self.pairs.half_transformed(self._both_orders(), factor, functions)
+    def half_transformed(self, factor: Array, half: Array | None = None) -> Array:
+        """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair.
 
-    def exchange_of_change(self, change: Array, doubled: Array) -> Array:
+        Args:
+            factor: (n, columns).
+            half: array for the result; a new large array gets its pages from the system, which takes as long.
+        """
+        if half is None:
+            half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=self._b.dtype)
+        self.pairs.half_transform(self._both_orders(), factor, half)
+        return half
+
+    def exchange_of_change(self, change: Array, doubled: Array, work: Array) -> Array:
         """Return K of (a (2 L + a)^T + transpose) / 2, the change of a density L L^T if L becomes L + a.
 
         Args:
             change: a, (n, columns).
             doubled: half-transformed 2 L, (n, rank, columns).
+            work: array of the same shape, overwritten.
         """
-        self._both_orders()
-        work = partial(self._exchange_of_change, change, doubled)
-        k = np.sum(shared_out(work, len(self._b)), axis=0)
+        a, b = (half.reshape(len(change), -1) for half in (self.half_transformed(change, work), doubled))
+        k = np.sum(shared_out(partial(_exchange_of_change, a, b), a.shape[1]), axis=0)
         return np.asarray(k + k.T) / 2
-
-    def _exchange_of_change(self, change: Array, doubled: Array, part: slice) -> Array:
-        """Return `exchange_of_change` of some of the functions, not yet symmetrised."""
-        k = np.zeros((len(change), len(change)))
-        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * doubled[:, 0].nbytes + 1)))  # no column: no bytes
-        for start in range(part.start, part.stop, step):
-            functions = slice(start, min(start + step, part.stop))
-            half = self.half_transformed(change, functions)
-            k += half.reshape(len(k), -1) @ (doubled[:, functions] + half).reshape(len(k), -1).T
-        return k
 
     def _both_orders(self) -> list[Array]:
         if self._unpacked is None:
@@ -219,12 +222,18 @@ class CoulombIntegrals(FittedIntegrals):
     def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
         """Return J in double precision of arithmetic, a whole one as that of the atoms and of the deformation."""
         change = density_of(factors) - (density_of(reference) if reference else self._atoms)
-        elements = self.pairs.elements(change, float)
-        charges = np.concatenate([self._b[functions].astype(float) @ elements for functions in self._blocks()])
-        fit, j = self._fit(charges), np.zeros(len(self.pairs))
-        for functions in self._blocks():
-            j += fit[functions] @ self._b[functions].astype(float)
+        work = partial(self._charges_of, self.pairs.elements(change, float))
+        fit = self._fit(np.concatenate(shared_out(work, len(self._b))))
+        j = np.sum(shared_out(partial(self._potential_of, fit), len(self._b)), axis=0)
         return self.pairs.matrix(j if reference else j + self._j_of_atoms)
+
+    def _charges_of(self, elements: Array, part: slice) -> Array:
+        """Return the charges of some of the functions in double precision."""
+        return np.concatenate([self._b[functions].astype(float) @ elements for functions in self._blocks(part)])
+
+    def _potential_of(self, charges: Array, part: slice) -> Array:
+        """Return the potential of some of the charges in double precision, (pairs,)."""
+        return np.asarray(sum(charges[block] @ self._b[block].astype(float) for block in self._blocks(part)))
 
 
 def _charges_of_atoms(mol: gto.Mole, auxmol: gto.Mole, omega: float, density: Array) -> Array:
@@ -253,13 +262,12 @@ def fit_overlapping(integrals: Any) -> None:
     orbital_pairs = mol.nao * (mol.nao + 1) // 2
     if orbital_pairs * auxmol.nao * 8e-6 > 0.9 * (integrals.max_memory - lib.current_memory()[0]):  # PySCF's own rule
         return
-    pairs, done = Pairs(mol, EXACT), 0
+    pairs = Pairs(mol, EXACT)
     with all_blas_threads():
         whiten = Whitening(coulomb_metric(auxmol, mol.omega))
         b, rows, packed = np.zeros((whiten.rank, orbital_pairs)), np.arange(whiten.rank), pairs.packed
-        for block in three_centre(mol, auxmol, mol.omega, pairs):
-            lib.takebak_2d(b, whiten(block), rows, packed[done : done + block.shape[1]])
-            done += block.shape[1]
+        store = lambda block, part: lib.takebak_2d(b, whiten(block), rows, packed[part])  # noqa: E731
+        three_centre(mol, auxmol, mol.omega, pairs, store)
     integrals.auxmol, integrals._cderi = auxmol, b
 
 
@@ -289,6 +297,16 @@ def fitted_in(
     """Fit the integrals in a given auxiliary basis set; see `fitted` and `FittedIntegrals`."""
     make = partial(FittedIntegrals if exchange else CoulombIntegrals, mol, basis, level, omega, budget)
     return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega, exchange), mol, make))
+
+
+def _exchange_of_change(a: Array, b: Array, part: slice) -> Array:
+    """Return a (a + b)^T of some of the columns, a few at a time."""
+    k = np.zeros((len(a), len(a)))
+    step = max(1, int(BLOCK_BYTES / (2 * a.itemsize * len(a))))
+    for start in range(part.start, part.stop, step):
+        columns = slice(start, min(start + step, part.stop))
+        k += a[:, columns] @ (a[:, columns] + b[:, columns]).T
+    return k
 
 
 def density_of(factors: Sequence[Array]) -> Array:

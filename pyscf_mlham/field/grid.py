@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto, lib
 
 from pyscf_mlham.field.levels import Level, shared
-from pyscf_mlham.threads import LEAST, shared_out
+from pyscf_mlham.threads import LEAST, each, shared_out
 
 Array = NDArray[Any]
 
@@ -54,6 +53,13 @@ class Functional:
         return [(omega, share) for omega, share in terms if share]
 
 
+class Block(NamedTuple):
+    """Atomic orbitals on a block of points."""
+
+    columns: Array  # indices of the orbitals that are non-zero on it
+    ao: Array  # their values, or values and gradients, (1 or 4, points, orbitals)
+
+
 class GridOrbitals:
     """Values of the atomic orbitals on a grid, computed once."""
 
@@ -69,7 +75,7 @@ class GridOrbitals:
         order = neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
         self._mol, self.dtype, self._deriv = mol.copy(), dtype, deriv  # callers may move their molecules
-        self._kept: list[tuple[Array, Array]] = []
+        self._kept: list[Block] = []
 
     @classmethod
     def of_level(cls, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> GridOrbitals:
@@ -83,31 +89,34 @@ class GridOrbitals:
         """Free the values; they are recomputed when needed."""
         self._kept = []
 
-    def blocks(self, budget: float) -> Iterator[tuple[Array, Array]]:
-        """Yield orbitals and their values block by block, and store them as far as memory allows.
+    def blocks(self, budget: float) -> Iterator[list[Block]]:
+        """Yield several blocks of points at a time, and store their values as far as memory allows.
 
         Args:
             budget: largest number of bytes to store.
         """
         kept = list(self._kept)  # other threads may do the same: lists are only replaced as a whole
-        size = sum(values.nbytes for _, values in kept)
-        yield from kept
-        for columns, values in self._evaluate(len(kept)):
-            size += values.nbytes
-            if size <= budget:  # the size only grows, so the stored blocks are the first ones
-                kept.append((columns, values))
-            yield columns, values
+        size, number = sum(block.ao.nbytes for block in kept), -(-len(self.weights) // GRID_BLOCK)
+        together = max(TOGETHER, LEAST * lib.num_threads())
+        for start in range(0, number, together):
+            stored = kept[start : start + together]
+            missing = each(self._block, range(start + len(stored), min(start + together, number)))
+            for block in missing:
+                size += block.ao.nbytes
+                if size <= budget:  # the size only grows, so the stored blocks are the first ones
+                    kept.append(block)
+            yield stored + missing
         if len(kept) > len(self._kept):
             self._kept = kept
 
-    def _evaluate(self, first: int) -> Iterator[tuple[Array, Array]]:
-        """Yield the orbitals that are non-zero on a block of points, and their values, (1 or 4, points, orbitals)."""
+    def _block(self, number: int) -> Block:
+        """Return the values on a block of points."""
+        points = slice(number * GRID_BLOCK, (number + 1) * GRID_BLOCK)
         name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
-        for start in range(first * GRID_BLOCK, len(self.weights), GRID_BLOCK):
-            values = self._mol.eval_gto(name, self._coords[start : start + GRID_BLOCK], cutoff=ORBITAL_TAIL)
-            values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self.dtype), ORBITAL_TAIL)
-            columns = np.flatnonzero(values.any(axis=(0, 1)))
-            yield columns, values if len(columns) == values.shape[2] else values[:, :, columns]
+        values = self._mol.eval_gto(name, self._coords[points], cutoff=ORBITAL_TAIL)
+        values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self.dtype), ORBITAL_TAIL)
+        columns = np.flatnonzero(values.any(axis=(0, 1)))
+        return Block(columns, values if len(columns) == values.shape[2] else values[:, :, columns])
 
 
 def is_of_level(grids: dft.gen_grid.Grids, level: Level) -> bool:
@@ -127,7 +136,7 @@ class Weighted(NamedTuple):
     """A potential on a block of points."""
 
     columns: Array  # indices of the orbitals that are non-zero on it
-    ao: Array  # their values, (1 or 4, points, orbitals)
+    ao: Array  # their values
     potential: Array  # potential times the weights of the points, (spins, 1 to 5, points)
 
 
@@ -170,8 +179,7 @@ class GridXC:
         """Yield potentials minus those of the reference, several blocks at a time."""
         occupied: list[Array] = [np.asarray(factor, dtype=self._orbitals.dtype) for factor in factors]
         spin, start, number = len(factors) - 1, 0, 0
-        blocks = self._orbitals.blocks(self._budget)
-        while together := list(itertools.islice(blocks, max(TOGETHER, LEAST * lib.num_threads()))):
+        for together in self._orbitals.blocks(self._budget):
             rho = np.concatenate(shared_out(partial(self._densities, together, occupied), len(together)), axis=-1)
             if self._xc.kind == "LDA":
                 rho = rho[:, 0]
@@ -180,14 +188,14 @@ class GridXC:
             argument = rho if spin else rho[0]
             vxc = self._ni.eval_xc_eff(self._xc.name, argument, deriv=1, xctype=self._xc.kind, spin=spin)[1]
             weighted = weights * np.asarray(vxc).reshape(spin + 1, -1, len(weights))
-            ends = np.cumsum([ao.shape[1] for _, ao in together])[:-1]
+            ends = np.cumsum([block.ao.shape[1] for block in together])[:-1]
             parts = np.split(weighted, ends, axis=-1)
             if self._reference:
                 parts = [part - self._reference[number + i] for i, part in enumerate(parts)]
             yield [Weighted(columns, ao, part) for (columns, ao), part in zip(together, parts, strict=True)]
             number += len(parts)
 
-    def _densities(self, blocks: Sequence[tuple[Array, Array]], occupied: Sequence[Array], part: slice) -> Array:
+    def _densities(self, blocks: Sequence[Block], occupied: Sequence[Array], part: slice) -> Array:
         """Return `_density` of each spin on some of the blocks, (spins, 1 to 5, points)."""
         spins = [[self._density(ao, factor[columns]) for columns, ao in blocks[part]] for factor in occupied]
         return np.stack([np.concatenate(rows, axis=-1) for rows in spins])

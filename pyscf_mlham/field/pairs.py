@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, lib, scf
 
-from pyscf_mlham.threads import shared_out
+from pyscf_mlham.threads import SHARE, each, shared_out
 
 Array = NDArray[Any]
 
@@ -68,23 +68,27 @@ class Pairs:
         full[self.both] = full.T[self.both] = elements
         return full
 
-    def exchange(self, b: Array, changes: Sequence[tuple[Array, Array]]) -> Array:
+    def exchange(self, b: Array, changes: Sequence[tuple[Array, Array]], packed: bool = False) -> Array:
         """Return sum_P B_P (a b^T + b a^T) / 2 B_P of pairs of factors a, b: (len(changes), n, n).
 
         Args:
             b: fitted integrals of the pairs, (functions, pairs).
             changes: a and b of each density (n, columns).
+            packed: whether the columns of b are packed lower triangles with all pairs instead.
         """
-        ks = np.sum(shared_out(partial(self._exchange, b, changes), len(b)), axis=0)
+        places = self.packed[self._both_ways] if packed else self._both_ways
+        step = max(1, int(BLOCK_BYTES / (2 * len(places) * b.itemsize)))
+        ks = np.sum(shared_out(partial(self._exchange, b, places, changes, step), len(b)), axis=0)
         return np.asarray(ks + ks.swapaxes(1, 2)) / 2
 
-    def _exchange(self, b: Array, changes: Sequence[tuple[Array, Array]], part: slice) -> Array:
-        """Return `exchange` of some of the functions, not yet symmetrised."""
-        orbitals = len(self._starts) - 1
+    def _exchange(
+        self, b: Array, places: Array, changes: Sequence[tuple[Array, Array]], step: int, part: slice
+    ) -> Array:
+        """Return `exchange` of some of the functions, a few at a time, not yet symmetrised."""
+        orbitals, dtype = len(self._starts) - 1, changes[0][0].dtype
         ks = np.zeros((len(changes), orbitals, orbitals))
-        step = max(1, int(BLOCK_BYTES / lib.num_threads() / (2 * b[0].nbytes)))  # both orders of a pair are used
         for start in range(part.start, part.stop, step):
-            block = np.take(b[start : min(start + step, part.stop)], self._both_ways, axis=1)
+            block = np.take(b[start : min(start + step, part.stop)], places, axis=1).astype(dtype, copy=False)
             for k, (one, other) in zip(ks, changes, strict=True):
                 left = self._half_transformed(block, one)
                 k += left @ (left if other is one else self._half_transformed(block, other)).T
@@ -94,9 +98,9 @@ class Pairs:
         """Transform one index of integrals in both orders to the columns of a factor: (n, functions * columns)."""
         half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
         for shell in self.shells:
-            near = factor[self._near(shell)]
-            for m in range(shell.start, shell.stop):
-                np.matmul(b[:, self._starts[m] : self._starts[m + 1]], near, out=half[m])
+            integrals = b[:, self._starts[shell.start] : self._starts[shell.stop]]
+            integrals = integrals.reshape(len(b), shell.stop - shell.start, -1).swapaxes(0, 1)
+            np.matmul(integrals, factor[self._near(shell)], out=half[shell])
         return half.reshape(len(factor), -1)
 
     def unpacked(self, b: Array) -> list[Array]:
@@ -108,14 +112,16 @@ class Pairs:
             blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
         return blocks
 
-    def half_transformed(self, unpacked: Sequence[Array], factor: Array, functions: slice) -> Array:
-        """Return (P|mi) of factor columns i and some functions P, (n, functions, columns); `unpacked` is (P|mn)."""
-        factor = np.asarray(factor, dtype=unpacked[0].dtype)
-        number = len(range(unpacked[0].shape[1])[functions])
-        half = np.empty((len(factor), number, factor.shape[1]), dtype=factor.dtype)
-        for shell, block in zip(self.shells, unpacked, strict=True):
-            np.matmul(block[:, functions], factor[self._near(shell)], out=half[shell])
-        return half
+    def half_transform(self, unpacked: Sequence[Array], factor: Array, half: Array) -> None:
+        """Compute (P|mi) of factor columns i from (P|mn) of `unpacked` into `half`, (n, functions, columns)."""
+        factor = np.asarray(factor, dtype=half.dtype)
+
+        def transform(part: slice) -> None:
+            for shell, block in zip(self.shells[part], unpacked[part], strict=True):
+                np.matmul(block, factor[self._near(shell)], out=half[shell])
+
+        step = max(1, len(self.shells) // (SHARE * lib.num_threads()))
+        each(transform, [slice(start, start + step) for start in range(0, len(self.shells), step)])
 
     def _near(self, shell: slice) -> Array:
         """Return the orbitals that overlap with those of a shell."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,9 @@ from pyscf_mlham.field.levels import COARSE, RESPONSE, Level
 from pyscf_mlham.field.pairs import changes
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.solvent import reaction_of
+from pyscf_mlham.threads import each, shared_out
 
 Array = NDArray[Any]
-Points = list[tuple[Array, Array]]  # blocks of neighbouring points of a grid, Bohr, and their weights
 
 THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 # The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part
@@ -38,7 +38,14 @@ THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 ROUGH = "{share:.12g}*lda,vwn"
 META = "{share:.12g}*pbe,pbe"
 TAIL = 1e-4  # functions with smaller values on a block of points are neglected
-POINTS = 300  # number of points in a block
+BLOCK = 300  # number of points in a block
+
+
+class Points(NamedTuple):
+    """A grid, neighbours first."""
+
+    coords: Array  # (points, 3), Bohr
+    weights: Array  # (points,)
 
 
 class ResponseField:
@@ -69,13 +76,13 @@ class ResponseField:
             fitted_in(mf.mol, exchange_basis(mf.mol), RESPONSE, omega, budget / 2) for omega, _ in self._shares
         ]
         self._xc, self._mf = xc, mf
-        self._points = _points_of(mf) if xc.kind != "HF" else []
+        self._points = _points_of(mf) if xc.kind != "HF" else None
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self.is_portable = self._solvent is None
         self._reference: list[Array] = []
         self._budget = budget / 2
-        self._halves: dict[tuple[int, int, int], Array] = {}
+        self._halves: dict[tuple[int, int, int], tuple[Array, Array]] = {}
         self._constant: Array | float = 0.0
 
     def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
@@ -86,14 +93,14 @@ class ResponseField:
             rough: use the local density approximation, at a third of the cost, which is sufficient for a first guess.
         """
         other = copy.copy(self)
-        other.rough = rough and self._xc.kind != "HF"
-        if self._xc.kind != "HF":
+        other.rough = rough and self._points is not None
+        if self._points is not None:
             name, kind = self._xc.name, self._xc.kind
             if rough:
                 name, kind = ROUGH.format(share=1 - self._xc.hyb), "LDA"
             elif kind == "MGGA":
                 name, kind = META.format(share=1 - self._xc.hyb), "GGA"
-            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors, self._points)
+            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors, self._points, self._budget)
         return other
 
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
@@ -106,7 +113,7 @@ class ResponseField:
         """Return the same response without the mean-field object, so that it does not keep that in memory."""
         other = copy.copy(self)
         other.tally, other._mf, other._reference, other._halves, other._constant = Tally(), None, [], {}, 0.0
-        other._points = []  # a new kernel needs the object
+        other._points = None  # a new kernel needs the object
         return other
 
     @property
@@ -135,22 +142,23 @@ class ResponseField:
     def _exchange_of_change(self, i: int, factors: Sequence[Array]) -> list[Array]:
         """Return K[L L^T] - K[L_r L_r^T] of each spin; half-transformed L_r are stored if memory allows."""
         integrals, columns = self._exchange[i], max(factor.shape[1] for factor in self._reference)
-        # for each spin the reference, and in addition the change and the sum of both
-        if integrals.half_bytes((len(factors) + 2) * columns) > self._budget / len(self._shares):
+        # for each spin the reference and the change
+        if integrals.half_bytes(2 * len(factors) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
-        pairs = enumerate(changes(factors, self._reference))
-        return [
-            integrals.exchange_of_change(change, self._doubled_reference(i, spin, change.shape[1]))
-            for spin, (change, _) in pairs
-        ]
+        ks = []
+        for spin, (change, _) in enumerate(changes(factors, self._reference)):
+            doubled, work = self._halves_of(i, spin, change.shape[1])
+            ks.append(integrals.exchange_of_change(change, doubled, work))
+        return ks
 
-    def _doubled_reference(self, i: int, spin: int, columns: int) -> Array:
-        """Return twice the half-transformed reference, padded with zero columns."""
+    def _halves_of(self, i: int, spin: int, columns: int) -> tuple[Array, Array]:
+        """Return twice the half-transformed reference, padded with zero columns, and an array of the same shape."""
         reference = self._reference[spin]
         padded = np.pad(reference, ((0, 0), (0, columns - reference.shape[1])))
         key = (i, spin, columns)
         if key not in self._halves:
-            self._halves[key] = self._exchange[i].half_transformed(2 * padded)
+            doubled = self._exchange[i].half_transformed(2 * padded)
+            self._halves[key] = doubled, np.empty_like(doubled)
         return self._halves[key]
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
@@ -201,8 +209,7 @@ def _points_of(mf: Any) -> Points:
     grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
     grids.build(with_non0tab=False, sort_grids=False)
     order = neighbours_first(grids.coords)
-    blocks = (order[start : start + POINTS] for start in range(0, len(order), POINTS))
-    return [(grids.coords[block], grids.weights[block]) for block in blocks]
+    return Points(grids.coords[order], grids.weights[order])
 
 
 def _kernel(
@@ -212,10 +219,16 @@ def _kernel(
     integrals: FittedIntegrals,
     factors: Sequence[Array],
     points: Points,
+    budget: float,
 ) -> Array:
     """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
-    matrices = _kernel_matrices(mf, name, kind, integrals.auxmol, factors, points)
-    folded = [integrals.whitened_operator(matrix) for matrix in matrices]
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(points.weights), BLOCK)]
+    rho = np.concatenate(each(lambda block: _density(mf.mol, points.coords[block], kind, factors), blocks), axis=-1)
+    f = [points.weights * kernel for kernel in _kernel_on_grid(mf._numint, name, kind, rho)]
+    work = partial(_kernel_matrices, integrals.auxmol, points, kind, f, blocks)
+    most = budget / (8 * len(f) * integrals.auxmol.nao**2)
+    matrices = np.sum(shared_out(work, len(blocks), most), axis=0)
+    folded = [integrals.whitened_operator((matrix + matrix.T) / 2) for matrix in matrices]
     for matrix in folded:
         matrix[np.diag_indices_from(matrix)] += 1.0
     same, *rest = folded
@@ -223,27 +236,31 @@ def _kernel(
 
 
 def _kernel_matrices(
-    mf: Any, name: str, kind: str, auxmol: gto.Mole, factors: Sequence[Array], points: Points
+    auxmol: gto.Mole, points: Points, kind: str, f: Sequence[Array], blocks: Sequence[slice], part: slice
 ) -> Array:
-    """Return <P|f_xc|Q> (1, n_aux, n_aux) of a closed shell, else (3, n_aux, n_aux) of two alphas, both, two betas."""
-    matrices = np.zeros((1 if len(factors) == 1 else 3, auxmol.nao, auxmol.nao))
-    for coords, weights in points:
-        ao = _values(mf.mol, coords, kind)
-        reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
-        rho = np.stack([_density(ao[:, :, reached] @ factor[reached]) for factor in factors])
-        values = _values(auxmol, coords, kind).astype(np.float32)
-        reach = np.flatnonzero((np.abs(values[0]) * np.sqrt(np.abs(weights))[:, None]).max(axis=0) > TAIL)
+    """Return <P|f|Q> of weighted kernels f on some blocks of points, (len(f), n_aux, n_aux), not yet symmetrised."""
+    matrices = np.zeros((len(f), auxmol.nao, auxmol.nao))
+    for block in blocks[part]:
+        values = _values(auxmol, points.coords[block], kind).astype(np.float32)
+        size = np.abs(values[0]) * np.sqrt(np.abs(points.weights[block]))[:, None]
+        reach = np.flatnonzero(size.max(axis=0) > TAIL)
         values = np.ascontiguousarray(values[:, :, reach])
         rows = values.shape[0] * values.shape[1]
-        for matrix, f in zip(matrices, _kernel_on_grid(mf._numint, name, kind, rho), strict=True):
-            weighted = np.einsum("abp,bpq->apq", (f * weights).astype(np.float32), values, optimize=True)
+        for matrix, kernel in zip(matrices, f, strict=True):
+            weighted = np.einsum("abp,bpq->apq", kernel[:, :, block].astype(np.float32), values, optimize=True)
             matrix[np.ix_(reach, reach)] += values.reshape(rows, -1).T @ weighted.reshape(rows, -1)
-    return (matrices + matrices.swapaxes(1, 2)) / 2
+    return matrices
 
 
-def _density(x: Array) -> Array:
-    """Return the density, and gradient, of factor columns (1 or 4, points, columns) on a grid: (1 or 4, points)."""
-    return np.array([np.einsum("po,po->p", x[0], x[0]), *(2 * np.einsum("po,po->p", x[0], d) for d in x[1:])])
+def _density(mol: gto.Mole, coords: Array, kind: str, factors: Sequence[Array]) -> Array:
+    """Return the density of each spin, and its gradient unless the kind is LDA: (spins, 1 or 4, points)."""
+    ao = _values(mol, coords, kind)
+    reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
+    spins = []
+    for factor in factors:
+        x = ao[:, :, reached] @ factor[reached]  # (1 or 4, points, columns)
+        spins.append([np.einsum("po,po->p", x[0], x[0]), *(2 * np.einsum("po,po->p", x[0], d) for d in x[1:])])
+    return np.array(spins)
 
 
 def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:

@@ -7,7 +7,7 @@ density differs from the full one by rounding, 1e-6 to 1e-5 Hartree. A build cos
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
-from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.field.pairs import Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Tally
 
 Array = NDArray[Any]
@@ -91,17 +91,9 @@ class SingleField:
             whole = self._mf.with_df
             with whole.range_coulomb(omega) if omega else nullcontext(whole) as integrals:
                 fit_overlapping(integrals)
-                for b in self._slices(integrals):
-                    k += per_electron * share * self._pairs.exchange(b, pairs)
+                for b in integrals.loop():
+                    k += per_electron * share * self._pairs.exchange(b, pairs, packed=True)
         return k
-
-    def _slices(self, integrals: Any) -> Iterator[Array]:
-        """Yield the integrals of the pairs, of some auxiliary functions at a time, in single precision."""
-        packed = self._pairs.packed
-        step = max(1, int(BLOCK_BYTES / (8 * len(packed))))
-        for block in integrals.loop():
-            for start in range(0, len(block), step):
-                yield np.take(block[start : start + step], packed, axis=1).astype(SINGLE.dtype)
 
     def _on_grid(self, density: Array) -> GridXC:
         """Return the exchange-correlation potential on the object's own grid."""

@@ -8,37 +8,45 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, lib
 from pyscf.gto.moleintor import getints3c, make_cintopt
 
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs
+from pyscf_mlham.threads import SHARE, each
 
 Array = NDArray[Any]
 
 
-def three_centre(mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: Pairs) -> Iterator[Array]:
-    """Yield (P|mn) of some pairs at a time, in order: those of a few shells, (n_aux, pairs).
+def three_centre(
+    mol: gto.Mole, auxmol: gto.Mole, omega: float, pairs: Pairs, use: Callable[[Array, slice], Any]
+) -> None:
+    """Compute (P|mn), those of a few shells at a time, on all threads.
 
     Args:
         mol: molecule.
         auxmol: molecule with the auxiliary functions P.
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
         pairs: pairs of overlapping orbitals, m >= n.
+        use: called with integrals (n_aux, some pairs) and these pairs, once for each pair, in any order.
     """
     both, m, n = mol + auxmol, *pairs.both
     first = np.searchsorted(m, np.arange(mol.nao + 1))  # pair of each m
     shell_of = np.repeat(np.arange(mol.nbas), np.diff(mol.ao_loc_nr()))
     with both.with_range_coulomb(omega or None):
         compute = _computation(both, mol.nbas)
-        for shells in _groups(pairs.shells, first, BLOCK_BYTES / (8 * auxmol.nao)):
-            start = first[pairs.shells[shells.start].start]
-            block = np.empty((auxmol.nao, first[pairs.shells[shells.stop - 1].stop] - start))
+
+        def work(shells: slice) -> None:
+            part = slice(first[pairs.shells[shells.start].start], first[pairs.shells[shells.stop - 1].stop])
+            block = np.empty((auxmol.nao, part.stop - part.start))
             for shell in range(shells.start, shells.stop):
                 orbitals = pairs.shells[shell]
                 near = np.unique(shell_of[n[first[orbitals.stop - 1] : first[orbitals.stop]]])
-                rows = [block[:, first[i] - start : first[i + 1] - start] for i in range(orbitals.start, orbitals.stop)]
+                rows = [block[:, slice(*first[i : i + 2] - part.start)] for i in range(orbitals.start, orbitals.stop)]
                 _fill(rows, compute, shell, near)
-            yield block
+            use(block, part)
+
+        most = min(BLOCK_BYTES / (8 * auxmol.nao), len(pairs) / (SHARE * lib.num_threads()))
+        each(work, list(_groups(pairs.shells, first, most)))
 
 
 def _groups(shells: list[slice], first: Array, most: float) -> Iterator[slice]:

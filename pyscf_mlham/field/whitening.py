@@ -12,6 +12,7 @@ from pyscf import gto
 Array = NDArray[Any]
 
 DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
+BLOCK = 128  # number of rows that forward substitution computes at once
 
 
 def coulomb_metric(auxmol: gto.Mole, omega: float) -> Array:
@@ -30,8 +31,10 @@ class Whitening:
     def __init__(self, metric: Array) -> None:
         self._root: Array | None = None
         try:
-            self._root = scipy.linalg.cholesky(metric, lower=True)
+            self._root = root = np.ascontiguousarray(scipy.linalg.cholesky(metric, lower=True))
             self.rank = len(metric)
+            blocks = [slice(start, min(start + BLOCK, self.rank)) for start in range(0, self.rank, BLOCK)]
+            self._inverses = [(b, scipy.linalg.inv(root[b, b], check_finite=False)) for b in blocks]
         except scipy.linalg.LinAlgError:
             values, vectors = scipy.linalg.eigh(metric)
             kept = values > DEPENDENT
@@ -42,9 +45,10 @@ class Whitening:
         """Return L^-1 of rows (n_aux, n), which may be overwritten."""
         if self._root is None:
             return np.asarray(self._inverse @ rows)
-        trsm = scipy.linalg.get_blas_funcs("trsm", (self._root,))
-        # rows are transposed for BLAS, which works in place
-        return np.asarray(trsm(1.0, self._root, rows.T, lower=True, trans_a=1, side=1, overwrite_b=True).T)
+        for block, inverse in self._inverses:  # SciPy's own substitution would lock out other threads
+            rows[block] -= self._root[block, : block.start] @ rows[: block.start]
+            rows[block] = inverse @ rows[block]
+        return rows
 
     def transposed(self, vector: Array) -> Array:
         """Return L^-T of a vector (rank,)."""
