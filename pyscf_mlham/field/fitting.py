@@ -159,6 +159,11 @@ class FittedIntegrals:
         self.pairs.half_transform(self._both_orders(), factor, half)
         return half
 
+    def exchange(self, factor: Array) -> Array:
+        """Return K of a density L L^T (n, n), from integrals of both orders of each pair."""
+        half = self.half_transformed(factor).reshape(len(factor), -1)
+        return np.asarray(np.sum(shared_out(lambda part: half[:, part] @ half[:, part].T, half.shape[1]), axis=0))
+
     def exchange_of_change(self, change: Array, doubled: Array, work: Array) -> Array:
         """Return K of (a (2 L + a)^T + transpose) / 2, the change of a density L L^T if L becomes L + a.
 

@@ -82,7 +82,7 @@ class ResponseField:
         self.is_portable = self._solvent is None
         self._reference: list[Array] = []
         self._budget = budget / 2
-        self._halves: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+        self._kept: dict[tuple[int, int, int], tuple[Array, ...]] = {}  # of the reference
         self._constant: Array | float = 0.0
 
     def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
@@ -106,13 +106,13 @@ class ResponseField:
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
         """Return the field v + R[D - L L^T]; see `Field`."""
         anchored = copy.copy(self)
-        anchored._reference, anchored._constant, anchored._halves = list(factors), v, {}
+        anchored._reference, anchored._constant, anchored._kept = list(factors), v, {}
         return anchored
 
     def without_object(self) -> ResponseField:
         """Return the same response without the mean-field object, so that it does not keep that in memory."""
         other = copy.copy(self)
-        other.tally, other._mf, other._reference, other._halves, other._constant = Tally(), None, [], {}, 0.0
+        other.tally, other._mf, other._reference, other._kept, other._constant = Tally(), None, [], {}, 0.0
         other._points = None  # a new kernel needs the object
         return other
 
@@ -145,21 +145,21 @@ class ResponseField:
         # for each spin the reference and the change
         if integrals.half_bytes(2 * len(factors) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
-        ks = []
-        for spin, (change, _) in enumerate(changes(factors, self._reference)):
-            doubled, work = self._halves_of(i, spin, change.shape[1])
-            ks.append(integrals.exchange_of_change(change, doubled, work))
-        return ks
+        return [self._exchange_of_spin(i, spin, factor) for spin, factor in enumerate(factors)]
 
-    def _halves_of(self, i: int, spin: int, columns: int) -> tuple[Array, Array]:
-        """Return twice the half-transformed reference, padded with zero columns, and an array of the same shape."""
-        reference = self._reference[spin]
-        padded = np.pad(reference, ((0, 0), (0, columns - reference.shape[1])))
-        key = (i, spin, columns)
-        if key not in self._halves:
-            doubled = self._exchange[i].half_transformed(2 * padded)
-            self._halves[key] = doubled, np.empty_like(doubled)
-        return self._halves[key]
+    def _exchange_of_spin(self, i: int, spin: int, factor: Array) -> Array:
+        integrals, origin = self._exchange[i], self._reference[spin]
+        if origin.shape[1] > factor.shape[1]:  # superposed atoms: the change is not small, and has more columns than L
+            key = i, spin, 0
+            if key not in self._kept:
+                self._kept[key] = (integrals.exchange(origin),)
+            return integrals.exchange(factor) - self._kept[key][0]
+        ((change, _),) = changes([factor], [origin])
+        key = i, spin, change.shape[1]
+        if key not in self._kept:
+            doubled = integrals.half_transformed(2 * np.pad(origin, ((0, 0), (0, key[2] - origin.shape[1]))))
+            self._kept[key] = doubled, np.empty_like(doubled)
+        return integrals.exchange_of_change(change, *self._kept[key])
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
         """Return the Coulomb and semilocal response of each spin."""
