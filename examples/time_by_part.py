@@ -5,7 +5,8 @@
 Density-fitted, closed shells (comment lines may have charge=), def2-SVP, processor seconds of one thread. Each
 calculation is a process of its own, whose peak memory is measured; results are appended to the file, and the same
 command continues. The limit is the object's own set-up and two Fock builds; `--ways limit minao` measures only these of
-plain SCF. `--plot large.png b3lyp.jsonl pbe.jsonl` draws the ratios to the limit in these files.
+plain SCF. With `--threads 2` seconds are wall time. `--plot large.png b3lyp.jsonl pbe.jsonl` draws the ratios to the
+limit in these files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -55,9 +57,10 @@ Results = dict[tuple[int, str], dict[str, Any]]  # by the number of the molecule
 
 
 class Clock:
-    """Processor time of functions, without that of timed functions called by them."""
+    """Time of functions, without that of timed functions called by them."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner: list[float] = []
 
@@ -68,12 +71,12 @@ class Clock:
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.process_time()
+            start = self.now()
             self._inner.append(0.0)
             try:
                 return function(*args, **kwargs)
             finally:
-                spent = time.process_time() - start
+                spent = self.now() - start
                 self.seconds[part] += spent - self._inner.pop()
                 if self._inner:
                     self._inner[-1] += spent
@@ -87,7 +90,7 @@ def measured(molecule: Molecule, way: str, options: argparse.Namespace) -> dict[
     mol.max_memory = options.max_memory
     mf = mol.RKS(xc=options.xc).density_fit()
     mf.grids.level = options.grid
-    clock = Clock()
+    clock = Clock(time.perf_counter if options.threads > 1 else time.process_time)
     for owner, name, part in TIMED:
         clock.time(owner, name, part)
     if way == "limit":
@@ -95,10 +98,10 @@ def measured(molecule: Molecule, way: str, options: argparse.Namespace) -> dict[
     elif way != "plain":
         mf = accelerate(mf).set(init_guess=way)
     clock.time(mf, "get_veff", "full")
-    start = time.process_time()
+    start = clock.now()
     with counting_fock_builds(mf) as counter:
         mf.kernel()
-    total = time.process_time() - start
+    total = clock.now() - start
     parts = {part: clock.seconds[part] for part in PARTS[:-1]}
     cheaper = {"single": "single_builds", "coarse": "coarse_cycles", "response": "response_builds"}
     counts = {name: getattr(mf, key) for name, key in cheaper.items()} if way not in REFERENCES else {}
@@ -162,6 +165,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=["plain", "minao"], help="plain, limit, initial guesses")
     parser.add_argument("--frames", type=int, nargs="*", help="numbers of frames, by size; default: all")
     parser.add_argument("--max-memory", type=int, default=8000, help="MB")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("parts.jsonl"))
     parser.add_argument("--plot", type=Path, nargs="+", metavar="FILE", help="picture, and files of results")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -180,7 +184,9 @@ def main() -> None:
         for way in options.ways:
             if (number, way) not in stored(options.out):
                 print(f"{frames[number].name}, {way}", file=sys.stderr, flush=True)
-                subprocess.run([sys.executable, *sys.argv, "--one", str(number), way], check=True)
+                threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(options.threads))
+                command = [sys.executable, *sys.argv, "--one", str(number), way]
+                subprocess.run(command, check=True, env=os.environ | threads)
     print(table(stored(options.out)))
 
 
