@@ -60,9 +60,9 @@ TRUST = """example:
 Ways: ml, scc (guesses for plain SCF); minao/twolevel, scc/twolevel, ml/twolevel (accelerate() from them); track and
 track/twolevel (a tracked object that has converged at two smaller geometries before). Verdicts: same (energies agree to
 --energy-tol and S^2 to 1e-3), lower, higher, other S^2, not converged, plain not converged, both not converged, failed.
-If states differ, PySCF's internal stability analysis of the higher one follows. The folder holds results.json, trust.md
-and trust.html; the same command resumes. Exit code 1: a way ends higher than plain PySCF, or fails or does not converge
-although plain PySCF does, or an input could not be read."""
+If states differ, PySCF's internal stability analysis of the higher one follows. The folder holds results.json,
+trust.md, trust.html, and verdicts.jsonl with a line for each molecule and way; the same command resumes. Exit code 1: a
+way ends higher than plain PySCF, or fails or does not converge although plain PySCF does, or an input is not read."""
 
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz

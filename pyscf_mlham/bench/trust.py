@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ NEITHER, WAY, PLAIN = "both not converged", "not converged", "plain not converge
 FAILED = "failed"
 VERDICTS = (*STATES, WAY, PLAIN, NEITHER, FAILED)
 BAD = ("higher", WAY, FAILED)
+LINES = "verdicts.jsonl"
 
 
 class Verdict(NamedTuple):
@@ -49,6 +51,22 @@ class Verdict(NamedTuple):
     row: Row
     plain: Row
     stable: bool | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Energy minus that of plain PySCF, Hartree; None if one of the two is missing."""
+        energies = self.row.e_tot, self.plain.e_tot
+        return None if None in energies else (energies[0] or 0.0) - (energies[1] or 0.0)
+
+    def line(self) -> str:
+        """Return the verdict as a line of JSON."""
+        row, plain = self.row, self.plain
+        return json.dumps({
+            "molecule": row.molecule, "natm": row.natm, "charge": row.charge, "mult": row.mult, "xc": row.xc,
+            "basis": row.basis, "scf": row.scf, "way": self.way, "verdict": self.text, "difference": self.difference,
+            "s2": row.s2, "plain_s2": plain.s2, "builds": row.full_builds, "plain_builds": plain.full_builds,
+            "stable": self.stable, "note": row.error or plain.error or row.note, "versions": row.versions,
+        })  # fmt: skip
 
 
 def methods_from_names(text: str, model: str = "") -> tuple[Method, ...]:
@@ -79,6 +97,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
         print_line(console, f"{len(more)} stability analyses, of the higher of two states.")
         results = run(found, plan, protocol, folder, console, more)
     judged = verdicts(results)
+    replace_file(folder / LINES, "".join(one.line() + "\n" for one in judged).encode())
     sheets = [sheet for sheet in (_counts(judged), _differences(judged), _molecules(judged)) if sheet.rows]
     parts = [f"## {sheet.title}\n\n{sheet.markdown()}" for sheet in sheets]
     replace_file(folder / "trust.md", "\n".join([*parts, f"{describe(results)}. {_headline(judged)}.\n"]).encode())
@@ -161,8 +180,7 @@ def _differences(judged: Sequence[Verdict]) -> Sheet:
         if one.text == "same":
             continue
         stable = {None: "–", True: "stable", False: "unstable"}[one.stable]
-        energies = one.row.e_tot, one.plain.e_tot
-        dE = "–" if None in energies else f"{(energies[0] or 0.0) - (energies[1] or 0.0):+.1e}"
+        dE = "–" if one.difference is None else f"{one.difference:+.1e}"
         numbers = [dE, *(_s2(row) for row in (one.row, one.plain)), *(_cell(row) for row in (one.row, one.plain))]
         note = one.row.error or one.plain.error or one.row.note
         rows.append([one.row.molecule, one.way, one.text, *numbers, stable, note])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 Array = NDArray[Any]
 
 # of the decoration, removed with it
-OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_refined", "_defect", "_improver")
+OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_refined", "_defect", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
@@ -75,6 +75,7 @@ class _TrackedSCF(Decoration):
         self._loosened = False  # whether forces follow that tighten a loose SCF
         self._criteria: dict[str, float] = {}  # those of the last SCF if it was loose
         self._own_coeff: Any = None
+        self._failed = False  # whether the last SCF did not converge: its density is no guess
         self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
         self._defect: Array | None = None  # of the coarse field, see `Ladder`
         self._improver: Improver | None = None  # during plain SCF
@@ -114,31 +115,44 @@ class _TrackedSCF(Decoration):
         if shadow is not None and not shadow.failure:
             return float(self._accept(shadow, kwargs.get("dump_chk", True)))
         start = dm0
-        if own:
-            start = self._from_history(dm0) if shadow is None else density_from_orbitals(self, shadow.orbitals)
-        energy: float = self._inherited(start, shadow is not None, **kwargs)
-        if not self.converged and own and start is not None and self._is_patient():
+        if shadow is not None:
+            start = density_from_orbitals(self, shadow.orbitals)
+        elif own:
+            start = self._from_history(None if self._failed else dm0)
+        again = own and start is not None and self._is_patient()
+        energy: float = self._inherited(start, int(shadow is not None), final=not again, **kwargs)
+        if again and not self.converged:
             logger.note(self, "track: not converged; the SCF starts again from the initial guess.")
             self.mo_coeff = None
             energy = self._inherited(None, getattr(self, "full_builds", 0), **kwargs)
         self._own_coeff = self.mo_coeff
-        if self.converged or self._refined is not None:  # the latter with builds=1
-            self._to_history()
-        else:
+        self._failed = not self.converged and self._refined is None  # the latter with builds=1
+        if self._failed:
             self.history.forget_auxiliary()
+        else:
+            self._to_history()
         self._refined = self._defect = self._improver = None
         return energy
 
-    def _inherited(self: Any, dm0: Array | None, earlier: int, **kwargs: Any) -> float:
-        """Converge by the decorated object's own method; `earlier`: full builds before."""
+    def _inherited(self: Any, dm0: Array | None, earlier: int, final: bool = True, **kwargs: Any) -> float:
+        """Converge by the decorated object's own method.
+
+        Args:
+            dm0: density matrix to start from, None for the object's initial guess.
+            earlier: full builds before.
+            final: whether no other try follows if this one fails.
+            kwargs: passed on.
+        """
         self._refined = self._defect = None
         self._improver = self._new_improver(dm0)
         dm0 = self._improved(dm0)
         inherited: Any = super()
         # PySCF's second-order solvers are in `kernel`, all others, and accelerate(), in `scf`
-        second_order = hasattr(self, "undo_soscf") and not hasattr(self, "full_builds")
-        energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
-        if hasattr(self, "full_builds"):
+        accelerated = hasattr(self, "full_builds")
+        second_order = hasattr(self, "undo_soscf") and not accelerated
+        with lib.temporary_env(self, _spent=earlier, _final=final) if accelerated else nullcontext():
+            energy = inherited.kernel(dm0=dm0, **kwargs) if second_order else inherited.scf(dm0, **kwargs)
+        if accelerated:
             self.full_builds += earlier
         if self.converged and self._improver is not None:
             self._refine(self._improver.kept, self._improver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def test_every_way_of_water_ends_in_the_same_state_and_is_not_run_twice(
         assert f"| {way} " in text
         assert way in page
     assert 'class="verdict good"' in page
+    lines = [json.loads(line) for line in (tmp_path / trust.LINES).read_text().splitlines()]
+    assert {(line["way"], line["verdict"], line["plain_builds"]) for line in lines} == {
+        (way, "same", rows["minao/scf"].full_builds) for way in trust.WAYS
+    }
+    assert all(abs(line["difference"]) < 1e-8 for line in lines)
     monkeypatch.setattr(runner, "measure", lambda task: pytest.fail("run twice"))
     assert cli.main(command) == 0
 

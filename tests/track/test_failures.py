@@ -14,6 +14,8 @@ from pyscf.scf import hf
 
 from pyscf_mlham import accelerate, track
 from pyscf_mlham.scf.counting import counting_fock_builds
+from pyscf_mlham.scf.multilevel import mixin
+from pyscf_mlham.scf.multilevel.levels import FullLevel, Outcome
 from support.calculators import quick, water
 from support.molecules import mole
 
@@ -104,6 +106,45 @@ def test_scf_that_fails_from_the_history_starts_again(monkeypatch: pytest.Monkey
     assert len(scanner.history.steps) == 3
     scanner.set(max_cycle=40)(path(4)[3])
     assert not scanner.converged  # who limits the cycles wants no more of them
+
+
+@pytest.mark.parametrize("first", ["converged", "failed"])
+@pytest.mark.parametrize("kind", [lambda mf: mf, accelerate])
+def test_all_tries_together_take_twice_the_limit(kind: Callable[[Any], Any], first: str) -> None:
+    scanner = track(kind(mole(basis="6-31g").RHF())).as_scanner()
+    for mol, hopeless in zip(path(3), (first == "failed", True, False), strict=True):
+        unmet = {"conv_tol": 1e-20, "conv_tol_grad": 1e-20} if hopeless else {}
+        with lib.temporary_env(scanner, **unmet), counting_fock_builds(scanner) as counter:
+            energy = scanner(mol)
+        assert scanner.converged != hopeless
+        assert energy == pytest.approx(mol.RHF().kernel(), abs=1e-8)
+        # PySCF's kernel builds the field of its start besides
+        assert counter.builds <= (2 * scanner.max_cycle + 4 if hopeless else 12)
+        assert counter.builds == getattr(scanner, "full_builds", counter.builds)
+
+
+def test_accelerated_scf_that_fails_from_the_history_converges_from_the_initial_guess(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the levels, in as few builds as without a history."""
+
+    def failing(full: FullLevel, *args: Any) -> Outcome:
+        outcome = climb(full, *args)
+        return outcome._replace(failure="the guess is poor") if hasattr(full._start, "defect") else outcome
+
+    def unconverged(*args: Any, **kwargs: Any) -> Any:
+        return False, *kernel(*args, **kwargs)[1:]
+
+    climb, kernel = mixin.climb, hf.kernel
+    monkeypatch.setattr(mixin, "climb", failing)
+    monkeypatch.setattr(hf, "kernel", unconverged)
+    scanner = track(accelerate(mole(basis="6-31g").RHF())).as_scanner()
+    for k, mol in enumerate(path(3)):
+        with counting_fock_builds(scanner) as counter:
+            scanner(mol)
+        assert scanner.converged
+        assert not scanner.plain_reason
+        assert counter.builds == scanner.full_builds <= (8 if k else 2)
 
 
 def test_an_optimisation_goes_on_after_an_error() -> None:

@@ -32,7 +32,8 @@ from pyscf_mlham.scf.problem import Array, Point, Problem
 STEPS = 60  # of a cheap level
 RADIUS, LARGEST, SMALLEST = 0.4, 1.0, 1e-3  # radians; trust radius
 NO_SADDLE = 0.05  # radians; if a step of this length does not lower the energy, the negative curvature is an error
-SHORT = 0.5  # radians; length of a step up to which it shows the curvature
+SHORT = 0.5  # radians; length of a step up to which it shows the curvature ...
+ROUNDED = 1e-5  # ... and below which the rounding of its energy hides it
 POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which the radius changes
 ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
 SPACE = 30  # largest number of trial vectors
@@ -92,7 +93,7 @@ def descended(level: Descendable, surface: Surface, tolerance: float, steps: int
         elif ratio > GOOD:
             radius = min(LARGEST, max(radius, 2 * size))
         if ratio > 0 or (met and not saddle):  # rounding may decide the ratio of the last step
-            seen = surface.seen(step, change) if TINY < size < SHORT else None
+            seen = surface.seen(step, change) if ROUNDED < size < SHORT else None
             point, done, surface = there, met, surface.moved(there, seen)
         elif radius < (NO_SADDLE if saddle else SMALLEST):
             break

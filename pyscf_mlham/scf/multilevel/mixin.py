@@ -124,9 +124,11 @@ class _MultilevelSCF(Decoration):
         self.plain_reason = ""  # why plain SCF was used, from the start or to continue
         self._builds = 0
         self._earlier: int | None = None  # full builds before plain SCF continues, None if it does not
+        self._spent = 0  # full builds of an earlier try from another density
+        self._final = True  # whether no other try follows if this one fails
 
     def _clear(self) -> None:
-        for name in (*_MultilevelSCF._keys, "_builds", "_earlier"):
+        for name in (*_MultilevelSCF._keys, "_builds", "_earlier", "_spent", "_final"):
             vars(self).pop(name, None)
 
     def undo_accelerate(self: Any) -> Any:
@@ -314,7 +316,8 @@ class _MultilevelSCF(Decoration):
         """Converge by plain SCF from the best density so far, or from the initial guess if that is the better start.
 
         If the former does not converge either, plain SCF starts from the initial guess, so that no calculation that
-        PySCF converges is lost; not if the user has lowered max_cycle.
+        PySCF converges is lost; not if the user has lowered max_cycle, or if track() does so itself. All together,
+        earlier tries included, there are up to twice max_cycle full builds.
 
         Args:
             problem: SCF problem.
@@ -324,21 +327,24 @@ class _MultilevelSCF(Decoration):
         """
         self.plain_reason, builds = outcome.failure, self.full_builds
         best, continuation = outcome.best, "continues from the best density"
-        start = best.density
+        start, cycles = best.density, self.max_cycle - builds - self._spent
         if self.istype("ROHF") and problem.would_be_refilled(best.canonical, best.fock):
             # Plain SCF would fill other orbitals at once; for an ambiguous order of orbitals that is a poor start
             start, continuation = dm0, "starts again, as the best density is not filled from below"
-        logger.note(self, "multilevel SCF: %s; plain SCF %s.", outcome.failure, continuation)
-        self.mo_coeff, self.cycles = None, 0  # PySCF's second-order solvers do not count cycles
-        keep_core(problem)
-        with lib.temporary_env(self, max_cycle=self.max_cycle - builds, _earlier=builds):
-            energy = self._decorated(start, **kwargs)
+            cycles = self.max_cycle - builds
         patient = self.max_cycle >= hf.SCF.max_cycle and not hasattr(self, "undo_soscf")
-        if not self.converged and start is not dm0 and patient:
-            logger.note(self, "multilevel SCF: not converged; plain SCF starts again from the initial guess.")
-            self.mo_coeff = None
-            with lib.temporary_env(self, _earlier=self.cycles):
-                energy = self._decorated(given, **kwargs)
+        tries: list[tuple[Array | None, int, str]] = [(start, cycles, f"{outcome.failure}; plain SCF {continuation}")]
+        if start is not dm0 and patient and self._final:
+            left = min(self.max_cycle, max(1, 2 * self.max_cycle - builds - self._spent))
+            tries.append((given, left, "not converged; plain SCF starts again from the initial guess"))
+        self.converged, self.cycles, energy = False, builds, best.energy
+        keep_core(problem)
+        for density, cycles, line in tries:
+            if cycles > 0 and not self.converged:
+                logger.note(self, "multilevel SCF: %s.", line)
+                earlier, self.mo_coeff, self.cycles = self.cycles, None, 0  # second-order solvers count no cycles
+                with lib.temporary_env(self, max_cycle=cycles, _earlier=earlier):
+                    energy = self._decorated(density, **kwargs)
         self._suggest()
         return float(energy)
 
