@@ -164,12 +164,19 @@ class History:
 
     def _near(self, place: Place) -> list[Step]:
         """Return the steps near a geometry, the latest first."""
-        return [step for step in self.steps if largest_move(step.positions, place.positions) <= JUMP]
+        return [step for step, move in zip(self.steps, self._moves(place), strict=True) if move <= JUMP]
 
     def _nearest(self, place: Place) -> Step | None:
         """Return the step nearest to a geometry, aligned with it; None if none is near."""
-        near = min(self._near(place), key=lambda step: largest_move(step.positions, place.positions), default=None)
-        return None if near is None else near.rotated(place.positions, place.layout)
+        moves = self._moves(place)
+        if moves.min(initial=np.inf) > JUMP:
+            return None
+        return self.steps[int(moves.argmin())].rotated(place.positions, place.layout)
+
+    def _moves(self, place: Place) -> Array:
+        """Return the largest displacement of an atom from each step to a geometry, Bohr."""
+        before = [step.positions for step in self.steps]
+        return largest_move(np.reshape(before, (-1, *place.positions.shape)), place.positions)
 
     def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
         """Return the orbitals of the auxiliary density at the object's geometry, None before there is one."""
