@@ -206,7 +206,7 @@ class _TrackedSCF(Decoration):
         return density
 
     def _shadow(self: Any) -> Shadow | None:
-        """Return the stand-in of the ground state in shadow dynamics; None without an auxiliary density."""
+        """Return what replaces the ground state in shadow dynamics; None without an auxiliary density."""
         try:
             orbitals = self.history.auxiliary_orbitals(self)
             if orbitals is None:
