@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ def test_changes_of_density_are_carried_along(kind: Callable[[gto.Mole], Any]) -
 
     made = ResponseField(here).with_kernel(factors(here))
     moved = MovedResponse(made, here.mol.atom_coords(), metric_from_overlap(here.get_ovlp()).inverse)
+    assert 0.75 * len(pickle.dumps(moved)) < moved.nbytes < len(pickle.dumps(moved))
     v = np.zeros_like(here.get_hcore()) + np.zeros_like(here.mo_coeff)
     same = moved.at(metric_from_overlap(here.get_ovlp()).half).around(factors(here), v)
     assert_close(
