@@ -34,8 +34,8 @@ class Rival(History):
         super().__init__("loewdin")  # as those of comparison: not improved
         self._descriptor, self._logarithms = RIVALS[name]
 
-    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
-        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first; see `History`."""
+    def _vectors(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
+        """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first; see `History`."""
         steps = [step.rotated(place.positions, place.layout) for step in steps]
         target = self._described(mf, place, place.positions)
         d = np.stack([self._described(mf, place, step.positions) for step in steps])
@@ -52,7 +52,7 @@ class Rival(History):
                 c = _exponential(mean, centre)
                 mean = c @ c.T
             orbitals.append(np.linalg.eigh(mean)[1][:, ::-1])
-        return place.metric.inverse @ np.stack(orbitals), float(np.inf)
+        return np.stack(orbitals), float(np.inf)
 
     def _described(self, mf: Any, place: Place, positions: Array) -> Array:
         mol = mf.mol.set_geom_(positions, unit="Bohr", inplace=False)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.response import ResponseField
 
@@ -32,18 +31,17 @@ class MovedResponse:
 
     name = ResponseField.name
 
-    def __init__(self, response: ResponseField, positions: Array, overlap: Array) -> None:
+    def __init__(self, response: ResponseField, positions: Array, inverse: Array) -> None:
         """Keep a response level.
 
         Args:
             response: response level with a kernel.
             positions: (N, 3) of its geometry, Bohr.
-            overlap: (n, n) of its AOs.
+            inverse: (n, n) coefficients of the Loewdin orbitals there over AOs.
         """
         self.tally, self.positions = Tally(), positions
-        self._response = response.without_object()
-        self._inverse = metric_from_overlap(overlap).inverse
-        self._carry = np.eye(len(overlap))
+        self._response, self._inverse = response.without_object(), inverse
+        self._carry = np.eye(len(inverse))
         self._constant: Array | float = 0.0
 
     @property
@@ -51,10 +49,10 @@ class MovedResponse:
         """Memory of the integrals and the kernel, bytes."""
         return self._response.nbytes + 2 * self._inverse.nbytes
 
-    def at(self, overlap: Array) -> MovedResponse:
-        """Return the level at a geometry, with a count of its own; overlap: (n, n) of the AOs there."""
+    def at(self, root: Array) -> MovedResponse:
+        """Return the level at a geometry, with a count of its own; root: (n, n) of AOs in its Loewdin orbitals."""
         moved = copy.copy(self)
-        moved.tally, moved._carry = Tally(), self._inverse @ metric_from_overlap(overlap).half
+        moved.tally, moved._carry = Tally(), self._inverse @ root
         return moved
 
     def around(self, factors: Sequence[Array], v: Array) -> MovedResponse:

@@ -118,9 +118,9 @@ class ResponseField:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the integrals and the kernel, bytes."""
+        """Memory of the integrals, the roots of their metrics and the kernel, bytes."""
         kernel = 0 if self._kernel is None else self._kernel.nbytes
-        return kernel + sum(integrals.nbytes for integrals in (self._coulomb, *self._exchange))
+        return kernel + sum(own.nbytes + 8 * int(own.auxmol.nao) ** 2 for own in (self._coulomb, *self._exchange))
 
     def release(self) -> None:
         """Do nothing: the memory is small."""

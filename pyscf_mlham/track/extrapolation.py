@@ -18,28 +18,29 @@ def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
     """Return the rotation that aligns a molecule with other positions, and the aligned positions.
 
     Args:
-        positions: (N, 3) Bohr.
+        positions: (..., N, 3) Bohr.
         onto: (N, 3) Bohr.
 
     Returns:
-        proper rotation Q (3, 3), and positions (N, 3), Bohr.
+        proper rotations Q (..., 3, 3), and positions (..., N, 3), Bohr.
     """
-    there, here = positions - positions.mean(axis=0), onto - onto.mean(axis=0)
+    there, here = positions - positions.mean(axis=-2, keepdims=True), onto - onto.mean(axis=0)
     # of equally good rotations (of a linear molecule) the pin selects the smallest
-    pin = PINNED * max(1.0, float(np.sum(there * there)))
-    u, _, vt = np.linalg.svd(here.T @ there + pin * np.eye(3))
-    rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-    return rotation, there @ rotation.T + onto.mean(axis=0)
+    pin = PINNED * np.maximum(1.0, np.sum(there * there, axis=(-2, -1)))
+    u, _, vt = np.linalg.svd(here.T @ there + pin[..., None, None] * np.eye(3))
+    u[..., 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    rotation = u @ vt
+    return rotation, there @ np.swapaxes(rotation, -1, -2) + onto.mean(axis=0)
 
 
-def largest_move(positions: Array, onto: Array) -> float:
-    """Return the largest displacement of an atom after alignment, Bohr.
+def largest_move(positions: Array, onto: Array) -> Array:
+    """Return the largest displacement of an atom after alignment, (...) Bohr.
 
     Args:
-        positions: (N, 3) Bohr.
+        positions: (..., N, 3) Bohr.
         onto: (N, 3) Bohr.
     """
-    return float(np.linalg.norm(aligned(positions, onto)[1] - onto, axis=-1).max())
+    return np.asarray(np.linalg.norm(aligned(positions, onto)[1] - onto, axis=-1).max(axis=-1))
 
 
 def fitted_weights(descriptors: Array, target: Array, noise: float) -> Array:
@@ -73,8 +74,7 @@ def best_noise(descriptors: Array, values: Array) -> float:
         descriptors: (m, k), the latest first.
         values: (m, ...), to be combined with the weights.
     """
-    flat = [a.reshape(len(a), -1) for a in (descriptors, values)]
-    x, y = (np.asarray(np.linalg.qr((a - a[0]).T, mode="r")).T for a in flat)  # the same distances, few coordinates
+    x, y = _compressed(descriptors), _compressed(values)
 
     def squared_error(noise: float) -> float:
         errors = [fitted_weights(x[i + 1 :], x[i], noise) @ y[i + 1 :] - y[i] for i in range(min(TESTED, len(x) - 2))]
@@ -85,7 +85,14 @@ def best_noise(descriptors: Array, values: Array) -> float:
 
 def extrapolation_weights(descriptors: Array, target: Array, values: Array) -> Array:
     """Return the weights of values (m, ...) at a target (k,) from their descriptors (m, k), the latest first."""
-    return fitted_weights(descriptors, target, best_noise(descriptors, values))
+    *known, aim = _compressed(np.vstack([descriptors, target]))
+    return fitted_weights(np.stack(known), aim, best_noise(np.stack(known), values))
+
+
+def _compressed(points: Array) -> Array:
+    """Return few coordinates of points (m, ...) in which they have the same distances, (m, m or fewer)."""
+    flat = points.reshape(len(points), -1)
+    return np.asarray(np.linalg.qr((flat - flat[0]).T, mode="r")).T
 
 
 def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array:

@@ -25,7 +25,7 @@ from pyscf.lib import logger
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.field import MovedResponse
+from pyscf_mlham.field import MovedResponse, ResponseField
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
@@ -66,7 +66,15 @@ class Guess(NamedTuple):
     # for the last guess; infinite if it may be any
     error: float
     defect: Array | None  # expected defect of the coarse field, see `Ladder`; None if it is unknown
-    response: MovedResponse | None = None  # response level of a geometry nearby, None without one
+    response: MovedResponse | None = None  # response level of a geometry nearby, moved here; None without one
+
+
+class Kept(NamedTuple):
+    """What the cheaper levels leave of a converged SCF for the geometries after it; None if unknown."""
+
+    orbitals: Orbitals | None = None  # nearer to the solution than the object's own
+    defect: Array | None = None  # of the coarse field, see `Ladder`; Hartree
+    response: ResponseField | MovedResponse | None = None  # response level
 
 
 class History:
@@ -108,7 +116,7 @@ class History:
         self.error = self.scale = np.inf
         self.force = 0.0
         self._subject: str | None = None
-        self._guessed: tuple[Array, Array, float] | None = None  # positions, density, misfit
+        self._guessed: tuple[Place, Array, float] | None = None  # geometry, density, misfit
         self._predicted: tuple[Array, Array] | None = None  # positions, density
         self._response: MovedResponse | None = None
         self.forget_auxiliary()
@@ -128,17 +136,17 @@ class History:
         With ``mf.init_guess = 'ml'`` the model contributes to it.
         """
         self._guessed = None
-        if not self.is_applicable(mf):
+        place = self._place(mf)
+        if place is None:
             return None
-        place = Place.of(mf)
         near, learned = self._near(place), self.strategy in LEARNED
         steps = [step.rotated(place.positions, place.layout) for step in near] if learned else near
-        coeff, misfit = self._coefficients(mf, place, steps)
-        orbitals = self._orbitals(mf, place, coeff)
-        self._guessed = (place.positions, place.density(orbitals), misfit)
+        vectors, misfit = self._vectors(mf, place, steps)
+        orbitals = self._orbitals(mf, place, vectors)
+        self._guessed = (place, place.density(orbitals), misfit)
         defect = _defect(place, steps) if learned else None
         error = self.scale * misfit if misfit > UNLIKE else self.error
-        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect, self._response_at(place.positions))
+        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect, self._response_at(place))
 
     def _takes(self, mf: Any) -> bool:
         """Whether a calculation can be kept; those of another subject are forgotten."""
@@ -150,40 +158,53 @@ class History:
             self._subject = subject
         return True
 
-    def keep_response(self, mf: Any, response: MovedResponse | None) -> None:
-        """Keep the response level of an SCF for geometries nearby; None keeps none, nor is one kept that is large."""
+    def _kept_response(
+        self, mf: Any, place: Place, response: ResponseField | MovedResponse | None
+    ) -> MovedResponse | None:
+        """Return the response level of an SCF as one for geometries nearby; None if it is too large for that."""
+        if isinstance(response, ResponseField):
+            response = MovedResponse(response, place.positions, place.inverse)
         small = response is not None and response.nbytes <= RESPONSE_MEMORY * 1e6 * mf.max_memory
-        self._response = response if small and self._takes(mf) and self.strategy != SHADOW else None
+        return response if small and self.strategy != SHADOW else None
 
-    def _response_at(self, positions: Array) -> MovedResponse | None:
-        """Return the response level if no atom has moved far since it was made, else forget it."""
-        if self._response is not None:
-            moves = np.linalg.norm(self._response.positions - positions, axis=-1)
-            self._response = self._response if moves.max() <= REUSED else None
-        return self._response
+    def _response_at(self, place: Place) -> MovedResponse | None:
+        """Return the response level at a geometry if no atom has moved far since it was made, else forget it."""
+        if self._response is None:
+            return None
+        if np.linalg.norm(self._response.positions - place.positions, axis=-1).max() > REUSED:
+            self._response = None
+            return None
+        return self._response.at(place.root)
 
     def _near(self, place: Place) -> list[Step]:
         """Return the steps near a geometry, the latest first."""
-        return [step for step in self.steps if largest_move(step.positions, place.positions) <= JUMP]
+        return [step for step, move in zip(self.steps, self._moves(place), strict=True) if move <= JUMP]
 
     def _nearest(self, place: Place) -> Step | None:
         """Return the step nearest to a geometry, aligned with it; None if none is near."""
-        near = min(self._near(place), key=lambda step: largest_move(step.positions, place.positions), default=None)
-        return None if near is None else near.rotated(place.positions, place.layout)
+        moves = self._moves(place)
+        if moves.min(initial=np.inf) > JUMP:
+            return None
+        return self.steps[int(moves.argmin())].rotated(place.positions, place.layout)
+
+    def _moves(self, place: Place) -> Array:
+        """Return the largest displacement of an atom from each step to a geometry, Bohr."""
+        before = [step.positions for step in self.steps]
+        return largest_move(np.reshape(before, (-1, *place.positions.shape)), place.positions)
 
     def auxiliary_orbitals(self, mf: Any) -> Orbitals | None:
         """Return the orbitals of the auxiliary density at the object's geometry, None before there is one."""
-        if self.auxiliary is None or not self.is_applicable(mf):
+        place = None if self.auxiliary is None else self._place(mf)
+        if self.auxiliary is None or place is None:
             return None
-        place = Place.of(mf)
         if self.auxiliary.positions is None or largest_move(self.auxiliary.positions, place.positions) > JUMP:
             self.forget_auxiliary()
         x = self.auxiliary.at(place.positions)
-        return None if x is None else self._orbitals(mf, place, place.metric.inverse @ _natural(x))
+        return None if x is None else self._orbitals(mf, place, _natural(x))
 
-    def _orbitals(self, mf: Any, place: Place, coeff: Array) -> Orbitals:
-        """Return orbitals of the last occupations from coefficients in irreps order, the occupied ones first."""
-        return place.orbitals(coeff, self.steps[0].occ, flat=not mf.istype("UHF"))
+    def _orbitals(self, mf: Any, place: Place, vectors: Array) -> Orbitals:
+        """Return orbitals of the last occupations from vectors in Loewdin orbitals, the occupied ones first."""
+        return place.orbitals(vectors, self.steps[0].occ, flat=not mf.istype("UHF"))
 
     def save(self, path: str | Path) -> None:
         """Write the history to a file, from which `load` continues; an older one is replaced when this is complete."""
@@ -210,10 +231,14 @@ class History:
 
     def is_applicable(self, mf: Any) -> bool:
         """Return whether there are steps for a guess at the present geometry; remove those that are not applicable."""
+        return self._place(mf) is not None
+
+    def _place(self, mf: Any) -> Place | None:
+        """Return the present geometry if there are steps for a guess there; remove those that are not applicable."""
         if self._subject != _subject(mf):
             self.clear()
         if not self.steps:
-            return False
+            return None
         place = Place.of(mf)
         nearest = self._nearest(place)
         if nearest is None:
@@ -221,30 +246,32 @@ class History:
         elif _field_changed(nearest.external, place.external(mf)):
             logger.note(mf, "history: the external potential has changed; earlier geometries are not used.")
             self.clear()
-            return False
-        return nearest is not None
+            return None
+        return None if nearest is None else place
 
-    def record(
-        self, mf: Any, orbitals: Orbitals | None = None, defect: Array | None = None, shadow: bool = False
-    ) -> None:
+    def record(self, mf: Any, kept: Kept | None = None, shadow: bool = False) -> None:
         """Add a converged calculation.
 
         Args:
             mf: PySCF mean-field object.
-            orbitals: orbitals nearer to the solution than its own.
-            defect: of its coarse field, see `Ladder`; Hartree.
+            kept: what its cheaper levels leave; None if they were not asked.
             shadow: whether its orbitals are those of shadow dynamics.
         """
         if not self._takes(mf):
             return
-        place = Place.of(mf)
+        guessed, self._guessed, self.error = self._guessed, None, np.inf
+        if guessed and not np.array_equal(guessed[0].positions, mf.mol.atom_coords()):
+            guessed = None
+        place = guessed[0] if guessed else Place.of(mf)
+        orbitals, defect, response = kept or Kept()
         density = place.density(orbitals or Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ))
-        here = self._guessed is not None and np.array_equal(self._guessed[0], place.positions)
-        self.error = float(np.linalg.norm(density - self._guessed[1])) if here and self._guessed else np.inf
-        if here and self._guessed and self._guessed[2] > UNLIKE:
-            before = self.scale / 2 if np.isfinite(self.scale) else 0.0
-            self.scale = max(self.error / self._guessed[2], before)
-        self._guessed = None
+        if kept:
+            self._response = self._kept_response(mf, place, response)
+        if guessed:
+            self.error = float(np.linalg.norm(density - guessed[1]))
+            if guessed[2] > UNLIKE:
+                before = self.scale / 2 if np.isfinite(self.scale) else 0.0
+                self.scale = max(self.error / guessed[2], before)
         filled = -np.sort(-np.atleast_2d(mf.mo_occ), axis=-1)
         occ = np.pad(filled, ((0, 0), (0, density.shape[-1] - filled.shape[-1])))  # if S is nearly singular
         predicted = self._prediction(mf, place) if self.strategy in LEARNED else None
@@ -279,8 +306,8 @@ class History:
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
-    def _coefficients(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
-        """Return orbitals of the guess, (s, n, n) over AOs in irreps order, the occupied ones first, and the misfit.
+    def _vectors(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
+        """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first, and the misfit.
 
         Args:
             mf: PySCF mean-field object.
@@ -291,10 +318,12 @@ class History:
             return self._aspc(place, steps), np.inf
         if self.strategy in LEARNED:
             density, misfit = self._fitted(mf, place, steps)
-            return place.metric.inverse @ _natural(density), misfit
-        last = steps[0]
-        metric = place.metric if self.strategy == "loewdin" else metric_from_overlap(last.overlap)
-        return metric.inverse @ _natural(last.density), np.inf
+            return _natural(density), misfit
+        vectors = _natural(steps[0].density)
+        if self.strategy == "loewdin":
+            return vectors, np.inf
+        coeff = place.transform @ metric_from_overlap(steps[0].overlap).inverse @ vectors
+        return place.root @ coeff, np.inf
 
     def _fitted(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
         """Return the extrapolated density in Loewdin orbitals, (s, n, n), and the misfit of its descriptor."""
@@ -328,8 +357,8 @@ class History:
         for c, occ in zip(moved, steps[0].occ, strict=True):
             kept = c[:, occ > 0] / occ[occ > 0]  # each was multiplied by its own occupation
             s, u = np.linalg.eigh(kept.T @ place.overlap @ kept)
-            half = place.metric.half @ kept @ (u / np.sqrt(s)) @ u.T
-            orbitals.append(place.metric.inverse @ np.hstack([half, _complement(half)]))
+            half = place.root @ place.transform @ kept @ (u / np.sqrt(s)) @ u.T
+            orbitals.append(np.hstack([half, _complement(half)]))
         return np.stack(orbitals)
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pyscf import lib
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.field import MovedResponse
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.multilevel.start import defect_of, improved
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
+from pyscf_mlham.track.history import Kept
 
 Array = NDArray[Any]
 
@@ -59,22 +59,17 @@ class Improver:
         return density
 
     @one_blas_thread()
-    def kept(self) -> tuple[Orbitals | None, Array | None]:
-        """Return refined orbitals of the converged object, and the defect of its coarse field; None if unknown."""
+    def kept(self) -> Kept:
+        """Return what the history keeps of the converged object."""
         problem, mf = self._problem, self._problem.mf
         density, vhf = self.veff or (None, None)
         own: Any = getattr(density, "mo_coeff", None)
         if own is None or own is not mf.mo_coeff:
-            return None, None
+            return Kept(response=self._ladder.response)
         v = np.asarray(vhf) + getattr(vhf, "v_solvent", 0.0)
         orbitals = problem.canonical(Orbitals(mf.mo_energy, own, mf.mo_occ), problem.fock(v, np.asarray(density)))
         point = problem.point(orbitals, problem.factors(orbitals), np.asarray(density), v)
         return kept(self._ladder, point, alone=self._guess is not None)
-
-    @property
-    def response(self) -> MovedResponse | None:
-        """The response level for geometries nearby, None without one."""
-        return self._ladder.response
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,8 +77,8 @@ class Improver:
         return self._ladder.counts
 
 
-def kept(ladder: Ladder, full: Point, alone: bool) -> tuple[Orbitals | None, Array | None]:
-    """Return refined orbitals of a converged point, and the defect of its coarse field if guesses need it.
+def kept(ladder: Ladder, full: Point, alone: bool) -> Kept:
+    """Return what the history keeps of a converged point: the defect of its coarse field only if guesses need it.
 
     Args:
         ladder: the cheaper levels.
@@ -92,4 +87,4 @@ def kept(ladder: Ladder, full: Point, alone: bool) -> tuple[Orbitals | None, Arr
     """
     point = relaxed(ladder, full, max(REFINED * full.gradient, FINEST))
     needed = not ladder.has_single and not (alone and not ladder.builds(CORRECTED[0]))
-    return point.orbitals, defect_of(ladder, full) if needed else None
+    return Kept(point.orbitals, defect_of(ladder, full) if needed else None, ladder.response)

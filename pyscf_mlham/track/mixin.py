@@ -14,7 +14,7 @@ from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
-from pyscf_mlham.density import Orbitals, density_from_orbitals, undisturbed
+from pyscf_mlham.density import density_from_orbitals, undisturbed
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
@@ -23,14 +23,14 @@ from pyscf_mlham.scf.multilevel.ladder import COUNTS, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
 from pyscf_mlham.track.gradients import loosened, watched
-from pyscf_mlham.track.history import LEARNED, SHADOW, History
+from pyscf_mlham.track.history import LEARNED, SHADOW, History, Kept
 from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 Array = NDArray[Any]
 
 # of the decoration, removed with it
-OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_refined", "_defect", "_improver")
+OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_kept", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
@@ -76,8 +76,7 @@ class _TrackedSCF(Decoration):
         self._criteria: dict[str, float] = {}  # those of the last SCF if it was loose
         self._own_coeff: Any = None
         self._failed = False  # whether the last SCF did not converge: its density is no guess
-        self._refined: Orbitals | None = None  # nearer to the solution than the converged ones
-        self._defect: Array | None = None  # of the coarse field, see `Ladder`
+        self._kept: Kept | None = None  # of the last SCF, for the history
         self._improver: Improver | None = None  # during plain SCF
 
     def undo_track(self: Any) -> Any:
@@ -126,12 +125,12 @@ class _TrackedSCF(Decoration):
             self.mo_coeff = None
             energy = self._inherited(None, getattr(self, "full_builds", 0), **kwargs)
         self._own_coeff = self.mo_coeff
-        self._failed = not self.converged and self._refined is None  # the latter with builds=1
+        self._failed = not self.converged and self._kept is None  # the latter with builds=1
         if self._failed:
             self.history.forget_auxiliary()
         else:
             self._to_history()
-        self._refined = self._defect = self._improver = None
+        self._kept = self._improver = None
         return energy
 
     def _inherited(self: Any, dm0: Array | None, earlier: int, final: bool = True, **kwargs: Any) -> float:
@@ -143,7 +142,7 @@ class _TrackedSCF(Decoration):
             final: whether no other try follows if this one fails.
             kwargs: passed on.
         """
-        self._refined = self._defect = None
+        self._kept = None
         self._improver = self._new_improver(dm0)
         dm0 = self._improved(dm0)
         inherited: Any = super()
@@ -155,7 +154,7 @@ class _TrackedSCF(Decoration):
         if accelerated:
             self.full_builds += earlier
         if self.converged and self._improver is not None:
-            self._refine(self._improver.kept, self._improver)
+            self._refine(self._improver.kept)
         return float(energy)
 
     def _is_patient(self: Any) -> bool:
@@ -221,7 +220,7 @@ class _TrackedSCF(Decoration):
         return density
 
     def _shadow(self: Any) -> Shadow | None:
-        """Return the stand-in of the ground state in shadow dynamics; None without an auxiliary density."""
+        """Return what replaces the ground state in shadow dynamics; None without an auxiliary density."""
         try:
             orbitals = self.history.auxiliary_orbitals(self)
             if orbitals is None:
@@ -301,21 +300,20 @@ class _TrackedSCF(Decoration):
         return better
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
-        """Refine converged orbitals for the history, and keep the defect; called by accelerate()."""
+        """Refine a converged SCF for the history; called by accelerate()."""
         estimated = bool(outcome.failure and self.builds and outcome.best.gradient < NEAR)
         if (estimated or not outcome.failure) and self.history.strategy in LEARNED:
-            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated), ladder)
+            self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
 
-    def _refine(self: Any, kept: Callable[[], tuple[Orbitals | None, Array | None]], levels: Ladder | Improver) -> None:
+    def _refine(self: Any, kept: Callable[[], Kept]) -> None:
         try:
-            self._refined, self._defect = kept()
-            self.history.keep_response(self, levels.response)
+            self._kept = kept()
         except Exception as error:  # the SCF has converged
             logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
 
     def _to_history(self: Any, shadow: bool = False) -> None:
         try:
-            self.history.record(self, self._refined, self._defect, shadow)
+            self.history.record(self, self._kept, shadow)
         except Exception as error:
             self.history.clear()
             logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)

@@ -9,20 +9,21 @@ from numpy.typing import NDArray
 from pyscf.scf import hf
 
 from pyscf_mlham.ao.layout import OrbitalLayout
-from pyscf_mlham.ao.loewdin import Metric, metric_from_overlap
+from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.density import Orbitals
 
 Array = NDArray[np.float64]
 
 
 class Place(NamedTuple):
-    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, the overlap of the former and its roots."""
+    """A geometry and its AOs: functions_irreps = T^T functions_pyscf, with S the overlap of the former."""
 
-    positions: Array
+    positions: Array  # (N, 3) Bohr
     layout: OrbitalLayout
-    transform: Array
-    overlap: Array
-    metric: Metric
+    transform: Array  # T
+    overlap: Array  # S
+    root: Array  # S^1/2 T^-1, from coefficients of PySCF's AOs to those of Loewdin orbitals
+    inverse: Array  # T S^-1/2, back
 
     @classmethod
     def of(cls, mf: Any) -> Place:
@@ -30,14 +31,16 @@ class Place(NamedTuple):
         layout = OrbitalLayout.from_mol(mf.mol)
         transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
         overlap = transform.T @ mf.get_ovlp(mf.mol) @ transform
-        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, metric_from_overlap(overlap))
+        half, inverse = metric_from_overlap(overlap)
+        root = np.asarray(np.linalg.solve(transform.T, half).T)
+        return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, root, transform @ inverse)
 
     def density(self, orbitals: Orbitals) -> Array:
         """Return densities of sets of orbitals, (s, n, n), in Loewdin orbitals."""
         coeff, occ = np.asarray(orbitals.coeff), np.atleast_2d(orbitals.occ)
         densities = []
         for c, n in zip(coeff if coeff.ndim == 3 else coeff[None], occ, strict=True):
-            half = self.metric.half @ np.linalg.solve(self.transform, c[:, n > 0] * np.sqrt(n[n > 0]))
+            half = self.root @ (c[:, n > 0] * np.sqrt(n[n > 0]))
             densities.append(half @ half.T)
         return np.stack(densities)
 
@@ -49,15 +52,13 @@ class Place(NamedTuple):
 
     def operator(self, matrix: Array) -> Array:
         """Return a matrix (..., n, n) over PySCF's AOs in Loewdin orbitals."""
-        down = self.transform @ self.metric.inverse
-        return np.asarray(down.T @ matrix @ down)
+        return np.asarray(self.inverse.T @ matrix @ self.inverse)
 
     def over_aos(self, matrix: Array) -> Array:
         """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
-        up = np.linalg.solve(self.transform.T, self.metric.half)
-        return np.asarray(up @ matrix @ up.T)
+        return np.asarray(self.root.T @ matrix @ self.root)
 
-    def orbitals(self, coeff: Array, occ: Array, flat: bool) -> Orbitals:
-        """Return orbitals in PySCF's order from coefficients (s, n, m) of AOs in irreps order; flat for one set."""
-        parts = (np.zeros_like(occ), self.transform @ coeff, occ)
+    def orbitals(self, vectors: Array, occ: Array, flat: bool) -> Orbitals:
+        """Return orbitals over PySCF's AOs from their vectors (s, n, m) in Loewdin orbitals; flat for one set."""
+        parts = (np.zeros_like(occ), self.inverse @ vectors, occ)
         return Orbitals(*(p[0] if flat else p for p in parts))

@@ -4,7 +4,7 @@ The full potential is built at an auxiliary density n alone (`Auxiliary`), and t
 
     U(n) = min_D  E[n] + Tr F[n] (D - n) + 1/2 Tr R[D - n] (D - n),    D idempotent.
 
-The minimum D is the ground state's stand-in: energy U, orbitals and orbital energies of F[n] + R[D - n]. U differs from
+The minimum D replaces the ground state: energy U, orbitals and orbital energies of F[n] + R[D - n]. U differs from
 the ground state's energy in second order of D - n, times the error of R. As R is solved, D - n is the plain residual
 times the inverse Jacobian of the SCF: Niklasson's kernel. PySCF's forces of these orbitals and orbital energies are the
 gradient of U at constant n up to second order of D - n, again times the error of R; as n moves with the AOs, there is a
@@ -37,7 +37,7 @@ GAP = 0.03  # Hartree
 
 
 class Shadow(NamedTuple):
-    """The stand-in of a ground state."""
+    """What replaces a ground state."""
 
     energy: float  # U, Hartree
     orbitals: Orbitals  # those of D, canonical in F[n] + R[D - n]

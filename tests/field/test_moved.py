@@ -1,7 +1,8 @@
-"""The response level of another geometry, against one made anew."""
+"""The response level of another geometry, against one of the geometry itself."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from pyscf import gto
 
+from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.density import Orbitals, factors_from_orbitals
 from pyscf_mlham.field import MovedResponse, ResponseField
 from support.molecules import assert_close, mole
@@ -39,17 +41,17 @@ def test_changes_of_density_are_carried_along(kind: Callable[[gto.Mole], Any]) -
         return factors_from_orbitals(mf, Orbitals(mf.mo_energy, coeff, mf.mo_occ))
 
     made = ResponseField(here).with_kernel(factors(here))
-    moved = MovedResponse(made, here.mol.atom_coords(), here.get_ovlp())
+    moved = MovedResponse(made, here.mol.atom_coords(), metric_from_overlap(here.get_ovlp()).inverse)
+    assert 0.75 * len(pickle.dumps(moved)) < moved.nbytes < len(pickle.dumps(moved))
     v = np.zeros_like(here.get_hcore()) + np.zeros_like(here.mo_coeff)
-    same = moved.at(here.get_ovlp()).around(factors(here), v)
+    same = moved.at(metric_from_overlap(here.get_ovlp()).half).around(factors(here), v)
     assert_close(
         same.potential(factors(here, 0.01)), made.around(factors(here), v).potential(factors(here, 0.01)), 1e-5
     )
     assert same.tally.builds == 1
     v += there.get_hcore()
     exact = ResponseField(there).with_kernel(factors(there)).around(factors(there), v).potential(factors(there, 0.01))
-    found, fixed = (
-        field.around(factors(there), v).potential(factors(there, 0.01)) for field in (moved.at(there.get_ovlp()), moved)
-    )
+    carried = moved.at(metric_from_overlap(there.get_ovlp()).half)
+    found, fixed = (field.around(factors(there), v).potential(factors(there, 0.01)) for field in (carried, moved))
     assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact - v)
     assert np.linalg.norm(found - exact) < 0.5 * np.linalg.norm(fixed - exact)  # AOs alone do not hold the electrons

@@ -1,12 +1,28 @@
-"""Weights of earlier geometries: exact where they can be, the noise of the values, symmetry in time."""
+"""Alignment and weights of earlier geometries: exact where they can be, the noise of the values, symmetry in time."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.track import extrapolation
-from support.molecules import assert_close
+from support.molecules import assert_close, mole
+from support.paths import rotated
+
+
+def test_aligned_geometries_and_densities() -> None:
+    mol = mole()
+    x, there = mol.atom_coords(), rotated(mol).atom_coords()
+    rotation, moved = extrapolation.aligned(x, there)
+    assert_close(moved, there, 1e-7)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    assert extrapolation.largest_move(x, there) < 1e-7
+    assert extrapolation.largest_move(x, x + np.outer([1, 0, 0], [0, 0, 0.5])) == pytest.approx(1 / 3, abs=0.01)
+    rod = np.outer([0.0, 1.0, 2.0], [0, 0, 1])
+    assert_close(extrapolation.aligned(rod, rod + 1)[0], np.eye(3), 1e-6)  # no rotation about the axis
+    tilted, _ = extrapolation.aligned(rod, rod @ Rotation.from_rotvec([0.3, 0, 0]).as_matrix().T)
+    assert_close(tilted, Rotation.from_rotvec([0.3, 0, 0]).as_matrix(), 1e-6)
 
 
 def test_weights_are_exact_where_they_can_be() -> None:

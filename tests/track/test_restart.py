@@ -47,7 +47,7 @@ def test_the_guess_is_the_same(kind: Any, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["history.npz"]  # no temporary file
 
 
-def test_another_molecule_starts_afresh(tmp_path: Path) -> None:
+def test_another_molecule_starts_without_history(tmp_path: Path) -> None:
     path = tmp_path / "history.npz"
     track(mole(basis="sto-3g").RHF()).run().history.save(path)
     assert History.load(path).is_applicable(mole(basis="sto-3g").RHF())

@@ -93,11 +93,11 @@ def test_reversed_velocities_lead_back(dissipation: int, bound: float) -> None:
     mf.history.auxiliary.dissipation = dissipation
     gradients, start = mf.nuc_grad_method().as_scanner(), mf.mol.atom_coords()
     x, v = run(gradients, start, VELOCITY, 2)
-    there, turned = run(gradients, x, v, 8)
+    there, velocity = run(gradients, x, v, 8)
     mf = gradients.base
     assert np.abs(there - x).max() > 0.03
     mf.history.auxiliary.reverse()
-    back, _ = run(gradients, there, -turned, 8)
+    back, _ = run(gradients, there, -velocity, 8)
     assert mf.full_builds == 1
     assert_close(back, x, bound)
 

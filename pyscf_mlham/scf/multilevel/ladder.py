@@ -51,11 +51,11 @@ class Ladder:
     """
 
     def __init__(self, problem: Problem, defect: Array | None = None, response: MovedResponse | None = None) -> None:
-        """Set up the ladder; `response`: that of a geometry nearby, to be used instead of a new one."""
+        """Set up the ladder; `response`: that of a geometry nearby, moved here, to be used instead of a new one."""
         self._problem, self.defect, mf = problem, defect, problem.mf
         self._coarse, self._fine = getattr(mf, "coarse_level", COARSE), getattr(mf, "fine_level", FINE)
-        self._moved = None if response is None else response.at(problem.overlap)
-        self.fields: list[Field] = [] if self._moved is None else [self._moved]
+        self._moved = response
+        self.fields: list[Field] = [] if response is None else [response]
         self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = is_fitted(mf)
@@ -65,13 +65,10 @@ class Ladder:
         self.has_single = fitted and getattr(mf, "single_precision", True) and is_local(mf)
 
     @property
-    def response(self) -> MovedResponse | None:
-        """The response level for geometries nearby; None before it is made, and with a solvent."""
+    def response(self) -> ResponseField | MovedResponse | None:
+        """The response level that geometries nearby can use; None before it is made, and with a solvent."""
         fields = (field for field in self.fields if isinstance(field, ResponseField))
-        response = next((field for field in fields if field.is_portable and not field.rough), None)
-        if response is None:
-            return self._moved
-        return MovedResponse(response, self._problem.mf.mol.atom_coords(), self._problem.overlap)
+        return next((field for field in fields if field.is_portable and not field.rough), self._moved)
 
     @property
     def improving(self) -> tuple[str, ...]:
