@@ -81,8 +81,8 @@ class FittedIntegrals:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the integrals, bytes."""
-        return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked or ())
+        """Memory of the integrals and the root of their metric, bytes."""
+        return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked or ()) + self._stored.nbytes
 
     def charges(self, density: Array) -> Array:
         """Return a density in the whitened auxiliary functions: sum_mn B_P,mn D_mn.
@@ -204,6 +204,11 @@ class CoulombIntegrals(FittedIntegrals):
         self._atoms, self._j_of_atoms = factor @ factor.T, np.zeros(len(self.pairs))
         charges = _charges_of_atoms(mol, self.auxmol, omega, self._atoms)
         self._fit_of_atoms = atomic.transposed(self._fit(atomic(charges[:, None])[:, 0]))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all that is kept, bytes."""
+        return super().nbytes + self._rest.nbytes + sum(a.nbytes for a in (self._atoms, self._j_of_atoms))
 
     def _store(self, integrals: Array, pairs: slice) -> None:
         self._j_of_atoms[pairs] = self._fit_of_atoms @ integrals

@@ -120,7 +120,7 @@ class ResponseField:
     def nbytes(self) -> int:
         """Memory of the integrals, the roots of their metrics and the kernel, bytes."""
         kernel = 0 if self._kernel is None else self._kernel.nbytes
-        return kernel + sum(own.nbytes + 8 * int(own.auxmol.nao) ** 2 for own in (self._coulomb, *self._exchange))
+        return kernel + sum(integrals.nbytes for integrals in (self._coulomb, *self._exchange))
 
     def release(self) -> None:
         """Do nothing: the memory is small."""

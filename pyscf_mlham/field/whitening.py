@@ -41,6 +41,13 @@ class Whitening:
             self._inverse = (vectors[:, kept] / np.sqrt(values[kept])).T
             self.rank = len(self._inverse)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the matrices, bytes."""
+        if self._root is None:
+            return int(self._inverse.nbytes)
+        return int(self._root.nbytes) + sum(int(inverse.nbytes) for _, inverse in self._inverses)
+
     def __call__(self, rows: Array) -> Array:
         """Return L^-1 of rows (n_aux, n), which may be overwritten."""
         if self._root is None:
@@ -69,6 +76,11 @@ class AtomicWhitening:
         self._atoms = [(atom, Whitening(metric[atom, atom])) for atom in atoms]
         self._ends = np.cumsum([whiten.rank for _, whiten in self._atoms])
         self.rank = int(self._ends[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the matrices, bytes."""
+        return sum(whiten.nbytes for _, whiten in self._atoms)
 
     def __call__(self, rows: Array) -> Array:
         """Return L^-1 of rows (n_aux, n), which may be overwritten."""
