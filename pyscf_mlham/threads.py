@@ -21,6 +21,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 LEAST = 8  # smallest number of items per thread
+PIECE = 1e6  # bytes of an array that are worth a thread: about 0.1 ms of work
 SHARE = 4  # parts for each thread that make all threads finish at nearly the same time
 
 # The thread that holds the lock has set the limit for all threads; requests of others have no effect meanwhile.

@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import pyscf_mlham
-from pyscf_mlham.field import CoarseField, Level, ResponseField, SingleField, fitting, levels
+from pyscf_mlham.field import CoarseField, Level, ResponseField, SingleField, fitting, levels, pairs, three_centre
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.threads import LEAST, all_blas_threads, each, one_blas_thread, shared_out
 from support.molecules import ETHYLENE, mole
@@ -106,6 +106,8 @@ def test_an_error_in_a_part_is_told_and_gives_the_threads_back() -> None:
 @pytest.mark.parametrize("make", [CoarseField, ResponseField, SingleField])
 @pytest.mark.parametrize("xc", ["b3lyp", "m062x"])
 def test_the_field_is_that_of_one_thread(xc: str, make: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fitting, pairs, three_centre):
+        monkeypatch.setattr(module, "PIECE", 1.0)  # the smallest arrays are shared out
     potentials = []
     for threads in (1, 2):
         lib.num_threads(threads)

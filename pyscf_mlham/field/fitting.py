@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,7 +21,7 @@ from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
 from pyscf_mlham.field.three_centre import three_centre
 from pyscf_mlham.field.whitening import AtomicWhitening, Whitening, coulomb_metric
-from pyscf_mlham.threads import all_blas_threads, shared_out
+from pyscf_mlham.threads import PIECE, all_blas_threads, shared_out
 
 Array = NDArray[Any]
 
@@ -91,7 +91,7 @@ class FittedIntegrals:
             density: (n, n).
         """
         elements = self.pairs.elements(density, self._b.dtype)
-        return np.concatenate(shared_out(lambda part: self._b[part] @ elements, len(self._b))).astype(float)
+        return np.concatenate(self._shared_out(lambda part: self._b[part] @ elements)).astype(float)
 
     def potential(self, charges: Array) -> Array:
         """Return the potential of charges in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n).
@@ -100,7 +100,7 @@ class FittedIntegrals:
             charges: (rank,).
         """
         q = charges.astype(self._b.dtype)
-        return self.pairs.matrix(np.sum(shared_out(lambda part: q[part] @ self._b[part], len(q)), axis=0))
+        return self.pairs.matrix(np.sum(self._shared_out(lambda part: q[part] @ self._b[part]), axis=0))
 
     def interaction(self, others: gto.Mole) -> Array:
         """Return the Coulomb interaction of the whitened auxiliary functions with other functions, (rank, n).
@@ -132,7 +132,7 @@ class FittedIntegrals:
         """Return J (n, n) of the sum of the densities, minus that of the reference; summed in double precision."""
         change = density_of(factors) - (density_of(reference) if reference else 0.0)
         work = partial(self._coulomb, self.pairs.elements(change, self._b.dtype))
-        return self.pairs.matrix(np.sum(shared_out(work, len(self._b)), axis=0))
+        return self.pairs.matrix(np.sum(self._shared_out(work), axis=0))
 
     def _coulomb(self, elements: Array, part: slice) -> Array:
         """Return J of some of the functions, (pairs,)."""
@@ -141,6 +141,10 @@ class FittedIntegrals:
             b = self._b[functions]
             j += (b @ elements) @ b
         return j
+
+    def _shared_out(self, work: Callable[[slice], Array]) -> list[Array]:
+        """Share the functions out among threads, if there is enough work; see `shared_out`."""
+        return shared_out(work, len(self._b), self._b.nbytes / PIECE)
 
     def _blocks(self, part: slice) -> Iterator[slice]:
         """Yield ranges of auxiliary functions whose integrals are small arrays."""
@@ -162,7 +166,8 @@ class FittedIntegrals:
     def exchange(self, factor: Array) -> Array:
         """Return K of a density L L^T (n, n), from integrals of both orders of each pair."""
         half = self.half_transformed(factor).reshape(len(factor), -1)
-        return np.asarray(np.sum(shared_out(lambda part: half[:, part] @ half[:, part].T, half.shape[1]), axis=0))
+        parts = shared_out(lambda part: half[:, part] @ half[:, part].T, half.shape[1], half.nbytes / PIECE)
+        return np.asarray(np.sum(parts, axis=0))
 
     def exchange_of_change(self, change: Array, doubled: Array, work: Array) -> Array:
         """Return K of (a (2 L + a)^T + transpose) / 2, the change of a density L L^T if L becomes L + a.
@@ -173,7 +178,7 @@ class FittedIntegrals:
             work: array of the same shape, overwritten.
         """
         a, b = (half.reshape(len(change), -1) for half in (self.half_transformed(change, work), doubled))
-        k = np.sum(shared_out(partial(_exchange_of_change, a, b), a.shape[1]), axis=0)
+        k = np.sum(shared_out(partial(_exchange_of_change, a, b), a.shape[1], a.nbytes / PIECE), axis=0)
         return np.asarray(k + k.T) / 2
 
     def _both_orders(self) -> list[Array]:
@@ -233,8 +238,8 @@ class CoulombIntegrals(FittedIntegrals):
         """Return J in double precision of arithmetic, a whole one as that of the atoms and of the deformation."""
         change = density_of(factors) - (density_of(reference) if reference else self._atoms)
         work = partial(self._charges_of, self.pairs.elements(change, float))
-        fit = self._fit(np.concatenate(shared_out(work, len(self._b))))
-        j = np.sum(shared_out(partial(self._potential_of, fit), len(self._b)), axis=0)
+        fit = self._fit(np.concatenate(self._shared_out(work)))
+        j = np.sum(self._shared_out(partial(self._potential_of, fit)), axis=0)
         return self.pairs.matrix(j if reference else j + self._j_of_atoms)
 
     def _charges_of(self, elements: Array, part: slice) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, lib, scf
 
-from pyscf_mlham.threads import SHARE, each, shared_out
+from pyscf_mlham.threads import PIECE, SHARE, each, shared_out
 
 Array = NDArray[Any]
 
@@ -78,7 +78,8 @@ class Pairs:
         """
         places = self.packed[self._both_ways] if packed else self._both_ways
         step = max(1, int(BLOCK_BYTES / (2 * len(places) * b.itemsize)))
-        ks = np.sum(shared_out(partial(self._exchange, b, places, changes, step), len(b)), axis=0)
+        work = partial(self._exchange, b, places, changes, step)
+        ks = np.sum(shared_out(work, len(b), b.nbytes / PIECE), axis=0)
         return np.asarray(ks + ks.swapaxes(1, 2)) / 2
 
     def _exchange(
@@ -120,7 +121,7 @@ class Pairs:
             for shell, block in zip(self.shells[part], unpacked[part], strict=True):
                 np.matmul(block, factor[self._near(shell)], out=half[shell])
 
-        step = max(1, len(self.shells) // (SHARE * lib.num_threads()))
+        step = max(1, int(len(self.shells) / min(SHARE * lib.num_threads(), 1 + half.nbytes / PIECE)))
         each(transform, [slice(start, start + step) for start in range(0, len(self.shells), step)])
 
     def _near(self, shell: slice) -> Array:

@@ -12,7 +12,7 @@ from pyscf import gto, lib
 from pyscf.gto.moleintor import getints3c, make_cintopt
 
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs
-from pyscf_mlham.threads import SHARE, each
+from pyscf_mlham.threads import PIECE, SHARE, each
 
 Array = NDArray[Any]
 
@@ -45,7 +45,8 @@ def three_centre(
                 _fill(rows, compute, shell, near)
             use(block, part)
 
-        most = min(BLOCK_BYTES / (8 * auxmol.nao), len(pairs) / (SHARE * lib.num_threads()))
+        least, most = (size / (8 * auxmol.nao) for size in (PIECE, BLOCK_BYTES))
+        most = min(most, max(least, len(pairs) / (SHARE * lib.num_threads())))
         each(work, list(_groups(pairs.shells, first, most)))
 
 

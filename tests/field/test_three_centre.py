@@ -40,6 +40,7 @@ def test_integrals_of_overlapping_pairs(
     mol = gto.M(atom=APART, basis="def2-tzvp", cart=cart, spin=1)
     auxmol, pairs = df.make_auxmol(mol, "weigend"), Pairs(mol, 1e-4)
     monkeypatch.setattr(module, "BLOCK_BYTES", 1e6)
+    monkeypatch.setattr(module, "PIECE", 1.0)
     blocks = blocks_of(mol, auxmol, omega, pairs)
     both = mol + auxmol
     with both.with_range_coulomb(omega or None):
@@ -55,6 +56,7 @@ def test_blocks_of_one_shell_or_of_all(most: float, blocks: str | None, monkeypa
     auxmol, pairs = df.make_auxmol(mol, "weigend"), Pairs(mol, 1e-8)
     monkeypatch.setattr(module, "BLOCK_BYTES", most)
     monkeypatch.setattr(module, "SHARE", 0.5)  # no limit but the memory
+    monkeypatch.setattr(module, "PIECE", 1.0)
     found = blocks_of(mol, auxmol, 0.0, pairs)
     assert len(found) == (getattr(mol, blocks) if blocks else 1)
     assert sum(block.shape[1] for block in found) == len(pairs)
