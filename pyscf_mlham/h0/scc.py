@@ -28,7 +28,7 @@ from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.guess_info import GuessInfo
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
-from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
+from pyscf_mlham.scf.multilevel.start import refining_field, stepped
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -67,11 +67,6 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
     return solve([level], level.build(rough), TIGHT).point
 
 
-def is_refined(mf: Any) -> bool:
-    """Whether the object's own field refines the guess; not for ROHF, whose orbital energies are ambiguous."""
-    return has_own_field(mf) and not mf.istype("ROHF")
-
-
 def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:
     """Return the density matrix of the scc baseline, and its Fock builds.
 
@@ -98,11 +93,13 @@ def _of_molecule(problem: Problem) -> tuple[Orbitals, int, int, int]:
     mf = problem.mf
     coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
     orbitals = problem.orbitals(self_consistent_atoms(problem, (coarse, response)).fock)
-    if not is_refined(mf):
+    # not for ROHF, whose orbital energies are ambiguous
+    field = None if mf.istype("ROHF") else refining_field(mf)
+    if field is None:
         return orbitals, coarse.tally.builds, 0, 0
-    single = SingleField(mf)
-    orbitals = problem.orbitals(stepped(problem, orbitals, single, response).fock)
-    return orbitals, coarse.tally.builds, 0, single.tally.builds
+    orbitals = problem.orbitals(stepped(problem, orbitals, field, response).fock)
+    single = isinstance(field, SingleField)
+    return orbitals, coarse.tally.builds + (not single), 0, int(single)
 
 
 def _of_crystal(problem: Problem) -> tuple[Orbitals, int, int, int]:

@@ -27,13 +27,14 @@ from pyscf_mlham.density import (
     undisturbed,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.field import COARSE, CoarseField, Field, ResponseField, SingleField
+from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField
+from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
 from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
 from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
-from pyscf_mlham.scf.multilevel.start import has_own_field, stepped
+from pyscf_mlham.scf.multilevel.start import refining_field, stepped
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -116,7 +117,7 @@ def predict(
 
     Args:
         mf: PySCF mean-field object; not changed.
-        refine: whether to build the coarse field of the predicted density and solve its response, if the object has
+        refine: whether to build a cheap field of the predicted density and solve its response, if the object has
             one: the error of the density falls tenfold and more. Without it the matrix is the model's own.
         own: whether that field is the object's own if it is density-fitted. Its integrals are then made, which an SCF
             needs anyway.
@@ -134,24 +135,20 @@ def predict(
     base = _baseline(problem, mol, native if lifted else None, fields, config)
     correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
     fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
-    coarse_builds, single = base.coarse_builds, None
+    refined = _Refined(fock, orbitals)
     if fields is not None:
-        coarse, response = fields
-        single = SingleField(mf) if own and has_own_field(mf) else None
-        before = coarse.tally.builds
-        fock, orbitals = _refined(problem, fock, orbitals, single or coarse, response)
-        coarse_builds += coarse.tally.builds - before
+        refined = _refined(problem, refined, *fields, own)
     return Prediction(
-        fock,
-        orbitals,
-        gap(orbitals),
+        refined.fock,
+        refined.orbitals,
+        gap(refined.orbitals),
         config.name,
         time.perf_counter() - start,
         damping,
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
-        coarse_builds=coarse_builds,
-        single_builds=single.tally.builds if single else 0,
+        coarse_builds=base.coarse_builds + refined.coarse_builds,
+        single_builds=refined.single_builds,
     )
 
 
@@ -242,20 +239,33 @@ def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None
         return None
 
 
-def _refined(
-    problem: Problem, fock: Array, orbitals: Orbitals, field: Field, response: ResponseField
-) -> tuple[Array, Orbitals]:
+class _Refined(NamedTuple):
+    """A prediction, and the builds that have refined it."""
+
+    fock: Array
+    orbitals: Orbitals
+    coarse_builds: int = 0
+    single_builds: int = 0
+
+
+def _refined(problem: Problem, raw: _Refined, coarse: CoarseField, response: ResponseField, own: bool) -> _Refined:
     """Build a field at the predicted density once, and solve its response."""
+    mf, builds = problem.mf, (0, 0)
     try:
-        result = stepped(problem, orbitals, field, response)
+        # exact integrals of accelerated objects: their first full build corrects the prediction as well
+        field = refining_field(mf, own) or (coarse if is_fitted(mf) else None)
+        if field is None:
+            return raw
+        builds = (0, 1) if isinstance(field, SingleField) else (1, 0)
+        result = stepped(problem, raw.orbitals, field, response)
         refined = problem.orbitals(result.fock)
-        if _is_plausible(refined, orbitals, problem.overlap):
-            return np.asarray(result.fock), refined
+        if _is_plausible(refined, raw.orbitals, problem.overlap):
+            return _Refined(np.asarray(result.fock), refined, *builds)
         reason = "its gap collapses"
     except Exception as error:  # a prediction is useful without it
         reason = f"{type(error).__name__}: {error}"
-    logger.info(problem.mf, "the prediction is used without a response step (%s)", reason)
-    return fock, orbitals
+    logger.info(mf, "the prediction is used without a response step (%s)", reason)
+    return _Refined(raw.fock, raw.orbitals, *builds)
 
 
 def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:

@@ -28,7 +28,7 @@ def test_guess_info_is_that_of_the_last_guess(oracle: OracleModel) -> None:
     assert mf.guess_info.seconds > 0
     assert other.guess_info is None
     mf.get_init_guess(mf.mol, "scc")
-    assert (mf.guess_info.guess, mf.guess_info.model, mf.guess_info.coarse_builds) == ("scc", "", 1)
+    assert (mf.guess_info.guess, mf.guess_info.model, mf.guess_info.coarse_builds) == ("scc", "", 2)
     mf.get_init_guess(mf.mol, "minao")
     assert mf.guess_info is None
 
@@ -40,7 +40,7 @@ def test_guess_info_has_the_reason_of_a_fallback(oracle: OracleModel) -> None:
     assert "element C" in mf.guess_info.fallback_reason
     pyscf_mlham.register(fallback="scc")
     mf.get_init_guess(mf.mol, "ml")
-    assert (mf.guess_info.guess, mf.guess_info.coarse_builds) == ("scc", 1)
+    assert (mf.guess_info.guess, mf.guess_info.coarse_builds) == ("scc", 2)
     assert "element C" in mf.guess_info.fallback_reason
     generalised = mole().GHF()
     generalised.get_init_guess(generalised.mol, "scc")

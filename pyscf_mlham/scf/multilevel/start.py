@@ -15,7 +15,7 @@ from pyscf_mlham.density import (
     spin_breaking,
     with_mixed_frontier,
 )
-from pyscf_mlham.field import Field, ResponseField, SingleField
+from pyscf_mlham.field import ACCURATE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.descent import Surface, descended, rotates_freely
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
@@ -106,9 +106,16 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     return _converged(ladder.levels(ladder.improving), point, goal, diis=filled)
 
 
-def has_own_field(mf: Any) -> bool:
-    """Whether a `SingleField` improves a guess; not if the solver of an accelerated object uses it itself."""
-    return is_fitted(mf) and is_local(mf) and not hasattr(mf, "undo_accelerate")
+def refining_field(mf: Any, own: bool = True) -> CoarseField | SingleField | None:
+    """Return the field that refines a guess, see `stepped`; None if the solver of an accelerated object does so.
+
+    Args:
+        mf: PySCF mean-field object.
+        own: whether it is the object's own if that is density-fitted.
+    """
+    if hasattr(mf, "undo_accelerate"):
+        return None
+    return SingleField(mf) if own and is_fitted(mf) and is_local(mf) else CoarseField(mf, ACCURATE)
 
 
 def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:

@@ -14,8 +14,9 @@ from pyscf import qmmm
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
 from pyscf_mlham.density import Orbitals, with_mixed_frontier
+from pyscf_mlham.field import CoarseField, SingleField
 from pyscf_mlham.scf.multilevel import mixin
-from pyscf_mlham.scf.multilevel.start import has_own_field
+from pyscf_mlham.scf.multilevel.start import refining_field
 from support.molecules import TWISTED_ETHYLENE, mole
 
 pytestmark = pytest.mark.usefixtures("small_grids")
@@ -130,6 +131,7 @@ def test_cycles_include_those_of_the_second_order_solver(monkeypatch: pytest.Mon
 def test_an_accelerated_object_is_known_by_its_class() -> None:
     mf = mole(basis="sto-3g").RHF().density_fit()
     mf.single_precision = False  # an attribute of a user
-    assert has_own_field(mf)
-    assert not has_own_field(accelerate(mf))
-    assert has_own_field(accelerate(mf).undo_accelerate())
+    assert isinstance(refining_field(mf), SingleField)
+    assert isinstance(refining_field(mf, own=False), CoarseField)
+    assert refining_field(accelerate(mf)) is None
+    assert isinstance(refining_field(accelerate(mf).undo_accelerate()), SingleField)
