@@ -29,13 +29,19 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job(Generic[T, R]):
-    """The work of each worker."""
+    """The work of each worker; its functions are defined in modules, so that they can be sent to a process."""
 
-    # function from a task to its result, defined in a module, so that it can be sent to a process
     work: Callable[[T], R]
-    lost: Callable[[T, str], R]  # function from a task whose workers died, and the reason, to its result
+    failed: Callable[[T, str], R]  # result of a task that raised an error or whose workers died, with the reason
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, task: T) -> R:
+        """Work on a task; an error of any type becomes its result, so that the others continue."""
+        try:
+            return self.work(task)
+        except Exception as error:
+            return self.failed(task, f"{type(error).__name__}: {error}".strip())
 
     @property
     def variables(self) -> dict[str, str]:
@@ -79,7 +85,7 @@ def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterato
                         if deaths + 1 < LIVES:
                             waiting.appendleft((task, deaths + 1))
                             continue
-                        result = job.lost(task, f"the worker process died {LIVES} times (out of memory?)")
+                        result = job.failed(task, f"the worker process died {LIVES} times (out of memory?)")
                     yield result
         finally:
             for worker in workers:
@@ -94,7 +100,7 @@ class _Worker:
     def __init__(self, job: Job[Any, Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, job.work, job.threads), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, job), daemon=True)
         with environment(**job.variables):
             self._process.start()
         theirs.close()  # so that reading ends when the worker does
@@ -121,15 +127,15 @@ class _Worker:
         self.connection.close()
 
 
-def _work(connection: Connection, work: Callable[[Any], Any], threads: int) -> None:
+def _work(connection: Connection, job: Job[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    become_worker(threads)
+    become_worker(job.threads)
     while True:
         try:
             task = connection.recv()
         except (EOFError, ConnectionError):  # the parent is gone
             return
-        result = work(task)
+        result = job(task)
         try:
             connection.send(result)
         except ConnectionError:  # gone meanwhile
@@ -155,7 +161,7 @@ def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterato
                 try:
                     yield future.result()
                 except KilledWorker as error:
-                    yield job.lost(task, f"its workers died ({error})")
+                    yield job.failed(task, f"its workers died ({error})")
                 except ImportError as error:
                     raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
                 future.release()
@@ -170,7 +176,7 @@ def _work_alone(job: Job[T, R], task: T) -> R:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(job.threads)
     lib.num_threads(job.threads)
-    return job.work(task)
+    return job(task)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def engine(job: Any, jobs: int) -> Any:
         process_engine(job, jobs)  # for its errors
-        return lambda tasks: map(job.work, tasks)
+        return lambda tasks: map(job, tasks)
 
     monkeypatch.setattr(workers, "process_engine", engine)
     monkeypatch.setattr(report, "draw", lambda *_: {})

@@ -28,6 +28,7 @@ from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
+from pyscf_mlham.workers import Job
 
 Array = NDArray[Any]
 
@@ -116,19 +117,17 @@ class Row:
     momenta: list[list[float]] = field(default_factory=list)
 
 
-def measure(task: Task) -> Row:
-    """Run one SCF; return a failure as a row with its reason, never raise."""
-    try:
-        with _ALONE:
-            _warm_up(task.protocol, task.guess)
-            return _limit(task) if task.guess == LIMIT else _measured(task)
-    except Exception as error:  # any error: report this run, continue with the others
-        return failed(task, f"{type(error).__name__}: {error}".strip())
+def _measure(task: Task) -> Row:
+    with _ALONE:
+        _warm_up(task.protocol, task.guess)
+        return _limit(task) if task.guess == LIMIT else _measured(task)
 
 
-def failed(task: Task, reason: str) -> Row:
-    """Return the row of a run without a result."""
+def _failed(task: Task, reason: str) -> Row:
     return Row(**_about(task), scf=task.protocol.scf, error=reason)
+
+
+measure = Job(_measure, _failed)
 
 
 def _about(task: Task) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pyscf_mlham.bench.measure import Row, Task, failed, measure
+from pyscf_mlham.bench.measure import Row, Task, measure
 from pyscf_mlham.bench.molecules import Input, free_name
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
 from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
@@ -19,7 +19,7 @@ from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
 from pyscf_mlham.progress import print_line, tracked
-from pyscf_mlham.workers import Job, engine
+from pyscf_mlham.workers import engine
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
 
 def _work_through(tasks: Sequence[Task], plan: Plan, protocol: Protocol, folder: Folder, console: Console) -> None:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
-    work = engine(Job(measure, failed, protocol.threads, hidden), plan.jobs, plan.dask)
+    work = engine(replace(measure, threads=protocol.threads, environment=hidden), plan.jobs, plan.dask)
     silent = plan.quiet or not console.is_terminal
     for count, row in enumerate(tracked(work(tasks), console, "", len(tasks), "runs", silent=silent), 1):
         folder.add(row)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pyscf_mlham.data.displaced import JOB, Displacements, with_copies
+from pyscf_mlham.data.displaced import Displacements, thermal_copies, with_copies
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, add_baseline, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
@@ -126,7 +126,7 @@ def run_generate(args: argparse.Namespace, console: Console) -> int:
         for source in args.geometries
         for found in read_geometries(source, args.charge, args.mult, bool(args.pseudo), args.kpts)
     )
-    work = engine(JOB, args.jobs, args.dask)
+    work = engine(thermal_copies, args.jobs, args.dask)
     sampled = with_copies(molecules, from_options(Displacements, args), work, console, memory)
     counts = generate(sampled, args.output, options, console)
     memory.unlink(missing_ok=True)

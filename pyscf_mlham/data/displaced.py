@@ -99,20 +99,16 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
     return molecule._replace(name=f"{molecule.name}~t{number}", positions=positions)
 
 
-def thermal_copies(task: Task) -> Copies:
-    """Make the thermal copies of one molecule; return a failure as an error in their place, never raise."""
+def _thermal_copies(task: Task) -> Copies:
     molecule, wanted = task
-    try:
-        return task.key, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
-    except Exception as error:  # any error: report this molecule, continue with the others
-        return _no_copies(task, str(error) or type(error).__name__)
+    return task.key, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
 
 
 def _no_copies(task: Task, reason: str) -> Copies:
     return task.key, [DataError(f"{task.molecule.name}: no thermal copies ({reason}).")]
 
 
-JOB = Job(thermal_copies, _no_copies)
+thermal_copies = Job(_thermal_copies, _no_copies)
 
 
 def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterator[Molecule]:

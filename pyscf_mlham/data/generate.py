@@ -136,7 +136,7 @@ def generate(
         if early:
             print_line(console, early)
         try:
-            run_through(queue, engine(JOB, options.jobs, options.dask), journal, counts, console)
+            run_through(queue, engine(label, options.jobs, options.dask), journal, counts, console)
         except KeyboardInterrupt:
             print_line(
                 console, f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes."
@@ -213,13 +213,6 @@ def run_through(
             print_line(console, f"{entry.name}: {entry.reason}", "failed")
 
 
-def _lost(task: Task, reason: str) -> Entry:
-    return Entry(task.molecule.key, task.molecule.name, None, reason)
-
-
-JOB = Job(label, _lost)
-
-
 def _merge(path: Path, earlier: _Earlier, journal: Journal, options: GenerateOptions) -> None:
     """Write the file again, with the records of the old file and of the journal, each molecule once."""
     check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
@@ -273,7 +266,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
         keys, done = keys_of(file), journal.labelled
         tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
         counts["done"] = len(keys) - len(tasks)
-        run_through(tasks, engine(BASELINE_JOB, jobs), journal, counts, console)
+        run_through(tasks, engine(with_baseline, jobs), journal, counts, console)
         done = journal.labelled
         records = (journal.record(key) for key in keys if key in done)
         write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
@@ -281,24 +274,21 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     return counts
 
 
-def with_baseline(task: tuple[Path, int]) -> Entry:
-    """Compute the baseline of one record; return a failure as an entry with its reason, never raise."""
+def _with_baseline(task: tuple[Path, int]) -> Entry:
+    """Compute the baseline of one record."""
     path, number = task
     with HamiltonianFile(path) as file:
         key, record, level = identity_of_record(file, number), file[number], file.level
-    try:
-        h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
-    except Exception as error:  # any error: report this record, continue with the others
-        return Entry(key, record.name, None, f"{type(error).__name__}: {error}".strip())
+    h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
     if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
         h0 = np.stack([h0, h0])
     return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
 
 
-def _lost_baseline(task: tuple[Path, int], reason: str) -> Entry:
+def _without_baseline(task: tuple[Path, int], reason: str) -> Entry:
     path, number = task
     with HamiltonianFile(path) as file:
         return Entry(identity_of_record(file, number), str(file.name[number]), None, reason)
 
 
-BASELINE_JOB: Job[tuple[Path, int], Entry] = Job(with_baseline, _lost_baseline)
+with_baseline = Job(_with_baseline, _without_baseline)

@@ -24,6 +24,7 @@ from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem
+from pyscf_mlham.workers import Job
 
 Array = NDArray[np.float64]
 
@@ -61,17 +62,7 @@ class Solution(NamedTuple):
     gap: float
 
 
-def label(task: Task) -> Entry:
-    """Run the SCF of one molecule; return a failure as an entry with its reason, never raise."""
-    molecule = task.molecule
-    try:
-        record = _record(task)
-    except Exception as error:  # any error: report this molecule, continue with the others
-        return Entry(molecule.key, molecule.name, None, f"{type(error).__name__}: {error}".strip())
-    return Entry(molecule.key, molecule.name, record)
-
-
-def _record(task: Task) -> Record:
+def _label(task: Task) -> Entry:
     molecule, level = task.molecule, task.level
     if level.pseudo:
         solution = crystal_solution(crystal_mean_field(molecule, level).set(init_guess=task.guess), task.solver)
@@ -83,7 +74,14 @@ def _record(task: Task) -> Record:
         **molecule._asdict(), split=task.split, fock=matrices.pop("fock"), energy=energy, gap=gap, extra=matrices
     )
     check_record(record, molecule.name)
-    return record
+    return Entry(molecule.key, molecule.name, record)
+
+
+def _failed(task: Task, reason: str) -> Entry:
+    return Entry(task.molecule.key, task.molecule.name, None, reason)
+
+
+label = Job(_label, _failed)
 
 
 def _full_solution(mf: Any, solver: str) -> Solution:
