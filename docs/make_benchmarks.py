@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from pyscf_mlham.bench.results import read_results
-from pyscf_mlham.bench.table import summary_table
+from pyscf_mlham.bench.summary import summary_table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyscf_mlham.bench.protocol import REFERENCE, AnyProtocol, Protocol
-from pyscf_mlham.bench.summary import Method, Section
+from pyscf_mlham.bench.summary import Method
 
 WIDTH = 4.1  # inches: two side by side on a laptop, one below the other on a phone, the same letters on both
 SQUARE = 3.1
@@ -38,13 +38,13 @@ STYLE: Any = {
 }  # fmt: skip
 
 
-def draw(found: Sequence[Section], protocol: AnyProtocol) -> dict[str, Figure]:
+def draw(found: Sequence[tuple[str, list[Method]]], protocol: AnyProtocol) -> dict[str, Figure]:
     """Return all plots for which there are data, by name."""
     with rc_context(STYLE):
         if not isinstance(protocol, Protocol):
             drawn = [(k, methods) for k, (_, methods) in enumerate(found) if any(m.cases for m in methods)]
             return {f"steps-{k}": _steps(methods) for k, methods in drawn}
-        shown = [m for m in found[0].methods if m.cases]
+        shown = [m for m in found[0][1] if m.cases]
         if not shown:
             return {}
         plain = [m for m in shown if not m.is_bound]
@@ -124,7 +124,13 @@ def _steps(methods: Sequence[Method]) -> Figure:
     """Full Fock builds against geometries."""
     figure, axes = _axes(3.2, "geometry", "full Fock builds", width=6.6)
     for method in methods:
-        axes.plot([case.builds for case in method.cases.values()], label=method.name, lw=1.4, marker="o", ms=2.5)
+        axes.plot(
+            [method.number(case, "builds") for case in method.cases.values()],
+            label=method.name,
+            lw=1.4,
+            marker="o",
+            ms=2.5,
+        )
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
@@ -173,7 +179,7 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
         for (cycles, converged), number in counts.items():
             paint = {"color": colour(method.guess)} if converged else {"color": ALARM, "marker": "X"}
             axes.scatter(cycles, place, s=210 * (number / total) ** 0.9 + 8, alpha=0.45, linewidths=0, **paint)
-        axes.plot([method.cycles] * 2, [place - 0.36, place + 0.36], color=INK, lw=1.4)
+        axes.plot([method.mean("cycles")] * 2, [place - 0.36, place + 0.36], color=INK, lw=1.4)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -181,10 +187,8 @@ def _cycles(methods: Sequence[Method], height: float) -> Figure:
 
 def _size(methods: Sequence[Method], height: float) -> Figure:
     figure, axes = _axes(height, "basis functions", "time, relative to minao")
-    reference = next((m.cases for m in methods if (m.guess, m.solver) == REFERENCE), {})
     for method in key_methods(methods):
-        pairs = [(case, reference[key]) for key, case in method.cases.items() if key in reference]
-        points = [(case.row.nao, case.seconds / other.seconds) for case, other in pairs if other.seconds > 0]
+        points = [(method.cases[key].nao, ratio) for key, ratio in method.ratios("seconds").items()]
         if points:
             axes.plot(*zip(*points, strict=True), ls="none", ms=5, label=method.name, **_look(method))
     if axes.has_data():
@@ -197,12 +201,12 @@ def _size(methods: Sequence[Method], height: float) -> Figure:
 def _convergence(methods: Sequence[Method], protocol: Protocol) -> Figure:
     figure, axes = _axes(SQUARE, "full Fock builds", "orbital gradient / Ha")
     for method in [*(m for m in methods if (m.guess, m.solver) == REFERENCE), *key_methods(methods)]:
-        curves = [case.row.gradients for case in method.cases.values() if case.row.gradients]
+        curves = [case.gradients for case in method.cases.values() if case.gradients]
         if not curves:
             continue
         length = int(np.median([len(curve) for curve in curves]))
         held = np.array([(curve + [curve[-1]] * length)[:length] for curve in curves], dtype=float)
-        hidden = int(np.median([case.row.guess_builds or 0 for case in method.cases.values()]))
+        hidden = int(np.median([case.guess_builds or 0 for case in method.cases.values()]))
         look = _look(method) | {"lw": 1.6, "ms": 3.8, "ls": (0, (4, 2)) if _is_two(method) else "-"}
         axes.plot(np.arange(1, length + 1) + hidden, np.median(held, axis=0), label=method.name, **look)
     tolerance = np.sqrt(protocol.conv_tol)
@@ -219,8 +223,7 @@ def _orbitals(methods: Sequence[Method]) -> Figure:
     for method in methods:
         if _is_two(method):  # its predictions are those of plain SCF
             continue
-        rows = [case.row for case in method.cases.values()]
-        rows = [row for row in rows if row.predicted and len(row.predicted) == len(row.reached)]
+        rows = [row for row in method.cases.values() if row.predicted and len(row.predicted) == len(row.reached)]
         occupied = [(r, p) for row in rows for r, p in zip(row.reached[:-1], row.predicted[:-1], strict=True)]
         empty = [(row.reached[-1], row.predicted[-1]) for row in rows]
         for points, word, look in ((occupied, "occupied", {"marker": "o"}), (empty, "lowest empty", {"marker": "D"})):

@@ -14,8 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pyscf_mlham.bench.figures import colour, draw, saved, svg
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.results import RESULTS, Results
-from pyscf_mlham.bench.summary import sections
-from pyscf_mlham.bench.table import (
+from pyscf_mlham.bench.summary import (
     INTERVALS,
     Sheet,
     clock_name,
@@ -25,6 +24,7 @@ from pyscf_mlham.bench.table import (
     intervals,
     molecule_table,
     reference_name,
+    sections,
     sheets,
     summary_table,
 )
@@ -76,7 +76,7 @@ def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
     figures = draw(sections(results, clock), results.protocol)
     plots = {name: svg(figure, name) for name, figure in figures.items()}  # saving a figure moves its layout a little
     replace_file(folder / "results.csv", results.to_csv().encode())
-    per_molecule = "" if results.is_path else f"\n{molecule_table(results, clock)}"
+    per_molecule = "" if results.is_path else f"\n{molecule_table(results)}"
     replace_file(folder / "table.md", (summary_table(results, clock) + per_molecule).encode())
     for name, figure in figures.items():
         replace_file(folder / f"{name}.png", saved(figure, "png"))

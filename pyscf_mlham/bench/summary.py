@@ -1,17 +1,27 @@
-"""Statistics of a benchmark: medians over repetitions, ratios to the reference, intervals over molecules."""
+"""Statistics of a benchmark, and its tables in Markdown and for a terminal.
+
+Repetitions of a run are merged to their medians; methods are compared with the reference by the ratios of all
+molecules, with intervals over the molecules.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
 from scipy import stats
 
-from pyscf_mlham.bench.measure import Row
+from pyscf_mlham.bench.measure import PLAIN, Row
+from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, case_of, grouped, methods_of, molecule_of
+from pyscf_mlham.bench.starts import REFUSED
+from pyscf_mlham.progress import print_line
 
 COVERED = 0.95  # confidence level of the intervals
 FEWEST = 2  # smallest number of molecules for an interval
@@ -19,22 +29,19 @@ WIDE = 99.0  # bounds beyond it are not shown
 CLOCKS = ("cpu", "wall")
 NAN = float("nan")
 NOTHING = "–"
-
-
-class Case(NamedTuple):
-    """One molecule by one method: medians over the repetitions, the worst of them if one did not converge."""
-
-    converged: bool  # whether every repetition converged
-    cycles: float  # SCF cycles; max_cycle if it did not converge
-    builds: float  # full Fock builds, including those hidden in the guess
-    single_builds: float
-    coarse_builds: float
-    response_solves: float
-    seconds: float  # guess and SCF, by the chosen clock
-    forces: float  # seconds of the forces along a path
-    limit: float | None  # see `Row.limit_s`; None if not measured
-    e_err: float | None  # largest difference of energy to the reference, Hartree; None without a reference
-    row: Row  # row of the first repetition
+# columns of a row that are merged over repetitions
+MERGED = (
+    "cycles", "full_builds", "guess_builds", "single_builds", "coarse_builds", "response_solves",
+    "total_s", "total_cpu_s", "force_cpu_s",
+)  # fmt: skip
+TOO_FEW = "without intervals, for a single molecule"
+INTERVALS = "with 95 percent intervals (Student's t on their logarithms)"
+LIMIT = " Limit: set-up and two full builds of the same object."
+PATH_LIMIT = " Time with that of the forces; limit: set-up, one full build and the forces, at the first geometry."
+LEGEND = (
+    "Ratios are those to minao with plain SCF: geometric means over the molecules. "
+    "dE: largest difference of energy to it."
+)
 
 
 class Ratio(NamedTuple):
@@ -63,8 +70,9 @@ class Method:
 
     guess: str
     solver: str
-    cases: dict[str, Case]  # by key, without those that failed
-    reference: dict[str, Case]
+    clock: str  # of the seconds: cpu or wall
+    cases: dict[str, Row]  # merged repetitions by key, without those that failed
+    reference: dict[str, Row]
     total: int  # number of molecules in the benchmark
     failed: int  # number of failed runs
     elsewhere: int  # number of molecules that converge to another state than the reference
@@ -85,43 +93,42 @@ class Method:
         """Name in figures."""
         return self.guess if self.solver == "scf" else f"{self.guess}/{self.solver}"
 
-    def counted(self, attribute: str) -> list[float]:
+    def number(self, case: Row, column: str) -> float:
+        """Return a number of a case: a column of its row, "builds", hidden ones included, or "seconds"."""
+        if column == "builds":
+            return (case.full_builds or 0) + (case.guess_builds or 0)
+        column = {"seconds": "total_cpu_s" if self.clock == "cpu" else "total_s"}.get(column, column)
+        return float(getattr(case, column) or 0)
+
+    def counted(self, column: str) -> list[float]:
         """Return a number of all cases that the means are over."""
-        return [getattr(case, attribute) for case in list(self.cases.values())[self.skipped :]]
+        return [self.number(case, column) for case in self.cases.values()][self.skipped :]
 
-    def mean(self, attribute: str) -> float:
+    def mean(self, column: str) -> float:
         """Return the arithmetic mean of a number of the cases."""
-        return float(np.mean(found)) if (found := self.counted(attribute)) else NAN
+        return float(np.mean(found)) if (found := self.counted(column)) else NAN
 
-    def total_of(self, attribute: str) -> float:
+    def total_of(self, column: str) -> float:
         """Return the sum of a number over all cases."""
-        return float(sum(getattr(case, attribute) for case in self.cases.values()))
+        return sum(self.number(case, column) for case in self.cases.values())
 
-    def ratios(self, attribute: str) -> np.ndarray:
-        """Return the ratios of a number to the reference."""
-        both = [(case, self.reference[key]) for key, case in self.cases.items() if key in self.reference]
-        pairs = [(getattr(case, attribute), getattr(other, attribute)) for case, other in both]
-        return np.array([a / b for a, b in pairs if a > 0 and b > 0])
+    def ratios(self, column: str) -> dict[str, float]:
+        """Return the ratios of a number to the reference, by key."""
+        both = {key: (case, self.reference[key]) for key, case in self.cases.items() if key in self.reference}
+        pairs = {key: [self.number(case, column) for case in cases] for key, cases in both.items()}
+        return {key: a / b for key, (a, b) in pairs.items() if a > 0 and b > 0}
 
-    @property
-    def cycles(self) -> float:
-        """Mean number of cycles."""
-        return self.mean("cycles")
-
-    @property
-    def builds(self) -> float:
-        """Mean number of full builds, including those hidden in the guess."""
-        return self.mean("builds")
-
-    def mean_ratio(self, attribute: str) -> Ratio:
+    def mean_ratio(self, column: str) -> Ratio:
         """Return the geometric mean of these ratios."""
-        return geometric_mean(np.array([]) if self.is_bound else self.ratios(attribute))
+        return geometric_mean(np.array([] if self.is_bound else list(self.ratios(column).values())))
 
     @property
     def limit_ratio(self) -> Ratio:
         """Seconds, with those of the forces along a path, over the limit."""
-        cases = [] if self.is_bound else list(self.cases.values())[self.skipped :]
-        return geometric_mean(np.array([(case.seconds + case.forces) / case.limit for case in cases if case.limit]))
+        limits = [(c.limit_cpu_s if self.clock == "cpu" else c.limit_s) for c in self.cases.values()][self.skipped :]
+        times = zip(self.counted("seconds"), self.counted("force_cpu_s"), limits, strict=True)
+        ratios = [(seconds + forces) / limit for seconds, forces, limit in times if limit and not self.is_bound]
+        return geometric_mean(np.array(ratios))
 
     @property
     def largest_error(self) -> float:
@@ -129,19 +136,54 @@ class Method:
         return max((abs(case.e_err) for case in self.cases.values() if case.e_err is not None), default=NAN)
 
 
-class Section(NamedTuple):
-    """One table: of a benchmark of guesses, or of the path of one molecule."""
+def geometric_mean(ratios: np.ndarray) -> Ratio:
+    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms."""
+    if len(ratios) < FEWEST:
+        return Ratio(*[float(ratios[0]) if len(ratios) else NAN] * 3)
+    logs = np.log(ratios)
+    half = stats.t.ppf((1 + COVERED) / 2, len(logs) - 1) * stats.sem(logs)
+    return Ratio(*(float(np.exp(logs.mean() + shift)) for shift in (0, -half, half)))
 
-    title: str  # title of the molecule; "" for a benchmark of guesses
-    methods: list[Method]
 
-
-def sections(results: Results, clock: str = "cpu") -> list[Section]:
-    """Return the tables of a benchmark."""
-    if not results.is_path:
-        return [Section("", summarise(results, clock))]
+def summarise(results: Results, clock: str = "cpu") -> list[Method]:
+    """Return the statistics of all methods; along a path, each geometry is a case."""
+    methods = methods_of(results)
+    runs = {pair: [row for row in results.rows if (row.guess, row.solver) == pair] for pair in methods}
+    cases = {
+        pair: {key: _merged(rows) for key, rows in grouped((r for r in own if not r.error), case_of).items()}
+        for pair, own in runs.items()
+    }
+    total = len({case_of(row) for row in results.rows if not (results.is_path and row.error)})
     return [
-        Section(heading(rows), summarise(dataclasses.replace(results, rows=rows), clock))
+        Method(
+            *pair,
+            clock=clock,
+            cases=cases[pair],
+            reference=cases.get(results.protocol.reference, {}),
+            total=total,
+            failed=sum(bool(row.error) for row in runs[pair]),
+            elsewhere=len({case_of(row) for row in runs[pair] if results.is_elsewhere(row)}),
+            skipped=int(results.protocol.kind == "md" and total > 1),
+        )
+        for pair in methods
+    ]
+
+
+def _merged(rows: Sequence[Row]) -> Row:
+    """Return the medians over the repetitions of a run, the worst of them if one did not converge."""
+    converged = all(row.converged for row in rows)
+    middle = np.median if converged else np.max
+    numbers = {column: float(middle([getattr(row, column) or 0 for row in rows])) for column in MERGED}
+    e_err = max((row.e_err for row in rows if row.e_err is not None), key=abs, default=None)
+    return dataclasses.replace(rows[0], converged=converged, e_err=e_err, **numbers)  # type: ignore[arg-type]
+
+
+def sections(results: Results, clock: str = "cpu") -> list[tuple[str, list[Method]]]:
+    """Return title and methods of each table: one without title, or one for each molecule's path."""
+    if not results.is_path:
+        return [("", summarise(results, clock))]
+    return [
+        (heading(rows), summarise(dataclasses.replace(results, rows=rows), clock))
         for rows in grouped(results.rows, molecule_of).values()
     ]
 
@@ -157,59 +199,252 @@ def heading(rows: Sequence[Row]) -> str:
     return f"{first.molecule}{state}, {len(steps)} geometries{failed or stopped}"
 
 
-def summarise(results: Results, clock: str = "cpu") -> list[Method]:
-    """Return the statistics of all methods; along a path, each geometry is a case."""
-    groups: dict[tuple[str, str], dict[str, list[Row]]] = {
-        pair: grouped((row for row in results.rows if (row.guess, row.solver) == pair), case_of)
-        for pair in methods_of(results)
-    }
-    cases = {
-        pair: {case: _case(sound, clock) for case, rows in found.items() if (sound := [r for r in rows if not r.error])}
-        for pair, found in groups.items()
-    }
-    total = len({case_of(row) for row in results.rows if not (results.is_path and row.error)})
-    return [
-        Method(
-            *pair,
-            cases=cases[pair],
-            reference=cases.get(results.protocol.reference, {}),
-            total=total,
-            failed=sum(bool(row.error) for rows in groups[pair].values() for row in rows),
-            elsewhere=sum(any(map(results.is_elsewhere, rows)) for rows in groups[pair].values()),
-            skipped=int(results.protocol.kind == "md" and total > 1),
+class Sheet(NamedTuple):
+    """A table of texts, for Markdown, the page and a terminal."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    texts: int = 1  # columns of words, before those of numbers
+    short: list[str] | None = None  # headings on a terminal, "" to omit the column there
+    alarms: Sequence[int] = ()  # rows whose last number is wrong
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        ruler = "|" + "---|" * self.texts + "--:|" * (len(self.headings) - self.texts)
+        first, *others = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (self.headings, *self.rows)
         )
-        for pair in groups
-    ]
+        return "\n".join([first, ruler, *others]) + "\n"
+
+    def print(self, console: Console) -> None:
+        """Print the table without the intervals, to fit 80 columns; only the first column wraps."""
+        if self.title:
+            console.print(f"\n[bold]{escape(self.title)}[/bold]", highlight=False, soft_wrap=True)
+        table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        headings = self.short or self.headings
+        for place, heading in enumerate(headings):
+            side: JustifyMethod = "left" if place < self.texts else "right"
+            if heading:
+                table.add_column(heading, justify=side, no_wrap=place > 0, overflow="fold", vertical="bottom")
+        for row in self.rows:
+            cells = (cell for cell, heading in zip(row, headings, strict=True) if heading)
+            table.add_row(*(escape(cell.split(" [")[0].replace(", ", ",\n")) for cell in cells))
+        if self.rows:
+            console.print(table)
 
 
-def _case(rows: Sequence[Row], clock: str) -> Case:
-    unit = "cpu_s" if clock == "cpu" else "s"
-    converged = all(row.converged for row in rows)
+class Column(NamedTuple):
+    """One column of the table of statistics."""
 
-    def of_all(*columns: str) -> float:
-        values = [sum(getattr(row, name) or 0.0 for name in columns) for row in rows]
-        return float(np.median(values) if converged else np.max(values))
+    heading: str
+    short: str  # heading on a terminal of 80 columns; "" to omit the column there
+    cell: Callable[[Method], str]
+    # whether a method has a value; the column is omitted if all lack one. None: always shown
+    needed: Callable[[Method], bool] | None = None
 
-    errors, first = [row.e_err for row in rows if row.e_err is not None], rows[0]
-    return Case(
-        converged,
-        of_all("cycles"),
-        of_all("full_builds", "guess_builds"),
-        of_all("single_builds"),
-        of_all("coarse_builds"),
-        of_all("response_solves"),
-        of_all(f"total_{unit}"),
-        of_all("force_cpu_s"),
-        limit=getattr(first, f"limit_{unit}"),
-        e_err=max(errors, key=abs, default=None),
-        row=first,
+
+def _number(value: float, form: str = ".1f") -> str:
+    return format(value, form) if np.isfinite(value) else NOTHING
+
+
+def _cost(attribute: str) -> Callable[[Method], str]:
+    """Return the mean number of builds; not for a bound, whose builds are those of its own SCF."""
+    return lambda method: NOTHING if method.is_bound else _number(method.mean(attribute))
+
+
+def _label(method: Method, name: str = "") -> str:
+    return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
+
+
+def _energy(method: Method) -> str:
+    error = _number(method.largest_error, ".1e").replace("0.0e+00", "0")
+    return error + f", {method.elsewhere} other state{'s' * (method.elsewhere != 1)}" * bool(method.elsewhere)
+
+
+def _unconverged(method: Method) -> str:
+    count = sum(not case.converged for case in method.cases.values())
+    return f"{count}" + f", {method.failed} failed" * bool(method.failed)
+
+
+SINGLE = Column(
+    "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
+)
+RESPONSE = Column("response builds", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+OVER = Column(
+    "time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)
+)
+ERROR = Column("largest energy difference / Ha", "dE\n/ Ha", _energy)
+GUESSES = (
+    Column("guess", "guess", _label),
+    Column("solver", "solver", lambda m: m.solver),
+    Column("cycles", "cycles", lambda m: _number(m.mean("cycles"))),
+    Column("full builds", "full\nbuilds", _cost("builds")),
+    SINGLE,
+    Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
+    RESPONSE,
+    Column("builds / {reference}'s", "build\nratio", lambda m: m.mean_ratio("builds").text()),
+    Column("time / {reference}'s", "time\nratio", lambda m: m.mean_ratio("seconds").text()),
+    OVER,
+    Column(
+        "worst", "", lambda m: NOTHING if m.is_bound else _number(max(m.ratios("builds").values(), default=NAN), ".2f")
+    ),
+    Column("not converged", "not\nconv.", _unconverged),
+    ERROR,
+)
+
+
+def _share(method: Method) -> str:
+    reference = sum(method.number(case, "builds") for case in method.reference.values())
+    return _number(method.total_of("builds") / reference if reference else np.nan, ".2f")
+
+
+STRATEGIES = (  # of one molecule's path
+    Column("strategy", "strategy", lambda m: _label(m, m.name)),
+    Column("mean cycles", "mean\ncycles", lambda m: _number(m.mean("cycles"), ".2f")),
+    Column("mean Fock builds", "mean\nbuilds", lambda m: _number(m.mean("builds"), ".2f")),
+    Column("builds / {reference}'s", "", _share),
+    Column("most builds", "most\nbuilds", lambda m: f"{max(m.counted('builds'), default=0):.0f}"),
+    Column("all builds", "all\nbuilds", lambda m: f"{m.total_of('builds'):.0f}"),
+    SINGLE,
+    Column("coarse cycles", "coarse\ncycles", _cost("coarse_builds")),
+    RESPONSE,
+    Column("cycles, first geometry", "", lambda m: f"{m.number(next(iter(m.cases.values())), 'cycles'):.0f}"),
+    Column("SCF, s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"), ".2f")),
+    OVER,
+    ERROR,
+)
+
+
+def sheets(results: Results, clock: str = "cpu") -> list[Sheet]:
+    """Return the tables of statistics: one, or one for each molecule's path."""
+    return [_sheet(results, title, methods) for title, methods in sections(results, clock)]
+
+
+def _sheet(results: Results, title: str, methods: Sequence[Method]) -> Sheet:
+    """Return a table of the columns that have values, with the reference in their headings."""
+    every = STRATEGIES if results.is_path else GUESSES
+    methods = [method for method in methods if method.cases or not title]
+    shown = [column for column in every if column.needed is None or any(map(column.needed, methods))]
+    return Sheet(
+        title,
+        [column.heading.format(reference=reference_name(results)) for column in shown],
+        [[column.cell(method) for column in shown] for method in methods],
+        1 if results.is_path else 2,
+        [column.short for column in shown],
+        [place for place, method in enumerate(methods) if method.largest_error > results.energy_tolerance],
     )
 
 
-def geometric_mean(ratios: np.ndarray) -> Ratio:
-    """Return the geometric mean with an interval over the molecules, by Student's t on the logarithms."""
-    if len(ratios) < FEWEST:
-        return Ratio(*[float(ratios[0]) if len(ratios) else NAN] * 3)
-    logs = np.log(ratios)
-    half = stats.t.ppf((1 + COVERED) / 2, len(logs) - 1) * stats.sem(logs)
-    return Ratio(*(float(np.exp(logs.mean() + shift)) for shift in (0, -half, half)))
+def reference_name(results: Results) -> str:
+    """Return the name of the method that all are compared with."""
+    guess, solver = results.protocol.reference
+    return guess if solver == "scf" else f"{guess}/{solver}"
+
+
+def describe(results: Results) -> str:
+    """Return a line on the molecules and the level of theory."""
+    protocol, rows = results.protocol, results.rows
+    sizes = [row.natm for row in rows] or [0]
+    count = len({molecule_of(row) for row in rows})
+    size = f"{min(sizes)} to {max(sizes)} atoms" if min(sizes) != max(sizes) else f"{max(sizes)} atoms"
+    parts = [
+        f"{count} molecule{'s' * (count != 1)} of {size}",
+        f"{protocol.xc}/{protocol.basis}",
+        "/".join(sorted({row.scf for row in rows if not row.error})) or "no result",
+        "density fitting" * protocol.density_fit,
+        protocol.details,
+        f"conv_tol {protocol.conv_tol:g}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def clock_name(results: Results, clock: str) -> str:
+    """Return which seconds are compared, as text."""
+    kind = "processor seconds" if clock == "cpu" else "wall time"
+    threads = getattr(results.protocol, "threads", 0)
+    return f"{kind} of {threads} thread{'s' * (threads != 1)}" if threads else f"{kind} of one process, guess included"
+
+
+def summary_table(results: Results, clock: str = "cpu") -> str:
+    """Return the statistics as Markdown tables with a line on the molecules and the level of theory."""
+    lines = []
+    for sheet in sheets(results, clock):
+        lines += [f"## {sheet.title}", ""] if sheet.title else []
+        lines += [sheet.markdown()] if sheet.rows else []
+    problems = results.problems
+    verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
+    notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
+    about = f"{describe(results)}; {clock_name(results, clock)}. {_explained(results)}"
+    return "\n".join([*lines, about + verdict + notices]) + "\n"
+
+
+def _explained(results: Results) -> str:
+    """Return an explanation of the numbers in the tables."""
+    if results.is_path:
+        first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
+        return f"{first}Builds are full Fock builds. {compared(results)}" + PATH_LIMIT * bool(results.limits)
+    means = f"Means over the molecules; ratios are geometric means {intervals(results)}."
+    return f"{means} Builds hidden in a guess are counted." + LIMIT * bool(results.limits)
+
+
+def compared(results: Results) -> str:
+    """Return a sentence on the reference of the energies."""
+    if isinstance(results.protocol, Trajectory) and len(results.protocol.runs) == 1:
+        return "Energies of a single run are not compared."
+    return f"dE: largest difference of energy to {reference_name(results)}."
+
+
+def intervals(results: Results) -> str:
+    """Return which intervals the ratios have, as text."""
+    return INTERVALS if len({molecule_of(row) for row in results.rows if not row.error}) >= FEWEST else TOO_FEW
+
+
+def how_many(problems: Sequence[str]) -> str:
+    """Return the number of problems as text."""
+    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+
+
+def asides(method: Method) -> list[str]:
+    """Return for how many molecules a method used its fallback, and how many it lacks."""
+    done = len(method.cases)
+    matches = [match for case in method.cases.values() if (match := REFUSED.match(case.note))]
+    instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
+    plain = sum(PLAIN in case.note for case in method.cases.values())
+    texts = [
+        f"{instead} for {len(matches)} of {done}" * bool(matches),
+        f"plain SCF for {plain} of {done}" * bool(plain),
+        f"{done} of {method.total} molecules" * method.is_partial,
+    ]
+    return [text for text in texts if text]
+
+
+def molecule_table(results: Results) -> str:
+    """Return cycles and full builds of every molecule as a Markdown table."""
+    methods = summarise(results)
+
+    def cell(method: Method, key: str) -> str:
+        if (case := method.cases.get(key)) is None:
+            return NOTHING
+        return f"{method.number(case, 'cycles' if method.is_bound else 'builds'):g}" + "!" * (not case.converged)
+
+    molecules = {key: row for method in methods for key, row in method.cases.items()}
+    rows = [
+        [row.molecule, str(row.natm), str(row.nao or 0), *(cell(method, key) for method in methods)]
+        for key, row in molecules.items()
+    ]
+    about = "Full Fock builds, those hidden in the guess included (oracle, chk: cycles); ! did not converge."
+    return Sheet("", ["molecule", "atoms", "AOs", *(m.name for m in methods)], rows).markdown() + f"\n{about}\n"
+
+
+def print_summary(results: Results, clock: str, console: Console) -> None:
+    """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
+    print_line(console, f"{describe(results)}; {clock_name(results, clock)}")
+    for sheet in sheets(results, clock):
+        sheet.print(console)
+    console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
+    reported = {f"input: {text}" for text in results.bad_input}
+    for text in results.notices:
+        print_line(console, text, "notice", "yellow")
+    for text in (problem for problem in results.problems if problem not in reported):
+        print_line(console, text, "problem")

@@ -176,7 +176,7 @@ def test_what_does_not_converge_counts_at_the_limit(tmp_path: Path) -> None:
     rows = [run_one(guess, "scf", protocol) for guess in ("minao", "huckel")]
     results = results_from_rows(rows, protocol, [], [], 1e-8)
     assert [sum(not case.converged for case in m.cases.values()) for m in summarise(results)] == [1, 1]
-    assert [m.cycles for m in summarise(results)] == [3, 3]
+    assert [m.mean("cycles") for m in summarise(results)] == [3, 3]
     assert len(results.problems) == 2
     assert "not converged in 3 cycles" in results.problems[0]
     write_report(results, tmp_path)

@@ -26,8 +26,7 @@ from pyscf_mlham.bench.commands import add_paths
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import MD, Optimisation
 from pyscf_mlham.bench.results import JOURNAL, RESULTS, Folder, Results, read_results, results_from_rows
-from pyscf_mlham.bench.summary import heading, sections
-from pyscf_mlham.bench.table import print_summary
+from pyscf_mlham.bench.summary import heading, print_summary, sections
 from pyscf_mlham.bench.trajectory import run_paths, thermal_momenta
 from pyscf_mlham.errors import DataError
 from support.benchmarked import QUICKLY
@@ -74,9 +73,9 @@ def test_counts_are_those_of_pyscf(tmp_path: Path) -> None:
     ((title, methods),) = sections(found)
     by_name = {method.name: method for method in methods}
     assert title == "water, 5 geometries"
-    assert by_name["history"].cycles < by_name["aspc"].cycles < by_name["scanner"].cycles
+    assert by_name["history"].mean("cycles") < by_name["aspc"].mean("cycles") < by_name["scanner"].mean("cycles")
     later = [step["history"].cycles for step in steps[1:]]
-    assert by_name["history"].cycles == pytest.approx(np.mean(later))  # the first geometry is left out
+    assert by_name["history"].mean("cycles") == pytest.approx(np.mean(later))  # the first geometry is left out
     assert by_name["history"].total_of("builds") == sum(step["history"].full_builds for step in steps)
     assert by_name["scanner"].largest_error == 0
     assert 0 < by_name["history"].largest_error < 1e-7
