@@ -24,8 +24,7 @@ from pyscf_mlham import ModelError, OracleModel, checkpoint
 from pyscf_mlham.bench.results import read_results, results_from_rows
 from pyscf_mlham.data.deeph import read_deeph
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.schema import HamiltonianFile, Level
-from pyscf_mlham.data.writer import write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model import store
 from pyscf_mlham.untrusted import check_basis

@@ -32,9 +32,9 @@ from pyscf_mlham.data.schema import (
     has_spins,
     matrix_from_flat,
     named_by_spin,
+    write_file,
 )
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
-from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.options import option

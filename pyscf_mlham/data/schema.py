@@ -1,4 +1,4 @@
-"""The file of labelled molecules: one HDF5 file of ragged arrays, Bohr and Hartree, read lazily.
+"""The file of labelled molecules: one HDF5 file of ragged arrays, Bohr and Hartree, read lazily, written as a whole.
 
 Every record is a molecule with its converged Fock matrix as a lower triangle in PySCF's spherical AO order. Arrays of
 numbers per molecule are read when the file is opened, matrices on access. A file of crystals, whose level of theory has
@@ -8,7 +8,7 @@ triangles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.lattice import kpts_of_mesh
+from pyscf_mlham.checkpoint import replacement
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import option
 from pyscf_mlham.scf.problem import check_functional
@@ -30,14 +31,19 @@ IntArray = NDArray[np.int64]
 
 FORMAT = "pyscf_mlham-hamiltonians"
 SCHEMA_VERSION = 1
-CONVENTION = "pyscf-spherical"
+CONVENTION, UNITS = "pyscf-spherical", "bohr, hartree"
 SPLITS = ("train", "val", "test")
 GRID_LEVELS = range(10)  # PySCF's
 COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
 RAGGED = ("numbers", "positions", "fock")
-CRYSTAL = {"lattice": ("f8", (3, 3)), "dimension": ("i4", ()), "mesh": ("i4", (3,))}  # type, shape for each record
+CRYSTAL: Mapping[str, tuple[str, tuple[int, ...]]] = {  # type, and shape for each record
+    "lattice": ("f8", (3, 3)),
+    "dimension": ("i4", ()),
+    "mesh": ("i4", (3,)),
+}
+WHOLE = (*COUNTS, "numbers", "dimension", "mesh")  # datasets of integers
 KINDS: Mapping[Any, Any] = {"str": str, "int": int, "bool": bool, "float": float}
 MOST_MATRICES = 16  # in a file
 MOST_ORBITALS = 30000  # of a molecule; a triangle has 2 GB
@@ -179,29 +185,24 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
             raise
 
     def _read_tables(self) -> None:
-        attributes = dict(self._file.attrs)
-        _check_attributes(self.path, attributes)
-        try:
-            known = [f for f in fields(Level) if f.name in attributes]  # those of crystals may be missing
-            self.level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in known})
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self.path}: wrong attributes of the level of theory ({error}).") from error
+        self.level = _level_of(self.path, dict(self._file.attrs))
         crystal = CRYSTAL if self.level.pseudo else {}
-        if missing := [key for key in (*COUNTS, *SCALARS, *TEXTS, *RAGGED, *crystal) if key not in self._file]:
+        columns = (*COUNTS, *SCALARS, *TEXTS, *crystal)
+        if missing := [key for key in (*columns, *RAGGED) if key not in self._file]:
             raise DataError(f"{self.path}: datasets {missing} are missing; the file is damaged or of another kind.")
         self.matrices = [k for k in self._file if k == "fock" or k.startswith("fock_")][:MOST_MATRICES]
-        sets = {k: stored_dataset(self._file, k) for k in (*COUNTS, *SCALARS, *TEXTS, *RAGGED, *self.matrices)}
+        sets = {k: stored_dataset(self._file, k) for k in (*columns, *RAGGED, *self.matrices)}
         count = sets["n_atoms"].size
-        self._check_sets(sets, dict.fromkeys((*COUNTS, *SCALARS, *TEXTS), (count,)))
+        self._check_sets(sets, {key: (count, *CRYSTAL.get(key, ("", ()))[1]) for key in columns})
         self.n_atoms, self.n_ao, self.charge, self.spin = (sets[k][:].astype(np.int64) for k in COUNTS)
         if count and not (min(self.n_atoms.min(), self.n_ao.min()) >= 0 and self.n_ao.max() <= MOST_ORBITALS):
             raise DataError(f"{self.path}: n_atoms or n_ao is out of range; the file is damaged.")
-        self._atoms = np.concatenate([[0], np.cumsum(self.n_atoms)])
         sizes = self.n_ao * (self.n_ao + 1) // 2
         if crystal:
-            self._read_crystals(count)
-            sizes = self.n_ao**2 * np.prod(self._mesh, axis=1)
-        self._triangles = np.concatenate([[0], np.cumsum(sizes)])
+            self._lattice, self._dimension, self._mesh = (sets[key][:] for key in CRYSTAL)
+            self._check_crystals()
+            sizes = self.n_ao**2 * np.prod(self._mesh, axis=1, dtype=np.int64)
+        self._atoms, self._triangles = (np.concatenate([[0], np.cumsum(each)]) for each in (self.n_atoms, sizes))
         atoms, expected = int(self._atoms[-1]), dict.fromkeys(self.matrices, (int(self._triangles[-1]),))
         self._check_sets(sets, expected | {"numbers": (atoms,), "positions": (atoms, 3)})
         self.energy, self.gap = (sets[k][:] for k in SCALARS)
@@ -210,15 +211,18 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         if unknown := sorted(set(self.split) - set(SPLITS)):
             raise DataError(f"{self.path}: unknown splits {unknown}; expected {', '.join(SPLITS)}.")
 
-    def _read_crystals(self, count: int) -> None:
-        sets = {key: stored_dataset(self._file, key) for key in CRYSTAL}
-        for key, (kind, shape) in CRYSTAL.items():
-            if sets[key].shape != (count, *shape) or sets[key].dtype != kind:
-                found = f"shape {sets[key].shape} and type {sets[key].dtype}"
-                raise DataError(f"{self.path}: {key} has {found}, expected {(count, *shape)} and {kind}.")
-        self._lattice, self._dimension, self._mesh = (sets[key][:] for key in CRYSTAL)
-        self._mesh = self._mesh.astype(np.int64)
-        if count and not (self._mesh.min() >= 1 and np.prod(self._mesh.astype(float), axis=1).max() <= MOST_KPTS):
+    def _check_sets(self, sets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise DataError for shapes other than these, and for datasets that are not numbers, or not texts."""
+        for key, shape in shapes.items():
+            kinds = "O" if key in TEXTS else "iu" if key in WHOLE else "f"
+            if sets[key].shape != shape:
+                raise DataError(f"{self.path}: {key} has shape {sets[key].shape}, expected {shape}.")
+            if sets[key].dtype.kind not in kinds:
+                raise DataError(f"{self.path}: {key} has type {sets[key].dtype}, expected one of kind {kinds!r}.")
+
+    def _check_crystals(self) -> None:
+        points = np.prod(self._mesh.astype(float), axis=1)
+        if np.any(self._mesh < 1) or np.any(points > MOST_KPTS):
             raise DataError(f"{self.path}: mesh is out of range; the file is damaged.")
         if not np.all(np.isfinite(self._lattice)) or np.any(np.abs(np.linalg.det(self._lattice)) < 1):
             raise DataError(f"{self.path}: lattice vectors do not span a cell; the file is damaged.")
@@ -229,16 +233,7 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         """Return lattice and k points of a record, None for a molecule."""
         if not self.level.pseudo:
             return None
-        return Periodic(self._lattice[index], int(self._dimension[index]), self._mesh[index])
-
-    def _check_sets(self, sets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise DataError for shapes other than these, and for datasets that are not numbers, or not texts."""
-        for key, shape in shapes.items():
-            kinds = "O" if key in TEXTS else "iu" if key in (*COUNTS, "numbers") else "f"
-            if sets[key].shape != shape:
-                raise DataError(f"{self.path}: {key} has shape {sets[key].shape}, expected {shape}.")
-            if sets[key].dtype.kind not in kinds:
-                raise DataError(f"{self.path}: {key} has type {sets[key].dtype}, expected one of kind {kinds!r}.")
+        return Periodic(self._lattice[index], int(self._dimension[index]), self._mesh[index].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -298,24 +293,91 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         return (self[i] for i in range(len(self)))
 
 
-def _check_attributes(path: Path, attributes: dict[str, Any]) -> None:
+def _level_of(path: Path, attributes: dict[str, Any]) -> Level:
+    """Return the level of theory of a file; raise DataError for files of another kind or version."""
     found, version = attributes.get("format"), attributes.get("schema_version")
     if found != FORMAT:
         raise DataError(f"{path}: format is {found!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
     if version != SCHEMA_VERSION:
         raise DataError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update pyscf_mlham.")
-    if missing := [k for k in ("xc", "basis", "grid_level", "density_fit", "conv_tol") if k not in attributes]:
-        raise DataError(f"{path}: attributes {missing} of the level of theory are missing.")
+    for key, expected in (("ao_convention", CONVENTION), ("units", UNITS)):
+        if attributes.get(key) != expected:
+            raise DataError(f"{path}: {key} is {attributes.get(key)!r}, expected {expected!r}.")
+    known = [f for f in fields(Level) if f.name in attributes]
+    if missing := {f.name for f in fields(Level)} - {f.name for f in known} - {"pseudo", "smearing"}:
+        raise DataError(f"{path}: attributes {sorted(missing)} of the level of theory are missing.")
     try:
-        for name in filter(None, (str(attributes["basis"]), str(attributes.get("pseudo", "")))):
+        level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in known})
+        for name in filter(None, (level.basis, level.pseudo)):
             check_basis(name)
-        check_functional(str(attributes["xc"]))
-    except (ValueError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
-    if attributes.get("ao_convention") != CONVENTION:
-        raise DataError(f"{path}: AO convention {attributes.get('ao_convention')!r}, expected {CONVENTION!r}.")
-    if attributes.get("units") != "bohr, hartree":
-        raise DataError(f"{path}: units are {attributes.get('units')!r}, expected 'bohr, hartree'.")
+        check_functional(level.xc)
+    except (TypeError, ValueError, DataError) as error:
+        raise DataError(f"{path}: wrong attributes of the level of theory ({error}).") from error
+    return level
+
+
+def write_file(
+    path: Path,
+    level: Level,
+    records: Iterable[Record],
+    attributes: Mapping[str, Any],
+    failed: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> None:
+    """Write records as one file, under a temporary name first.
+
+    Args:
+        path: path of the file, replaced if it exists.
+        records: records, read once, one after the other.
+        attributes: provenance to add, such as the PySCF version.
+        failed: name and reason of molecules without a label, by their key.
+    """
+    with replacement(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
+        file.attrs.update(units=UNITS, fock_storage="lower triangle, row-major, float32")
+        file.attrs.update(level.described() | dict(attributes))
+        _write_records(file, records, CRYSTAL if level.pseudo else {})
+        entries = [(key, *failure) for key, failure in failed.items()]
+        for place, key in enumerate(("key", "name", "reason")):
+            _write_texts(file, f"failed_{key}", [entry[place] for entry in entries])
+
+
+def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[str, Any]) -> None:
+    """Write matrices one by one, and all other columns at the end."""
+    tables: dict[str, list[Any]] = {key: [] for key in (*TEXTS, *COUNTS, *SCALARS, *crystal, "numbers", "positions")}
+    sets: dict[str, h5py.Dataset] = {}
+    for record in records:
+        if bool(crystal) != (record.periodic is not None):
+            raise DataError(f"record {record.name}: a file has either molecules or crystals, by its level of theory.")
+        values = record._asdict() | {"n_atoms": len(record.numbers), "n_ao": record.fock.shape[-1]}
+        values |= record.periodic._asdict() if record.periodic else {}
+        for key, column in tables.items():
+            column.append(values[key])
+        if not sets:
+            sets = {key: _growing(file, key) for key in record.matrices}
+        if sets.keys() != record.matrices.keys():
+            raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
+        for key, matrix in record.matrices.items():
+            start, flat = len(sets[key]), flat_from_matrix(matrix)
+            sets[key].resize((start + len(flat),))
+            sets[key][start:] = flat
+    if not sets:
+        _growing(file, "fock")
+    for key in TEXTS:
+        _write_texts(file, key, tables[key])
+    kinds = dict.fromkeys(COUNTS, ("i4", ())) | dict.fromkeys(SCALARS, ("f8", ())) | dict(crystal)
+    for key, (kind, shape) in kinds.items():
+        file.create_dataset(key, data=np.array(tables[key], dtype=kind).reshape(-1, *shape))
+    file.create_dataset("numbers", data=np.concatenate([np.zeros(0), *tables["numbers"]]).astype(np.uint8))
+    file.create_dataset("positions", data=np.concatenate([np.zeros((0, 3)), *tables["positions"]]))
+
+
+def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
+    file.create_dataset(key, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
+
+
+def _growing(file: h5py.File, key: str) -> h5py.Dataset:
+    how: dict[str, Any] = {"dtype": "f4", "chunks": (16384,), "compression": "gzip", "shuffle": True}
+    return file.create_dataset(key, (0,), maxshape=(None,), **how)
 
 
 def check_record(record: Record, place: str) -> None:

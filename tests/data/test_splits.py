@@ -13,9 +13,8 @@ from ase.io import write
 
 from pyscf_mlham import cli
 from pyscf_mlham.data.generate import Journal, journal_path
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.data.splits import advice_on_empty, counted_splits, splits_by_group
-from pyscf_mlham.data.writer import write_file
 from pyscf_mlham.errors import DataError
 from support.labelled import LEVEL, records
 

@@ -13,8 +13,7 @@ from pyscf import gto
 
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import count_examples, examples, examples_from_record, template_of
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
-from pyscf_mlham.data.writer import write_file
+from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.errors import DataError, OutOfDomainError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.model.network import NetworkModel, Recipe

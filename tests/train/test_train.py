@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 import pyscf_mlham
 from pyscf_mlham import cli
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.data.writer import write_file
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import fingerprint
 from pyscf_mlham.model.network import NetworkModel
