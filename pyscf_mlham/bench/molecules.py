@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyscf_mlham.data.frames import frames
-from pyscf_mlham.data.geometries import Molecule, geometries_of, read_geometries
+from pyscf_mlham.data.geometries import Molecule, frames, geometries_of, read_geometries
 from pyscf_mlham.errors import DataError
 
 Paths = dict[str, list[Any]]  # for each molecule a frame to start from, or all frames if they are the trajectory

@@ -13,7 +13,7 @@ from ase.build import molecule
 from ase.io import extxyz
 
 from pyscf_mlham.ase import MLHam
-from pyscf_mlham.data import frames
+from pyscf_mlham.data import geometries
 from pyscf_mlham.data.geometries import Molecule, group_of, read_geometries
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import charge_and_spin
@@ -201,7 +201,7 @@ def test_giving_up_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ValueError("torn")
         return molecule("H2O")
 
-    monkeypatch.setattr(frames, "MOST_BAD_FRAMES", 3)
+    monkeypatch.setattr(geometries, "MOST_BAD_FRAMES", 3)
     monkeypatch.setattr("ase.io.read", torn)
     found = list(read_geometries("in.traj"))
     assert places(found) == [True, False, True, False, True, False, False]
