@@ -6,12 +6,11 @@ crash, the journal is merged into the file, which is replaced as a whole. The sa
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyscf
@@ -69,17 +68,17 @@ class Journal(Store):
 
     def __init__(self, path: Path, level: Level) -> None:
         super().__init__(path, level.described(), "level of theory")
-        self._values = self.read()
+        self.entries = self.read()  # texts and numbers of each molecule by its key
 
     @property
     def labelled(self) -> set[str]:
         """Keys of the labelled molecules."""
-        return {key for key, values in self._values.items() if "reason" not in values}
+        return {key for key, values in self.entries.items() if "reason" not in values}
 
     @property
     def failures(self) -> dict[str, tuple[str, str]]:
         """Name of each molecule that failed, and why."""
-        return {key: (v["name"], v["reason"]) for key, v in self._values.items() if "reason" in v}
+        return {key: (v["name"], v["reason"]) for key, v in self.entries.items() if "reason" in v}
 
     def append(self, entry: Entry) -> None:
         """Add an entry and flush it to the disk."""
@@ -92,13 +91,13 @@ class Journal(Store):
                 arrays |= {key: np.array(value) for key, value in record.periodic._asdict().items()}
             data = save(arrays | {key: flat_from_matrix(matrix) for key, matrix in record.matrices.items()})
         self.put(entry.key, values, data)
-        self._values[entry.key] = values
+        self.entries[entry.key] = values
 
     def record(self, key: str) -> Record:
         """Read a labelled molecule; key: one of `labelled`."""
         try:
             arrays = load(self.data(key))
-            values = self._values[key] | {name: arrays.pop(name) for name in ("numbers", "positions")}
+            values = self.entries[key] | {name: arrays.pop(name) for name in ("numbers", "positions")}
             periodic, size = None, int(np.sqrt(2 * len(arrays["fock"])))  # n of n (n+1) / 2 elements
             if "lattice" in arrays:
                 lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
@@ -110,15 +109,6 @@ class Journal(Store):
             raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error
 
 
-class _Earlier(NamedTuple):
-    """What the file of an earlier run holds."""
-
-    keys: list[str]  # identities of the labelled molecules
-    splits: dict[str, str]  # by group
-    failed: dict[str, tuple[str, str]]  # name and reason by key
-    open_shells: bool  # whether all records have matrices of both spins
-
-
 def generate(
     molecules: Iterable[Molecule | DataError], path: Path, options: GenerateOptions, console: Console
 ) -> dict[str, int]:
@@ -127,23 +117,26 @@ def generate(
     Returns:
         numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
-    earlier = _earlier(path, options.level)
-    with closing(Journal(journal_path(path), options.level)) as journal:
-        counts = dict.fromkeys(COUNTED, 0)
-        queue = _to_do(molecules, earlier, journal, options, counts, console)
-        splits = [*earlier.splits.values(), *(task.split for task in queue)]
+    counts = dict.fromkeys(COUNTED, 0)
+    with ExitStack() as stack:
+        old = stack.enter_context(HamiltonianFile(path)) if path.exists() else None
+        if old is not None and old.level != options.level:
+            others = differences(old.level.described(), options.level.described())
+            raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
+        journal = stack.enter_context(closing(Journal(journal_path(path), options.level)))
+        queue = _to_do(molecules, old, journal, options, counts, console)
+        splits = [*(old.split.tolist() if old is not None else []), *(task.split for task in queue)]
         early = "" if journal.labelled else advice_on_empty(path, splits, options.shares)
         if early:
             print_line(console, early)
         try:
             run_through(queue, engine(label, options.jobs, options.dask), journal, counts, console)
         except KeyboardInterrupt:
-            print_line(
-                console, f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes."
-            )
+            text = f"Stopped; {len(journal.labelled)} molecules are in {journal.path}. The same command resumes."
+            print_line(console, text)
             raise
-        if journal.labelled or journal.failures or not path.exists():
-            _merge(path, earlier, journal, options)
+        if journal.entries or old is None:
+            _merge(path, old, journal, options)
         journal.remove()
     with HamiltonianFile(path) as file:
         late = advice_on_empty(path, file.split.tolist(), options.shares)
@@ -157,20 +150,9 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + ".journal")
 
 
-def _earlier(path: Path, level: Level) -> _Earlier:
-    if not path.exists():
-        return _Earlier([], {}, {}, False)
-    with HamiltonianFile(path) as file:
-        if file.level != level:
-            others = differences(file.level.described(), level.described())
-            raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
-        splits = {str(group): str(split) for group, split in zip(file.group, file.split, strict=True)}
-        return _Earlier(keys_of(file), splits, file.failed, has_spins(file.matrices))
-
-
 def _to_do(
     molecules: Iterable[Molecule | DataError],
-    earlier: _Earlier,
+    old: HamiltonianFile | None,
     journal: Journal,
     options: GenerateOptions,
     counts: dict[str, int],
@@ -178,8 +160,8 @@ def _to_do(
 ) -> list[Task]:
     """Return tasks for all molecules except those that are unreadable, duplicate, done, or failed and not retried."""
     seen: dict[str, str] = {}
-    done = journal.labelled.union(earlier.keys)
-    failed = set() if options.retry_failed else (earlier.failed.keys() | journal.failures.keys()) - done
+    done = journal.labelled.union(keys_of(old) if old is not None else [])
+    failed = (journal.failures.keys() | (old.failed.keys() if old is not None else set())) - done
     tasks = []
     for molecule in molecules:
         if isinstance(molecule, DataError):
@@ -190,11 +172,13 @@ def _to_do(
             print_line(console, f"{molecule.name} is the same geometry as {seen[molecule.key]}; left out.")
         else:
             seen[molecule.key] = molecule.name
-            if molecule.key in done or molecule.key in failed:
-                counts["done" if molecule.key in done else FAILED_EARLIER] += 1
-                continue
-            (split,) = splits_by_group([molecule.group], options.shares)
-            tasks.append(Task(molecule, options.level, split, options.solver, options.guess))
+            if molecule.key in done:
+                counts["done"] += 1
+            elif molecule.key in failed and not options.retry_failed:
+                counts[FAILED_EARLIER] += 1
+            else:
+                (split,) = splits_by_group([molecule.group], options.shares)
+                tasks.append(Task(molecule, options.level, split, options.solver, options.guess))
     return tasks
 
 
@@ -213,34 +197,26 @@ def run_through(
             print_line(console, f"{entry.name}: {entry.reason}", "failed")
 
 
-def _merge(path: Path, earlier: _Earlier, journal: Journal, options: GenerateOptions) -> None:
-    """Write the file again, with the records of the old file and of the journal, each molecule once."""
-    check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
-    failures = earlier.failed | journal.failures
-    failed = {key: failure for key, failure in failures.items() if key not in journal.labelled}
-    records = _all_records(path, earlier, journal, options.shares)
-    write_file(path, options.level, records, {"pyscf_version": pyscf.__version__}, failed)
+def _merge(path: Path, old: HamiltonianFile | None, journal: Journal, options: GenerateOptions) -> None:
+    """Write the file again, with its old records, then those of the journal in the order of their keys.
 
-
-def _all_records(path: Path, earlier: _Earlier, journal: Journal, shares: tuple[float, float]) -> Iterator[Record]:
-    """Return old records, then new ones in the order of their keys; two Fock matrices for all if any has two.
-
-    A new record of a molecule in the file gets that molecule's split.
+    All have two Fock matrices if any has two. A new record of a molecule in the file gets that molecule's split.
     """
-    fresh = sorted(journal.labelled.difference(earlier.keys))
-    open_shells = earlier.open_shells or any(journal.record(key).spin for key in fresh)
+    check_space(path, (path, journal.path), f"everything computed is safe in {journal.path}")
+    splits = dict(zip(old.group, old.split, strict=True)) if old is not None else {}
+    fresh = sorted(journal.labelled.difference(keys_of(old) if old is not None else []))
+    two = (old is not None and has_spins(old.matrices)) or any(journal.entries[key]["spin"] for key in fresh)
 
-    def old_records() -> Iterator[Record]:
-        if earlier.keys:
-            with HamiltonianFile(path) as file:
-                yield from file
-
-    def new_records() -> Iterator[Record]:
+    def records() -> Iterator[Record]:
+        yield from old or []
         for record in map(journal.record, fresh):
-            yield record._replace(split=earlier.splits.get(record.group) or splits_by_group([record.group], shares)[0])
+            split = splits.get(record.group) or splits_by_group([record.group], options.shares)[0]
+            yield record._replace(split=split)
 
-    for record in itertools.chain(old_records(), new_records()):
-        yield _with_spins(record) if open_shells else record
+    failures = (old.failed if old is not None else {}) | journal.failures
+    failed = {key: failure for key, failure in failures.items() if key not in journal.labelled}
+    written = map(_with_spins, records()) if two else records()
+    write_file(path, options.level, written, {"pyscf_version": pyscf.__version__}, failed)
 
 
 def _with_spins(record: Record) -> Record:
