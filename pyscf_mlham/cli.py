@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyscf_mlham
 from pyscf_mlham.configuration import PLAIN
 from pyscf_mlham.errors import MLHamError
+from pyscf_mlham.options import add_command
 from pyscf_mlham.workers import check_scratch, environment
 
 if TYPE_CHECKING:
@@ -61,24 +62,21 @@ def _parser(version: argparse.ArgumentParser) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     add_commands(commands)
 
-    train = commands.add_parser("train", help="train a network", formatter_class=argparse.RawDescriptionHelpFormatter)
-    train.description = "Train a network by the settings of a YAML file. The same command resumes a stopped run."
-    train.epilog = "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham train my.yaml"
+    example = "example: mlham train my.yaml\n         torchrun --nproc-per-node 2 -m pyscf_mlham train my.yaml"
+    train = add_command(commands, "train", "train a network by a YAML file; the same command resumes", _train, example)
     train.add_argument("config", type=Path, help="YAML file of settings")
-    train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("eval", help="evaluate a model on labelled molecules")
-    evaluate.epilog = "example: mlham eval b3lyp-svp labelled.h5 --split test --scf 20"
+    example = "example: mlham eval b3lyp-svp labelled.h5 --split test --scf 20"
+    evaluate = add_command(commands, "eval", "evaluate a model on labelled molecules", _eval, example)
     evaluate.add_argument("model", help="name of a shipped model, or a model folder")
     evaluate.add_argument("data", type=Path, help="file of labelled molecules")
     evaluate.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default test")
     evaluate.add_argument("--scf", type=int, default=0, metavar="N", help="also run SCF on the first N molecules")
     guesses = "guesses to compare with --scf; default %(default)s"
     evaluate.add_argument("--guess", default="minao,atom,vsap,sap,ml", help=guesses)
-    evaluate.set_defaults(run=_eval)
 
     add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
-    commands.add_parser("models", help="list the shipped models").set_defaults(run=_models)
+    add_command(commands, "models", "list the shipped models", _models)
     return parser
 
 
@@ -93,7 +91,7 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 def _eval(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.train.evaluation import evaluate_model
 
-    evaluate_model(args.model, args.data, args.split, args.scf, [g.strip() for g in args.guess.split(",")], console)
+    evaluate_model(args.model, args.data, args.split, args.scf, args.guess, console)
     return 0
 
 

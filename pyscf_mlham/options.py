@@ -1,9 +1,9 @@
-"""Options of the command line, defined as fields of dataclasses."""
+"""Commands, and their options, which are defined as fields of dataclasses."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container
+from collections.abc import Callable, Collection, Container
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
@@ -43,6 +43,24 @@ def check(settings: Any) -> None:
         raise DataError(f"--{each.name.replace('_', '-')} {value}: expected {expected}.")
 
 
+def add_command(
+    commands: Any, name: str, text: str, run: Callable[..., int], about: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command; about: examples and notes below the list of its options."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, epilog=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.description = f"{text[0].upper()}{text[1:]}."
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_state(parser: argparse.ArgumentParser, mult: str) -> None:
+    """Add charge and multiplicity; mult: help of the latter."""
+    parser.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
+    parser.add_argument("--mult", type=int, help=mult)
+
+
 def add_options(parser: argparse.ArgumentParser, kind: Any, only: Container[str] | None = None) -> None:
     """Add the options of a dataclass to a parser; only: names of fields, None for all."""
     for each in fields(kind):
@@ -70,3 +88,12 @@ def names(text: str) -> str:
     if len(parts) > 1 and not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r}: expected names such as minao,ml, without a space after the comma.")
     return ",".join(parts)
+
+
+def chosen(text: str, known: Collection[str], noun: str) -> list[str]:
+    """Return names separated by commas, each once; raise DataError for one that is not known."""
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in parts:
+        if name not in known:
+            raise DataError(f"unknown {noun} {name!r}; expected one of {', '.join(known)}.")
+    return parts

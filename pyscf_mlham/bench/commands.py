@@ -27,7 +27,7 @@ from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.options import add_options, from_options, names
+from pyscf_mlham.options import add_command, add_options, add_state, chosen, from_options, names
 from pyscf_mlham.progress import print_line
 from pyscf_mlham.scf.problem import check_functional
 
@@ -78,8 +78,7 @@ example: {example}"""
 
 def add_commands(commands: Any) -> None:
     """Add all commands and their options."""
-    text = "measure what guesses and solvers save"
-    bench = _command(commands, "bench", text, BENCH, run_bench)
+    bench = add_command(commands, "bench", "measure what guesses and solvers save", run_bench, BENCH)
     _add_molecules(bench)
     guesses, solvers = ",".join(DEFAULT_GUESSES), ",".join(SOLVERS)
     bench.add_argument("--guess", type=names, default="", help=f"separated by commas; default {guesses}")
@@ -91,7 +90,7 @@ def add_commands(commands: Any) -> None:
     bench.add_argument("--insert", type=Path, metavar="FILE", help="also insert the table into this Markdown file")
 
     text = "compare the SCF solutions of guesses and solvers with plain PySCF's"
-    trust = _command(commands, "trust", text, TRUST, run_trust)
+    trust = add_command(commands, "trust", text, run_trust, TRUST)
     _add_molecules(trust)
     trust.add_argument("--against", choices=("plain",), default="plain", help="minao with plain SCF, the default")
     trust.add_argument("--ways", type=names, default="", help="some of the ways, separated by commas; default all")
@@ -100,9 +99,9 @@ def add_commands(commands: Any) -> None:
     add_options(trust, Protocol)
     add_options(trust, Plan, only=("energy_tol", "jobs", "dask", "seed", "retry_failed", "quiet"))
 
-    guess = _command(commands, "guess", "write the learned guess of a molecule to a file", GUESS, run_guess)
+    guess = add_command(commands, "guess", "write the learned guess of a molecule to a file", run_guess, GUESS)
     add_options(guess, Protocol, only=("xc", "basis", "density_fit", "model", "scf", "grid_level"))
-    _add_state(guess, MULT)
+    add_state(guess, MULT)
     guess.add_argument("file", help="a file that ASE reads, SDF, or ase:g2/H2O")
     guess.add_argument("-o", "--output", type=Path, required=True, help="file name that ends in .npz or .chk")
     guess.add_argument("--frame", type=int, default=0, help="index of the frame, from 0; default %(default)s")
@@ -118,33 +117,20 @@ def add_paths(commands: Any) -> None:
         ("opt-bench", Optimisation, "cost of an optimisation by strategy", "a BFGS optimisation", opt),
     ):
         about = PATH.format(path=path, example=example)
-        parser = _command(commands, name, text, about, functools.partial(run_paths, kind))
+        parser = add_command(commands, name, text, functools.partial(run_paths, kind), about)
         parser.add_argument("geometries", help="file that ASE reads, SDF, or ase:g2/H2O and the like")
         parser.add_argument("--frames", default="0", help="an index or a slice; default %(default)s")
         out = "folder of the results; the same command resumes a run"
         parser.add_argument("--out", type=Path, required=True, help=out)
         add_options(parser, kind)
-        _add_state(parser, "multiplicity if a frame has no mult=; default the lowest")
-
-
-def _command(commands: Any, name: str, text: str, about: str, run: Any) -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=about, formatter_class=raw)
-    parser.description = f"{text[0].upper()}{text[1:]}."
-    parser.set_defaults(run=run)
-    return parser
+        add_state(parser, "multiplicity if a frame has no mult=; default the lowest")
 
 
 def _add_molecules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", help=SOURCE)
     parser.add_argument("--frames", default=":", help="frames of each file, an index or a slice; default all")
     parser.add_argument("--report", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    _add_state(parser, MULT)
-
-
-def _add_state(parser: argparse.ArgumentParser, mult: str) -> None:
-    parser.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default 0")
-    parser.add_argument("--mult", type=int, help=mult)
+    add_state(parser, MULT)
 
 
 def run_bench(args: argparse.Namespace, console: Console) -> int:
@@ -152,7 +138,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench.report import check_marks, insert_table
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
-    guesses, solvers = _guesses(args.guess, protocol), _solvers(args.solver)
+    guesses, solvers = _guesses(args.guess, protocol), chosen(args.solver, SOLVERS, "solver")
     plan = from_options(Plan, args, methods=tuple((guess, solver) for solver in solvers for guess in guesses))
     if args.insert:
         check_marks(args.insert)
@@ -240,13 +226,6 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
         if guess.kind in missing:
             raise DataError(missing[guess.kind])
     return tuple(guesses)
-
-
-def _solvers(text: str) -> tuple[str, ...]:
-    solvers = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [solver for solver in solvers if solver not in SOLVERS]:
-        raise DataError(f"unknown solvers {unknown}; expected some of {', '.join(SOLVERS)}.")
-    return solvers
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:

@@ -17,7 +17,7 @@ from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import GRID_LEVELS, Level
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.model.store import shipped
-from pyscf_mlham.options import check, names, option
+from pyscf_mlham.options import check, chosen, names, option
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.store import differences
 
@@ -152,10 +152,8 @@ class Trajectory(Theory):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, solver in self.runs:
-            if name not in STRATEGIES:
-                raise DataError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
-            if solver not in SOLVERS:
-                raise DataError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}.")
+            chosen(name, STRATEGIES, "strategy")
+            chosen(solver, SOLVERS, "solver")
 
     @property
     def runs(self) -> list[tuple[str, str]]:

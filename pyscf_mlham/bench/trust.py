@@ -20,7 +20,7 @@ from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.bench.summary import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
-from pyscf_mlham.errors import DataError
+from pyscf_mlham.options import chosen
 from pyscf_mlham.progress import print_line
 
 Method = tuple[Guess, str]  # and solver
@@ -71,10 +71,7 @@ class Verdict(NamedTuple):
 
 def methods_from_names(text: str, model: str = "") -> tuple[Method, ...]:
     """Return pairs of guess and solver by names of ways; all for ""; model: name or folder, "" for the shipped ones."""
-    parts = text.split(",") if text else WAYS
-    if unknown := [part for part in parts if part not in WAYS]:
-        raise DataError(f"unknown ways {unknown}; expected some of {', '.join(WAYS)}.")
-    pairs = (WAYS[part] for part in dict.fromkeys(parts))
+    pairs = (WAYS[way] for way in (chosen(text, WAYS, "way") if text else WAYS))
     return tuple((guess._replace(path=model) if guess == ML else guess, solver) for guess, solver in pairs)
 
 

@@ -6,9 +6,8 @@ import argparse
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyscf
@@ -28,7 +27,7 @@ from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model import store
 from pyscf_mlham.model.guess import GUESSES, is_ml, named_model
-from pyscf_mlham.options import add_options, check, from_options
+from pyscf_mlham.options import add_command, add_options, add_state, check, from_options
 from pyscf_mlham.progress import print_line
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.workers import engine
@@ -49,40 +48,34 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLE
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    made = _command(commands, "generate", "label molecules; resumable", run_generate)
+    made = add_command(commands, "generate", "label molecules; resumable", run_generate, EXAMPLE)
     made.add_argument("geometries", nargs="+", help="files that ASE reads, or ase:g2, ase:s22 and the like")
     _add_labels(made, *THEORY, "pseudo", "smearing")
-    made.add_argument("--charge", type=int, default=0, help="charge if a frame has no charge=; default %(default)s")
-    made.add_argument("--mult", type=int, help=MULT)
+    add_state(made, MULT)
     made.add_argument("--kpts", type=int, nargs=3, default=(), metavar="N", help="k points if a frame has no kpts=")
     add_options(made, GenerateOptions)
     add_options(made, Displacements)
 
-    brought = _command(commands, "import", "import QH9 or MD17 Hamiltonians", run_import)
+    brought = add_command(commands, "import", "import QH9 or MD17 Hamiltonians", run_import, EXAMPLE)
     brought.add_argument("source", type=Path, help="QH9 .db or .lmdb, MD17 (SchNOrb) .db or .npz")
     _add_labels(brought, *THEORY)
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
 
-    based = _command(commands, "baseline", "store the scc baseline beside the labels; resumable", run_baseline)
+    text = "store the scc baseline beside the labels; resumable"
+    based = add_command(commands, "baseline", text, run_baseline, EXAMPLE)
     based.add_argument("file", type=Path, help="file of labelled molecules")
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
     add_options(based, GenerateOptions, {"jobs"})
 
-    split = _command(commands, "split", "split the molecules of a file again, without new labels", run_split)
+    text = "split the molecules of a file again, without new labels"
+    split = add_command(commands, "split", text, run_split, EXAMPLE)
     split.add_argument("file", type=Path, help="file of labelled molecules, replaced")
     _add_shares(split)
     split.add_argument("--seed", type=int, default=0, help="seed of the choice; default %(default)s")
 
-    about = _command(commands, "info", "counts, elements, sizes, splits, |F - H0|", run_info)
+    about = add_command(commands, "info", "counts, elements, sizes, splits, |F - H0|", run_info, EXAMPLE)
     about.add_argument("file", type=Path)
     about.add_argument("--sample", type=int, default=50, metavar="N", help="records to compute H0 for; default 50")
-
-
-def _command(commands: Any, name: str, text: str, run: Callable[..., int]) -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=EXAMPLE, formatter_class=raw)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_labels(parser: argparse.ArgumentParser, *theory: str) -> None:

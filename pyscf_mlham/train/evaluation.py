@@ -21,18 +21,17 @@ from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
+from pyscf_mlham.options import chosen
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
 from pyscf_mlham.train.preparation import recipe_of
 
 
-def evaluate_model(
-    name: str, path: Path, split: str, scf_molecules: int, guesses: Sequence[str], console: Console
-) -> None:
+def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesses: str, console: Console) -> None:
     """Print the metrics of a trained model on a file of labelled molecules, and SCF cycles from several guesses.
 
     Args:
-        guesses: PySCF's names, and "ml" for the model.
+        guesses: PySCF's names, and "ml" for the model, separated by commas.
     """
     model = load(name)
     if not isinstance(model, NetworkModel):
@@ -118,12 +117,10 @@ def print_classes(
 
 
 def compare_guesses(
-    file: HamiltonianFile, indices: Sequence[int], model: NetworkModel, guesses: Sequence[str], console: Console
+    file: HamiltonianFile, indices: Sequence[int], model: NetworkModel, guesses: str, console: Console
 ) -> None:
     """Run SCF from several guesses, and print their cycles, relative to the first one."""
-    if unknown := sorted({*guesses} - {*GUESSES, "ml"}):
-        raise MLHamError(f"unknown guesses {unknown}; expected some of {', '.join(GUESSES)}, ml.")
-    runs: dict[str, list[tuple[int, bool, float]]] = {guess: [] for guess in guesses}
+    runs: dict[str, list[tuple[int, bool, float]]] = {guess: [] for guess in chosen(guesses, (*GUESSES, "ml"), "guess")}
     reasons = []  # why the model was not used
     for index in tracked(indices, console, "SCF", len(indices), "molecules"):
         for guess, own in runs.items():
@@ -135,7 +132,7 @@ def compare_guesses(
                 mf.init_guess = guess
             mf.kernel(dm0=density)
             own.append((int(mf.cycles), bool(mf.converged), float(mf.e_tot)))
-    first = guesses[0]
+    first = next(iter(runs))
     table = Table("guess", "mean cycles", f"of {first}'s", "worst", "not converged", "largest energy difference / Ha")
     reference, _, energies = map(np.array, zip(*runs[first], strict=True))
     for guess, own in runs.items():

@@ -278,4 +278,4 @@ def test_eval_refuses_another_level_of_theory(data: Path, tmp_path: Path, prepar
     other = other.__class__(**{**other.__dict__, "baseline_fingerprint": here})
     checkpoint.write(tmp_path / "other", other, {k: v.numpy() for k, v in weights.items()})
     with pytest.raises(DataError, match="hf/sto-3g"):
-        evaluate_model(str(tmp_path / "other"), data, "test", 0, ["minao"], silent())
+        evaluate_model(str(tmp_path / "other"), data, "test", 0, "minao", silent())
