@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pyscf_mlham.errors import ModelError, needed
-from pyscf_mlham.untrusted import check_basis, from_keys, read_bounded
+from pyscf_mlham.options import from_keys
+from pyscf_mlham.untrusted import check_basis, read_bounded
 
 CONFIG = "config.yaml"
 WEIGHTS = "weights.safetensors"

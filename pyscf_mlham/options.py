@@ -1,46 +1,62 @@
-"""Commands, and their options, which are defined as fields of dataclasses."""
+"""Settings as fields of dataclasses, with their bounds: options of commands, and keys of YAML files."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import operator
 from collections.abc import Callable, Collection, Container
-from dataclasses import field, fields
-from typing import Any, TypeVar
+from dataclasses import Field, field, fields
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pyscf_mlham.errors import DataError
+from pyscf_mlham.errors import DataError, ModelError
 
 T = TypeVar("T")
-INFINITE = float("inf")
+BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "least": (operator.ge, "{:g} or more"),
+    "above": (operator.gt, "more than {:g}"),
+    "below": (operator.lt, "less than {:g}"),
+    "most": (operator.le, "at most {:g}"),
+}
+KINDS: dict[Any, str] = {str: "text", bool: "true or false", int: "a number (int)", float: "a number (float)"}
+LISTS: dict[Any, str] = {int: "a list of integers", str: "a list of names"}
 
 
-def option(default: T, text: str, *flags: str, least: float = -INFINITE, above: float = -INFINITE, **how: Any) -> T:
+def number(default: T, **bounds: float) -> T:
+    """Declare a field of a dataclass with bounds: `least`, `most`, `above` or `below`."""
+    made: T = field(default=default, metadata={"bounds": bounds})
+    return made
+
+
+def option(default: T, text: str, *flags: str, least: float | None = None, above: float | None = None, **how: Any) -> T:
     """Declare a field of a dataclass that is also an option.
 
     Args:
         default: default value, whose type is that of the option; a bool is a switch to the other value.
         flags: flags as in argparse; by default the name of the field.
-        least: smallest value that `check` accepts.
-        above: bound that a value must exceed.
     """
-    metadata = {"help": text, "flags": flags, "least": least, "above": above, "how": how}
-    made: T = field(default=default, metadata=metadata)
+    bounds = {key: bound for key, bound in (("least", least), ("above", above)) if bound is not None}
+    made: T = field(default=default, metadata={"help": text, "flags": flags, "bounds": bounds, "how": how})
     return made
+
+
+def out_of_range(each: Field[Any], value: Any) -> str:
+    """Return what is expected of a field, such as "0 or more", if a value is not that, otherwise ""."""
+    choices, bounds = each.metadata.get("how", {}).get("choices"), each.metadata.get("bounds", {})
+    if choices is not None and value not in (*choices, each.default):
+        is_range = isinstance(choices, range)
+        return f"{min(choices)} to {max(choices)}" if is_range else f"one of {', '.join(choices)}"
+    if all(BOUNDS[key][0](value, bound) for key, bound in bounds.items()):
+        return ""
+    return " and ".join(BOUNDS[key][1].format(bound) for key, bound in bounds.items())
 
 
 def check(settings: Any) -> None:
     """Raise DataError for an option of a dataclass out of its range or choices."""
     for each in fields(settings):
-        value, how = getattr(settings, each.name), each.metadata.get("how", {})
-        choices = how.get("choices")
-        least, above = each.metadata.get("least", -INFINITE), each.metadata.get("above", -INFINITE)
-        if choices is not None and value not in (*choices, each.default):
-            between = isinstance(choices, range)
-            expected = f"{min(choices)} to {max(choices)}" if between else f"one of {', '.join(choices)}"
-        elif isinstance(value, int | float) and not (least <= value < INFINITE and value > above):
-            expected = f"more than {above:g}" if above > -INFINITE else f"{least:g} or more"
-        else:
-            continue
-        raise DataError(f"--{each.name.replace('_', '-')} {value}: expected {expected}.")
+        if expected := out_of_range(each, value := getattr(settings, each.name)):
+            raise DataError(f"--{each.name.replace('_', '-')} {value}: expected {expected}.")
 
 
 def add_command(
@@ -97,3 +113,38 @@ def chosen(text: str, known: Collection[str], noun: str) -> list[str]:
         if name not in known:
             raise DataError(f"unknown {noun} {name!r}; expected one of {', '.join(known)}.")
     return parts
+
+
+def from_keys(kind: type[T], content: Any, place: str) -> T:
+    """Return a dataclass with the keys and values of a YAML file; raise ModelError if they are not its fields."""
+    if not isinstance(content, dict):
+        raise ModelError(f"{place}: expected keys and values, found {type(content).__name__}.")
+    known, hints = dataclasses.fields(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    needed = [f.name for f in known if f.default is f.default_factory is dataclasses.MISSING]
+    unknown, missing = sorted(map(str, content.keys() - hints)), sorted(needed - content.keys())
+    if unknown or missing:
+        raise ModelError(f"{place}: unknown keys {unknown}, missing keys {missing}; expected some of {sorted(hints)}.")
+    values = {key: _of_kind(hints[key], value, f"{place}: {key}") for key, value in content.items()}
+    for each in known:
+        if each.name in values and (expected := out_of_range(each, value := values[each.name])):
+            raise ModelError(f"{place}: {each.name} must be {expected}, found {value!r}.")
+    return kind(**values)
+
+
+def _of_kind(hint: Any, value: Any, place: str) -> Any:
+    """Return the value of a field, a tuple in place of a list."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_keys(hint, value, place)  # type: ignore[arg-type]
+    if origin is UnionType:
+        return None if value is None else _of_kind(parts[0], value, place)
+    if origin is tuple:
+        fits, words = isinstance(value, list) and all(type(v) is parts[0] for v in value), LISTS[parts[0]]
+    elif origin is not None:
+        fits, words = isinstance(value, dict), "keys and values"
+    else:
+        fits, words = type(value) is hint or (hint is float and type(value) is int), KINDS[hint]
+    if not fits:
+        hint_of_yaml = " (YAML needs 3.0e-3)" * (hint is float and isinstance(value, str))
+        raise ModelError(f"{place} must be {words}, found {value!r:.80}{hint_of_yaml}.")
+    return tuple(value) if origin is tuple else value

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyscf_mlham.ao.frames import flipped_block, flipped_wigner
-from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.ao.layout import MAX_DEGREE, ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
 from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, Radial
+from pyscf_mlham.options import number
 
 NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; messages are divided by its square root
+
+
+def sized(default: int, least: int = 1, most: int = 4096) -> int:
+    """Declare a size of a network; without a bound, a damaged file could ask for any amount of memory."""
+    return number(default, least=least, most=most)
 
 
 @dataclass(frozen=True)
 class BackboneOptions:
     """Sizes common to all backbones."""
 
-    layers: int = 3  # message-passing layers
-    channels: int = 32  # channels of irreps at atoms
-    degree: int = 4  # largest l at atoms, at least twice that of the orbitals
-    pair_channels: int = 48  # channels of pair features
-    hidden: int = 96  # channels inside a layer
-    radial: int = 32  # number of radial functions
-    cutoff: float = 16.0  # Bohr
-    scale: float = 1.0  # scale of the output, the typical size of dH over that of dH from the minao field
+    layers: int = sized(3, least=0, most=64)  # message-passing layers
+    channels: int = sized(32)  # channels of irreps at atoms
+    degree: int = sized(4, least=0, most=2 * MAX_DEGREE)  # largest l at atoms, at least twice that of the orbitals
+    pair_channels: int = sized(48)  # channels of pair features
+    hidden: int = sized(96)  # channels inside a layer
+    radial: int = sized(32)  # number of radial functions
+    cutoff: float = number(16.0, above=0, below=inf)  # Bohr
+    # scale of the output, the typical size of dH over that of dH from the minao field
+    scale: float = number(1.0, above=0, below=inf)
 
 
 class Directed(NamedTuple):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,27 +17,14 @@ from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features
 from pyscf_mlham.nn.batch import Batch, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size, symmetric, undirected
-from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
 from pyscf_mlham.nn.registry import ARCHITECTURES, REFINERS, WRAPPERS, Entry
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal, rotation_from_matrix
+from pyscf_mlham.options import from_keys
 
 if TYPE_CHECKING:
     from pyscf_mlham.nn.architectures.harmose import HarmoSE
     from pyscf_mlham.nn.architectures.tracegrad import TraceGrad
 
-RANGES: dict[str, Range] = {  # of all other sizes: FROM_1
-    "layers": FROM_0,
-    "pair_layers": FROM_0,
-    "degree": FROM_0,
-    "product": FROM_0,
-    "quadratic": FROM_0,
-    "largest_m": (math.isfinite, "finite"),  # the network checks both bounds
-    "cutoff": POSITIVE,
-    "limit": POSITIVE,
-    "scale": POSITIVE,
-}
-# Largest sizes; nothing of the size of the weights is allocated before their shapes are compared with the file's.
-MOST_CHANNELS, MOST = 4096, {"degree": 2 * MAX_DEGREE, "layers": 64, "pair_layers": 64}
 MOST_ORBITALS = 128  # of an atom; a block couples the fourth power of them
 SOFTENING = 2.0  # Bohr; extent of an atom's charge density
 
@@ -270,18 +256,7 @@ def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] 
 def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, Any], kind: str = "network") -> Any:
     if not isinstance(name, str) or name not in known:
         raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}.")
-    _, settings = known[name].load()
-    names = {f.name for f in fields(settings)}
-    if unknown := sorted(set(options) - names):
-        raise ModelError(f"unknown options {unknown} of {name}; expected some of {sorted(names)}.")
-    chosen = settings(**options)
-    for f in fields(settings):
-        value = getattr(chosen, f.name)
-        if wrong := fault(f, value, RANGES.get(f.name, FROM_1)):
-            raise ModelError(f"{f.name} of {name} {wrong}")
-        if f.type == "int" and value > (most := MOST.get(f.name, MOST_CHANNELS)):
-            raise ModelError(f"{f.name} of {name} must be at most {most}, found {value}.")
-    return chosen
+    return from_keys(known[name].load()[1], dict(options), name)
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -15,18 +15,19 @@ from torch.nn.functional import silu
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Features, MessageLayer
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Features, MessageLayer, sized
 from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, pair_norm
+from pyscf_mlham.options import number
 
 
 @dataclass(frozen=True)
 class QHNetV2Options(BackboneOptions):
     """Sizes of the network: those of every backbone, and its own."""
 
-    product: int = 32  # channels of the SO(2) tensor product
+    product: int = sized(32, least=0)  # channels of the SO(2) tensor product
     # largest m of atoms' features in the pairs' frames, and of the tensor product. Components of pairs beyond it (of d
     # with p or d orbitals) are only rescaled by each layer
-    largest_m: int = 2
+    largest_m: int = number(2, most=4096)
 
 
 class QHNetV2(Backbone):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,10 @@ from pyscf.data.elements import ELEMENTS
 from pyscf_mlham.checkpoint import CONFIG, MOST_CONFIG
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.h0 import BASELINES
-from pyscf_mlham.nn.ranges import FROM_0, FROM_1, POSITIVE, Range, fault
-from pyscf_mlham.untrusted import from_keys, read_bounded
+from pyscf_mlham.options import from_keys, number
+from pyscf_mlham.untrusted import read_bounded
 
 SCHEDULES = ("cosine", "wsd")
-RANGES: dict[str, Range] = {  # all others: FROM_0
-    "steps": FROM_1,
-    "pairs": FROM_1,
-    "validate_every": FROM_1,
-    "learning_rate": POSITIVE,
-    "clip": (lambda x: x > 0, "more than 0"),
-    "average": (lambda x: 0 <= x < 1, "0 or more and less than 1"),
-}
 
 
 @dataclass(frozen=True)
@@ -39,10 +32,10 @@ class LossConfig:
         trace: error of the traces, as a share of the rest of the loss, for a network with the tracegrad wrapper.
     """
 
-    absolute: float = 10.0
-    spectral: float = 1.0
-    density: float = 1.0
-    trace: float = 0.25
+    absolute: float = number(10.0, least=0)
+    spectral: float = number(1.0, least=0)
+    density: float = number(1.0, least=0)
+    trace: float = number(0.25, least=0)
 
 
 @dataclass(frozen=True)
@@ -95,19 +88,19 @@ class TrainConfig:
     baseline: str = "minao"
     charges: tuple[int, ...] = (0,)
     elements: tuple[str, ...] = ()
-    steps: int = 20000
-    pairs: int = 150
-    learning_rate: float = 3e-3
-    warmup: int = 200
+    steps: int = number(20000, least=1)
+    pairs: int = number(150, least=1)
+    learning_rate: float = number(3e-3, above=0, below=inf)
+    warmup: int = number(200, least=0)
     schedule: str = "cosine"
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    average: float = 0.998
+    weight_decay: float = number(1e-4, least=0)
+    clip: float = number(1.0, above=0)
+    average: float = number(0.998, least=0, below=1)
     loss: LossConfig = LossConfig()
-    validate_every: int = 1000
-    checkpoint_minutes: float = 5.0
-    train_molecules: int = 0
-    seed: int = 0
+    validate_every: int = number(1000, least=1)
+    checkpoint_minutes: float = number(5.0, least=0)
+    train_molecules: int = number(0, least=0)
+    seed: int = number(0, least=0)
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -132,12 +125,7 @@ def read_config(path: str | Path) -> TrainConfig:
 
 
 def _check(path: Path, config: TrainConfig) -> None:
-    """Raise ModelError for values out of range, and for names that do not exist."""
-    for within, part in (("", config), ("loss: ", config.loss)):
-        for f in dataclasses.fields(part):
-            wrong = fault(f, getattr(part, f.name), RANGES.get(f.name, FROM_0)) if f.type in ("int", "float") else ""
-            if wrong:
-                raise ModelError(f"{path}: {within}{f.name} {wrong}")
+    """Raise ModelError for names that do not exist, and for settings that contradict each other."""
     if not (config.data and config.charges):
         raise ModelError(f"{path}: data and charges must not be empty lists.")
     if unknown := [symbol for symbol in config.elements if symbol not in ELEMENTS[1:]]:

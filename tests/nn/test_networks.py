@@ -342,7 +342,7 @@ def test_parts_are_lines_of_yaml(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"wrapper": "trace"}, "unknown wrapper 'trace'; expected one of tracegrad"),
-        ({"refiner": "harmose", "refiner_options": {"frame": 8}}, "unknown options \\['frame'\\] of harmose"),
+        ({"refiner": "harmose", "refiner_options": {"frame": 8}}, "harmose: unknown keys \\['frame'\\]"),
         ({"wrapper_options": {"hidden": 8}}, "no wrapper"),
         ({"architecture": "transformer"}, "unknown architecture"),
     ],
@@ -356,7 +356,7 @@ def test_sizes_that_do_not_fit_are_errors() -> None:
     for options, message in (({"frames": 3}, "expected one of 1, 2, 8, 48"), ({"heads": 3}, "multiple of heads")):
         with pytest.raises(ModelError, match=message):
             build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, refiner={"name": "harmose", **options})
-    with pytest.raises(ModelError, match="unknown options"):
+    with pytest.raises(ModelError, match="unknown keys"):
         build("qhnetv2", SMALL, TEMPLATE, ELEMENTS, wrapper=WRAPPER | {"depth": 3})
 
 

@@ -14,16 +14,16 @@ from support.networks import ELEMENTS, REFINER, SIZES, TEMPLATE, WRAPPER
 @pytest.mark.parametrize(
     ("architecture", "sizes", "message"),
     [
-        ("qhnetv2", {"cutoff": 0.0}, r"cutoff of qhnetv2 must be more than 0 and finite, found 0\.0"),
-        ("qhnetv2", {"cutoff": -5}, "cutoff of qhnetv2 must be more than 0 and finite, found -5"),
-        ("qhnetv2", {"cutoff": math.nan}, "cutoff of qhnetv2 must be .*, found nan"),
-        ("qhnetv2", {"cutoff": math.inf}, "cutoff of qhnetv2 must be .*, found inf"),
+        ("qhnetv2", {"cutoff": 0.0}, r"qhnetv2: cutoff must be more than 0 and less than inf, found 0\.0"),
+        ("qhnetv2", {"cutoff": -5}, "qhnetv2: cutoff must be more than 0 and less than inf, found -5"),
+        ("qhnetv2", {"cutoff": math.nan}, "qhnetv2: cutoff must be .*, found nan"),
+        ("qhnetv2", {"cutoff": math.inf}, "qhnetv2: cutoff must be .*, found inf"),
         ("qhnetv2", {"cutoff": "1e1"}, r"must be a number \(float\), found '1e1' \(YAML needs 3\.0e-3\)"),
-        ("qhnetv2", {"channels": 0}, "channels of qhnetv2 must be 1 or more, found 0"),
-        ("qhnetv2", {"layers": -1}, "layers of qhnetv2 must be 0 or more, found -1"),
-        ("qhnetv2", {"product": 8.0}, r"product of qhnetv2 must be a number \(int\), found 8\.0\."),
-        ("qhnetv2", {"layers": True}, r"layers of qhnetv2 must be a number \(int\), found True"),
-        ("qhnet", {"pair_layers": -1}, "pair_layers of qhnet must be 0 or more, found -1"),
+        ("qhnetv2", {"channels": 0}, "qhnetv2: channels must be 1 or more and at most 4096, found 0"),
+        ("qhnetv2", {"layers": -1}, "qhnetv2: layers must be 0 or more and at most 64, found -1"),
+        ("qhnetv2", {"product": 8.0}, r"qhnetv2: product must be a number \(int\), found 8\.0\."),
+        ("qhnetv2", {"layers": True}, r"qhnetv2: layers must be a number \(int\), found True"),
+        ("qhnet", {"pair_layers": -1}, "qhnet: pair_layers must be 0 or more and at most 64, found -1"),
     ],
 )
 def test_sizes_out_of_range(architecture: str, sizes: dict[str, object], message: str) -> None:
@@ -36,10 +36,10 @@ def test_sizes_out_of_range(architecture: str, sizes: dict[str, object], message
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"frames": 2.0}, r"frames of harmose must be a number \(int\), found 2\.0"),
-        ({"limit": 0.0}, r"limit of harmose must be more than 0 and finite, found 0\.0"),
-        ({"limit": math.nan}, "limit of harmose must be more than 0"),
-        ({"heads": 0}, "heads of harmose must be 1 or more, found 0"),
+        ({"frames": 2.0}, r"harmose: frames must be a number \(int\), found 2\.0"),
+        ({"limit": 0.0}, r"harmose: limit must be more than 0 and less than inf, found 0\.0"),
+        ({"limit": math.nan}, "harmose: limit must be more than 0"),
+        ({"heads": 0}, "harmose: heads must be 1 or more and at most 4096, found 0"),
     ],
 )
 def test_sizes_of_parts_out_of_range(sizes: dict[str, object], message: str) -> None:

@@ -82,9 +82,9 @@ def test_a_network_that_cannot_be_is_found_before_molecules_are_prepared(
     for network, message in (
         ({"degree": 1}, "the network cannot be built: degree 1 is too small"),
         ({"largest_m": 5}, "the network cannot be built: largest_m is 5; blocks of these orbitals have m = 0 to 2"),
-        ({"channels": -1}, "channels of qhnetv2 must be 1 or more, found -1"),
-        ({"hidden": "many"}, r"hidden of qhnetv2 must be a number \(int\), found 'many'"),
-        ({"radial": 0}, "radial of qhnetv2 must be 1 or more, found 0"),
+        ({"channels": -1}, "qhnetv2: channels must be 1 or more and at most 4096, found -1"),
+        ({"hidden": "many"}, r"qhnetv2: hidden must be a number \(int\), found 'many'"),
+        ({"radial": 0}, "qhnetv2: radial must be 1 or more and at most 4096, found 0"),
     ):
         with pytest.raises(ModelError, match=message):
             prepare(settings(data, tmp_path, network=network), silent())

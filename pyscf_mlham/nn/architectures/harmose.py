@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import Backbone, Directed, Features
+from pyscf_mlham.nn.backbone import Backbone, Directed, Features, sized
 from pyscf_mlham.nn.batch import Batch, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, PAIR_SCALE, Output, pair_size, symmetric, undirected
 from pyscf_mlham.nn.layers import IrrepsLinear, atom_norm, mlp, pair_norm
 from pyscf_mlham.nn.rotation import Rotation, block_rotations, rotation_from_matrix
+from pyscf_mlham.options import number
 
 ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
 
@@ -33,13 +35,13 @@ ORDERS = (1, 2, 8, 48)  # of the groups of orientations: C1, Ci, D2h, Oh
 class HarmoSEOptions:
     """Sizes of the refiner."""
 
-    channels: int = 64  # channels of a token; atoms and directed pairs have one each
-    heads: int = 4  # attention heads
-    layers: int = 2  # layers of the transformer
-    shown: int = 8  # channels of the first stage's features that enter
-    frames: int = 2  # orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh)
+    channels: int = sized(64)  # channels of a token; atoms and directed pairs have one each
+    heads: int = sized(4)  # attention heads
+    layers: int = sized(2, least=0, most=64)  # layers of the transformer
+    shown: int = sized(8)  # channels of the first stage's features that enter
+    frames: int = sized(2)  # orientations that inference averages over: 1, 2 (with the inversion), 8 (D2h) or 48 (Oh)
     # largest Frobenius norm of an onsite block's correction, Hartree; less for pairs, as they are smaller
-    limit: float = 0.05
+    limit: float = number(0.05, above=0, below=inf)
 
 
 @cache

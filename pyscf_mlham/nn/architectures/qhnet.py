@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
-from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features, MessageLayer
+from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features, MessageLayer, sized
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, squares
 
@@ -31,7 +31,7 @@ from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, squ
 class QHNetOptions(BackboneOptions):
     """Sizes of the network, beside those of every backbone."""
 
-    pair_layers: int = 2  # number of final layers with products at atoms and at pairs
+    pair_layers: int = sized(2, least=0, most=64)  # number of final layers with products at atoms and at pairs
 
 
 def clebsch_gordan(l1: int, l2: int, l: int) -> Tensor:

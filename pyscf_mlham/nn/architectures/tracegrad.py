@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from pyscf_mlham.nn.backbone import Backbone, Features
+from pyscf_mlham.nn.backbone import Backbone, Features, sized
 from pyscf_mlham.nn.head import ONSITE_SCALE, Traces, pair_size, symmetric, undirected
 from pyscf_mlham.nn.layers import GroupNorm, atom_norm, mlp, pair_norm
 
@@ -34,9 +34,9 @@ TINY = 1e-12
 class TraceGradOptions:
     """Sizes of the wrapper."""
 
-    quadratic: int = 16  # scalar products for each l of atoms and each m of pairs
-    hidden: int = 64  # channels inside the networks of invariants
-    invariants: int = 32  # number of z
+    quadratic: int = sized(16, least=0)  # scalar products for each l of atoms and each m of pairs
+    hidden: int = sized(64)  # channels inside the networks of invariants
+    invariants: int = sized(32)  # number of z
 
 
 class InvariantNetwork(nn.Module):
