@@ -10,8 +10,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
 
 from pyscf import lib
@@ -68,78 +71,52 @@ def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterato
 
     def run(tasks: Sequence[T]) -> Iterator[R]:
         waiting = deque((task, 0) for task in tasks)
-        workers = [_Worker(job) for _ in range(min(jobs, len(tasks)))]
+        idle = [_new_worker(job) for _ in range(min(jobs, len(tasks)))]
+        busy: dict[Future[R], tuple[ProcessPoolExecutor, T, int]] = {}
         try:
-            while waiting or any(w.busy for w in workers):
-                for worker in workers:
-                    if not worker.busy and waiting:
-                        worker.give(*waiting.popleft())
-                for ready in wait([w.connection for w in workers if w.busy]):
-                    worker = next(w for w in workers if w.connection is ready)
-                    task, deaths = worker.task, worker.deaths
-                    try:
-                        result = worker.take()
-                    except EOFError:
-                        worker.stop()
-                        workers[workers.index(worker)] = _Worker(job)
-                        if deaths + 1 < LIVES:
-                            waiting.appendleft((task, deaths + 1))
-                            continue
-                        result = job.failed(task, f"the worker process died {LIVES} times (out of memory?)")
-                    yield result
+            while waiting or busy:
+                while waiting and idle:
+                    task, deaths = waiting.popleft()
+                    worker, future = _submit(idle.pop(), job, task)
+                    busy[future] = worker, task, deaths
+                for future in wait_for(busy, return_when=FIRST_COMPLETED).done:
+                    worker, task, deaths = busy.pop(future)
+                    died = isinstance(future.exception(), BrokenProcessPool)
+                    idle.append(_new_worker(job) if died else worker)
+                    if died and deaths + 1 < LIVES:
+                        waiting.appendleft((task, deaths + 1))
+                    elif died:
+                        yield job.failed(task, f"the worker process died {LIVES} times (out of memory?)")
+                    else:
+                        yield future.result()
         finally:
-            for worker in workers:
-                worker.stop()
+            for worker in (*idle, *(worker for worker, _, _ in busy.values())):
+                for process in (worker._processes or {}).values():
+                    process.kill()
+                worker.shutdown()
 
     return run
 
 
-class _Worker:
-    """A process that works through one task after the other."""
+def _new_worker(job: Job[Any, Any]) -> ProcessPoolExecutor:
+    """Return an executor of one process, so that a process that dies is that of a single task."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _become_quiet_worker, (job.threads,))
 
-    def __init__(self, job: Job[Any, Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, job), daemon=True)
-        with environment(**job.variables):
-            self._process.start()
-        theirs.close()  # so that reading ends when the worker does
-        self.busy = False
-        self.task: Any = None
-        self.deaths = 0
 
-    def give(self, task: Any, deaths: int) -> None:
-        self.busy, self.task, self.deaths = True, task, deaths
-        with contextlib.suppress(OSError):  # it is dead already; reading will show that
-            self.connection.send(task)
-
-    def take(self) -> Any:
+def _submit(worker: ProcessPoolExecutor, job: Job[T, R], task: T) -> tuple[ProcessPoolExecutor, Future[R]]:
+    """Give a task to a worker, or to a new one if it died between two tasks."""
+    with environment(**job.variables):  # of its process, which starts with the first task
         try:
-            result = self.connection.recv()
-        except OSError as error:
-            raise EOFError from error
-        self.busy = False
-        return result
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
+            return worker, worker.submit(job, task)
+        except BrokenProcessPool:
+            worker = _new_worker(job)
+            return worker, worker.submit(job, task)
 
 
-def _work(connection: Connection, job: Job[Any, Any]) -> None:
+def _become_quiet_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    become_worker(job.threads)
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, ConnectionError):  # the parent is gone
-            return
-        result = job(task)
-        try:
-            connection.send(result)
-        except ConnectionError:  # gone meanwhile
-            return
+    become_worker(threads)
 
 
 def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
