@@ -53,6 +53,16 @@ class Verdict(NamedTuple):
     stable: bool | None = None
 
     @property
+    def differs(self) -> bool:
+        """Whether both converged, to two states."""
+        return self.text in STATES[1:]
+
+    @property
+    def higher(self) -> Row:
+        """The run in the higher of two states."""
+        return self.plain if self.text == "lower" else self.row
+
+    @property
     def difference(self) -> float | None:
         """Energy minus that of plain PySCF, Hartree; None if one of the two is missing."""
         energies = self.row.e_tot, self.plain.e_tot
@@ -100,8 +110,8 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     replace_file(folder / "trust.md", "\n".join([*parts, f"{describe(results)}. {_headline(judged)}.\n"]).encode())
     tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
     allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
-    box = {"tone": tone, "heading": _headline(judged), "text": allowed, "problems": results.bad_input, "more": 0}
-    replace_file(folder / "trust.html", page(results, "cpu", box, [(s, "") for s in sheets], kind="trust").encode())
+    box = tone, _headline(judged), allowed, results.bad_input
+    replace_file(folder / "trust.html", page(results, "cpu", box, [(s, "") for s in sheets], "trust").encode())
     for sheet in reversed(sheets):
         sheet.print(console)
     print_line(console, _headline(judged))
@@ -114,13 +124,11 @@ def verdicts(results: Results) -> list[Verdict]:
     stable = {_run_of(row): row.stable for row in results.rows if row.stable is not None}
     names = {(way.label, solver): name for name, (way, solver) in WAYS.items()}
     found = []
-    for (key, guess, solver), row in rows.items():
-        plain = rows.get((key, *REFERENCE))
-        if plain is None or (name := names.get((guess, solver))) is None:
-            continue
-        text = verdict(row, plain, results.energy_tolerance)
-        higher = plain if text == "lower" else row
-        found.append(Verdict(name, text, row, plain, stable.get(_run_of(higher)) if text in STATES[1:] else None))
+    for (key, _, _), row in rows.items():
+        plain, name = rows.get((key, *REFERENCE)), names.get((row.guess, row.solver))
+        if plain and name:
+            one = Verdict(name, verdict(row, plain, results.energy_tolerance), row, plain)
+            found.append(one._replace(stable=stable.get(_run_of(one.higher)) if one.differs else None))
     return found
 
 
@@ -145,14 +153,11 @@ def _stability_tasks(
 ) -> list[Task]:
     by_key = {molecule.key: molecule for molecule in molecules}
     guesses = {guess.label: guess for guess, _ in (*WAYS.values(), *methods)}
-    tasks = {}
-    for one in judged:
-        if one.text not in STATES[1:] or molecule_of(one.row) not in by_key:
-            continue
-        higher = one.plain if one.text == "lower" else one.row
-        task = Task(by_key[molecule_of(higher)], guesses[higher.guess], higher.solver, 0, protocol, stability=True)
-        tasks[task.key] = task
-    return list(tasks.values())
+    rows = {_run_of(one.higher): one.higher for one in judged if one.differs and molecule_of(one.row) in by_key}
+    return [
+        Task(by_key[key], guesses[row.guess], row.solver, 0, protocol, stability=True)
+        for (key, _, _), row in rows.items()
+    ]
 
 
 def _counts(judged: Sequence[Verdict]) -> Sheet:
