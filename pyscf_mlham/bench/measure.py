@@ -190,19 +190,15 @@ def _measured(task: Task) -> Row:
     with recording(mf) as visited:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)
-        end = _clock()
+        seconds = _seconds(guess_seconds, _clock() - begin)
     gradients, converged = _gradients(mf, visited), bool(mf.converged)
     return Row(
-        **_about(task) | _size(mf) | levels(mf, start.orbitals) | start.work.plus(Work.of(mf))._asdict(),
+        **_about(task) | _size(mf) | seconds | levels(mf, start.orbitals) | start.work.plus(Work.of(mf))._asdict(),
         scf=scf_class,
         converged=converged,
         cycles=int(mf.cycles) if converged else protocol.max_cycle,
         full_builds=len(visited),
         guess_builds=start.builds,
-        guess_s=guess_seconds[0],
-        guess_cpu_s=guess_seconds[1],
-        total_s=end[0] - begin[0],
-        total_cpu_s=end[1] - begin[1],
         e_tot=float(mf.e_tot),
         s2=float(mf.spin_square()[0]),
         stable=_is_stable(mf) if task.stability and converged else None,
@@ -243,30 +239,32 @@ def _limit(task: Task) -> Row:
     mf.build()
     density, hcore = mf.get_init_guess(mf.mol, "minao"), mf.get_hcore()
     v = mf.get_veff(mf.mol, density)
-    first = _clock()
+    first = _clock() - begin
     energy, coeff = mf.eig(mf.get_fock(hcore, mf.get_ovlp(), v, density), mf.get_ovlp())
     later = mf.make_rdm1(coeff, mf.get_occ(energy, coeff))
-    again = _clock()
+    begin = _clock()
     mf.get_veff(mf.mol, later, density, v)
-    end = _clock()
-    wall, cpu = ((x - a, x - a + b - y) for a, x, y, b in zip(begin, first, again, end, strict=True))
-    seconds = {"guess_s": wall[0], "total_s": wall[1], "guess_cpu_s": cpu[0], "total_cpu_s": cpu[1]}
+    seconds = _seconds(first, first + _clock() - begin)
     return Row(**_about(task) | _size(mf) | seconds, scf=type(mf).__name__, full_builds=2)
 
 
-def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
+def _seconds(guess: Array, total: Array) -> dict[str, float]:
+    names = ("guess_s", "guess_cpu_s", "total_s", "total_cpu_s")
+    return dict(zip(names, map(float, (*guess, *total)), strict=True))
+
+
+def _converge(mf: Any, task: Task) -> tuple[Start, Array]:
     """Run the SCF as a user does, and return the start with its wall and processor seconds.
 
     A guess that mf.init_guess can name is made when the kernel requests it: its treatment by `accelerate`, such as
     mixing the frontier orbitals of unrestricted singlets, is part of the method.
     """
-    made: list[tuple[Start, tuple[float, float]]] = []
+    made: list[tuple[Start, Array]] = []
 
     def make(guess: Guess) -> Any:
         begin = _clock()
         start = start_from(guess, mf, task.molecule, task.protocol)
-        end = _clock()
-        made.append((start, (end[0] - begin[0], end[1] - begin[1])))
+        made.append((start, _clock() - begin))
         return start.density
 
     def get_init_guess(_mol: Any = None, key: str = "minao", **_: Any) -> Any:
@@ -279,7 +277,7 @@ def _converge(mf: Any, task: Task) -> tuple[Start, tuple[float, float]]:
     else:
         mf.kernel(dm0=make(task.guess))
     unasked = f"{NO_MODEL}: one electron needs no guess" if task.guess.kind == "ml" else ""
-    return made[0] if made else (Start(None, note=unasked), (0.0, 0.0))
+    return made[0] if made else (Start(None, note=unasked), np.zeros(2))
 
 
 def _left_to_plain(mf: Any) -> str:
@@ -289,8 +287,8 @@ def _left_to_plain(mf: Any) -> str:
     return f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{PLAIN}: {reason}"
 
 
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+def _clock() -> Array:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 @contextmanager
@@ -351,7 +349,6 @@ def levels(mf: Any, orbitals: Orbitals | None = None) -> dict[str, Any]:
 
 def _occupied_and_lumo(energy: Array, occupation: Array) -> tuple[list[float], float | None]:
     """Return occupied orbital energies in order, one spin after the other, and the LUMO energy, Hartree."""
-    energies, occupations = (np.asarray(a) if np.ndim(a) == 2 else np.asarray(a)[None] for a in (energy, occupation))
-    occupied = [float(v) for e, o in zip(energies, occupations, strict=True) for v in sorted(e[o > 1e-8])]
-    empty = [float(v) for e, o in zip(energies, occupations, strict=True) for v in e[o <= 1e-8]]
-    return occupied, min(empty, default=None)
+    pairs = [*zip(np.atleast_2d(energy), np.atleast_2d(occupation), strict=True)]
+    occupied = [float(e) for energies, n in pairs for e in np.sort(energies[n > 1e-8])]
+    return occupied, min((float(e) for energies, n in pairs for e in energies[n <= 1e-8]), default=None)

@@ -14,11 +14,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
+from rich.console import Console
+
 from pyscf_mlham.bench.measure import Row
+from pyscf_mlham.bench.molecules import free_name
 from pyscf_mlham.bench.protocol import LIMIT, PROTOCOLS, SOLVERS, AnyProtocol
 from pyscf_mlham.bench.starts import NO_MODEL, REFUSED
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.progress import print_line
 from pyscf_mlham.store import Store
 
 T = TypeVar("T")
@@ -217,11 +221,25 @@ class Folder:
         self._store.put(row.key, content)
         self.rows[row.key] = Row(**content)  # as read from the file
 
-    def finish(self, results: Results) -> None:
-        """Write results.json and remove the journal."""
+    def report_others(self, keys: Sequence[str], console: Console) -> None:
+        """Print how many runs are not among those of this command."""
+        if others := len(self.rows.keys() - set(keys)):
+            text = f"{self.path} holds {others} runs that are not part of this command (other molecules, geometries or "
+            print_line(console, f"{text}guesses); they are kept in the tables.")
+
+    def finish(self, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float) -> Results:
+        """Write results.json, remove the journal, and return the content.
+
+        Args:
+            order: keys of the runs.
+            names: names of the molecules by key, to which those of earlier commands give way.
+        """
+        rows = renamed(list(self.rows.values()), names)
+        results = results_from_rows(rows, self.protocol, [*order, *self.rows], bad, tolerance)
         replace_file(self.path / RESULTS, results.to_json().encode())
         self._is_empty = False
         self._store.remove()
+        return results
 
     def close(self) -> None:
         """Release the lock of the folder, and remove a journal without runs."""
@@ -231,11 +249,22 @@ class Folder:
             self._store.close()
 
 
+def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
+    """Return rows with a unique name for each geometry: the given names, and new ones for other geometries."""
+    names = dict(names)
+    taken = set(names.values())
+    for row in rows:
+        if (key := molecule_of(row)) not in names:
+            names[key] = free_name(row.molecule, taken)
+            taken.add(names[key])
+    return [dataclasses.replace(row, molecule=names[molecule_of(row)]) for row in rows]
+
+
 def results_from_rows(
     rows: Iterable[Row], protocol: AnyProtocol, order: Sequence[str], bad_input: Sequence[str], tolerance: float
 ) -> Results:
     """Put rows, in any order, in that of the given keys, others last, and compare their energies with the reference."""
-    places = {key: place for place, key in enumerate(order)}
+    places = {key: place for place, key in enumerate(dict.fromkeys(order))}
     everything = sorted(rows, key=lambda row: places.get(row.key, len(places)))
     limits = [row for row in everything if row.guess == LIMIT.label]
     ordered = [row for row in everything if row.guess != LIMIT.label]

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pyscf_mlham.bench.measure import Row, Task, measure
-from pyscf_mlham.bench.molecules import Input, free_name
+from pyscf_mlham.bench.molecules import Input
 from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
-from pyscf_mlham.bench.results import Folder, Results, molecule_of, results_from_rows
+from pyscf_mlham.bench.results import Folder, Results
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
@@ -47,51 +47,29 @@ def run(
     _check_molecules(found, protocol)
     with closing(Folder(path, protocol)) as folder:
         tasks = [*_tasks(found, plan, protocol), *more]
+        keys = [task.key for task in tasks]
         done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
         waiting = [task for task in tasks if task.key not in done]
         random.Random(plan.seed).shuffle(waiting)
         if len(waiting) < len(tasks):
-            broken = sum(bool(folder.rows[task.key].error) for task in tasks if task.key in done)
+            broken = sum(bool(folder.rows[key].error) for key in keys if key in done)
             text = f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done already"
             retry = f", {broken} of them failed; --retry-failed tries them again" * bool(broken)
             print_line(console, f"{text}{retry}.")
-        report_others(folder, [task.key for task in tasks], console)
+        folder.report_others(keys, console)
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
+        work = engine(replace(measure, threads=protocol.threads, environment=hidden), plan.jobs, plan.dask)
+        silent = plan.quiet or not console.is_terminal
         try:
-            _work_through(waiting, plan, protocol, folder, console)
+            for count, row in enumerate(tracked(work(waiting), console, "", len(waiting), "runs", silent=silent), 1):
+                folder.add(row)
+                if row.error or not plan.quiet:
+                    print_line(console, f"{count} of {len(waiting)}: {outcome(row)}")
         except KeyboardInterrupt:
             print_line(console, f"Stopped; {len(folder.rows)} runs are stored in {path}. The same command resumes.")
             raise
         names = {molecule.key: molecule.name for molecule in found.molecules}
-        return finished(folder, [task.key for task in tasks], names, found.bad, plan.energy_tol)
-
-
-def report_others(folder: Folder, keys: Sequence[str], console: Console) -> None:
-    """Print how many runs of a folder are not among those of this command."""
-    if others := len(folder.rows.keys() - set(keys)):
-        text = f"{folder.path} holds {others} runs that are not part of this command (other molecules, geometries or "
-        print_line(console, f"{text}guesses); they are kept in the tables.")
-
-
-def finished(
-    folder: Folder, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float
-) -> Results:
-    """Write results.json and return its content; order: keys of the runs; names: of the molecules by key."""
-    rows = renamed(list(folder.rows.values()), names)
-    order = list(dict.fromkeys([*order, *folder.rows]))
-    results = results_from_rows(rows, folder.protocol, order, bad, tolerance)
-    folder.finish(results)
-    return results
-
-
-def renamed(rows: Sequence[Row], names: dict[str, str]) -> list[Row]:
-    """Return rows with a unique name for each geometry: the given names, and new ones for other geometries."""
-    names = dict(names)
-    taken = set(names.values())
-    for row in rows:
-        if (key := molecule_of(row)) not in names:
-            names[key] = free_name(row.molecule, taken)
-            taken.add(names[key])
-    return [replace(row, molecule=names[molecule_of(row)]) for row in rows]
+        return folder.finish(keys, names, found.bad, plan.energy_tol)
 
 
 def _check_molecules(found: Input, protocol: Protocol) -> None:
@@ -118,16 +96,6 @@ def _tasks(found: Input, plan: Plan, protocol: Protocol) -> list[Task]:
         for guess, solver in methods
         for repeat in range(plan.repeat)
     ]
-
-
-def _work_through(tasks: Sequence[Task], plan: Plan, protocol: Protocol, folder: Folder, console: Console) -> None:
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if protocol.device == "cpu" else {}
-    work = engine(replace(measure, threads=protocol.threads, environment=hidden), plan.jobs, plan.dask)
-    silent = plan.quiet or not console.is_terminal
-    for count, row in enumerate(tracked(work(tasks), console, "", len(tasks), "runs", silent=silent), 1):
-        folder.add(row)
-        if row.error or not plan.quiet:
-            print_line(console, f"{count} of {len(tasks)}: {outcome(row)}")
 
 
 def outcome(row: Row) -> str:

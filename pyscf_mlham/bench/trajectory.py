@@ -30,7 +30,6 @@ from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results, molecule_of
 from pyscf_mlham.bench.rivals import RIVALS, Rival
-from pyscf_mlham.bench.runner import finished, report_others
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.errors import DataError
@@ -100,10 +99,10 @@ def run_paths(
     with closing(Folder(out, settings)) as folder:
         for (key, name), frames in zip(names.items(), paths.values(), strict=True):
             _run(key, name, frames, settings, folder, console)
-        report_others(folder, [row.key for row in folder.rows.values() if molecule_of(row) in names], console)
+        folder.report_others([row.key for row in folder.rows.values() if molecule_of(row) in names], console)
         places = {key: place for place, key in enumerate(names)}
         order = sorted(folder.rows.values(), key=lambda r: (places.get(molecule_of(r), len(places)), r.step or 0))
-        return finished(folder, [row.key for row in order], names, bad, ENERGY_TOLERANCE)
+        return folder.finish([row.key for row in order], names, bad, ENERGY_TOLERANCE)
 
 
 def _key(name: str, frames: list[Atoms]) -> str:
