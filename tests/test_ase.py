@@ -275,10 +275,10 @@ def test_multiplicity_grid_and_output() -> None:
 
 
 def test_dispersion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyscf_mlham.ase.parameters.find_spec", lambda name: None)
+    monkeypatch.setattr("pyscf_mlham.ase.calculator.find_spec", lambda name: None)
     with pytest.raises(CalculatorSetupError, match="pip install pyscf-dispersion"):
         quick(dispersion="d3bj").get_potential_energy(water())
-    monkeypatch.setattr("pyscf_mlham.ase.parameters.find_spec", lambda name: name)
+    monkeypatch.setattr("pyscf_mlham.ase.calculator.find_spec", lambda name: name)
     mf = quick(dispersion="d4").mean_field(water(), 0, 0)
     assert mf.disp == "d4"
     plain = plain_energy(water())
