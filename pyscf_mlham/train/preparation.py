@@ -1,4 +1,4 @@
-"""Preparation of a training run: from its files to examples in memory.
+"""Preparation of a training run: examples in memory, initial weights, and what a resumed run must have in common.
 
 Molecules held out for validation or testing under any name are not trained on.
 """
@@ -6,6 +6,8 @@ Molecules held out for validation or testing under any name are not trained on.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,16 +27,19 @@ from pyscf_mlham.data.dataset import Example, count_examples, examples, template
 from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint
+from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint, same_h0
 from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.network import Recipe
+from pyscf_mlham.model.store import shipped
 from pyscf_mlham.nn.batch import batch_from_samples
-from pyscf_mlham.nn.model import network_from_config, options_of, part_of
+from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.start import other_h0, start_folder, start_from
 
 SCALES = {SCC: 0.03, COARSE_SCF: 0.01}  # size of dH over that of dH from the minao field
+NAMES = ("xc", "basis")  # with several spellings in PySCF
+FINGERPRINT = "baseline_fingerprint"
+LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in checkpoints of earlier versions
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -237,3 +242,91 @@ def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place])
     suspects = [place for place in train if place.composition in compositions]
     groups = {place.group for place in suspects if place.molecule in molecules} - split_inside
     return {place for place in suspects if place.group in groups or place.geometry in geometries}
+
+
+def start_folder(config: TrainConfig) -> Path:
+    """Return the folder of the model with the initial weights."""
+    return shipped().get(config.start, Path(config.start))
+
+
+def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
+    """Load the initial weights of a network from the model of its settings, and freeze them if requested."""
+    folder = start_folder(config)
+    found, weights = checkpoint.read(folder)
+    for key in ("architecture", "elements", "basis", "baseline"):
+        old, new = getattr(found, key), getattr(model_config, key)
+        if not _same(key, old, new):
+            raise ModelError(f"start: {folder} has {key} {old}, this run {new}; they must be the same.")
+    _check_options(folder, found, config, model_config)
+    if config.frozen and (other := other_h0(folder, found, model_config)):
+        raise ModelError(f"start: {other}; frozen weights cannot adapt: use the PySCF version of the model's card.")
+    try:
+        missing, unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"start: the weights in {folder} are of other sizes than the network ({error}).") from error
+    fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
+    if lost := unexpected + [key for key in missing if not key.startswith(fresh)]:
+        raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
+    if config.frozen:
+        model.freeze_first_stage()
+
+
+def _same(key: str, one: Any, other: Any) -> bool:
+    return same_name(one, other) if key in NAMES else bool(one == other)
+
+
+def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted: ModelConfig) -> None:
+    """Raise ModelError if options differ that no weight's shape depends on, such as the cutoff or the limit."""
+    both = "refiner" in found.options and "refiner" in wanted.options
+
+    def described(model: ModelConfig) -> dict[str, Any]:
+        sizes = asdict(options_of(model.architecture, model.options["network"]))
+        stays = {"wrapper": model.options.get("wrapper"), "xc": model.xc} if config.frozen else {}
+        refiner = dict(model.options["refiner"]) if both else {}
+        full = part_of("refiner", refiner.pop("name", "none"), refiner) or {}
+        full.pop("frames", None)  # on which the weights do not depend
+        return {**sizes, **stays, **{f"refiner's {key}": value for key, value in full.items()}}
+
+    old, new = described(found), described(wanted)
+    if others := [f"{key} {old[key]} instead of {new[key]}" for key in new if not _same(key, old[key], new[key])]:
+        raise ModelError(f"start: {folder} has {', '.join(others)}; they must be the same.")
+
+
+def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
+    """Return a sentence if a model's weights were trained on another H0 than a run's, "" if on the same."""
+    old, new = found.baseline_fingerprint, wanted.baseline_fingerprint
+    if same_h0(old, new):
+        return ""
+    return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {old}) than this run's ({new})"
+
+
+def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
+    """Describe a run, as JSON: its settings, its molecules and their labels, and its network."""
+    plain = asdict(config)
+    for key in ("output", "data", "checkpoint_minutes", "validate_every"):
+        del plain[key]
+    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
+        if plain[key] in ("none", "", {}, False):  # equal to runs of versions without these settings
+            del plain[key]
+    if config.start:
+        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
+    if config.wrapper == "none":
+        del plain["loss"]["trace"]
+    plain |= {key: getattr(model, key) for key in ("elements", "options", "xc", "basis", FINGERPRINT)}
+    plain |= {"molecules": _digest(e.name for e in train), "validation": _digest(e.name for e in val)}
+    plain["labels"] = _digest(e.digest for e in (*train, *val))
+    return json.dumps(plain, sort_keys=True)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def differences(stored: str, current: str) -> list[str]:
+    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared."""
+    old, new = json.loads(stored), json.loads(current)
+    keys = (old.keys() | new.keys()) - (LATER - old.keys())
+    different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
+    if FINGERPRINT in different and same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):
+        different.remove(FINGERPRINT)
+    return sorted(different)

@@ -29,8 +29,7 @@ from pyscf_mlham.progress import print_line, progress
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
 from pyscf_mlham.train.metrics import CURVE, draw_curve, evaluate, mean, write_log
-from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.start import differences, identity_of, start_from
+from pyscf_mlham.train.preparation import differences, identity_of, prepare, start_from
 
 STATE = "training.safetensors"
 PROGRESS = ("step", "best", "seconds", "rows")  # attributes of a trainer in its checkpoint

@@ -31,8 +31,7 @@ from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.train.config import LossConfig, read_config
 from pyscf_mlham.train.loss import Errors, collate, total, trace_error, traces_of
 from pyscf_mlham.train.metrics import equivariance_error
-from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.start import identity_of
+from pyscf_mlham.train.preparation import identity_of, prepare
 from pyscf_mlham.train.trainer import Trainer
 from support import ROOT
 from support.labelled import Prepared, settings, silent, trained

@@ -27,8 +27,7 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
 from pyscf_mlham.train.metrics import LOG, Metrics, evaluate, judged, metrics
-from pyscf_mlham.train.preparation import prepare
-from pyscf_mlham.train.start import LATER, differences, identity_of
+from pyscf_mlham.train.preparation import LATER, differences, identity_of, prepare
 from pyscf_mlham.train.trainer import MOST_SKIPPED, STATE, Trainer, shown
 from support.labelled import LEVEL, NETWORK, Prepared, settings, silent, stopped_after, trained
 

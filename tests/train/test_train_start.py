@@ -17,8 +17,7 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import fingerprint
 from pyscf_mlham.nn.model import network_from_config
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.preparation import network_options, prepare
-from pyscf_mlham.train.start import start_from
+from pyscf_mlham.train.preparation import network_options, prepare, start_from
 from support.labelled import NETWORK, settings, silent, trained
 
 REFINED = {"refiner": "harmose", "refiner_options": {"channels": 8, "heads": 2}}
