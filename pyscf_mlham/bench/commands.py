@@ -167,7 +167,9 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench import trust
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
-    methods = trust.methods_from_names(args.ways, absolute(protocol.model))
+    ways = [trust.WAYS[name] for name in (chosen(args.ways, trust.WAYS, "way") if args.ways else trust.WAYS)]
+    model = absolute(protocol.model)
+    methods = tuple((guess._replace(path=model) if guess.kind == "ml" else guess, solver) for guess, solver in ways)
     plan = from_options(Plan, args, methods=methods, limit=False)
     found = _molecules(args, console)
     judged = trust.run_trust(

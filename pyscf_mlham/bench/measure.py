@@ -181,17 +181,27 @@ def _mole(molecule: Molecule, protocol: Protocol) -> gto.Mole:
 
 def _measured(task: Task) -> Row:
     protocol = task.protocol
-    mf = _fresh(task.molecule, protocol)
+    molecule, mf = task.molecule, _fresh(task.molecule, protocol)
     scf_class = type(mf).__name__
     if task.solver == "twolevel":
         mf = accelerate(mf)
-    if task.guess == TRACK:
-        mf = _at_earlier_geometries(mf, task.molecule, protocol)
+    if task.guess == TRACK:  # from two smaller geometries
+        mf = track(mf)
+        for scale in APPROACH:
+            mf.reset(_mole(molecule._replace(positions=scale * molecule.positions), protocol)).kernel()
+        mf.reset(_mole(molecule, protocol))
     with recording(mf) as visited:
         begin = _clock()
         start, guess_seconds = _converge(mf, task)
         seconds = _seconds(guess_seconds, _clock() - begin)
     gradients, converged = _gradients(mf, visited), bool(mf.converged)
+    note, stable = start.note, None
+    if reason := getattr(mf, "plain_reason", ""):
+        plain = f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{PLAIN}: {reason}"
+        note = "; ".join(filter(None, (note, plain)))
+    if task.stability and converged:
+        found = mf.stability(return_status=True)
+        stable = bool(found[1] if len(found) == 2 else found[2])  # of rotations of its own orbitals; GHF has no others
     return Row(
         **_about(task) | _size(mf) | seconds | levels(mf, start.orbitals) | start.work.plus(Work.of(mf))._asdict(),
         scf=scf_class,
@@ -201,31 +211,17 @@ def _measured(task: Task) -> Row:
         guess_builds=start.builds,
         e_tot=float(mf.e_tot),
         s2=float(mf.spin_square()[0]),
-        stable=_is_stable(mf) if task.stability and converged else None,
+        stable=stable,
         gradients=gradients,
         initial_gradient=gradients[0] if gradients else None,  # none for one electron
         model=start.model,
         model_sha256=start.model_sha256,
-        note="; ".join(filter(None, (start.note, _left_to_plain(mf)))),
+        note=note,
     )
 
 
 def _size(mf: Any) -> dict[str, Any]:
     return {"nao": int(mf.mol.nao), "electrons": int(mf.mol.nelectron)}
-
-
-def _at_earlier_geometries(mf: Any, molecule: Molecule, protocol: Protocol) -> Any:
-    """Return a tracked object that has converged at two smaller geometries and is at the present one."""
-    mf = track(mf)
-    for scale in APPROACH:
-        mf.reset(_mole(molecule._replace(positions=scale * molecule.positions), protocol)).kernel()
-    return mf.reset(_mole(molecule, protocol))
-
-
-def _is_stable(mf: Any) -> bool:
-    """Whether a solution is a minimum with respect to rotations of its own orbitals."""
-    found = mf.stability(return_status=True)
-    return bool(found[1] if len(found) == 2 else found[2])  # GHF has no external one
 
 
 def _limit(task: Task) -> Row:
@@ -278,13 +274,6 @@ def _converge(mf: Any, task: Task) -> tuple[Start, Array]:
         mf.kernel(dm0=make(task.guess))
     unasked = f"{NO_MODEL}: one electron needs no guess" if task.guess.kind == "ml" else ""
     return made[0] if made else (Start(None, note=unasked), np.zeros(2))
-
-
-def _left_to_plain(mf: Any) -> str:
-    """Return why a two-level object used plain SCF; "" if it did not."""
-    if not (reason := getattr(mf, "plain_reason", "")):
-        return ""
-    return f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{PLAIN}: {reason}"
 
 
 def _clock() -> Array:

@@ -63,24 +63,22 @@ def read_paths(source: str, which: str, charge: int, mult: int | None, follow: b
         if not isinstance(atoms, Exception):
             atoms.pbc = False  # the box of a molecule
     read = list(geometries_of(found, source, charge, mult, default_mult=None))
-    chosen = read[part]
-    if not chosen and isinstance(read[0], DataError):  # of the file, most likely
-        raise read[0]
+    chosen = list(zip(read, found, strict=False))[part]
     if not chosen:
-        raise DataError(f"{source} has {len(read)} frames, and --frames {which} is not among them.")
-    pairs = [
-        (frame, atoms) for frame, (_, atoms) in zip(chosen, found[part], strict=False) if isinstance(frame, Molecule)
-    ]
-    molecules = [molecule for molecule, _ in pairs]
-    bad = [str(frame) for frame in chosen if isinstance(frame, DataError)]
-    if bad and (follow or not molecules):
+        few = DataError(f"{source} has {len(read)} frames, and --frames {which} is not among them.")
+        raise read[0] if isinstance(read[0], DataError) else few  # of the file, most likely
+    bad = [str(frame) for frame, _ in chosen if isinstance(frame, DataError)]
+    good = [(frame, atoms) for frame, (_, atoms) in chosen if isinstance(frame, Molecule)]
+    if bad and (follow or not good):
         raise DataError(bad[0])
+    for molecule, atoms in good:
+        atoms.info = {"charge": molecule.charge, "mult": molecule.spin + 1}
     if follow:
-        _check_same(molecules)
-        return {Path(source).stem: [_atoms(*pair) for pair in pairs]}, []
+        _check_same([molecule for molecule, _ in good])
+        return {Path(source).stem: [atoms for _, atoms in good]}, []
     paths: Paths = {}
-    for molecule, atoms in pairs:
-        paths[free_name(molecule.name, paths)] = [_atoms(molecule, atoms)]
+    for molecule, atoms in good:
+        paths[free_name(molecule.name, paths)] = [atoms]
     return paths, bad
 
 
@@ -89,13 +87,6 @@ def _slice(which: str) -> slice:
         raise DataError(f"--frames {which!r}: expected an index or a slice, such as 0 or 0:3.")
     parts = [int(part) if part else None for part in which.split(":")]
     return slice(*parts) if len(parts) > 1 else slice(parts[0], (parts[0] or 0) + 1 or None)
-
-
-def _atoms(molecule: Molecule, original: Any) -> Any:
-    """Return a copy of ASE's atoms, with their masses and constraints, in the state of the molecule."""
-    atoms = original.copy()
-    atoms.info = {"charge": molecule.charge, "mult": molecule.spin + 1}
-    return atoms
 
 
 def _check_same(frames: Sequence[Molecule]) -> None:

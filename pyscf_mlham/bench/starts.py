@@ -23,7 +23,7 @@ from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig, replacement
 from pyscf_mlham.data.geometries import Molecule, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import build, mean_field
-from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level, Record
+from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level
 from pyscf_mlham.density import Orbitals, spin_breaking
 from pyscf_mlham.errors import DataError, MLHamError, ModelError
 from pyscf_mlham.h0 import hamiltonian
@@ -161,7 +161,7 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     except OSError as error:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
     if labelled:
-        return _predicted(*learned_guess(mf, mf.mol, _model_of_label(path, molecule), own=False))
+        return _predicted(*learned_guess(mf, mf.mol, _label_as_model(path, molecule), own=False))
     if not checkpoint:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
     if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
@@ -184,17 +184,13 @@ def _why_another(stored: gto.Mole, mol: gto.Mole) -> str:
     return ""
 
 
-def _model_of_label(path: Path, molecule: Molecule) -> OracleModel:
-    with HamiltonianFile(path) as file:
-        if molecule.key in (keys := keys_of(file)):
-            return _oracle_from_record(file[keys.index(molecule.key)], file.level)
-    raise DataError(f"{path} does not hold this geometry with this charge and multiplicity")
-
-
-def _oracle_from_record(record: Record, level: Level) -> OracleModel:
+def _label_as_model(path: Path, molecule: Molecule) -> OracleModel:
     """Return a labelled Fock matrix as a model of one molecule; it may be lifted into another basis set."""
-    mol = mol_from_geometry(record, level.basis)
-    fock = record.by_spin("fock")
+    with HamiltonianFile(path) as file:
+        if molecule.key not in (keys := keys_of(file)):
+            raise DataError(f"{path} does not hold this geometry with this charge and multiplicity")
+        record, level = file[keys.index(molecule.key)], file.level
+    mol, fock = mol_from_geometry(record, level.basis), record.by_spin("fock")
     config = ModelConfig(
         name=record.name,
         architecture=ARCHITECTURE,

@@ -95,7 +95,10 @@ def run_paths(
     paths: dict[str, list[Atoms]], settings: Settings, out: Path, console: Console, bad: Sequence[str] = ()
 ) -> Results:
     """Run all unfinished geometries, and write results.json; MD and optimisations start from the first of each path."""
-    names = {_key(name, frames): name for name, frames in paths.items()}
+    names = {}  # by key; the same geometry under two names is run twice
+    for name, frames in paths.items():
+        given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
+        names[hashlib.sha256(json.dumps([name, *given]).encode()).hexdigest()[:32]] = name
     with closing(Folder(out, settings)) as folder:
         for (key, name), frames in zip(names.items(), paths.values(), strict=True):
             _run(key, name, frames, settings, folder, console)
@@ -103,12 +106,6 @@ def run_paths(
         places = {key: place for place, key in enumerate(names)}
         order = sorted(folder.rows.values(), key=lambda r: (places.get(molecule_of(r), len(places)), r.step or 0))
         return folder.finish([row.key for row in order], names, bad, ENERGY_TOLERANCE)
-
-
-def _key(name: str, frames: list[Atoms]) -> str:
-    """Return the identity of a path; the same geometry under two names is run twice."""
-    given = [(a.numbers.tolist(), np.round(a.positions, 8).tolist(), str(sorted(a.info.items()))) for a in frames]
-    return hashlib.sha256(json.dumps([name, *given]).encode()).hexdigest()[:32]
 
 
 def _run(key: str, name: str, frames: list[Atoms], settings: Settings, folder: Folder, console: Console) -> None:

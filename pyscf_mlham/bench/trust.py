@@ -20,7 +20,6 @@ from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.bench.summary import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
-from pyscf_mlham.options import chosen
 from pyscf_mlham.progress import print_line
 
 Method = tuple[Guess, str]  # and solver
@@ -77,12 +76,6 @@ class Verdict(NamedTuple):
             "s2": row.s2, "plain_s2": plain.s2, "builds": row.full_builds, "plain_builds": plain.full_builds,
             "stable": self.stable, "note": row.error or plain.error or row.note, "versions": row.versions,
         })  # fmt: skip
-
-
-def methods_from_names(text: str, model: str = "") -> tuple[Method, ...]:
-    """Return pairs of guess and solver by names of ways; all for ""; model: name or folder, "" for the shipped ones."""
-    pairs = (WAYS[way] for way in (chosen(text, WAYS, "way") if text else WAYS))
-    return tuple((guess._replace(path=model) if guess == ML else guess, solver) for guess, solver in pairs)
 
 
 def with_radicals(found: Input) -> Input:
