@@ -25,7 +25,7 @@ from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, count_examples, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.geometries import group_of, identity_of_record
-from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint, same_h0
 from pyscf_mlham.model.domain import same_name
@@ -51,7 +51,20 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
         _check_theories(files)
         start = checkpoint.read_config(start_folder(config)) if config.start else None
         chosen, elements = choose(files, config, console, start.elements if start else None)
-        model_config = _described(files[0].level, elements, config)
+        level = files[0].level
+        model_config = ModelConfig(
+            name=config.name,
+            architecture=config.architecture,
+            elements=elements,
+            charges=config.charges,
+            basis=level.basis,
+            xc=level.xc,
+            baseline=config.baseline,
+            grid_level=level.grid_level,
+            baseline_fingerprint=fingerprint(config.baseline, level.xc),
+            options=network_options(config, template_of(elements, level.basis)),
+            pseudo=level.pseudo,
+        )
         _try_network(model_config, config)
         if start and (other := other_h0(start_folder(config), start, model_config)):
             print_line(console, f"start: {other}; its weights have to adapt.")
@@ -76,23 +89,6 @@ def _check_theories(files: Sequence[HamiltonianFile]) -> None:
     if not all(same_name(getattr(level, key), name) for level in levels for key, name in named):
         theories = sorted({"/".join(filter(None, (level.xc, level.basis, level.pseudo))) for level in levels})
         raise DataError(f"the files have different levels of theory: {', '.join(theories)}; expected one.")
-
-
-def _described(level: Level, elements: tuple[int, ...], config: TrainConfig) -> ModelConfig:
-    """Describe the model, by the level of theory of the first file."""
-    return ModelConfig(
-        name=config.name,
-        architecture=config.architecture,
-        elements=elements,
-        charges=config.charges,
-        basis=level.basis,
-        xc=level.xc,
-        baseline=config.baseline,
-        grid_level=level.grid_level,
-        baseline_fingerprint=fingerprint(config.baseline, level.xc),
-        options=network_options(config, template_of(elements, level.basis)),
-        pseudo=level.pseudo,
-    )
 
 
 def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:

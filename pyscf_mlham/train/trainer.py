@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,12 @@ class Trainer:
         """Train from the last checkpoint on; save and stop on SIGTERM and SIGINT."""
         self.output.mkdir(parents=True, exist_ok=True)
         self.resume()
-        with _signals(self._request_stop):
+        before = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
             self._run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if self.step >= self.config.steps and not self.rank and math.isinf(self.best):
             text = "the prediction for a validation molecule was not finite in every evaluation"
             raise ModelError(f"{self.output}: no model was written: {text}; {ADVICE}.")
@@ -262,17 +266,6 @@ class Trainer:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for key in PROGRESS:
             setattr(self, key, about.get(key, getattr(self, key)))
-
-
-@contextlib.contextmanager
-def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT inside the block."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:
