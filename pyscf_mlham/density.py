@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
-from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.ao.mole import is_linear, is_periodic
 
 Array = NDArray[Any]
 
@@ -24,6 +24,7 @@ IDEMPOTENT = 1e-6  # largest deviation of natural occupations from integers in a
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are dropped
 DEGENERATE = 5e-3  # Hartree; orbitals closer than this are treated as degenerate
 ALIKE = 1e-4  # Hartree; orbitals closer than this differ by rounding of single precision
+BESIDE = 0.25  # radians; neither a half, nor a third, nor a quarter of a right angle
 OCCUPIED = 0.5  # electrons; smearing leaves fewer in the virtual orbitals
 # An occupied orbital with a share above INTRUDER in H0 orbitals more than HIGH above H0's occupied ones is an intruder;
 # for converged Fock matrices of organic molecules the share is below 0.025.
@@ -116,7 +117,9 @@ def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
     """Turn degenerate orbitals that are occupied in part to the axes; return the same object if there are none.
 
     The energy of such a state, the hole of OH for example, depends on its orientation on the integration grid, by 1e-8
-    to 1e-4 Hartree. Along the axes there is no torque, and rounding does not choose the orientation.
+    to 1e-4 Hartree. Along the axes there is no torque, and rounding does not choose the orientation. That of a molecule
+    that is not linear depends on it by itself (ethane cation: 5e-4 Hartree), and the axes may be saddle points: the
+    orbitals are turned beside them.
     """
     if not any(len(_open_edges(energy, occ)) for energy, _, occ in _channels(orbitals)):
         return orbitals
@@ -126,6 +129,9 @@ def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
         for edge in _open_edges(energy, occ):
             alike = np.abs(energy - energy[edge]) < ALIKE
             c[:, alike] = c[:, alike] @ np.linalg.eigh(c[:, alike].T @ second @ c[:, alike])[1]
+            if not is_linear(mol):
+                upper = np.triu(np.full((alike.sum(),) * 2, BESIDE), 1)
+                c[:, alike] = c[:, alike] @ scipy.linalg.expm(upper - upper.T)
     return orbitals._replace(coeff=coeff)
 
 

@@ -14,6 +14,7 @@ from pyscf_mlham.ao.cell import graph_from_lattice
 from pyscf_mlham.ao.structure import Graph, graph_from_positions
 
 OPEN_D = (21, 29), (39, 47), (57, 79), (89, 111)  # first and last atomic number of elements with open d or f shells
+STRAIGHT = 1e-2  # Bohr; distance from a line up to which atoms are on it
 
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
@@ -45,6 +46,13 @@ def has_open_d_shell(mol: gto.Mole) -> bool:
 def is_periodic(mol: gto.Mole) -> bool:
     """Whether a molecule is the cell of a crystal; tested by name, as the import of PySCF's cells takes a second."""
     return any(kind.__name__ == "Cell" for kind in type(mol).__mro__)
+
+
+def is_linear(mol: gto.Mole) -> bool:
+    """Whether all atoms are on a line, or there is only one."""
+    coords = mol.atom_coords()
+    sizes = np.linalg.svd(coords - coords.mean(axis=0), compute_uv=False)
+    return bool(sizes[1:].max(initial=0.0) < STRAIGHT)
 
 
 def farthest_atom(mol: gto.Mole) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyscf_mlham import accelerate
@@ -102,3 +103,14 @@ def test_the_orientation_of_a_degenerate_state_is_not_left_to_rounding() -> None
         assert quick.converged
         found.append(quick.e_tot)
     assert max(found) - min(found) < 2e-9  # 1e-6 between other orientations on this grid
+
+
+def test_a_degenerate_state_of_a_molecule_that_is_not_linear_is_no_saddle_point() -> None:
+    """Ethane cation: with the hole along an axis, rotation to another one of the pair lowers the energy by 1.4 mHa."""
+    up, down = ([(1.02 * np.cos(a), 1.02 * np.sin(a)) for a in np.radians([b, b + 120, b + 240])] for b in (90, 30))
+    hydrogens = [(x, y, z) for ring, z in ((up, 1.16), (down, -1.16)) for x, y in ring]
+    atoms = [("C", (0, 0, 0.763)), ("C", (0, 0, -0.763)), *(("H", position) for position in hydrogens)]
+    quick = accelerate(mole(atoms, "6-31g", charge=1, spin=1).UHF()).run()
+    assert quick.converged
+    assert quick.e_tot == pytest.approx(-78.746140, abs=1e-5)
+    assert quick.full_builds <= 4
