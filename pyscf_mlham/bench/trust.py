@@ -68,14 +68,15 @@ class Verdict(NamedTuple):
         return None if None in energies else (energies[0] or 0.0) - (energies[1] or 0.0)
 
     def line(self) -> str:
-        """Return the verdict as a line of JSON."""
+        """Return the verdict as a line of JSON, without what is not known."""
         row, plain = self.row, self.plain
-        return json.dumps({
+        parts = {
             "molecule": row.molecule, "natm": row.natm, "charge": row.charge, "mult": row.mult, "xc": row.xc,
-            "basis": row.basis, "scf": row.scf, "way": self.way, "verdict": self.text, "difference": self.difference,
-            "s2": row.s2, "plain_s2": plain.s2, "builds": row.full_builds, "plain_builds": plain.full_builds,
-            "stable": self.stable, "note": row.error or plain.error or row.note, "versions": row.versions,
-        })  # fmt: skip
+            "basis": row.basis, "way": self.way, "verdict": self.text, "difference": self.difference,
+            "builds": row.full_builds, "plain_builds": plain.full_builds, "s2": row.s2, "plain_s2": plain.s2,
+            "stable": self.stable, "note": row.error or plain.error or row.note or None,
+        }  # fmt: skip
+        return json.dumps({key: value for key, value in parts.items() if value is not None})
 
 
 def with_radicals(found: Input) -> Input:
