@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.track.extrapolation import aligned
 
 Array = NDArray[np.float64]
+
+MATRICES = ("overlap", "density", "predicted", "external", "defect")  # fields of a step that rotate
 
 
 class Step(NamedTuple):
@@ -39,10 +41,9 @@ class Step(NamedTuple):
             layout: orbital layout of the molecule.
         """
         rotation, moved = aligned(self.positions, onto)
-
-        def transformed(a: Array | None) -> Any:
-            return None if a is None else layout.rotated(a, rotation)
-
-        matrices = (self.overlap, self.density, self.predicted, self.external, self.defect)
-        overlap, density, predicted, external, defect = map(transformed, matrices)
-        return Step(moved, overlap, density, predicted, self.occ, external, defect)
+        own = {name: a for name, a in self._asdict().items() if name in MATRICES and a is not None}
+        stacks = [a.reshape(-1, *a.shape[-2:]) for a in own.values()]
+        rotated = layout.rotated(np.concatenate(stacks), rotation)  # together, as the small matrices of D cost most
+        parts = np.split(rotated, np.cumsum([len(stack) for stack in stacks])[:-1])
+        changed = {name: part.reshape(a.shape) for (name, a), part in zip(own.items(), parts, strict=True)}
+        return self._replace(positions=moved, **changed)

@@ -11,7 +11,7 @@ from pyscf_mlham.field import COARSE
 from pyscf_mlham.scf.multilevel.descent import descended, rotates_freely
 from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, Iterate, NoProgressError, Outcome
-from pyscf_mlham.scf.multilevel.solver import solve
+from pyscf_mlham.scf.multilevel.solver import Course, solve
 from pyscf_mlham.scf.multilevel.start import START_TOL
 
 EASY = 8  # builds of the coarse level; a solution that takes more may be a saddle point ...
@@ -79,6 +79,8 @@ def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: flo
     """Converge the full level with the first levels of the ladder below it, or with later ones if those are slow."""
     if full.build(orbitals).gradient > tolerance:
         ladder.sharpen(full.last)
+    elif full.finished(Course(full.last), tolerance):  # without the cost of making the cheaper levels
+        return full.outcome
     for names in ladder.rungs:
         try:
             solve([full, *ladder.levels(names)], full.best, tolerance)

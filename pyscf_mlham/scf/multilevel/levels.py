@@ -12,13 +12,15 @@ from pyscf.scf.diis import CDIIS
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE, SINGLE, Field
+from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.multilevel.solver import Course
 from pyscf_mlham.scf.problem import Array, Point, Problem, now
 
 RESPONSE_SHARE = 2e-2  # see `Level.share`
 COARSE_SHARE = 3e-4
 COARSE_TRUST = 5e-2
-SINGLE_TRUST = 1e-2  # a wrong one costs a full build, a test half of one
+SINGLE_TRUST = 1e-2  # a wrong one costs a full build, a test half of one ...
+SINGLE_TRUST_HF = 2e-2  # ... all of the exchange of Hartree-Fock is fitted in a minimal basis
 RESPONSE_CYCLES = 25
 CYCLES = 50
 RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
@@ -38,10 +40,15 @@ class CheapLevel:
 
     def __init__(self, problem: Problem, field: Field, trust: float | None = None) -> None:
         self._problem, self.field = problem, field
-        self.trust = (SINGLE_TRUST if field.name == SINGLE.name else COARSE_TRUST) if trust is None else trust
+        self.trust = self._own_trust() if trust is None else trust
         response = field.name == RESPONSE.name
         self.share, self._cycles = (RESPONSE_SHARE, RESPONSE_CYCLES) if response else (COARSE_SHARE, CYCLES)
         self._diis = diis_of(problem)
+
+    def _own_trust(self) -> float:
+        if self.field.name != SINGLE.name:
+            return COARSE_TRUST
+        return SINGLE_TRUST_HF if Functional(self._problem.mf).kind == "HF" else SINGLE_TRUST
 
     def build(self, orbitals: Orbitals) -> Point:
         """Build the Fock matrix of orbitals; see `Level`."""

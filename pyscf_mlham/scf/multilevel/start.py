@@ -30,8 +30,10 @@ START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the er
 # solution of the unanchored coarse field is no nearer to that of the full one.
 AS_GOOD = 4e-3
 # Expected error of a density, over the gradient of the criterion, below which it is not improved before the first full
-# build: the gradient is one to two and a half times the error in Hartree.
-SURE = 0.3
+# build. The gradient is one to two and a half times the error in Hartree. A second full build now and then costs less
+# than an improvement every time.
+SURE = 0.5
+GOAL = 0.3  # gradient, over that of the criterion, to which an improved density is converged at most
 STEPPED = 1e-5  # orbital gradient to which the response to a guess is solved, Hartree
 
 
@@ -101,7 +103,7 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     [level] = ladder.levels(ladder.improving[:1])
     point = level.build(orbitals)
     ladder.sharpen(point)
-    goal = float(np.clip(point.gradient / 2, SURE * problem.aim, problem.aim))  # the full gradient may be larger
+    goal = float(np.clip(point.gradient / 2, GOAL * problem.aim, problem.aim))  # the full gradient may be larger
     filled = problem.filled_from_below(problem.canonical(orbitals, point.fock))
     return _converged(ladder.levels(ladder.improving), point, goal, diis=filled)
 

@@ -173,6 +173,20 @@ def test_energy_is_nearly_exact_after_one_build(name: str) -> None:
     assert converged.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
 
 
+@pytest.mark.parametrize(
+    "atom",
+    [
+        "H 0 0 -1.06; C 0 0 0; N 0 0 1.15",
+        "C 0.16 0.39 0; O 1.2 0.25 0; N -0.56 -0.7 0; H -0.4 1.4 0; H -0.1 -1.6 0; H -1.56 -0.7 0",
+    ],
+)
+def test_fitted_hartree_fock_needs_one_full_build(atom: str) -> None:
+    """Its response, with all of the exchange in a minimal basis, leaves more than those of functionals."""
+    mf = accelerate(mole(atom, basis="6-31g").RHF().density_fit()).run()
+    assert (mf.converged, mf.full_builds) == (True, 1)
+    assert mf.single_builds <= 2
+
+
 def test_levels_are_attributes_of_the_object() -> None:
     mf = accelerate(mole(ETHYLENE).RKS(xc="b3lyp").density_fit()).set(verbose=4, stdout=io.StringIO())
     mf.set(coarse_level=replace(COARSE, grid=3), single_precision=False).run()
