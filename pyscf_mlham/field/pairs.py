@@ -99,9 +99,10 @@ class Pairs:
         """Transform one index of integrals in both orders to the columns of a factor: (n, functions * columns)."""
         half = np.empty((len(factor), len(b), factor.shape[1]), dtype=factor.dtype)
         for shell in self.shells:
+            near = self._near(shell)
             integrals = b[:, self._starts[shell.start] : self._starts[shell.stop]]
-            integrals = integrals.reshape(len(b), shell.stop - shell.start, -1).swapaxes(0, 1)
-            np.matmul(integrals, factor[self._near(shell)], out=half[shell])
+            integrals = integrals.reshape(len(b), shell.stop - shell.start, len(near)).swapaxes(0, 1)
+            np.matmul(integrals, factor[near], out=half[shell])
         return half.reshape(len(factor), -1)
 
     def unpacked(self, b: Array) -> list[Array]:
@@ -109,7 +110,7 @@ class Pairs:
         blocks = []
         for shell in self.shells:
             places = self._both_ways[self._starts[shell.start] : self._starts[shell.stop]]
-            block = np.take(b, places, axis=1).reshape(len(b), shell.stop - shell.start, -1)
+            block = np.take(b, places, axis=1).reshape(len(b), shell.stop - shell.start, len(self._near(shell)))
             blocks.append(np.ascontiguousarray(block.swapaxes(0, 1)))
         return blocks
 

@@ -90,11 +90,11 @@ def test_rounding_of_h0_is_no_difference(data: Path, tmp_path: Path, prepared: P
 def test_a_process_that_is_asked_stops_with_the_others(
     data: Path, tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[float] = []
+    received: list[float] = []
     others = 0.0
 
     def summed(gradients: list[torch.Tensor], sums: np.ndarray, device: torch.device) -> np.ndarray:
-        told.append(float(sums[-1]))
+        received.append(float(sums[-1]))
         return np.append(sums[:-1], float(sums[-1]) + others)
 
     monkeypatch.setattr(training, "_sum_over_processes", summed)
@@ -102,15 +102,15 @@ def test_a_process_that_is_asked_stops_with_the_others(
     trainer.world = 2
     trainer.update(prepared[0][:2])
     trainer._request_stop(signal.SIGTERM, None)
-    assert not trainer._stop  # the others do not know yet
+    assert not trainer._stop  # the others have not received it yet
     trainer.update(prepared[0][:2])
     assert trainer._stop
-    assert told == [0.0, 1.0]
+    assert received == [0.0, 1.0]
     another = Trainer(settings(data, tmp_path), *prepared, silent())
     another.world, others = 2, 1.0
     another.update(prepared[0][:2])
     assert another._stop
-    assert told[-1] == 0.0
+    assert received[-1] == 0.0
 
 
 @pytest.mark.parametrize("damage", ["missing", "", "step,seco", "whole\0\0\0", "whole4,12\n"])
@@ -137,7 +137,7 @@ def test_rows_after_the_checkpoint_are_logged_again(data: Path, tmp_path: Path, 
     assert [row["step"] for row in again.rows] == [6, 12]
 
 
-def test_a_new_run_begins_its_log_anew(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+def test_a_new_run_begins_a_new_log(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     trained(settings(data, tmp_path), prepared)
     (tmp_path / STATE).unlink()  # as of a process that was killed before its first checkpoint
     trained(settings(data, tmp_path), prepared)
@@ -160,8 +160,8 @@ def test_a_curve_that_cannot_be_drawn_ends_no_run(
     )
 
 
-def told(trainer: Trainer) -> str:
-    """Run it, and return what it prints."""
+def output_of(trainer: Trainer) -> str:
+    """Run a trainer, and return what it prints."""
     trainer.console = Console(file=io.StringIO(), width=300)
     trainer.run()
     return trainer.console.file.getvalue()
@@ -169,23 +169,23 @@ def told(trainer: Trainer) -> str:
 
 def test_a_signal_in_the_last_step_stops_nothing(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     trainer = stopped_after(Trainer(settings(data, tmp_path), *prepared, silent()), 11)
-    assert "Stopped" not in told(trainer)
+    assert "Stopped" not in output_of(trainer)
     assert trainer.step == 12
     words = "small is finished: 12 steps; more steps need another output folder, with these weights as initial ones"
-    again = told(Trainer(settings(data, tmp_path), *prepared, silent()))
+    again = output_of(Trainer(settings(data, tmp_path), *prepared, silent()))
     assert f"{words} by the key `start: {tmp_path / 'model'}`." in again
     other = settings(data, tmp_path / "other", start=str(tmp_path / "model"), steps=1)
     assert trained(other, prepared).step == 1
 
 
-def test_one_process_of_several_speaks(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+def test_one_process_of_several_prints(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     for steps, words in ((3, "Stopped at step 2"), (1, "is finished")):
         for rank in (0, 1):
             run = settings(data, tmp_path / f"{steps}-{rank}", steps=steps)
             trained(run, prepared, stopped=True)
             trainer = stopped_after(Trainer(run, *prepared, silent()), 1)
             trainer.rank = rank
-            assert (words in told(trainer)) == (rank == 0)
+            assert (words in output_of(trainer)) == (rank == 0)
 
 
 SCRIPT = """
@@ -195,14 +195,14 @@ from pyscf_mlham.train.trainer import Trainer
 
 update = Trainer.update
 
-def told(self, batch):
+def terminated(self, batch):
     found = update(self, batch)
     if self.rank == 1 and self.step == 3:
         os.kill(os.getpid(), signal.SIGTERM)
     return found
 
 if __name__ == "__main__":
-    Trainer.update = told
+    Trainer.update = terminated
     sys.exit(cli.main(["train", sys.argv[1]]))
 """
 

@@ -108,7 +108,7 @@ def test_the_losses_density_knows_what_is_beyond_the_cutoff(record: Record, data
     assert float(found.density[0]) < 2e-6
 
 
-def test_a_molecule_without_virtual_orbitals_spoils_nothing(record: Record, neon: Record) -> None:
+def test_a_molecule_without_virtual_orbitals_changes_no_other(record: Record, neon: Record) -> None:
     chosen = [examples_from_record(r, LEVEL, RECIPE)[0] for r in (neon, record)]
     for some in (chosen, chosen[:1]):
         batch, targets = collate(some)

@@ -47,7 +47,7 @@ def test_a_state_above_a_density_already_seen_is_no_solution() -> None:
     assert full.outcome.best is lower
 
 
-def test_plain_scf_starts_anew_from_a_density_that_is_not_filled_from_below() -> None:
+def test_plain_scf_starts_again_from_a_density_that_is_not_filled_from_below() -> None:
     def atom() -> Any:
         return mole("Ti 0 0 0", "6-31g", spin=2).ROKS(xc="pbe")
 

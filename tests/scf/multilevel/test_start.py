@@ -123,7 +123,7 @@ def test_a_checkpoint_is_read_where_none_is_written(tmp_path: Path) -> None:
 
 def test_cycles_include_those_of_the_second_order_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     climb = mixin.climb
-    monkeypatch.setattr(mixin, "climb", lambda *args: climb(*args)._replace(failure="it was told to"))
+    monkeypatch.setattr(mixin, "climb", lambda *args: climb(*args)._replace(failure="a test"))
     mf = accelerate(mole(basis="6-31g").RHF().newton()).run()
     assert mf.cycles == 2
 
