@@ -170,9 +170,10 @@ def _guess(
     """Return the guess 'ml', or the fallback with a warning, and how it was made."""
     start = time.perf_counter()
     try:
-        density, prediction, _ = learned_guess(mf, mol, model)
+        predictor = resolve(model, mf, mol)
+        loading = time.perf_counter() - start
+        density, prediction, _ = learned_guess(mf, mol, predictor)
         seconds = time.perf_counter() - start
-        loading = seconds - prediction.seconds
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
         builds = {name: getattr(prediction, name) for name in ("coarse_builds", "full_builds", "single_builds")}
