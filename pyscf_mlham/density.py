@@ -123,13 +123,13 @@ def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
     """
     if not any(len(_open_edges(energy, occ)) for energy, _, occ in _channels(orbitals)):
         return orbitals
-    coeff = np.array(orbitals.coeff)
+    coeff, beside = np.array(orbitals.coeff), not is_linear(mol)
     second = np.einsum("xmn,x->mn", mol.intor("int1e_rr")[[0, 4, 8]], (1.0, 2.0, 4.0))  # x^2 + 2 y^2 + 4 z^2
     for energy, c, occ in _channels(orbitals._replace(coeff=coeff)):
         for edge in _open_edges(energy, occ):
             alike = np.abs(energy - energy[edge]) < ALIKE
             c[:, alike] = c[:, alike] @ np.linalg.eigh(c[:, alike].T @ second @ c[:, alike])[1]
-            if not is_linear(mol):
+            if beside:
                 upper = np.triu(np.full((alike.sum(),) * 2, BESIDE), 1)
                 c[:, alike] = c[:, alike] @ scipy.linalg.expm(upper - upper.T)
     return orbitals._replace(coeff=coeff)

@@ -21,7 +21,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 LEAST = 8  # smallest number of items per thread
-PIECE = 1e6  # bytes of an array that are worth a thread: about 0.1 ms of work
+PIECE = 1e6  # bytes; smallest part of an array for a thread, about 0.1 ms of work
 SHARE = 4  # parts for each thread that make all threads finish at nearly the same time
 
 # The thread that holds the lock has set the limit for all threads; requests of others have no effect meanwhile.
@@ -74,7 +74,7 @@ def shared_out(work: Callable[[slice], R], number: int, most: float = inf) -> li
         most: largest number of parts, at least one is made.
     """
     size = max(LEAST, -(-number // max(1, int(min(most, lib.num_threads())))))
-    return each(work, [slice(start, min(start + size, number)) for start in range(0, number, size)])
+    return each(work, [slice(*ends) for ends in lib.prange(0, number, size)])
 
 
 def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

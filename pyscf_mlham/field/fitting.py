@@ -149,7 +149,7 @@ class FittedIntegrals:
     def _blocks(self, part: slice) -> Iterator[slice]:
         """Yield ranges of auxiliary functions whose integrals are small arrays."""
         step = max(1, int(BLOCK_BYTES / (8 * len(self.pairs))))
-        return (slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step))
+        return (slice(*ends) for ends in lib.prange(part.start, part.stop, step))
 
     def half_transformed(self, factor: Array, half: Array | None = None) -> Array:
         """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair.
@@ -281,7 +281,10 @@ def fit_overlapping(integrals: Any) -> None:
     with all_blas_threads():
         whiten = Whitening(coulomb_metric(auxmol, mol.omega))
         b, rows, packed = np.zeros((whiten.rank, orbital_pairs)), np.arange(whiten.rank), pairs.packed
-        store = lambda block, part: lib.takebak_2d(b, whiten(block), rows, packed[part])  # noqa: E731
+
+        def store(block: Array, part: slice) -> None:
+            lib.takebak_2d(b, whiten(block), rows, packed[part])
+
         three_centre(mol, auxmol, mol.omega, pairs, store)
     integrals.auxmol, integrals._cderi = auxmol, b
 
@@ -318,9 +321,8 @@ def _exchange_of_change(a: Array, b: Array, part: slice) -> Array:
     """Return a (a + b)^T of some of the columns, a few at a time."""
     k = np.zeros((len(a), len(a)))
     step = max(1, int(BLOCK_BYTES / (2 * a.itemsize * len(a))))
-    for start in range(part.start, part.stop, step):
-        columns = slice(start, min(start + step, part.stop))
-        k += a[:, columns] @ (a[:, columns] + b[:, columns]).T
+    for start, stop in lib.prange(part.start, part.stop, step):
+        k += a[:, start:stop] @ (a[:, start:stop] + b[:, start:stop]).T
     return k
 
 

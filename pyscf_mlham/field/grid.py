@@ -154,12 +154,8 @@ class GridXC:
         """Return the potential on the grid of a level, whose orbital values all fields of the molecule share."""
         prune, deriv = mf.grids.prune, functional.deriv
         make = partial(GridOrbitals.of_level, mf.mol, level, prune, deriv)
-        return cls(
-            mf,
-            functional,
-            cast(GridOrbitals, shared(("grid", level.grid, level.dtype, prune, deriv), mf.mol, make)),
-            budget,
-        )
+        orbitals = shared(("grid", level.grid, level.dtype, prune, deriv), mf.mol, make)
+        return cls(mf, functional, cast(GridOrbitals, orbitals), budget)
 
     def release(self) -> None:
         """Free the memory of the orbital values."""

@@ -88,8 +88,8 @@ class Pairs:
         """Return `exchange` of some of the functions, a few at a time, not yet symmetrised."""
         orbitals, dtype = len(self._starts) - 1, changes[0][0].dtype
         ks = np.zeros((len(changes), orbitals, orbitals))
-        for start in range(part.start, part.stop, step):
-            block = np.take(b[start : min(start + step, part.stop)], places, axis=1).astype(dtype, copy=False)
+        for start, stop in lib.prange(part.start, part.stop, step):
+            block = np.take(b[start:stop], places, axis=1).astype(dtype, copy=False)
             for k, (one, other) in zip(ks, changes, strict=True):
                 left = self._half_transformed(block, one)
                 k += left @ (left if other is one else self._half_transformed(block, other)).T
@@ -123,7 +123,7 @@ class Pairs:
                 np.matmul(block, factor[self._near(shell)], out=half[shell])
 
         step = max(1, int(len(self.shells) / min(SHARE * lib.num_threads(), 1 + half.nbytes / PIECE)))
-        each(transform, [slice(start, start + step) for start in range(0, len(self.shells), step)])
+        each(transform, [slice(*ends) for ends in lib.prange(0, len(self.shells), step)])
 
     def _near(self, shell: slice) -> Array:
         """Return the orbitals that overlap with those of a shell."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import dft, gto
+from pyscf import dft, gto, lib
 
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
@@ -222,7 +222,7 @@ def _kernel(
     budget: float,
 ) -> Array:
     """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(points.weights), BLOCK)]
+    blocks = [slice(*ends) for ends in lib.prange(0, len(points.weights), BLOCK)]
     rho = np.concatenate(each(lambda block: _density(mf.mol, points.coords[block], kind, factors), blocks), axis=-1)
     f = [points.weights * kernel for kernel in _kernel_on_grid(mf._numint, name, kind, rho)]
     work = partial(_kernel_matrices, integrals.auxmol, points, kind, f, blocks)

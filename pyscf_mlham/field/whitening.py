@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import gto
+from pyscf import gto, lib
 
 Array = NDArray[Any]
 
@@ -33,7 +33,7 @@ class Whitening:
         try:
             self._root = root = np.ascontiguousarray(scipy.linalg.cholesky(metric, lower=True))
             self.rank = len(metric)
-            blocks = [slice(start, min(start + BLOCK, self.rank)) for start in range(0, self.rank, BLOCK)]
+            blocks = [slice(*ends) for ends in lib.prange(0, self.rank, BLOCK)]
             self._inverses = [(b, scipy.linalg.inv(root[b, b], check_finite=False)) for b in blocks]
         except scipy.linalg.LinAlgError:
             values, vectors = scipy.linalg.eigh(metric)
