@@ -256,7 +256,7 @@ class _MultilevelSCF(Decoration):
         best = outcome.best
         self.converged, self.e_tot = not outcome.failure, best.energy
         self.energy_error = best.lowering if self.builds else float("nan")
-        self.mo_energy, self.mo_coeff, self.mo_occ = problem.final(best)
+        self._end_with(problem.final(best))
         logger.note(
             self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",
             full.builds, "s" * (full.builds != 1), f", {self.single_builds} in single precision" * ladder.has_single,
@@ -291,6 +291,11 @@ class _MultilevelSCF(Decoration):
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
         return improved(problem, ladder, orbitals, dm0)
 
+    def _end_with(self: Any, orbitals: Orbitals) -> None:
+        """Take the orbitals of the result, and PySCF's gap in `scf_summary` and in the log."""
+        self.mo_energy, self.mo_coeff, self.mo_occ = orbitals
+        self.get_occ(self.mo_energy, self.mo_coeff)
+
     def _keep(self, ladder: Ladder, outcome: Outcome) -> None:
         """Do nothing with the result; track() keeps it."""
 
@@ -306,7 +311,7 @@ class _MultilevelSCF(Decoration):
         meta = Functional(self).kind == "MGGA"
         self.energy_error = (RESPONSE_ERROR_META if meta else RESPONSE_ERROR) * last.lowering
         self.converged, self.response_builds = False, ladder.builds(RESPONSE.name)
-        self.mo_energy, self.mo_coeff, self.mo_occ = problem.orbitals(point.fock)
+        self._end_with(problem.orbitals(point.fock))
         logger.note(self, "multilevel SCF: energy estimated after %d full Fock build%s, error about %.1g Hartree",
                     self.full_builds, "s" * (self.full_builds != 1), self.energy_error)  # fmt: skip
         self._finalize()

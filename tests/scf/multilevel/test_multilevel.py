@@ -337,6 +337,15 @@ def test_callbacks_get_what_pyscfs_kernel_gives_them(kind: str) -> None:
     assert quick.converged
 
 
+@pytest.mark.parametrize("kind", ["RKS", "UKS", "ROKS"])
+def test_the_summary_is_that_of_pyscf(kind: str) -> None:
+    mf = getattr(mole(charge=int(kind != "RKS"), spin=int(kind != "RKS")), kind)(xc="pbe")
+    quick = accelerate(mf).run().scf_summary
+    plain = mf.run().scf_summary
+    assert quick == pytest.approx(plain, abs=1e-4)
+    assert accelerate(mf, builds=1).run().scf_summary.keys() == plain.keys()
+
+
 def test_a_criterion_of_change_is_not_met_by_the_first_build() -> None:
     mf = mole().RHF().set(check_convergence=lambda envs: abs(envs["e_tot"] - envs["last_hf_e"]) < 1e-3)
     assert accelerate(mf).run().full_builds == 2
