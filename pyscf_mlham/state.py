@@ -67,5 +67,5 @@ def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
 
 def _number(value: Any) -> int:
     if isinstance(value, bool | np.bool_):  # ASE's value of a key without one
-        raise ValueError("a key without a value")
+        raise ValueError("a key without a value: write NAME=NUMBER, or leave the word out")
     return whole_number(value)

@@ -112,7 +112,7 @@ def test_a_state_that_is_said_twice_is_an_error(tmp_path: Path) -> None:
         ("multiplicity=2", "10 electrons cannot have multiplicity 2"),
         ("mult=0", "10 electrons cannot have multiplicity 0"),
         ("mult=1 spin=2", "mult=1 and spin=2 contradict each other"),
-        ("charge -1", "a key without a value"),
+        ("charge -1", "a key without a value: write NAME=NUMBER, or leave the word out"),
         ("charge=11", "-1 electrons cannot"),
     ],
 )
