@@ -82,7 +82,8 @@ class MLHam(Calculator):
     Charge and multiplicity come from ``atoms.info`` ("charge"; "mult" or "multiplicity", or "spin" = n_alpha -
     n_beta), otherwise from the arguments; the default multiplicity is that of the initial magnetic moments.
     Besides ASE's properties there are `orbital_energies`, `gap` and ASE's `get_eigenvalues` and
-    `get_occupation_numbers`, and the last converged PySCF object as `mf`.
+    `get_occupation_numbers`, and the last converged PySCF object as `mf`. The integration grid moves with the atoms in
+    the forces (PySCF's `grid_response`).
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012  (ASE's idiom)
