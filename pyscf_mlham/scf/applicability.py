@@ -31,7 +31,9 @@ def inapplicable(mf: Any) -> str:
     """Return why plain SCF is used for a mean-field object, "" if the multilevel SCF is applicable."""
     if hasattr(type(mf), "undo_oneshot"):
         return "a OneShot object runs no SCF"
-    if not is_known(mf) or mf.mol.natm == 0:
+    if mf.mol.natm == 0:
+        return "a Hamiltonian without atoms has no coarse level"
+    if not is_known(mf):
         name = type(mf).__name__.removeprefix("Multilevel")
         return f"{name} has no coarse level"
     if mf.max_cycle <= 0 or mf.mol.nelectron == 0:

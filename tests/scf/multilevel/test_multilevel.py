@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyscf
 import pytest
-from pyscf import lib, scf
+from pyscf import ao2mo, lib, scf
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate
@@ -95,10 +96,28 @@ def tilted(mf: Any) -> Any:
     return mf
 
 
+class Chain(scf.hf.RHF):
+    """Hubbard's model of six sites, a Hamiltonian without atoms."""
+
+    def get_hcore(self, *args: Any) -> Any:
+        return -np.eye(6, k=1) - np.eye(6, k=-1)
+
+    def get_ovlp(self, *args: Any) -> Any:
+        return np.eye(6)
+
+
+def chain() -> Any:
+    mol = pyscf.M(verbose=0)
+    mol.nelectron, mol.incore_anyway = 6, True
+    repulsion = np.einsum("ip,iq,ir,is->pqrs", *[np.eye(6)] * 4)
+    return Chain(mol).set(init_guess="1e", _eri=ao2mo.restore(8, repulsion, 6))
+
+
 PLAIN: dict[str, tuple[Callable[[], Any], str]] = {
     "generalised": (lambda: mole().GHF(), "has no coarse level"),
     "smearing": (lambda: scf.addons.smearing(mole().RKS(xc="pbe"), sigma=0.02), "smeared"),
     "fractional occupations": (lambda: scf.addons.frac_occ(mole("B 0 0 0", spin=1).UHF()), "get_occ"),
+    "without atoms": (chain, "without atoms"),
     "own Fock matrix": (lambda: tilted(mole().RHF()), "get_fock"),
     "own kernel hook": (lambda: mole().RKS(xc="pbe").COSX(), "pre_kernel"),
     "without DIIS": (lambda: mole().RHF().set(diis=None, max_cycle=60), "DIIS is switched off"),
