@@ -246,7 +246,8 @@ class _MultilevelSCF(Decoration):
             chkfile.save_mol(self.mol, self.chkfile)
         full = FullLevel(problem, dm0, write, self.builds)
         outcome = climb(full, ladder, orbitals, problem.aim, is_close(dm0))
-        self.full_builds, self.cycles = self._builds, full.builds
+        self.full_builds = max(self._builds, full.builds)  # a get_veff of the user's own is not counted
+        self.cycles = full.builds
         self._keep(ladder, outcome)
         vars(self).update(ladder.counts)
         if outcome.failure and self.builds:

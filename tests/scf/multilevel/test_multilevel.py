@@ -365,6 +365,18 @@ def test_the_summary_is_that_of_pyscf(kind: str) -> None:
     assert accelerate(mf, builds=1).run().scf_summary.keys() == plain.keys()
 
 
+def test_a_potential_of_the_users_own() -> None:
+    def embedded(mf: Any) -> Any:
+        own, shift = mf.get_veff, 0.02 * mf.get_ovlp() ** 2
+        mf.get_hcore = lambda *args: type(mf).get_hcore(mf) + shift
+        mf.get_veff = lambda mol=None, dm=None, *args, **kwargs: own(mol, dm, *args, **kwargs)
+        return mf
+
+    quick = accelerate(embedded(mole().RHF())).run()
+    assert quick.e_tot == pytest.approx(embedded(mole().RHF()).run().e_tot, abs=1e-8)
+    assert quick.full_builds == quick.cycles == 2
+
+
 def test_a_criterion_of_change_is_not_met_by_the_first_build() -> None:
     mf = mole().RHF().set(check_convergence=lambda envs: abs(envs["e_tot"] - envs["last_hf_e"]) < 1e-3)
     assert accelerate(mf).run().full_builds == 2
