@@ -50,7 +50,7 @@ def whole_number(value: Any) -> int:
 
 def reason_of(error: Exception) -> str:
     """Return the cause of an error for one line of a log."""
-    return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".")
+    return (str(error) if isinstance(error, MLHamError) else f"{type(error).__name__}: {error}").rstrip(".: ")
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> ExtraError:

@@ -10,6 +10,7 @@ import pytest
 
 import pyscf_mlham
 from pyscf_mlham import OracleModel, accelerate, track
+from pyscf_mlham.errors import reason_of
 from pyscf_mlham.model import guess, predictor
 from support.molecules import mole
 
@@ -18,6 +19,11 @@ def test_a_molecule_has_no_guess() -> None:
     for function in (pyscf_mlham.guess, pyscf_mlham.fock):
         with pytest.raises(TypeError, match=r"expected a mean-field object.*got Mole"):
             function(mole())
+
+
+def test_an_error_without_words_is_named() -> None:
+    assert reason_of(AssertionError()) == "AssertionError"
+    assert reason_of(ValueError("too small.")) == "ValueError: too small"
 
 
 @pytest.mark.parametrize("key", ["mlham", "ml-organic", "ML_organic", "mlx:name"])
