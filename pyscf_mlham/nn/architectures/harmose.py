@@ -157,7 +157,7 @@ class Attention(nn.Module):
         self.heads = o.heads
         self.atom_norm, self.pair_norm, self.out_norm = (nn.LayerNorm(n) for _ in range(3))
         self.query = nn.Linear(n, n, bias=False)
-        self.atom_told, self.pair_told = nn.Linear(n, 2 * n, bias=False), nn.Linear(n, 2 * n, bias=False)
+        self.atom_keys_values, self.pair_keys_values = (nn.Linear(n, 2 * n, bias=False) for _ in range(2))
         self.bias = nn.Linear(hidden, o.heads)
         self.mix = nn.Linear(n, n)
         self.atom_feed, self.pair_feed = mlp(n, 2 * n, n), mlp(3 * n, 2 * n, n)
@@ -166,8 +166,8 @@ class Attention(nn.Module):
         """Update tokens of atoms (N, channels) and directed pairs (2P, channels)."""
         atoms, pairs, directed = tokens
         x, e = self.atom_norm(atoms), self.pair_norm(pairs)
-        keys_values = self.atom_told(x)
-        atoms = atoms + self.mix(self._attended(self.query(x), keys_values, self.pair_told(e), directed))
+        keys_values = self.atom_keys_values(x), self.pair_keys_values(e)
+        atoms = atoms + self.mix(self._attended(self.query(x), *keys_values, directed))
         x = self.out_norm(atoms)
         atoms = atoms + self.atom_feed(x)
         ends = torch.cat([e, x[directed.first], x[directed.second]], dim=-1)
