@@ -18,7 +18,7 @@ from pyscf import lib
 from pyscf_mlham.field.fitting import density_of, fitted
 from pyscf_mlham.field.grid import Functional, GridXC
 from pyscf_mlham.field.levels import Level
-from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
 
 Array = NDArray[Any]
@@ -26,7 +26,7 @@ Array = NDArray[Any]
 SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
 
 
-class CoarseField:
+class CoarseField(Field):
     """A coarse approximation to the potential of a mean-field object.
 
     Attributes:
@@ -76,7 +76,7 @@ class CoarseField:
         return raised
 
     def release(self) -> None:
-        """Free memory whose content is cheap to recompute, before a full build."""
+        """Free the orbital values on the grid."""
         if self._grid is not None:
             self._grid.release()
 

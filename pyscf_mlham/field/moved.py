@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.response import ResponseField
 
 Array = NDArray[Any]
 
 
-class MovedResponse:
+class MovedResponse(Field):
     """A response level with integrals and kernel of another geometry.
 
     Attributes:
@@ -61,9 +61,6 @@ class MovedResponse:
         anchored._response = self._response.around([self._carry @ factor for factor in factors], np.zeros(()))
         anchored._constant = v
         return anchored
-
-    def release(self) -> None:
-        """Do nothing: the memory is small."""
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+@dataclass
 class Tally:
     """Number of potentials built by a field and all fields derived by `around`."""
 
-    def __init__(self) -> None:
-        self.builds = 0
+    builds: int = 0
 
 
 class Field(Protocol):
@@ -47,4 +48,5 @@ class Field(Protocol):
         """
 
     def release(self) -> None:
-        """Free memory whose content is cheap to recompute."""
+        """Free memory whose content is cheap to recompute, before a full build; a small field has none."""
+        return

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitte
 from pyscf_mlham.field.grid import Functional, neighbours_first
 from pyscf_mlham.field.levels import COARSE, RESPONSE, Level
 from pyscf_mlham.field.pairs import changes
-from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
 from pyscf_mlham.threads import each, shared_out
 
@@ -48,7 +48,7 @@ class Points(NamedTuple):
     weights: Array  # (points,)
 
 
-class ResponseField:
+class ResponseField(Field):
     """Linear response of the potential of a mean-field object; a field only `around` a density.
 
     Attributes:
@@ -81,8 +81,8 @@ class ResponseField:
         self._solvent = reaction_of(mf, self._coulomb)
         self.is_portable = self._solvent is None
         self._reference: list[Array] = []
+        self._changes: list[list[_ExchangeOfChange]] = []  # of each share of exchange and each spin
         self._budget = budget / 2
-        self._kept: dict[tuple[int, int, int], tuple[Array, ...]] = {}  # of the reference
         self._constant: Array | float = 0.0
 
     def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
@@ -106,13 +106,14 @@ class ResponseField:
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
         """Return the field v + R[D - L L^T]; see `Field`."""
         anchored = copy.copy(self)
-        anchored._reference, anchored._constant, anchored._kept = list(factors), v, {}
+        anchored._reference, anchored._constant = list(factors), v
+        anchored._changes = [[_ExchangeOfChange(fit, origin) for origin in factors] for fit in self._exchange]
         return anchored
 
     def without_object(self) -> ResponseField:
         """Return the same response without the mean-field object, so that it does not keep that in memory."""
         other = copy.copy(self)
-        other.tally, other._mf, other._reference, other._kept, other._constant = Tally(), None, [], {}, 0.0
+        other.tally, other._mf, other._reference, other._changes, other._constant = Tally(), None, [], [], 0.0
         other._points = None  # a new kernel needs the object
         return other
 
@@ -121,9 +122,6 @@ class ResponseField:
         """Memory of the integrals, the roots of their metrics and the kernel, bytes."""
         kernel = 0 if self._kernel is None else self._kernel.nbytes
         return kernel + sum(integrals.nbytes for integrals in (self._coulomb, *self._exchange))
-
-    def release(self) -> None:
-        """Do nothing: the memory is small."""
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""
@@ -145,21 +143,7 @@ class ResponseField:
         # for each spin the reference and the change
         if integrals.half_bytes(2 * len(factors) * columns) > self._budget / len(self._shares):
             return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
-        return [self._exchange_of_spin(i, spin, factor) for spin, factor in enumerate(factors)]
-
-    def _exchange_of_spin(self, i: int, spin: int, factor: Array) -> Array:
-        integrals, origin = self._exchange[i], self._reference[spin]
-        if origin.shape[1] > factor.shape[1]:  # superposed atoms: the change is not small, and has more columns than L
-            key = i, spin, 0
-            if key not in self._kept:
-                self._kept[key] = (integrals.exchange(origin),)
-            return integrals.exchange(factor) - self._kept[key][0]
-        ((change, _),) = changes([factor], [origin])
-        key = i, spin, change.shape[1]
-        if key not in self._kept:
-            doubled = integrals.half_transformed(2 * np.pad(origin, ((0, 0), (0, key[2] - origin.shape[1]))))
-            self._kept[key] = doubled, np.empty_like(doubled)
-        return integrals.exchange_of_change(change, *self._kept[key])
+        return [change(factor) for change, factor in zip(self._changes[i], factors, strict=True)]
 
     def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
         """Return the Coulomb and semilocal response of each spin."""
@@ -171,6 +155,29 @@ class ResponseField:
             self._coulomb.potential(sum(kernel @ q for kernel, q in zip(row, charges, strict=True)))
             for row in self._kernel
         ]
+
+
+class _ExchangeOfChange:
+    """K of a density L L^T minus that of a reference, of which half-transformed integrals are stored."""
+
+    def __init__(self, integrals: FittedIntegrals, origin: Array) -> None:
+        self._integrals, self._origin = integrals, origin
+        self._doubled = self._work = np.empty((0, 0, 0))  # half-transformed twice the origin, and room for a change
+
+    def __call__(self, factor: Array) -> Array:
+        origin, columns = self._origin, factor.shape[1]
+        if origin.shape[1] > columns:  # superposed atoms: the change is not small, and has more columns than L
+            return self._integrals.exchange(factor) - self._whole
+        if self._doubled.shape[2] != columns:
+            padded = np.pad(origin, ((0, 0), (0, columns - origin.shape[1])))
+            self._doubled = self._integrals.half_transformed(2 * padded)
+            self._work = np.empty_like(self._doubled)
+        ((change, _),) = changes([factor], [origin])
+        return self._integrals.exchange_of_change(change, self._doubled, self._work)
+
+    @cached_property
+    def _whole(self) -> Array:
+        return self._integrals.exchange(self._origin)
 
 
 def exchange_basis(mol: gto.Mole) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import Pairs, changes, in_precision
-from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.protocol import Field, Tally
 
 Array = NDArray[Any]
 
@@ -36,7 +36,7 @@ def is_local(mf: Any) -> bool:
     return not nonlocal_ and not hasattr(mf, "with_solvent")
 
 
-class SingleField:
+class SingleField(Field):
     """The potential of a density-fitted object, without non-local correlation and solvent.
 
     Attributes:
@@ -65,9 +65,6 @@ class SingleField:
         shifted = copy.copy(self)
         shifted._constant = v - self.potential(factors) + self._constant
         return shifted
-
-    def release(self) -> None:
-        """Do nothing: orbital values are stored by the coarse field alone."""
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""
