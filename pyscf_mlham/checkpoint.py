@@ -60,10 +60,9 @@ class ModelConfig:
 
 
 def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Write a model. Each file is replaced as a whole, and `read` detects a crash between the two.
+    """Write a model folder, in place of another model. Each file is replaced as a whole.
 
-    Args:
-        folder: path of the model folder, created if missing; a model in it is replaced.
+    `read` detects a crash between the two.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +140,7 @@ def replace_file(path: Path, data: bytes) -> None:
 def replacement(path: Path, suffix: str = "writing") -> Iterator[Path]:
     """Yield the path of a temporary file, which takes the place of another one when it is complete and on the disk.
 
-    Args:
-        suffix: end of the temporary name, different for processes that write the same file at the same time.
+    Processes that write the same file at the same time need different suffixes.
     """
     temporary = path.with_name(f".{path.name}.{suffix}")
     try:

@@ -178,8 +178,7 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
     """Convert a spin-free or spin-resolved matrix to the shape that the object diagonalises.
 
-    Returns:
-        (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
+    That is (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
     """
     if mf.istype("GHF"):
         if matrix.shape[-1] == 2 * n_ao:
@@ -214,9 +213,6 @@ def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
 
     Args:
         correction: (..., n_native, n_native), or with both spins (2 n_native, 2 n_native); Hartree.
-
-    Returns:
-        (..., n_target, n_target), or (2 n_target, 2 n_target); Hartree.
     """
     if same_basis(native, target):
         return correction
@@ -263,10 +259,9 @@ def factors_from_density(density: Array) -> list[Array]:
 
 
 def orbitals_from_density(density: Array, overlap: Array) -> Orbitals | None:
-    """Return the natural orbitals of a density, with energies of zero; None if the density is not idempotent.
+    """Return the natural orbitals of a density (n, n) or (2, n, n), with energies of zero.
 
-    Args:
-        density: (n, n) of a closed shell, or (2, n, n).
+    None if the density is not idempotent.
     """
     metric = metric_from_overlap(overlap)
     filled = 1.0 if density.ndim == 3 else 2.0

@@ -167,12 +167,7 @@ class Sample(NamedTuple):
 
 
 def sample_from_matrices(cut: Cut, charge: int, matrices: Array, degree: int) -> Sample:
-    """Cut matrices into the input of a network.
-
-    Args:
-        matrices: (K, n, n) or (K, N_k, n, n) in PySCF's AO order, from `inputs_from_h0`.
-        degree: largest l of features at atoms.
-    """
+    """Cut matrices of `inputs_from_h0` into the input of a network; degree: largest l of features at atoms."""
     graph = cut.graph
     blocks = [cut.blocks(matrix) for matrix in matrices]
     return Sample(

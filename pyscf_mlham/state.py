@@ -54,11 +54,7 @@ def stated(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
-    """Return the multiplicity of a neutral molecule from its magnetic moments; None if they do not determine it.
-
-    Args:
-        moments: magnetic moments of the atoms, Bohr magnetons.
-    """
+    """Return the multiplicity of a neutral molecule from magnetic moments; None if they do not determine it."""
     total = abs(float(moments.sum()))
     spin = round(total)
     possible = abs(total - spin) <= NEARLY and (protons - spin) % 2 == 0

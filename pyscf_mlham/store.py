@@ -73,11 +73,7 @@ class Store:
             raise DataError(f"{self.path} is of another {noun}: {other}; finish that run, or remove the file.")
 
     def put(self, key: str, about: Mapping[str, Any], data: bytes = b"") -> None:
-        """Write an entry to the disk, in place of an earlier one of the same key.
-
-        Args:
-            about: values of JSON, which are read together for all entries.
-        """
+        """Write an entry to the disk, in place of an earlier one of the same key; `read` returns what is in `about`."""
         with self._errors():
             self._file.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (key, json.dumps(about), data))
 

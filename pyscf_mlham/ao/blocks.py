@@ -70,12 +70,7 @@ def matrix_from_blocks(
 
 
 def rotate_blocks(blocks: Array, template: ShellTemplate, rotations: Array) -> Array:
-    """Rotate each block by its own rotation: ``D block D^T``.
-
-    Args:
-        blocks: (..., B, B) blocks.
-        rotations: (..., 3, 3) orthogonal matrices that broadcast against the blocks' leading shape.
-    """
+    """Rotate blocks (..., B, B), each by its own rotation (..., 3, 3): ``D block D^T``."""
     left = _rotate_rows(blocks, template, rotations)
     return np.swapaxes(_rotate_rows(np.swapaxes(left, -1, -2), template, rotations), -1, -2)
 
@@ -102,12 +97,10 @@ def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> 
 
 @cache
 def clebsch_gordan(l1: int, l2: int, l: int) -> Array:
-    """Orthogonal coupling coefficients in e3nn's convention.
+    """Orthogonal coupling coefficients in e3nn's convention, (2 l1 + 1, 2 l2 + 1, 2 l + 1).
 
-    Computed here, because importing e3nn takes longer than a prediction.
-
-    Returns:
-        (2 l1 + 1, 2 l2 + 1, 2 l + 1); for fixed l1, l2 the columns of all l form an orthogonal matrix.
+    Computed here, because importing e3nn takes longer than a prediction. For fixed l1, l2 the columns of all l form an
+    orthogonal matrix.
     """
     to_real = [_complex_from_real(degree) for degree in (l1, l2, l)]
     coupling = np.einsum("ai,bj,cm,abc->ijm", to_real[0], to_real[1], to_real[2].conj(), _complex_coupling(l1, l2, l))
@@ -148,10 +141,7 @@ def _ratio(above: Sequence[int], below: Sequence[int]) -> float:
 
 
 def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
-    """Couple each pair of shells to total degrees L = |l1-l2| .. l1+l2.
-
-    Args:
-        blocks: (..., B, B) blocks.
+    """Couple the shells of blocks (..., B, B) to total degrees L = |l1-l2| .. l1+l2.
 
     Returns:
         for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1), of parity (-1)^(l1+l2).
@@ -167,14 +157,7 @@ def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
 
 
 def blocks_from_irreps(irreps: Irreps, template: ShellTemplate) -> Array:
-    """Expand coupled coefficients into blocks: the inverse of `irreps_from_blocks`.
-
-    Args:
-        irreps: for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1).
-
-    Returns:
-        (..., B, B) blocks.
-    """
+    """Expand coupled coefficients into blocks (..., B, B): the inverse of `irreps_from_blocks`."""
     leading = next(iter(irreps.values())).shape[:-3]
     blocks = np.zeros((*leading, template.size, template.size))
     for l1, l2 in _shell_pairs(template):

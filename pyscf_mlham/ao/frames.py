@@ -20,16 +20,10 @@ IntArray = NDArray[np.int64]
 
 
 def frames_from_vectors(vectors: Array) -> Array:
-    """Proper rotations R that bring each vector onto +z: ``R v = |v| z``.
+    """Proper rotations R (..., 3, 3) that bring each non-zero vector (..., 3) onto +z: ``R v = |v| z``.
 
     The rotation about the vector itself is a free choice, made without branches except for the sign of v_z;
     nothing that is equivariant under rotations about z depends on it.
-
-    Args:
-        vectors: (..., 3), all non-zero.
-
-    Returns:
-        (..., 3, 3) rotation matrices.
     """
     z = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     # Duff et al., "Building an orthonormal basis, revisited" (2017)
@@ -72,22 +66,14 @@ FLIP = np.diag([1.0, -1.0, -1.0])  # rotation by pi about x: from a pair's frame
 
 @cache
 def flipped_wigner(degree: int) -> Array:
-    """Signs that, times the rows of a pair's `wigner_from_frames`, give the opposite pair's.
-
-    Returns:
-        ((degree+1)^2,) of 1 and -1.
-    """
+    """Signs, ((degree+1)^2,), that times the rows of a pair's `wigner_from_frames` give the opposite pair's."""
     signs = np.concatenate([np.diag(wigner(l, FLIP)) for l in range(degree + 1)]).round()
     return np.asarray(signs[polar_order(degree)])
 
 
 @cache
 def flipped_block(template: ShellTemplate) -> Array:
-    """Signs that, times the transpose of a pair's local block, give the opposite pair's local block.
-
-    Returns:
-        (B, B) of 1 and -1.
-    """
+    """Signs, (B, B), that times the transpose of a pair's local block give the opposite pair's."""
     parts = [np.tile(np.diag(wigner(l, FLIP)), count) for l, count in enumerate(template.counts)]
     signs = np.concatenate(parts).round()
     return np.outer(signs, signs)

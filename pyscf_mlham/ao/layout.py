@@ -39,14 +39,7 @@ def irreps_from_pyscf(l: int) -> tuple[int, ...]:
 
 
 def solid_harmonics(l: int, points: Array) -> Array:
-    """Real solid harmonics of degree l, normalised as PySCF's AOs.
-
-    Args:
-        points: (..., 3) positions, any unit.
-
-    Returns:
-        (..., 2l+1) values in irreps order.
-    """
+    """Real solid harmonics of degree l at points (..., 3), normalised as PySCF's AOs: (..., 2l+1) in irreps order."""
     x, y, z = np.moveaxis(np.asarray(points, dtype=np.float64), -1, 0)
     values = np.zeros((*x.shape, 2 * l + 1))
     for m in range(l + 1):
@@ -89,10 +82,7 @@ def _sample_points(l: int) -> tuple[Array, Array]:
 
 
 def wigner(l: int, rotations: Array) -> Array:
-    """Matrices D with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations alike.
-
-    Args:
-        rotations: (..., 3, 3) orthogonal matrices.
+    """Matrices D with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations Q (..., 3, 3) alike.
 
     Returns:
         (..., 2l+1, 2l+1) orthogonal matrices in irreps order.
@@ -153,11 +143,7 @@ class OrbitalLayout:
 
     @classmethod
     def from_mol(cls, mol: gto.Mole) -> OrbitalLayout:
-        """Read the layout of a built molecule from its shell table.
-
-        Args:
-            mol: molecule, spherical or cartesian, any contraction.
-        """
+        """Read the layout of a built molecule, spherical or cartesian, from its shell table."""
         atoms: list[int] = []
         degrees: list[int] = []
         splits: list[Array] = []
@@ -206,11 +192,7 @@ class OrbitalLayout:
         return np.asarray(self.transform.T @ matrix @ self.transform)
 
     def ao_from_irreps(self, matrix: Array) -> Array:
-        """Bring operator matrix elements from irreps order into PySCF's AO order: the exact inverse.
-
-        Args:
-            matrix: (..., n_ao, n_ao) matrix elements in irreps order.
-        """
+        """Bring matrix elements from irreps order into PySCF's AO order: the inverse of `irreps_from_ao`."""
         if self.transform is None:
             inverse = np.argsort(self.order)
             return matrix[..., inverse[:, None], inverse]
@@ -218,13 +200,10 @@ class OrbitalLayout:
         return np.asarray(back.T @ matrix @ back)
 
     def rotation(self, orthogonal: Array) -> Array:
-        """Block-diagonal matrix D in irreps order: ``O' = D O D^T`` when every position becomes Q r.
+        """Block-diagonal matrix D (n_ao, n_ao) in irreps order: ``O' = D O D^T`` when every position becomes Q r.
 
         Args:
             orthogonal: (3, 3) orthogonal matrix Q, proper or improper.
-
-        Returns:
-            (n_ao, n_ao) orthogonal matrix.
         """
         whole = np.zeros((self.n_ao, self.n_ao))
         for rows, block in self._rotations(orthogonal):
@@ -232,12 +211,7 @@ class OrbitalLayout:
         return whole
 
     def rotated(self, matrix: Array, orthogonal: Array) -> Array:
-        """Return D O D^T with the matrix D of `rotation`, block by block.
-
-        Args:
-            matrix: (..., n_ao, n_ao) O in irreps order.
-            orthogonal: (3, 3) Q.
-        """
+        """Return D O D^T of a matrix O (..., n_ao, n_ao), block by block, with the D of `rotation`."""
         turned, rotations = np.array(matrix), list(self._rotations(orthogonal))
         for _ in range(2):  # D (D O)^T is (D O D^T)^T
             for rows, block in rotations:
@@ -260,13 +234,13 @@ class OrbitalLayout:
         return ShellTemplate(tuple(int(n) for n in counts.max(axis=0)))
 
     def slots(self, template: ShellTemplate) -> IntArray:
-        """Irreps-order component that fills each place of the template on each atom.
+        """Irreps-order component that fills each place of the template on each atom, -1 if the atom lacks the shell.
 
         Args:
             template: the padded shells of a block; must hold every atom's shells.
 
         Returns:
-            (n_atoms, template.size) indices, -1 if an atom lacks the shell.
+            (n_atoms, template.size) indices.
         """
         if self.template().union(template) != template:
             raise ValueError(

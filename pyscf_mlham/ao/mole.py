@@ -76,8 +76,7 @@ def has_core_potential(name: str, symbol: str) -> bool:
 def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
     """Return the effective core potentials that belong to basis sets, by element, for elements that have one.
 
-    Args:
-        basis: PySCF's basis argument; sets that are not given by name are skipped.
+    `basis` is PySCF's argument of that name; sets that are not given by name are skipped.
     """
     elements = set(symbols)
     names = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
@@ -87,9 +86,5 @@ def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
 
 @cache
 def element_shells(name: str, symbol: str) -> Any:
-    """Read a basis set, once: parsing its text file takes as long as the integrals of a small molecule.
-
-    Returns:
-        shells in the format of `gto.M`.
-    """
+    """Read a basis set, once: parsing its text file takes as long as the integrals of a small molecule."""
     return gto.format_basis({symbol: name})[symbol]

@@ -55,12 +55,11 @@ def precedes_opposite(keys: IntArray) -> NDArray[np.bool_]:
 
 
 def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np.inf) -> Graph:
-    """Connect every two atoms nearer than the cutoff.
+    """Connect every two atoms nearer than the cutoff, Bohr; an infinite one gives the complete graph.
 
     Args:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr.
-        cutoff: Bohr; infinite gives the complete graph.
     """
     check_finite(positions)
     vectors = positions[None, :] - positions[:, None]  # (N, N, 3)

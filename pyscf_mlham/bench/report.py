@@ -78,8 +78,7 @@ def page(
 ) -> str:
     """Return a page: a verdict, tables with or without SVG, plots, every run, and the protocol.
 
-    Args:
-        verdict: tone (good, bad or open), heading, text, and problems.
+    The verdict has a tone (good, bad or open), a heading, a text, and problems.
     """
     how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)

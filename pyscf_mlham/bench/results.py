@@ -228,10 +228,9 @@ class Folder:
             print_line(console, f"{text}guesses); they are kept in the tables.")
 
     def finish(self, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float) -> Results:
-        """Write results.json, remove the journal, and return the content.
+        """Write results.json, with runs in the order of their keys, remove the journal, and return the content.
 
         Args:
-            order: keys of the runs.
             names: names of the molecules by key, to which those of earlier commands give way.
         """
         rows = renamed(list(self.rows.values()), names)

@@ -64,8 +64,7 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
 def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[Example]:
     """Compute S and H0, and cut the matrices into blocks; an open shell makes two examples, one of each spin.
 
-    Args:
-        record: labelled molecule; an open shell only if the baseline depends on spin.
+    The baseline of an open shell must depend on spin.
     """
     try:
         return _examples(record, level, recipe)
@@ -105,11 +104,7 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
 
 
 def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
-    """Cut the label of one spin into blocks.
-
-    Args:
-        fock: (n, n) converged Fock matrix, or (N_k, n, n) of a crystal, Hartree.
-    """
+    """Cut the label of one spin into blocks; fock, h0: (n, n), or (N_k, n, n) of a crystal, Hartree."""
     cut, metric = inputs.cut, inputs.metric
     layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
     target = cut.blocks(dh)

@@ -65,8 +65,7 @@ def with_copies(
 ) -> Iterator[Molecule | DataError]:
     """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
 
-    Args:
-        memory: file of the thermal copies made so far, reused by a run that is resumed.
+    The file `memory` keeps the thermal copies made so far for a run that is resumed.
     """
     tasks: dict[str, Task] = {}
     for molecule in molecules:
@@ -122,10 +121,7 @@ def rattled(molecule: Molecule, copies: int, sigma: float, seed: int) -> Iterato
 def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> Iterator[Molecule]:
     """Displace along normal modes, by the distribution of nuclei in thermal equilibrium with zero-point motion.
 
-    The modes are those of HF/STO-3G at the given geometry.
-
-    Args:
-        temperature: Kelvin.
+    The modes are those of HF/STO-3G at the given geometry; temperature: Kelvin.
     """
     if len(molecule.numbers) < 2:
         return

@@ -114,8 +114,7 @@ def generate(
 ) -> dict[str, int]:
     """Label molecules, add them to a file, and report.
 
-    Returns:
-        numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
+    Returns numbers of molecules by `COUNTED`: "done" by earlier runs, "bad" for unreadable input.
     """
     counts = dict.fromkeys(COUNTED, 0)
     with ExitStack() as stack:
@@ -232,8 +231,7 @@ def _with_spins(record: Record) -> Record:
 def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
     """Write a copy of a file whose records hold their scc baseline; resumable.
 
-    Returns:
-        numbers of records: labelled, failed, done (by an earlier run).
+    Returns numbers of records: labelled, failed, done (by an earlier run).
     """
     if output.exists():
         raise DataError(f"{output} exists already; name another output file.")

@@ -129,10 +129,8 @@ def geometries_of(
     """Convert frames with their names, see `frames`; an unusable frame yields an error with its name.
 
     Charge and spin of a frame come from its comment line or info (charge; mult, multiplicity or spin), otherwise from
-    the arguments. Without either, a member of a collection has the spin of its magnetic moments.
-
-    Args:
-        default_mult: multiplicity without any other source, None for the lowest.
+    the arguments. Without either, a member of a collection has the spin of its magnetic moments, and any other frame
+    has `default_mult`, None for the lowest.
     """
     count = 0
     for index, (label, atoms) in enumerate(found):
@@ -230,11 +228,7 @@ class FrameError(ValueError):
 
 
 def frames(source: str) -> Iterator[tuple[str, Any]]:
-    """Return the name and ASE's atoms of every frame; an exception in place of an unreadable one.
-
-    Args:
-        source: file or collection, see `read_geometries`.
-    """
+    """Return the name and ASE's atoms of every frame of a file or collection; an exception for an unreadable one."""
     if source.startswith(COLLECTION):
         yield from _collection(source.removeprefix(COLLECTION))
     elif source.lower().endswith((".sdf", ".mol")):

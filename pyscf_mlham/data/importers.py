@@ -60,8 +60,7 @@ def import_records(
 ) -> Iterator[Record | DataError]:
     """Read a public set record by record; an unusable record yields an error with its name.
 
-    Args:
-        path: a QH9 database (.db) or its LMDB folder (.lmdb), an MD17 ASE database (.db) or archive (.npz).
+    It is a QH9 database (.db) or its LMDB folder (.lmdb), an MD17 ASE database (.db) or archive (.npz).
     """
     for raw in _read(reader_of(path), path):
         if isinstance(raw, DataError):

@@ -118,9 +118,7 @@ def _coarse_solution(mf: Any) -> Solution:
 def crystal_solution(mf: Any, solver: str) -> Solution:
     """Converge a crystal.
 
-    Args:
-        solver: "coarse" stops at the self-consistent field around one full build, without an energy; "twolevel" or
-            "scf" converges.
+    The solver "coarse" stops at the self-consistent field around one full build, without an energy.
     """
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
@@ -160,8 +158,7 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     """Create the mean-field object of a level of theory.
 
-    Args:
-        kind: one of `KINDS`; "auto" is restricted for closed shells and unrestricted for open ones.
+    The kind, one of `KINDS`, is "auto" for restricted closed shells and unrestricted open ones.
     """
     pure = level.xc.lower() == "hf"
     if kind == "auto":

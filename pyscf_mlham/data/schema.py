@@ -143,11 +143,7 @@ def _names(name: str) -> tuple[str, str]:
 
 
 def named_by_spin(name: str, matrix: Array) -> dict[str, Array]:
-    """Name matrices by spin: fock and fock_beta, fock_scc and fock_scc_beta; the first one alone for both spins.
-
-    Args:
-        matrix: (n, n), or (2, n, n) of alpha and beta electrons.
-    """
+    """Name a matrix (n, n), or (2, n, n) of alpha and beta electrons, by spin: fock and fock_beta."""
     return dict(zip(_names(name), matrix if matrix.ndim == 3 else [matrix], strict=False))
 
 
@@ -158,9 +154,6 @@ def has_spins(matrices: Iterable[str]) -> bool:
 
 class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
     """A file of labelled molecules, open for reading.
-
-    Args:
-        path: path of the file.
 
     Attributes:
         level: level of theory.
@@ -323,11 +316,9 @@ def write_file(
     attributes: Mapping[str, Any],
     failed: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Write records as one file, under a temporary name first.
+    """Write records, read once, as one file, under a temporary name first; an existing file is replaced.
 
     Args:
-        path: path of the file, replaced if it exists.
-        records: records, read once, one after the other.
         attributes: provenance to add, such as the PySCF version.
         failed: name and reason of molecules without a label, by their key.
     """

@@ -21,11 +21,7 @@ def atomic_factors(mf: Any) -> list[Array]:
 
 
 def atomic_factor(mol: gto.Mole) -> Array:
-    """Return L of superposed spherical neutral atoms, each projected on its own AOs: D = L L^T is block-diagonal.
-
-    Returns:
-        (n_ao, n_atomic_orbitals).
-    """
+    """Return L of superposed spherical neutral atoms, projected on their own AOs: D = L L^T is block-diagonal."""
     filled = [i for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()) if end > begin]
     real = {mol.atom_symbol(i): i for i in filled if not is_ghost(mol, i)}
     atoms = {symbol: _atom(mol, i) for symbol, i in real.items()}  # equal symbols have equal basis sets

@@ -24,8 +24,6 @@ def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, An
     """Return an auxiliary basis set for each element; PySCF's own choice if the level's lacks an element.
 
     Args:
-        mol: molecule.
-        level: level of approximation.
         exchange: whether exact exchange is fitted too.
     """
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}

@@ -27,20 +27,10 @@ SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
 
 
 class CoarseField(Field):
-    """A coarse approximation to the potential of a mean-field object.
-
-    Attributes:
-        name: name of the level.
-        tally: number of potentials built so far.
-    """
+    """A coarse approximation to the potential of a mean-field object."""
 
     def __init__(self, mf: Any, level: Level) -> None:
-        """Prepare integrals and grid.
-
-        Args:
-            mf: PySCF mean-field object of real orbitals; not changed.
-            level: level of approximation.
-        """
+        """Prepare integrals and grid for an object of real orbitals, which is not changed."""
         self.name, self.tally = level.name, Tally()
         self._constant: Array | float = 0.0
         self._xc = Functional(mf)
@@ -54,13 +44,9 @@ class CoarseField(Field):
         self._grid = GridXC.of_level(mf, self._xc, level, budget / 2) if self._xc.kind != "HF" else None
 
     def around(self, factors: Sequence[Array], v: Array) -> CoarseField:
-        """Return a field that is exact at one density: its potential plus the coarse change from it.
+        """Return a field that is exact at one density: its potential plus the coarse change from it; see `Field`.
 
         Coulomb and exchange are then computed for the change of density only, without loss of digits.
-
-        Args:
-            factors: L of that density, see `potential`.
-            v: full potential of that density, in the shape of `potential`; Hartree.
         """
         self.tally.builds += 1
         anchored = copy.copy(self)
@@ -81,14 +67,7 @@ class CoarseField(Field):
             self._grid.release()
 
     def potential(self, factors: Sequence[Array]) -> Array:
-        """Return Coulomb, exchange and exchange-correlation potential, the change from the reference if there is one.
-
-        Args:
-            factors: L with density matrix L L^T: one (n, k) for a closed shell, two for alpha and beta.
-
-        Returns:
-            (n, n), or (2, n, n) for two factors; Hartree.
-        """
+        """Return the potential of a density, and its change from the reference if there is one; see `Field`."""
         self.tally.builds += 1
         j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
         per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins

@@ -39,15 +39,6 @@ class FittedIntegrals:
     far = np.inf  # largest Schwarz bound of pairs that are left out, beside the level's; Hartree^1/2
 
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
-        """Compute the integrals.
-
-        Args:
-            mol: molecule.
-            basis: auxiliary basis set.
-            level: level of approximation.
-            omega: see `fitted`.
-            budget: see `fitted`.
-        """
         self.auxmol = df.make_auxmol(mol, loaded(basis))
         self.pairs = Pairs(mol, min(level.far, self.far))
         self._unpacked: list[Array] | None = None
@@ -85,29 +76,17 @@ class FittedIntegrals:
         return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked or ()) + self._stored.nbytes
 
     def charges(self, density: Array) -> Array:
-        """Return a density in the whitened auxiliary functions: sum_mn B_P,mn D_mn.
-
-        Args:
-            density: (n, n).
-        """
+        """Return a density (n, n) in the whitened auxiliary functions: sum_mn B_P,mn D_mn, (rank,)."""
         elements = self.pairs.elements(density, self._b.dtype)
         return np.concatenate(self._shared_out(lambda part: self._b[part] @ elements)).astype(float)
 
     def potential(self, charges: Array) -> Array:
-        """Return the potential of charges in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n).
-
-        Args:
-            charges: (rank,).
-        """
+        """Return the potential of charges (rank,) in the whitened auxiliary functions: sum_P B_P,mn q_P, (n, n)."""
         q = charges.astype(self._b.dtype)
         return self.pairs.matrix(np.sum(self._shared_out(lambda part: q[part] @ self._b[part]), axis=0))
 
     def interaction(self, others: gto.Mole) -> Array:
-        """Return the Coulomb interaction of the whitened auxiliary functions with other functions, (rank, n).
-
-        Args:
-            others: molecule with these functions as its basis set.
-        """
+        """Return the Coulomb interaction of the whitened auxiliary functions with a molecule's basis, (rank, n)."""
         return self._whitened(gto.mole.intor_cross("int2c2e", self.auxmol, others))
 
     def whitened_operator(self, matrix: Array) -> Array:
@@ -262,13 +241,10 @@ def _charges_of_atoms(mol: gto.Mole, auxmol: gto.Mole, omega: float, density: Ar
 
 
 def fit_overlapping(integrals: Any) -> None:
-    """Compute the integrals of PySCF's own density fitting for pairs of overlapping orbitals; the others are zero.
+    """Compute the integrals of `mf.with_df`, PySCF's own density fitting, for overlapping pairs; the others are zero.
 
     Half of the pairs overlap in a molecule of fifty atoms; PySCF computes all of them. Integrals that are computed
     already, or are to be in a file, are left to PySCF.
-
-    Args:
-        integrals: `with_df` of a mean-field object.
     """
     mol = integrals.mol
     if type(integrals) is not df.DF or integrals._cderi is not None or isinstance(integrals._cderi_to_save, str):
@@ -293,8 +269,6 @@ def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -
     """Fit the integrals of a mean-field object, or share those of another field of the same molecule.
 
     Args:
-        mf: PySCF mean-field object; not changed.
-        level: level of approximation.
         exchange: whether exact exchange is fitted too.
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
         budget: bytes of memory; larger integrals are stored in a file.
@@ -327,9 +301,5 @@ def _exchange_of_change(a: Array, b: Array, part: slice) -> Array:
 
 
 def density_of(factors: Sequence[Array]) -> Array:
-    """Return the density matrix, the sum of L L^T.
-
-    Args:
-        factors: L of each spin, or one of both; (n, k).
-    """
+    """Return the density matrix, the sum of L L^T; factors: L of each spin, or one of both, (n, k)."""
     return np.asarray(np.sum([factor @ factor.T for factor in factors], axis=0))

@@ -64,14 +64,7 @@ class GridOrbitals:
     """Values of the atomic orbitals on a grid, computed once."""
 
     def __init__(self, mol: gto.Mole, grids: dft.gen_grid.Grids, dtype: type, deriv: int) -> None:
-        """Sort the points of a grid.
-
-        Args:
-            mol: molecule.
-            grids: a grid with its points.
-            dtype: floating-point type of the values.
-            deriv: 0 for values, 1 for values and gradients.
-        """
+        """Sort the points of a built grid; deriv: 0 for values, 1 for values and gradients."""
         order = neighbours_first(grids.coords)
         self.weights, self._coords = grids.weights[order], grids.coords[order]
         self._mol, self.dtype, self._deriv = mol.copy(), dtype, deriv  # callers may move their molecules
@@ -90,11 +83,7 @@ class GridOrbitals:
         self._kept = []
 
     def blocks(self, budget: float) -> Iterator[list[Block]]:
-        """Yield several blocks of points at a time, and store their values as far as memory allows.
-
-        Args:
-            budget: largest number of bytes to store.
-        """
+        """Yield several blocks of points at a time, and store their values up to a number of bytes."""
         kept = list(self._kept)  # other threads may do the same: lists are only replaced as a whole
         size, number = sum(block.ao.nbytes for block in kept), -(-len(self.weights) // GRID_BLOCK)
         together = max(TOGETHER, LEAST * lib.num_threads())

@@ -24,21 +24,13 @@ class MovedResponse(Field):
     """A response level with integrals and kernel of another geometry.
 
     Attributes:
-        name: name of the level.
-        tally: number of responses computed so far.
         positions: (N, 3) of that geometry, Bohr.
     """
 
     name = ResponseField.name
 
     def __init__(self, response: ResponseField, positions: Array, inverse: Array) -> None:
-        """Keep a response level.
-
-        Args:
-            response: response level with a kernel.
-            positions: (N, 3) of its geometry, Bohr.
-            inverse: (n, n) coefficients of the Loewdin orbitals there over AOs.
-        """
+        """Keep a response level; inverse: (n, n) coefficients of the Loewdin orbitals of its geometry over AOs."""
         self.tally, self.positions = Tally(), positions
         self._response, self._inverse = response.without_object(), inverse
         self._carry = np.eye(len(inverse))

@@ -27,12 +27,7 @@ class Pairs:
     """
 
     def __init__(self, mol: gto.Mole, far: float) -> None:
-        """Find the pairs.
-
-        Args:
-            mol: molecule.
-            far: Schwarz bound below which a pair is left out, Hartree^1/2.
-        """
+        """Find the pairs with a Schwarz bound above `far`, Hartree^1/2."""
         overlap = overlapping(mol, far)
         self.both = m, n = np.nonzero(np.tril(overlap))
         place = np.empty(overlap.shape, dtype=int)

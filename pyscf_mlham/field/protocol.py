@@ -23,7 +23,6 @@ class Field(Protocol):
 
     Attributes:
         name: name of the level, such as "coarse" or "response".
-        tally: number of potentials built so far.
     """
 
     name: str

@@ -52,8 +52,6 @@ class ResponseField(Field):
     """Linear response of the potential of a mean-field object; a field only `around` a density.
 
     Attributes:
-        name: name of the level.
-        tally: number of responses computed so far.
         rough: whether the semilocal kernel is a rough one.
         is_portable: whether it can be separated from its object; not with a solvent.
     """
@@ -62,12 +60,7 @@ class ResponseField(Field):
     rough = False
 
     def __init__(self, mf: Any, level: Level = COARSE) -> None:
-        """Prepare integrals and kernel.
-
-        Args:
-            mf: PySCF mean-field object of real orbitals; not changed.
-            level: level whose fitting basis it uses.
-        """
+        """Prepare the response of an object of real orbitals, which is not changed, in the fitting basis of a level."""
         self.tally = Tally()
         xc, budget = Functional(mf), free_bytes(mf) / 2
         self._shares = [(omega, share) for omega, share in ((0.0, xc.hyb), (xc.omega, xc.long_range)) if share]
@@ -86,10 +79,9 @@ class ResponseField(Field):
         self._constant: Array | float = 0.0
 
     def with_kernel(self, factors: Sequence[Array], rough: bool = False) -> ResponseField:
-        """Return the same field with the semilocal kernel of a density.
+        """Return the same field with the semilocal kernel of a density, the sum of L L^T.
 
         Args:
-            factors: L, where the sum of L L^T is the density.
             rough: use the local density approximation, at a third of the cost, which is sufficient for a first guess.
         """
         other = copy.copy(self)

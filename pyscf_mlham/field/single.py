@@ -37,20 +37,14 @@ def is_local(mf: Any) -> bool:
 
 
 class SingleField(Field):
-    """The potential of a density-fitted object, without non-local correlation and solvent.
-
-    Attributes:
-        name: name of the level.
-        tally: number of potentials built so far.
-    """
+    """The potential of a density-fitted object, without non-local correlation and solvent."""
 
     name = SINGLE.name
 
     def __init__(self, mf: Any, coarse: Level = COARSE) -> None:
-        """Prepare a field.
+        """Prepare the field of an object with fitted Coulomb and exchange matrices; its grid is built.
 
         Args:
-            mf: PySCF mean-field object with density-fitted Coulomb and exchange matrices; its grid is built.
             coarse: level whose orbital values are used if its grid is the object's.
         """
         self.tally, self._coarse = Tally(), coarse

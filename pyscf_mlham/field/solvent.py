@@ -26,12 +26,7 @@ class Reaction(Protocol):
 
 
 def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
-    """Return the reaction field of an object's solvent, None without a solvent or for a frozen one.
-
-    Args:
-        mf: PySCF mean-field object; not changed.
-        integrals: fitted Coulomb integrals of its molecule.
-    """
+    """Return the reaction field of an object's solvent, None without a solvent or for a frozen one."""
     solvent = getattr(mf, "with_solvent", None)
     if solvent is None or solvent.frozen:
         return None
@@ -53,12 +48,7 @@ class FittedReaction:
     """
 
     def __init__(self, solvent: Any, integrals: FittedIntegrals) -> None:
-        """Prepare the cavity.
-
-        Args:
-            solvent: PySCF's solvent object; owned by this one.
-            integrals: fitted Coulomb integrals.
-        """
+        """Prepare the cavity; PySCF's solvent object is owned by this one."""
         if not solvent._intermediates:
             solvent.build()
         self._integrals = integrals
@@ -88,11 +78,6 @@ class ExactReaction:
     """Any other solvent model, by PySCF's own integrals."""
 
     def __init__(self, solvent: Any) -> None:
-        """Wrap a solvent.
-
-        Args:
-            solvent: PySCF's solvent object; owned by this one.
-        """
         self._solvent = solvent
 
     def potential(self, density: Array) -> Array:

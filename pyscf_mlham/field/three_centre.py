@@ -23,10 +23,8 @@ def three_centre(
     """Compute (P|mn), those of a few shells at a time, on all threads.
 
     Args:
-        mol: molecule.
         auxmol: molecule with the auxiliary functions P.
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
-        pairs: pairs of overlapping orbitals, m >= n.
         use: called with integrals (n_aux, some pairs) and these pairs, once for each pair, in any order.
     """
     both, m, n = mol + auxmol, *pairs.both
@@ -51,12 +49,11 @@ def three_centre(
 
 
 def _groups(shells: list[slice], first: Array, most: float) -> Iterator[slice]:
-    """Yield runs of consecutive shells with a limited number of pairs, or of one shell.
+    """Yield runs of consecutive shells, each of one shell or of no more than `most` pairs.
 
     Args:
         shells: orbitals of each shell.
         first: first pair of each orbital, and the end.
-        most: largest number of pairs in a run.
     """
     begin = 0
     for end in range(1, len(shells) + 1):
@@ -74,13 +71,10 @@ def _computation(both: gto.Mole, end: int) -> Callable[..., Array]:
 
 
 def _fill(rows: list[Array], compute: Callable[..., Array], shell: int, near: Array) -> None:
-    """Set the integrals of a shell.
+    """Set the integrals of the orbitals m of a shell with those of the shells near to it.
 
     Args:
-        rows: where those of each orbital m go, (n_aux, n) with all n <= m that overlap with m.
-        compute: see `_computation`.
-        shell: number of the shell of m.
-        near: shells of n.
+        rows: for each m the array to fill, (n_aux, n) with all n <= m that overlap with m.
     """
     done = 0
     for run in np.split(near, np.flatnonzero(np.diff(near) > 1) + 1):

@@ -65,11 +65,7 @@ class Whitening:
 
 
 class AtomicWhitening:
-    """L^-1 of each atom's own block of a metric: a small matrix for each atom.
-
-    Attributes:
-        rank: see `Whitening`.
-    """
+    """L^-1 of each atom's own block of a metric: a small matrix for each atom; see `Whitening`."""
 
     def __init__(self, auxmol: gto.Mole, metric: Array) -> None:
         atoms = [slice(*ends) for ends in auxmol.aoslice_by_atom()[:, 2:] if ends[1] > ends[0]]

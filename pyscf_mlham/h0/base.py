@@ -28,9 +28,6 @@ def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
     Args:
         baseline: "sap", "minao" or "hcore" (nothing).
         xc: functional of the minao mean field, "hf" for Hartree-Fock; not used by the others.
-
-    Returns:
-        (n_ao, n_ao) Hartree, PySCF's AO order.
     """
     if baseline == "sap":
         return sap_potential(mol)
@@ -43,11 +40,7 @@ def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
 
 
 def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
-    """Return H0 of an isolated, non-relativistic molecule.
-
-    Args:
-        baseline: one of `BASELINES`.
-        xc: functional, "hf" for Hartree-Fock.
+    """Return H0 of an isolated, non-relativistic molecule; baseline: one of `BASELINES`.
 
     Returns:
         (n_ao, n_ao), or (2, n_ao, n_ao) of alpha and beta electrons for "scc" of an open shell; Hartree.

@@ -22,15 +22,9 @@ H0_LEVEL = Level(
 def minao_potential(mol: gto.Mole, xc: str) -> Array:
     """Return the mean field of PySCF's minao density in a coarse field, at the cost of a sixth of a Fock build.
 
-    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Without
-    enough memory for fitted integrals, Coulomb and exchange are PySCF's own, at the cost of a Fock build.
-
-    Args:
-        mol: molecule; its charge and spin have no influence, as the density is that of neutral atoms.
-        xc: functional, "hf" for Hartree-Fock.
-
-    Returns:
-        (n_ao, n_ao) Hartree, PySCF's AO order.
+    It is within 2e-5 Ha of the exact one on average in Loewdin orbitals (drug-like molecules, B3LYP/def2-SVP). Charge
+    and spin have no influence, as the density is that of neutral atoms. Without enough memory for fitted integrals,
+    Coulomb and exchange are PySCF's own, at the cost of a Fock build.
     """
     mf: Any = scf.hf.RHF(mol) if xc.lower() == "hf" else dft.rks.RKS(mol, xc=xc)
     mf.verbose = 0

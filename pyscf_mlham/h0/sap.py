@@ -22,13 +22,7 @@ def sap_potential(mol: gto.Mole) -> Array:
 
     Analytic, without grid noise; exactly equivariant. Lehtola, J. Chem. Theory Comput. 15, 1593 (2019);
     Lehtola, Visscher, Engel, J. Chem. Phys. 152, 144105 (2020). Atoms are summed in batches, so that
-    memory stays at `BATCH_BYTES` for any size of the molecule.
-
-    Args:
-        mol: molecule without effective core potentials; ghost atoms contribute nothing.
-
-    Returns:
-        (n_ao, n_ao) Hartree, PySCF's AO order.
+    memory stays at `BATCH_BYTES` for any size of the molecule. Ghost atoms contribute nothing.
     """
     if mol.has_ecp():
         raise ValueError(

@@ -51,7 +51,6 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
     """Return the self-consistent baseline of a problem's mean-field object; `point.fock` is F_0.
 
     Args:
-        problem: SCF problem; its object is not changed.
         fields: coarse field of the object and its response, made by default.
     """
     mf, factors = problem.mf, atomic_factors(problem.mf)
@@ -68,11 +67,7 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
 
 
 def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:
-    """Return the density matrix of the scc baseline, and its Fock builds.
-
-    Raises:
-        OutOfDomainError: with the reason if the baseline is not applicable.
-    """
+    """Return the density matrix of the scc baseline, and its builds; raise OutOfDomainError if it is not applicable."""
     start = time.perf_counter()
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)

@@ -65,14 +65,7 @@ class Inputs(NamedTuple):
 
 
 class NetworkModel:
-    """dH of a trained network.
-
-    Attributes:
-        config: domain, native basis, functional and H0.
-        network: the torch module.
-        exact: False; its predictions are checked.
-        restricted: whether its H0, and so its prediction, is the same for both spins.
-    """
+    """dH of a trained network; it is restricted, one matrix for both spins, if its H0 is."""
 
     exact = False
 
@@ -102,13 +95,7 @@ class NetworkModel:
         return mol if is_periodic(mol) else native_mol(mol, self.config.basis)
 
     def correction(self, native: gto.Mole, h0: Array, kpts: Array | None = None) -> Array:
-        """Return dH = F - H0 in the shape of H0, PySCF's AO order, Hartree.
-
-        Args:
-            h0: the model's baseline, (n, n), or (2, n, n) of alpha and beta electrons; of a cell (N_k, n, n) or (2,
-                N_k, n, n); Hartree.
-            kpts: (N_k, 3) of a cell, 1/Bohr.
-        """
+        """Return dH = F - H0 in the shape of H0, see `Inputs.from_mol`; PySCF's AO order, Hartree."""
         import torch
 
         from pyscf_mlham.nn.batch import batch_from_samples

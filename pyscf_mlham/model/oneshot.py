@@ -68,8 +68,7 @@ class _OneShotSCF(Decoration):
     def kernel(self: Any, *_: Any, **__: Any) -> float:
         """Predict the Fock matrix and diagonalise it; an initial density is not used.
 
-        Returns:
-            e_tot, which is not a number: `energy_tot` returns the energy of the predicted density.
+        The returned e_tot is not a number: `energy_tot` returns the energy of the predicted density.
         """
         self.build()
         prediction = predict(self, registered_model(self.model, self))

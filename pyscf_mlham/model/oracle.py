@@ -30,13 +30,7 @@ SAME_GEOMETRY = 1e-6  # Bohr
 
 
 class OracleModel:
-    """dH = F - H0 of one converged calculation.
-
-    Attributes:
-        config: domain and baseline; its only geometry is that of the calculation.
-        exact: True.
-        restricted: whether the calculation had one matrix for both spins.
-    """
+    """dH = F - H0 of one converged calculation; it is restricted if that had one matrix for both spins."""
 
     exact = True
 

@@ -47,11 +47,7 @@ class Traces(NamedTuple):
 
 
 class Coupling(nn.Module):
-    """Onsite blocks <-> irreps: an orthogonal change of basis.
-
-    Attributes:
-        degrees: (l, parity is natural) of each group of channels, with its number of channels.
-    """
+    """Onsite blocks <-> irreps, grouped by (l, parity is natural): an orthogonal change of basis."""
 
     matrix: Tensor
 

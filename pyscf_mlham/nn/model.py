@@ -33,12 +33,6 @@ class HamiltonianModel(nn.Module):
     """Backbone, optional wrapper of its features, block head and optional refiner of the head's blocks.
 
     The head adds the electrostatic potential of the charges that neighbouring atoms exchange.
-
-    Args:
-        backbone: network from molecules to features.
-        elements: atomic numbers, sorted.
-        wrapper: enriches the backbone's features.
-        refiner: corrects the head's blocks.
     """
 
     index: Tensor
@@ -67,13 +61,10 @@ class HamiltonianModel(nn.Module):
         return self._predicted(batch, self.index[batch.numbers], None)[0]
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
-        """Predict blocks and the traces that only the loss needs.
+        """Predict blocks and, with a wrapper, the traces that only the loss needs.
 
         Args:
             rotation: orientation of the molecules in the refiner, if there is one.
-
-        Returns:
-            blocks, and the traces of a wrapped backbone, else None.
         """
         species = self.index[batch.numbers]
         output, features, invariants = self._predicted(batch, species, rotation)
@@ -117,27 +108,18 @@ class HamiltonianModel(nn.Module):
 
 
 def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:
-    """Sum the charge that each atom takes from its neighbours; every fragment keeps its total charge.
+    """Sum the charge that each atom takes from its neighbours, (N,) e; every fragment keeps its total charge.
 
     Args:
         moved: (2P,) charge that the first atom of each directed pair takes from the second, e.
-
-    Returns:
-        (N,) e.
     """
     return moved.new_zeros(n_atoms).index_add(0, directed.first, moved).index_add(0, directed.second, -moved)
 
 
 def coulomb_potential(charges: Tensor, batch: Batch) -> Tensor:
-    """Potential energy of an electron at each atom in the field of the others' charges, without a cutoff.
+    """Potential energy of an electron at each atom in the field of the others' charges (N,), without a cutoff; Hartree.
 
     It is zero in cells, whose lattice sum would be needed: H0 has the electrostatics.
-
-    Args:
-        charges: (N,) e.
-
-    Returns:
-        (N,) Hartree.
     """
     r = batch.positions[:, None] - batch.positions[None]
     kernel = torch.rsqrt(r.square().sum(-1) + SOFTENING**2)
@@ -240,11 +222,7 @@ def options_of(architecture: str, options: Mapping[str, Any]) -> BackboneOptions
 
 
 def part_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Describe a wrapper or a refiner with all its sizes, for `build`; an unknown key is an error.
-
-    Args:
-        name: one of `WRAPPERS` or `REFINERS`, or "none".
-    """
+    """Describe a wrapper or refiner with all its sizes, for `build`; None for "none". An unknown key is an error."""
     if name == "none":
         if options:
             raise ModelError(f"there are {kind}_options but no {kind}; name one, or leave them out.")
@@ -268,9 +246,7 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
     """Build the network that a model's config describes, with random weights.
 
-    Args:
-        config: config of the model; its options are the template of a block, the sizes of the network and, if any,
-            of its wrapper and its refiner.
+    Its options are the template of a block, the sizes of the network and, if any, of its wrapper and its refiner.
     """
     options, parts = config.options, ("wrapper", "refiner")
     if missing := {"template", "network"} - set(options):

@@ -45,11 +45,7 @@ def random_orthogonal(seed: Sequence[int]) -> Array:
 
 
 def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
-    """Rotate molecules and their inputs; the pairs' frames rotate with them.
-
-    Args:
-        rotation: proper rotation; frames are right-handed.
-    """
+    """Rotate molecules and their inputs by a proper rotation; the pairs' frames rotate with them."""
     Q, D, B = rotation.to(batch.wigner_d)
     return batch._replace(
         positions=batch.positions @ Q.T, wigner_d=batch.wigner_d @ D.T, onsite=B @ batch.onsite @ B.transpose(0, 1)
@@ -57,10 +53,7 @@ def rotated_batch(batch: Batch, rotation: Rotation) -> Batch:
 
 
 def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple[Batch, Tensor]:
-    """Rotate the frame of each pair about the pair's axis: another choice of frames.
-
-    Args:
-        angles: (P,) radians.
+    """Rotate the frame of each pair about the pair's axis by angles (P,), radians: another choice of frames.
 
     Returns:
         molecules, and the matrices T (P, B, B) from the old frames to the new: T block T^T.
@@ -77,11 +70,7 @@ def twisted_batch(batch: Batch, angles: Array, template: ShellTemplate) -> tuple
 
 
 def block_rotations(wigner_d: Tensor, template: ShellTemplate) -> Tensor:
-    """Return the Wigner D matrices of a block's orbitals, (P, B, B): global frame -> pairs' frames.
-
-    Args:
-        wigner_d: (P, (L+1)^2, (L+1)^2), rows in polar order.
-    """
+    """Return the Wigner D matrices of a block's orbitals, (P, B, B), from those of `wigner_from_frames`."""
     degree = round(wigner_d.shape[1] ** 0.5) - 1
     sorted_rows = np.argsort(polar_order(degree))
     component = np.concatenate([np.tile(np.arange(l * l, (l + 1) ** 2), n) for l, n in enumerate(template.counts)])

@@ -59,15 +59,10 @@ def components_from_atoms(
 def atoms_from_components(
     components: Components, wigner_d: Tensor, degree: int, largest_m: int, *, pseudo: bool = False
 ) -> Tensor:
-    """Rotate m-components back into irreps at an atom: the transpose of `components_from_atoms`.
+    """Rotate m-components back into irreps (P, (degree+1)^2, C) at an atom: the transpose of `components_from_atoms`.
 
     Args:
-        components: widths (degree + 1 - m) C.
-        wigner_d: (P, (degree+1)^2, (degree+1)^2).
         pseudo: make irreps whose parity is -(-1)^l, from Im z_0 and i z_m; without it Im z_0 is not read.
-
-    Returns:
-        (P, (degree+1)^2, C).
     """
     n_pairs = len(wigner_d)
     first, others = components[1 if pseudo else 0], components[2:]
@@ -118,14 +113,11 @@ class Linear(nn.Module):
 
 
 class CircleProduct(nn.Module):
-    """Channel-wise product of two features, m_out = |m_a +- m_b|: the SO(2) tensor product.
+    """Channel-wise product of two features, m_out = |m_a +- m_b| up to a degree: the SO(2) tensor product.
 
     Re z_0 and z_1, z_2 ... are the Fourier coefficients of a function on the circle; functions are multiplied at
     as many points as make the product's coefficients exact. Im z_0 is no such coefficient: it is made of
     Im(conj(z_a) z_b), and multiplies i z_b.
-
-    Args:
-        degree: largest m, of the factors and of the product.
     """
 
     values: Tensor
@@ -143,12 +135,7 @@ class CircleProduct(nn.Module):
         self.register_buffer("coefficients", values.T.contiguous() / points, persistent=False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Multiply.
-
-        Args:
-            a: (P, rows, C).
-            b: (P, rows, C).
-        """
+        """Multiply a and b, both (P, rows, C)."""
         product = self.coefficients @ ((self.values @ a) * (self.values @ b))  # (P, rows, C)
         (a_re, a_im), (b_re, b_im) = (z.unflatten(1, (-1, 2)).unbind(2) for z in (a, b))  # (P, M + 1, C)
         twist = a_im[:, :1]

@@ -16,11 +16,7 @@ class FockCounter:
 
 @contextmanager
 def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
-    """Count the Fock builds of a mean-field object inside the block, those of a second-order solver's inner object too.
-
-    Args:
-        mf: PySCF mean-field object; unchanged after the block.
-    """
+    """Count the Fock builds of an object inside the block, those of a second-order solver's inner object too."""
     counter = FockCounter()
     watched = [mf, *([mf._scf] if hasattr(mf, "_scf") else [])]
     own = [vars(owner).get("get_veff") for owner in watched]  # an override by the user, or None

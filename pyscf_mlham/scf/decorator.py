@@ -111,8 +111,7 @@ def _copy_of(helper: Any) -> Any:
 def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords of `scf` equivalent to a call of the object's own `kernel`.
 
-    Args:
-        mf: PySCF mean-field object; the kernel of a second-order one takes orbitals before the density matrix.
+    That of a second-order object takes orbitals before the density matrix.
     """
     names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)
     if len(args) > len(names):

@@ -76,12 +76,9 @@ class Problem(NamedTuple):
         return now()[1] - self.clock[1]
 
     def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
-        """F = h + V in the object's shape; with `cycle` and `diis`, shifted and extrapolated as PySCF would.
+        """F = h + V in the object's shape, of a potential and its density.
 
-        Args:
-            v: effective potential, Hartree.
-            density: the density matrix of that potential.
-            extrapolation: `cycle` and `diis`, as PySCF's get_fock takes them.
+        With `cycle` and `diis`, as PySCF's get_fock takes them, it is shifted and extrapolated as PySCF would.
         """
         # not mf.get_fock: for a solvated object it would build the full field to obtain the solvent's potential
         kind = rohf if self.mf.istype("ROHF") else uhf if self.mf.istype("UHF") else hf
@@ -109,10 +106,9 @@ class Problem(NamedTuple):
         return orbitals._replace(occ=occ)
 
     def filled_from_below(self, orbitals: Orbitals) -> bool:
-        """Whether the object's electrons occupy the lowest orbitals, as at the end of PySCF's SCF.
+        """Whether the object's electrons occupy the lowest of canonical orbitals, as at the end of PySCF's SCF.
 
-        Args:
-            orbitals: canonical in their own field. The energies of ROHF orbitals are ambiguous: True for all of them.
+        The energies of ROHF orbitals are ambiguous: True for all of them.
         """
         if self.mf.istype("ROHF"):
             return True
@@ -120,14 +116,10 @@ class Problem(NamedTuple):
             return np.array_equal(self.mf.get_occ(orbitals.energy, orbitals.coeff), orbitals.occ)
 
     def would_be_refilled(self, orbitals: Orbitals, fock: Array) -> bool:
-        """Whether the next cycle of plain ROHF would move electrons to other orbitals.
+        """Whether the next cycle of plain ROHF, with this Fock matrix, would move electrons to other orbitals.
 
         The energies of canonical ROHF orbitals are ambiguous: closed, open and empty ones are each sorted separately.
         A solution may therefore not be filled from below; plain SCF leaves it, second-order solvers do not.
-
-        Args:
-            orbitals: ROHF orbitals.
-            fock: Fock matrix of their density, in the object's shape, Hartree.
         """
         here, there = (density_from_orbitals(self.mf, each) @ self.overlap for each in (orbitals, self.orbitals(fock)))
         moved = float(np.einsum("spp->", here) - np.einsum("spq,sqp->", here, there))
@@ -183,9 +175,7 @@ class Problem(NamedTuple):
     def error(self, v: Array, factors: Sequence[Array]) -> Array:
         """Return FDS - SDF in orthonormal orbitals, of each spin; the sum of both if they share their orbitals.
 
-        Args:
-            v: effective potential, Hartree.
-            factors: L with D = L L^T; their products are far smaller than those of D.
+        Products of the factors L, D = L L^T, are far smaller than those of D.
         """
         spins = zip(v if np.ndim(v) == 3 else [v], factors, strict=True)
         half = [(self.x.T @ ((self.hcore + v) @ l)) @ ((l.T @ self.overlap) @ self.x) for v, l in spins]
@@ -193,11 +183,7 @@ class Problem(NamedTuple):
         return errors.sum(axis=0) if self.mf.istype("ROHF") else errors
 
     def gradient(self, orbitals: Orbitals, fock: Array) -> float:
-        """Return the norm of the orbital gradient, as PySCF measures it.
-
-        Args:
-            fock: Fock matrix in the object's shape, Hartree.
-        """
+        """Return the norm of the orbital gradient, as PySCF measures it; Hartree."""
         gradient = self.mf.get_grad(orbitals.coeff, orbitals.occ, fock)
         norm = float(np.linalg.norm(gradient))
         return norm if hf.TIGHT_GRAD_CONV_TOL else norm / float(np.sqrt(gradient.size))

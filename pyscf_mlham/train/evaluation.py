@@ -28,10 +28,9 @@ from pyscf_mlham.train.preparation import recipe_of
 
 
 def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesses: str, console: Console) -> None:
-    """Print the metrics of a trained model on a file of labelled molecules, and SCF cycles from several guesses.
+    """Print the metrics of a trained model on labelled molecules, and SCF cycles from several guesses.
 
-    Args:
-        guesses: PySCF's names, and "ml" for the model, separated by commas.
+    `guesses` are PySCF's names, and "ml" for the model, separated by commas.
     """
     model = load(name)
     if not isinstance(model, NetworkModel):
@@ -98,8 +97,7 @@ def print_classes(
 ) -> None:
     """Print mean errors of closed shells, ions and radicals, and of the molecules with each element.
 
-    Args:
-        sources: files of crystals, which are their classes.
+    Crystals have their sources as classes.
     """
     classes: dict[str, list[Metrics]] = {}
     for number, (each, sample) in enumerate(zip(found, samples, strict=True)):

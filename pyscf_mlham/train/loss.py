@@ -151,12 +151,7 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
 
 
 def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
-    """Assemble blocks into the matrix at each k point, in irreps order: (M, n+1, n+1), padded.
-
-    Args:
-        onsite: (N, B, B).
-        pair: (P, B, B) in the pairs' frames.
-    """
+    """Assemble blocks, those of pairs in their frames, into the padded matrix at each k point, (M, n+1, n+1)."""
     size = targets.occupied.shape[1]
     R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
@@ -174,11 +169,7 @@ def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template
 
 
 def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:
-    """Return tr(Q Q^T), the sum of squares, of each pair of shells of every block, (..., S, S).
-
-    Args:
-        pair: (P, B, B), in any frame.
-    """
+    """Return tr(Q Q^T), the sum of squares, of each pair of shells of every block, in any frame: (..., S, S)."""
     shell = torch.from_numpy(shells_of_components(template)).to(onsite.device)
     members = torch.nn.functional.one_hot(shell).to(onsite.dtype)  # (B, S)
     return Traces(*(members.T @ blocks.square() @ members for blocks in (onsite, pair)))
@@ -203,13 +194,10 @@ def _per_molecule(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets) 
 
 
 def total(found: Errors, weights: LossConfig, traces: Tensor | None = None) -> Tensor:
-    """Return the loss of each molecule, (molecules,).
+    """Return the loss of each molecule, (molecules,); traces: result of `trace_error`.
 
     The error of the traces is scaled to a fixed share of the molecule's loss, so that only the direction of its
     gradient matters.
-
-    Args:
-        traces: (molecules,) result of `trace_error`.
     """
     loss = weights.absolute * found.absolute + weights.spectral * found.spectral + weights.density * found.density
     if traces is None:

@@ -72,11 +72,7 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
 
 
 def metrics(error: np.ndarray, example: Example) -> Metrics:
-    """Return the metrics of one finite prediction, of a crystal means over its k points.
-
-    Args:
-        error: (N_k, n, n) predicted minus converged Fock matrix in Loewdin orbitals, irreps order, Hartree.
-    """
+    """Return the metrics of one finite prediction, see `judged`; of a crystal means over its k points."""
     kind = np.complex128 if np.iscomplexobj(example.orbitals) else np.float64
     half, V = example.half.astype(kind), example.orbitals.astype(kind)
     o, e = example.n_occupied, example.energies.astype(np.float64)

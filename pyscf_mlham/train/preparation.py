@@ -164,9 +164,6 @@ def choose(
 
     Args:
         started: elements of the model with the initial weights, which are kept.
-
-    Returns:
-        records of train and val, and the elements, sorted.
     """
     chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):

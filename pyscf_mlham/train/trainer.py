@@ -186,8 +186,7 @@ class Trainer:
     def validate(self, train_errors: np.ndarray) -> None:
         """Evaluate and log the averaged weights, and write them if they are the best so far.
 
-        Args:
-            train_errors: mean training errors since the last evaluation, (3,).
+        `train_errors` are mean training errors since the last evaluation, (3,).
         """
         skipped, self.skipped = self.skipped, 0
         suspects, self._suspects = list(self._suspects), {}

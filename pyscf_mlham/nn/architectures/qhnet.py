@@ -72,13 +72,7 @@ class TensorProduct(nn.Module):
             self.register_buffer(f"matrix_{l1}_{l2}", matrix, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Multiply.
-
-        Args:
-            x: (N, (degree+1)^2, C).
-            y: (N, (degree+1)^2, C).
-            weights: (N or 1, paths, C).
-        """
+        """Multiply x and y, both (N, (degree+1)^2, C), with weights (N or 1, paths, C)."""
         xs, ys = x.split(self.sizes, dim=1), y.split(self.sizes, dim=1)
         parts: list[list[Tensor]] = [[] for _ in self.sizes]
         path = 0

@@ -64,12 +64,7 @@ def silu_slope(x: Tensor) -> Tensor:
 
 
 class InvariantGradient(nn.Module):
-    """Invariants of features, and the features given by their gradient.
-
-    Args:
-        norm: norm of the features; the first row of these is invariant.
-        options: sizes.
-    """
+    """Invariants of features, whose first row is invariant, and the features given by their gradient."""
 
     def __init__(self, norm: GroupNorm, options: TraceGradOptions) -> None:
         super().__init__()
@@ -108,11 +103,7 @@ class InvariantGradient(nn.Module):
         return z, torch.cat([parts[0] + of_scalars[:, None], *parts[1:]], dim=1)
 
     def quadratic(self, x: Tensor) -> Tensor:
-        """Scalars, and mean products of two mixtures of channels within each group: (N, C + groups * products).
-
-        Args:
-            x: (N, rows, C).
-        """
+        """Scalars of x (N, rows, C), and mean products of two mixtures of channels: (N, C + groups * products)."""
         parts = zip(x.split(self.sizes, dim=1), self.left, self.right, strict=True)
         return torch.cat([x[:, 0], *(((part @ a) * (part @ b)).mean(1) for part, a, b in parts)], dim=-1)
 

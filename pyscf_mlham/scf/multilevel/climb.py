@@ -24,8 +24,6 @@ def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float,
     """Converge the full level with cheaper ones below it; by second-order steps if DIIS on them makes no progress.
 
     Args:
-        full: the full level.
-        ladder: the cheaper levels.
         orbitals: orbitals of the first full build.
         tolerance: orbital gradient of the cheaper levels' last solution, Hartree.
         close: whether the orbitals are near a known solution.

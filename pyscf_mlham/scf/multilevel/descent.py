@@ -73,7 +73,6 @@ def descended(level: Descendable, surface: Surface, tolerance: float, steps: int
     """Minimise the energy of a level by second-order steps.
 
     Args:
-        level: the level.
         surface: of the starting point.
         tolerance: orbital gradient, Hartree.
         steps: largest number of builds.
@@ -106,7 +105,6 @@ def quartic_minimum(expected: float, change: float, length: float) -> float:
     Args:
         expected: a x^2 at a length x, Hartree, below zero.
         change: a x^2 + b x^4 there, above `expected`.
-        length: x.
     """
     return length * float(np.sqrt(expected / (2 * (expected - change))))
 
@@ -121,7 +119,6 @@ class Surface:
     """The energy to second order in rotations of a point's orbitals.
 
     Attributes:
-        point: the point.
         gradient: of the energy by all angles, Hartree.
         diagonal: of the Hessian without the response, Hartree.
         response: field of the same gradient and Hessian, exact at the point.
@@ -133,8 +130,7 @@ class Surface:
         """Set up the derivatives.
 
         Args:
-            point: a point with orbitals.
-            response: response of its level, of any kernel.
+            response: response of the point's level, of any kernel.
             seen: curvature that the response lacks.
             finer: field that tests the lowest curvatures.
         """
@@ -264,12 +260,7 @@ class Surface:
 
 
 class Spin:
-    """Orbitals of one spin, or of both.
-
-    Attributes:
-        filling: electrons in an occupied orbital.
-        occupied, virtual: orbitals (n_ao, ...).
-    """
+    """Orbitals of one spin, or of both, with a number of electrons in each occupied one, the filling."""
 
     def __init__(self, coeff: Array, occ: Array) -> None:
         self._coeff, self._filled = coeff, occ > OCCUPIED
@@ -289,13 +280,7 @@ class Spin:
 
 
 def lowest_within(slope: Array, matrix: Array, radius: float) -> tuple[Array, float]:
-    """Return y of the lowest g y + y A y / 2 with |y| <= radius, and the shift s with (A + s) y = -g.
-
-    Args:
-        slope: g.
-        matrix: A, symmetric.
-        radius: largest length of y.
-    """
+    """Return y of the lowest g y + y A y / 2 with |y| <= radius, and the shift s with (A + s) y = -g."""
     values, vectors = np.linalg.eigh(matrix)
     along = vectors.T @ slope
 

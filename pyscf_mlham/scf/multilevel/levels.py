@@ -31,12 +31,7 @@ NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbi
 
 
 class CheapLevel:
-    """A cheap field, solved by DIIS or with the help of a cheaper one.
-
-    Attributes:
-        field: builds the potentials of this level.
-        share, trust: see `Level`.
-    """
+    """A cheap field, solved by DIIS or with the help of a cheaper one; see `Level`."""
 
     def __init__(self, problem: Problem, field: Field, trust: float | None = None) -> None:
         self._problem, self.field = problem, field
@@ -124,13 +119,12 @@ class Outcome(NamedTuple):
 
 
 class FullLevel:
-    """The mean-field object's own field, its convergence criteria, and the safeguards of the solver.
+    """The mean-field object's own field, its convergence criteria, and the safeguards of the solver; see `Level`.
 
     Attributes:
         builds: number of full Fock builds so far.
         fields: cheaper fields; they free memory for a full build.
         is_minimum: whether no rotation of the orbitals of a stationary point lowers its energy; False if unknown.
-        share, trust: see `Level`.
     """
 
     share, trust = 1.0, float("inf")
@@ -139,7 +133,6 @@ class FullLevel:
         """Set up the full level of an SCF.
 
         Args:
-            problem: the SCF problem to solve.
             start: density matrix of the initial guess.
             write: whether to write each full build to the checkpoint file.
             limit: largest number of full builds, max_cycle by default.

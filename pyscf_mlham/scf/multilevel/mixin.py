@@ -84,12 +84,8 @@ def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> fl
     """Converge a plain object by the multilevel SCF; it stays the plain object, with the results in it.
 
     Args:
-        mf: PySCF mean-field object.
         dm0: density matrix to start from; by default from existing orbitals, or init_guess.
         kwargs: arguments of PySCF's scf.
-
-    Returns:
-        total energy, Hartree.
     """
     plain = type(mf)
     lib.set_class(mf, (_MultilevelSCF, plain))
@@ -170,14 +166,11 @@ class _MultilevelSCF(Decoration):
             return super()._finalize()  # type: ignore[misc]
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
-        """Converge.
+        """Converge, and return the total energy, Hartree.
 
         Args:
             dm0: density matrix to start from; by default from existing orbitals, or init_guess.
             kwargs: passed to PySCF's SCF if that is used.
-
-        Returns:
-            total energy, Hartree.
         """
         self.coarse_cycles = self.full_builds = self.response_builds = self.single_builds = self._builds = 0
         self.plain_reason, self.energy_error = "", float("nan")
@@ -274,8 +267,6 @@ class _MultilevelSCF(Decoration):
         """Return the orbitals of the first full build.
 
         Args:
-            problem: SCF problem.
-            ladder: its cheaper fields.
             levels: those that improve a density that is not close.
             dm0: initial density matrix in the object's own shape.
             atoms: whether it consists of superposed atoms.
@@ -319,17 +310,12 @@ class _MultilevelSCF(Decoration):
         return float(self.e_tot)
 
     def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, given: Array | None, **kwargs: Any) -> float:
-        """Converge by plain SCF from the best density so far, or from the initial guess if that is the better start.
+        """Converge by plain SCF from the best density so far, or from the initial guess dm0 if that is a better start.
 
         If the former does not converge either, plain SCF starts from the initial guess, so that no calculation that
         PySCF converges is lost; not if the user has lowered max_cycle, or if track() does so itself. All together,
-        earlier tries included, there are up to twice max_cycle full builds.
-
-        Args:
-            problem: SCF problem.
-            outcome: result of the levels.
-            dm0: initial density matrix.
-            given: the user's density matrix, None for init_guess.
+        earlier tries included, there are up to twice max_cycle full builds. `given` is the user's density matrix, None
+        for init_guess.
         """
         self.plain_reason, builds = outcome.failure, self.full_builds
         best, continuation = outcome.best, "continues from the best density"
@@ -373,14 +359,9 @@ class _MultilevelSCF(Decoration):
 
 
 def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
-    """Return the solution of the cheapest level shifted to a point, or the point if there is no such level.
+    """Return the solution of the cheapest level shifted to a point of the full one; the point itself without one.
 
     DIIS would leave a point whose orbitals are not filled from below: it is returned too.
-
-    Args:
-        ladder: the levels.
-        last: point of the full level, of canonical orbitals.
-        tolerance: orbital gradient of the solution, Hartree.
     """
     assert last.orbitals is not None
     ladder.sharpen(last)

@@ -100,13 +100,7 @@ class Solution(NamedTuple):
 
 
 def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
-    """Converge the first of several levels to an orbital gradient.
-
-    Args:
-        levels: levels from the most expensive to the cheapest.
-        point: starting point, of the first level.
-        tolerance: orbital gradient, Hartree.
-    """
+    """Converge the first of several levels, the most expensive one, to an orbital gradient, Hartree."""
     level, *cheaper = levels
     course = Course(point)
     while not level.finished(course, tolerance):
@@ -136,10 +130,9 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:
-    """Return the last point with the potential that all points together expect at its density.
+    """Return the last point of a level with the potential that all its points together expect at its density.
 
     Args:
-        points: points of one level, the latest last.
         response: level that carries a potential from one density to another.
     """
     *earlier, last = points

@@ -38,11 +38,7 @@ STEPPED = 1e-5  # orbital gradient to which the response to a guess is solved, H
 
 
 def is_close(density: Array | None) -> bool:
-    """Whether a density is tagged as nearer to the solution than a coarse SCF's, with all its orbitals.
-
-    Args:
-        density: density matrix to start from, or None.
-    """
+    """Whether a density is tagged as nearer to the solution than a coarse SCF's, with all its orbitals."""
     coeff = getattr(density, "mo_coeff", None)
     return bool(getattr(density, "close", False)) and coeff is not None and coeff.shape[-1] == coeff.shape[-2]
 
@@ -52,9 +48,6 @@ def breaks_spin_symmetry(mf: Any) -> bool:
 
     Its default method deletes half of the beta density. That ruins good guesses, and rounding decides whether the SCF
     leaves the symmetric state (singlet O2 is 1.2 eV too high if it does not). Here the frontier orbitals are mixed.
-
-    Args:
-        mf: PySCF mean-field object.
     """
     key = mf.init_guess
     return spin_breaking(mf, mf.mol) in (1, "mix") and isinstance(key, str) and not key.lower().startswith("chk")
@@ -71,11 +64,8 @@ def first_orbitals(
     """Solve the SCF of the cheap levels, unless the initial density is as good as their solution.
 
     Args:
-        problem: SCF problem of the full field.
-        levels: levels cheaper than the full one.
-        density: initial density matrix in the object's own shape.
-        factors: L with D = L L^T.
-        breaking: whether to break the spin symmetry of the density.
+        density: initial density matrix in the object's own shape; factors: L with D = L L^T.
+        breaking: whether to break its spin symmetry.
     """
     point = problem.point(None, factors, density, levels[0].field.potential(factors))
     if breaking:
@@ -93,9 +83,6 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
     """Return orbitals whose full build is expected to meet the criteria, or the same if there is no field for it.
 
     Args:
-        problem: SCF problem of the full field.
-        ladder: its cheaper fields.
-        orbitals: orbitals to improve.
         density: initial density matrix, tagged with its expected error if that is known.
     """
     if not ladder.improving or getattr(density, "error", np.inf) < SURE * problem.aim:
@@ -112,7 +99,6 @@ def refining_field(mf: Any, own: bool = True) -> CoarseField | SingleField | Non
     """Return the field that refines a guess, see `stepped`; None if the solver of an accelerated object does so.
 
     Args:
-        mf: PySCF mean-field object.
         own: whether it is the object's own if that is density-fitted.
     """
     if hasattr(mf, "undo_accelerate"):
@@ -121,14 +107,7 @@ def refining_field(mf: Any, own: bool = True) -> CoarseField | SingleField | Non
 
 
 def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: ResponseField) -> Point:
-    """Build a field at the density of orbitals once, and solve its response.
-
-    Args:
-        problem: SCF problem.
-        orbitals: nearly converged orbitals.
-        field: a coarse field or the object's own.
-        response: its response, of any kernel.
-    """
+    """Build a field at the density of nearly converged orbitals once, and solve its response, of any kernel."""
     point = problem.point_of(orbitals, field)
     level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
     # the error of a coarse field is larger than what is left of the gradient
@@ -140,9 +119,6 @@ def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, dii
     """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them.
 
     Args:
-        levels: levels from the most expensive to the cheapest.
-        point: starting point, of the first level.
-        tolerance: orbital gradient, Hartree.
         diis: whether to try DIIS first; it fills the lowest orbitals.
     """
     response = levels[-1].field
@@ -164,13 +140,7 @@ def defect_of(ladder: Ladder, full: Point) -> Array:
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
-    """Return the orbitals of a density that a coarse SCF would not improve, None if it would.
-
-    Args:
-        problem: SCF problem of the full field.
-        density: initial density matrix.
-        v: its coarse potential, Hartree.
-    """
+    """Return the orbitals of a density, of coarse potential v, if a coarse SCF would not improve it, else None."""
     natural = problem.natural(density)
     if natural is None:
         return None
