@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_linear, is_periodic
-
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 IDEMPOTENT = 1e-6  # largest deviation of natural occupations from integers in an idempotent density
 LINEAR_DEPENDENCE = 1e-8  # overlap eigenvalues below this are dropped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from pyscf_mlham.ao.lattice import bloch_from_blocks, blocks_from_bloch
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric, orthogonal_from_ao
 from pyscf_mlham.ao.structure import Graph, each_pair_once, with_opposites
-
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 
 class Levels(NamedTuple):

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate, wigner
+from pyscf_mlham.arrays import Array, IntArray
 
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Irreps = dict[tuple[int, int, int], Array]
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pyscf_mlham.ao.structure import COINCIDENT, Graph, check_finite, precedes_opposite
-
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from pyscf_mlham.arrays import Array, IntArray
 
 BORDER = 1e-9  # fraction of a lattice vector; an atom nearer to the border of the cell counts as on it
 

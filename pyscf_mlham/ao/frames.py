@@ -11,12 +11,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyscf_mlham.ao.layout import ShellTemplate, wigner
-
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from pyscf_mlham.arrays import Array, IntArray
 
 
 def frames_from_vectors(vectors: Array) -> Array:

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
+
+from pyscf_mlham.arrays import Array, IntArray
 
 if TYPE_CHECKING:
     from pyscf import gto
 
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 VECTOR_ORDER = (1, 2, 0)  # e3nn's axes, taken from (x, y, z)
 MAX_DEGREE = 6

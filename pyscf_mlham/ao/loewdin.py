@@ -8,12 +8,11 @@ with the molecule exactly as AOs do, shell by shell, so the blocks are the same.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 
 class Metric(NamedTuple):

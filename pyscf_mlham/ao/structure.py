@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from pyscf_mlham.arrays import Array, IntArray
 
 COINCIDENT = 0.1  # Bohr; no two nuclei of a molecule come this close
 

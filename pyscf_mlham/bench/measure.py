@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyscf
-from numpy.typing import NDArray
 from pyscf import gto
 
 import pyscf_mlham
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.bench.protocol import CLASSICAL, LIMIT, REFERENCE, TRACK, Guess, Protocol
 from pyscf_mlham.bench.starts import NO_MODEL, Start, Work, mean_field_of, start_from
 from pyscf_mlham.blas import processor_name, processors
@@ -29,8 +29,6 @@ from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
 from pyscf_mlham.workers import Job
-
-Array = NDArray[Any]
 
 KNOWN = (*CLASSICAL, "ml")  # values of mf.init_guess; other starts are densities passed to the kernel
 APPROACH = (0.98, 0.99)  # scale of the geometries that a tracked object converges first

@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.track.extrapolation import extrapolation_weights
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.step import Step
-
-Array = NDArray[np.float64]
 
 RIVALS = {  # name: descriptor, whether logarithms are combined
     "overlap": ("overlap", False),

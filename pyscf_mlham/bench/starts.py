@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.scf import chkfile
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig, replacement
 from pyscf_mlham.data.geometries import Molecule, keys_of, mol_from_geometry
@@ -33,8 +33,6 @@ from pyscf_mlham.model.predictor import Prediction
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
-
-Array = NDArray[Any]
 
 ORACLE_TOL = 1e-11  # Hartree
 NEAR = 1e-4  # Bohr; files of other programs have six digits of an Angstrom

@@ -19,6 +19,7 @@ from pyscf import gto
 from pyscf_mlham.ao.lattice import bloch_from_cells
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import orthogonal_from_ao
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
@@ -29,10 +30,8 @@ from pyscf_mlham.workers import THREADS, become_worker, environment
 
 AHEAD = 2  # parts of a file per process that are prepared in advance
 
-Array = NDArray[Any]
 FloatArray = NDArray[np.float32]
 ComplexArray = NDArray[np.inexact]  # float32 of a molecule, complex64 of a crystal
-IntArray = NDArray[np.int64]
 
 
 class Example(NamedTuple):

@@ -24,17 +24,15 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 from pyscf.data import nist
 
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.structure import Graph
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.untrusted import read_bounded, stored_dataset
 
-Array = NDArray[Any]
-IntArray = NDArray[np.int64]
 Key = tuple[int, ...]  # Rx, Ry, Rz, i, j with atoms counted from 1
 
 NUMBER = re.compile(r"-?\b\d{1,9}\b")

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import scf
 from pyscf.data import nist
 from pyscf.hessian import thermo
 from rich.console import Console
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import check, option
 from pyscf_mlham.progress import tracked
 from pyscf_mlham.store import Store
 from pyscf_mlham.workers import Job
-
-Array = NDArray[np.float64]
 
 SOFTEST = 200.0  # 1/cm; softer modes are displaced with this wavenumber, as they are not harmonic
 

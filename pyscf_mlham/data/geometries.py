@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, mult_of_moments, stated
-
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
 REACH = 18.2  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
 from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.data.geometries import Molecule, cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.schema import Level, Record, check_record, named_by_spin
 from pyscf_mlham.density import Orbitals, band_gap, density_from_orbitals, gap
@@ -25,8 +25,6 @@ from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.workers import Job
-
-Array = NDArray[np.float64]
 
 KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 SOLVERS = ("twolevel", "scf", "coarse")

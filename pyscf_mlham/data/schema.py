@@ -20,14 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_mlham.ao.lattice import kpts_of_mesh
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.checkpoint import replacement
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import option
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
-
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 FORMAT = "pyscf_mlham-hamiltonians"
 SCHEMA_VERSION = 1

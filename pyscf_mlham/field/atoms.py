@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, scf
 
 from pyscf_mlham.ao.mole import is_ghost
-
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 
 def atomic_factors(mf: Any) -> list[Array]:

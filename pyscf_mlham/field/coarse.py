@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import lib
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.fitting import density_of, fitted
 from pyscf_mlham.field.grid import Functional, GridXC
 from pyscf_mlham.field.levels import Level
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
-
-Array = NDArray[Any]
 
 SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
 

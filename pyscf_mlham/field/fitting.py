@@ -10,9 +10,9 @@ from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import df, gto, lib
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.atoms import atomic_factor
 from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded, own_basis
@@ -22,8 +22,6 @@ from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
 from pyscf_mlham.field.three_centre import three_centre
 from pyscf_mlham.field.whitening import AtomicWhitening, Whitening, coulomb_metric
 from pyscf_mlham.threads import PIECE, all_blas_threads, shared_out
-
-Array = NDArray[Any]
 
 EXACT = 1e-12  # Hartree^1/2; Schwarz bound below which PySCF's own fitted integrals of a pair are zero
 

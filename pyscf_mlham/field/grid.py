@@ -8,13 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import dft, gto, lib
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.threads import LEAST, each, shared_out
-
-Array = NDArray[Any]
 
 GRID_BLOCK = 512  # neighbouring points; a third to a half of a large molecule's orbitals are non-zero on them
 BOX = 3.0  # Bohr; points in the same box are neighbours

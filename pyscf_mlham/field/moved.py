@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.response import ResponseField
-
-Array = NDArray[Any]
 
 
 class MovedResponse(Field):

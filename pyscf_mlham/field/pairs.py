@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, lib, scf
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.threads import PIECE, SHARE, each, shared_out
-
-Array = NDArray[Any]
 
 BLOCK_BYTES = 2.5e7  # of one slice of the integrals; larger arrays get new pages from the system every time
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 
 @dataclass

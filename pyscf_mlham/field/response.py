@@ -18,9 +18,9 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import dft, gto, lib
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
 from pyscf_mlham.field.grid import Functional, neighbours_first
@@ -29,8 +29,6 @@ from pyscf_mlham.field.pairs import changes
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
 from pyscf_mlham.threads import each, shared_out
-
-Array = NDArray[Any]
 
 THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 # The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part

@@ -12,17 +12,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import df
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Field, Tally
-
-Array = NDArray[Any]
 
 
 def is_fitted(mf: Any) -> bool:

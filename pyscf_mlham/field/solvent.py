@@ -6,13 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.solvent import pcm
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.fitting import FittedIntegrals
-
-Array = NDArray[Any]
 
 
 class Reaction(Protocol):

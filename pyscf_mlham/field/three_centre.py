@@ -7,14 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.gto.moleintor import getints3c, make_cintopt
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs
 from pyscf_mlham.threads import PIECE, SHARE, each
-
-Array = NDArray[Any]
 
 
 def three_centre(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from pyscf import gto, lib
 
-Array = NDArray[Any]
+from pyscf_mlham.arrays import Array
 
 DEPENDENT = 1e-7  # smaller eigenvalues of the auxiliary functions' Coulomb metric are dropped, as in PySCF
 BLOCK = 128  # number of rows that forward substitution computes at once

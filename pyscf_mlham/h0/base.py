@@ -5,16 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.h0.crystal import COARSE_SCF, CRYSTAL_BASELINES, SCC, coarse_crystal
 from pyscf_mlham.h0.minao import minao_potential
 from pyscf_mlham.h0.sap import sap_potential
 from pyscf_mlham.h0.scc import self_consistent_atoms
 from pyscf_mlham.scf.problem import Problem
-
-Array = NDArray[np.float64]
 
 SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
 BASELINES = ("sap", "minao", "hcore", SCC, COARSE_SCF)

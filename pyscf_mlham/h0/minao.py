@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import dft, gto, scf
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field import CoarseField, Level
-
-Array = NDArray[np.float64]
 
 # The field of the minao baseline of shipped models. Models depend on it: never change it, add another.
 H0_LEVEL = Level(

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.gto.mole import fakemol_for_cgtf_charge
 
 from pyscf_mlham.ao.mole import is_ghost
-
-Array = NDArray[np.float64]
+from pyscf_mlham.arrays import Array
 
 SAP_BASIS = "sapgrasplarge"
 BATCH_BYTES = 2.0e8  # of three-centre integrals held at a time

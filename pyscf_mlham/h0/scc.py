@@ -13,11 +13,11 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField, atomic_factors
@@ -31,8 +31,6 @@ from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import refining_field, stepped
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
-
-Array = NDArray[Any]
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:

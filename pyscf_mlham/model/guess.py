@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.lib import logger
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
@@ -24,7 +25,6 @@ from pyscf_mlham.scf.core import forget_core
 from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
 from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept, recorded
 
-Array = NDArray[Any]
 ModelLike = Predictor | str | Path | None
 
 FALLBACKS = ("minao", SCC, "atom", "huckel", "mod_huckel", "1e", "hcore", "sap", "raise")

@@ -13,6 +13,7 @@ from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import Metric, ao_from_orthogonal, metric_from_overlap
 from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol, is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError, needed
 from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
@@ -21,8 +22,6 @@ from pyscf_mlham.model.predictor import native_mol
 
 if TYPE_CHECKING:
     from pyscf_mlham.nn.model import HamiltonianModel
-
-Array = NDArray[Any]
 
 
 class Recipe(NamedTuple):

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.mole import graph_from_mol, is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
 from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, fingerprint, potential, scc
 from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.problem import Problem
-
-Array = NDArray[Any]
 
 ARCHITECTURE = "oracle"
 SAME_GEOMETRY = 1e-6  # Bohr

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, scf
 from pyscf.data import nist
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import core_potentials, element_shells, farthest_atom, is_ghost, is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import (
     Orbitals,
@@ -38,7 +38,6 @@ from pyscf_mlham.scf.multilevel.start import refining_field, stepped
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
-Array = NDArray[np.float64]
 _Fields = tuple[CoarseField, ResponseField]
 
 STRENGTHS = (0.0, 0.004, 0.012, 0.03, 0.1)  # strengths of the overlap filter, tried in this order

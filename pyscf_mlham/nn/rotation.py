@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pyscf_mlham.ao.frames import polar_order, wigner_from_frames
 from pyscf_mlham.ao.layout import ShellTemplate, wigner
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.nn.batch import Batch
-
-Array = NDArray[np.float64]
 
 
 class Rotation(NamedTuple):

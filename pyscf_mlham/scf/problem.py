@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.dft import libxc
 from pyscf.lib import logger
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import (
     Orbitals,
     aligned,
@@ -26,8 +26,6 @@ from pyscf_mlham.density import (
 )
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field.protocol import Field
-
-Array = NDArray[Any]
 
 FLAT = 1e-2  # Hartree; smallest curvature assumed for an orbital rotation
 TORQUE = 2e-6  # Hartree; orbital gradient that a grid gives a degenerate state: a tighter criterion must follow it

@@ -7,17 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch, batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
 from pyscf_mlham.train.config import LossConfig
-
-IntArray = NDArray[np.int64]
 
 TINY = 1e-12  # keeps the derivative of the root finite at zero
 SMALLEST_GAP = 1e-3  # Hartree; for smaller gaps, or a wrong order of orbitals, the first-order error has no meaning

@@ -24,10 +24,11 @@ import scipy.optimize
 from pyscf import lib
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import OCCUPIED, Orbitals
 from pyscf_mlham.field import Field, ResponseField
 from pyscf_mlham.scf.multilevel.solver import Solution
-from pyscf_mlham.scf.problem import Array, Point, Problem
+from pyscf_mlham.scf.problem import Point, Problem
 
 STEPS = 60  # of a cheap level
 RADIUS, LARGEST, SMALLEST = 0.4, 1.0, 1e-3  # radians; trust radius

@@ -9,6 +9,7 @@ import numpy as np
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import ResourceError, reason_of
 from pyscf_mlham.field import (
     COARSE,
@@ -27,7 +28,7 @@ from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.descent import Surface, rotates_freely
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
-from pyscf_mlham.scf.problem import Array, Point, Problem
+from pyscf_mlham.scf.problem import Point, Problem
 
 # Levels below the full one, in the order in which they are tried.
 CRYSTAL = ((COARSE.name,),)

@@ -10,11 +10,12 @@ import numpy as np
 from pyscf.lib import logger
 from pyscf.scf.diis import CDIIS
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE, SINGLE, Field
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.multilevel.solver import Course
-from pyscf_mlham.scf.problem import Array, Point, Problem, now
+from pyscf_mlham.scf.problem import Point, Problem, now
 
 RESPONSE_SHARE = 2e-2  # see `Level.share`
 COARSE_SHARE = 3e-4

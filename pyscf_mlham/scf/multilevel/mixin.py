@@ -12,12 +12,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
@@ -35,8 +35,6 @@ from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
-
-Array = NDArray[Any]
 
 GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
 # Largest error of a response step's energy, as a share of the expected lowering; the kernel of meta-GGAs is poorer.

@@ -20,8 +20,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals
-from pyscf_mlham.scf.problem import Array, Point
+from pyscf_mlham.scf.problem import Point
 
 ROUGH = 1e-2  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import (
     Orbitals,
     spin_breaking,
@@ -22,8 +22,6 @@ from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
-
-Array = NDArray[Any]
 
 START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the error of the coarse field is larger
 # Coarse gradient, over the root of the number of atoms, up to which a coarse SCF would not improve a density: the
