@@ -26,11 +26,9 @@ class ExtraError(MLHamError, ImportError):
 
 
 class PredictionError(MLHamError):
-    """A prediction has failed a sanity check and must not be used; coarse_builds: Fock builds that it took."""
+    """A prediction has failed a sanity check and must not be used."""
 
-    def __init__(self, message: str, coarse_builds: int = 0) -> None:
-        super().__init__(message)
-        self.coarse_builds = coarse_builds
+    builds: Any = None  # its `Builds` so far
 
 
 class DataError(MLHamError):

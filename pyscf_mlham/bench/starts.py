@@ -26,6 +26,7 @@ from pyscf_mlham.data.label import build, mean_field
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level
 from pyscf_mlham.density import Orbitals, spin_breaking
 from pyscf_mlham.errors import DataError, MLHamError, ModelError
+from pyscf_mlham.field import Builds
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model.guess import learned_guess, settings
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
@@ -138,14 +139,15 @@ def _learned(mf: Any, model: str | None) -> Start:
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
-        spent = Work(coarse_builds=getattr(error, "coarse_builds", 0))
+        builds = getattr(error, "builds", None) or Builds()
+        spent = Work(builds.single_builds, builds.coarse_builds)
         instead = _named(mf, settings.fallback)
         used = info.guess if (info := recorded(mf)) else settings.fallback
         return instead._replace(work=spent.plus(instead.work), note=f"{NO_MODEL}, {used} instead: {error}")
 
 
 def _predicted(density: Array, prediction: Prediction, config: ModelConfig) -> Start:
-    work = Work(prediction.single_builds, prediction.coarse_builds)
+    work = Work(prediction.builds.single_builds, prediction.builds.coarse_builds)
     note = f"overlap filter {prediction.damping:g}" * bool(prediction.damping)
     return Start(density, 0, work, prediction.orbitals, config.name, config.weights_sha256, note)
 

@@ -18,7 +18,7 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.fitting import density_of, fitted
 from pyscf_mlham.field.grid import Functional, GridXC
 from pyscf_mlham.field.levels import Level
-from pyscf_mlham.field.protocol import Field, Tally
+from pyscf_mlham.field.protocol import Builds, Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
 
 SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
@@ -26,6 +26,8 @@ SMALLEST_BUDGET = 2e8  # bytes; lower bound for any max_memory
 
 class CoarseField(Field):
     """A coarse approximation to the potential of a mean-field object."""
+
+    cost = Builds(coarse_builds=1)  # of one potential
 
     def __init__(self, mf: Any, level: Level) -> None:
         """Prepare integrals and grid for an object of real orbitals, which is not changed."""

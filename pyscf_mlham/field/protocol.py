@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyscf_mlham.arrays import Array
 
@@ -14,6 +14,23 @@ class Tally:
     """Number of potentials built by a field and all fields derived by `around`."""
 
     builds: int = 0
+
+
+class Builds(NamedTuple):
+    """Numbers of Fock builds of each kind, by the names in `GuessInfo`."""
+
+    coarse_builds: int = 0
+    full_builds: int = 0
+    single_builds: int = 0  # of the object's own field, in single precision
+
+    def plus(self, other: Builds) -> Builds:
+        """Return the sum of two."""
+        return Builds(*map(sum, zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        """Return the numbers that are not zero, for a log."""
+        kinds = zip(("coarse", "full", "single-precision"), self, strict=True)
+        return ", ".join(f"{count} {kind}" for kind, count in kinds if count)
 
 
 class Field(Protocol):

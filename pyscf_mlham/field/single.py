@@ -20,7 +20,7 @@ from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import Pairs, changes, in_precision
-from pyscf_mlham.field.protocol import Field, Tally
+from pyscf_mlham.field.protocol import Builds, Field, Tally
 
 
 def is_fitted(mf: Any) -> bool:
@@ -37,7 +37,7 @@ def is_local(mf: Any) -> bool:
 class SingleField(Field):
     """The potential of a density-fitted object, without non-local correlation and solvent."""
 
-    name = SINGLE.name
+    name, cost = SINGLE.name, Builds(single_builds=1)  # of one potential
 
     def __init__(self, mf: Any, coarse: Level = COARSE) -> None:
         """Prepare the field of an object with fitted Coulomb and exchange matrices; its grid is built.

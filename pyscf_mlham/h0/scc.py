@@ -20,7 +20,7 @@ from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
-from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField, atomic_factors
+from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField, atomic_factors
 from pyscf_mlham.h0.crystal import ROUGH, SCC, TIGHT, self_consistent_crystal
 from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.core import keep_core
@@ -70,32 +70,28 @@ def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
     problem = problem_of(mf)
-    orbitals, coarse, full, single = (_of_crystal if is_periodic(mol) else _of_molecule)(problem)
+    orbitals, builds = (_of_crystal if is_periodic(mol) else _of_molecule)(problem)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
     keep_core(problem)
     seconds = time.perf_counter() - start
-    builds = f"{coarse} coarse{f', {full} full' * full}{f', {single} single-precision' * single}"
     logger.note(mf, "scc guess: %.2f s, Fock builds: %s", seconds, builds)
-    info = GuessInfo(SCC, seconds=seconds, coarse_builds=coarse, full_builds=full, single_builds=single)
-    return density_from_orbitals(mf, orbitals), info
+    return density_from_orbitals(mf, orbitals), GuessInfo(SCC, seconds=seconds, **builds._asdict())
 
 
-def _of_molecule(problem: Problem) -> tuple[Orbitals, int, int, int]:
-    """Return the orbitals of a molecule's scc baseline, and the numbers of coarse, full and single-precision builds."""
+def _of_molecule(problem: Problem) -> tuple[Orbitals, Builds]:
+    """Return the refined orbitals of a molecule's scc baseline."""
     mf = problem.mf
     coarse, response = CoarseField(mf, COARSE), ResponseField(mf)
     orbitals = problem.orbitals(self_consistent_atoms(problem, (coarse, response)).fock)
     # not for ROHF, whose orbital energies are ambiguous
     field = None if mf.istype("ROHF") else refining_field(mf)
     if field is None:
-        return orbitals, coarse.tally.builds, 0, 0
-    orbitals = problem.orbitals(stepped(problem, orbitals, field, response).fock)
-    single = isinstance(field, SingleField)
-    return orbitals, coarse.tally.builds + (not single), 0, int(single)
+        return orbitals, coarse.cost
+    return problem.orbitals(stepped(problem, orbitals, field, response).fock), coarse.cost.plus(field.cost)
 
 
-def _of_crystal(problem: Problem) -> tuple[Orbitals, int, int, int]:
-    """Return the orbitals of a crystal's scc baseline, and the numbers of coarse, full and single-precision builds."""
-    found = self_consistent_crystal(problem)
-    return problem.orbitals(found.point.fock), found.coarse_builds, found.full_builds, 0
+def _of_crystal(problem: Problem) -> tuple[Orbitals, Builds]:
+    """Return the orbitals of a crystal's scc baseline."""
+    point, *builds = self_consistent_crystal(problem)
+    return problem.orbitals(point.fock), Builds(*builds)

@@ -17,9 +17,10 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
+from pyscf_mlham.field import Builds
 from pyscf_mlham.h0 import SCC, scc
 from pyscf_mlham.model import store
-from pyscf_mlham.model.predictor import Prediction, Predictor, native_if_applicable, predict
+from pyscf_mlham.model.predictor import Prediction, Predictor, counted, native_if_applicable, predict
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.core import forget_core
 from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
@@ -176,12 +177,11 @@ def _guess(
         seconds = time.perf_counter() - start
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
-        builds = {name: getattr(prediction, name) for name in ("coarse_builds", "full_builds", "single_builds")}
-        return density, GuessInfo("ml", model=prediction.model, seconds=seconds, **builds)
+        return density, GuessInfo("ml", model=prediction.model, seconds=seconds, **prediction.builds._asdict())
     except Exception as error:  # an error inside a model must never stop the user's SCF
         if fallback == "raise":
             raise
-        reason = reason_of(error)
+        reason, spent = reason_of(error), getattr(error, "builds", None) or Builds()
     # not inside the `except`, so that an error of PySCF's own is not chained to the model's
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     if is_scc(fallback):
@@ -189,7 +189,9 @@ def _guess(
         reason += f"; scc: {info.fallback_reason}" * bool(info.fallback_reason)
     else:
         density, info = pyscf_guess(fallback), GuessInfo(fallback)
-    return density, replace(info, fallback_reason=reason, seconds=time.perf_counter() - start)
+    builds = spent.plus(Builds(*(getattr(info, name) for name in Builds._fields)))
+    seconds = time.perf_counter() - start
+    return density, replace(info, fallback_reason=reason, seconds=seconds, **builds._asdict())
 
 
 def learned_guess(mf: Any, mol: gto.Mole, model: ModelLike, own: bool = True) -> tuple[Array, Prediction, ModelConfig]:
@@ -197,7 +199,8 @@ def learned_guess(mf: Any, mol: gto.Mole, model: ModelLike, own: bool = True) ->
     predictor = resolve(model, mf, mol)
     check_spin_symmetry(mf, mol, predictor)
     prediction = predict(mf, predictor, mol, own=own)
-    return density_from_prediction(mf, mol, predictor, prediction), prediction, predictor.config
+    with counted(prediction.builds):
+        return density_from_prediction(mf, mol, predictor, prediction), prediction, predictor.config
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction: Prediction) -> Array:
@@ -211,8 +214,7 @@ def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction
     n_k = len(overlap) if overlap.ndim == 3 else 1
     electrons = float(np.sum(density * np.swapaxes(overlap, -1, -2)).real) / n_k
     if not abs(electrons - mol.nelectron) < 1e-6 * max(1, mol.nelectron):
-        text = f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}"
-        raise PredictionError(text, prediction.coarse_builds)
+        raise PredictionError(f"the predicted density holds {electrons:.6f} electrons instead of {mol.nelectron}")
     breaking = spin_breaking(mf, mol)  # as PySCF's own guesses do, to converge to the same state or a lower one
     if breaking and np.abs(density[0] - density[1]).max() <= SPIN_BROKEN:
         if breaking != "mix":

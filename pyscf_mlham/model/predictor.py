@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from pyscf_mlham.density import (
     undisturbed,
 )
 from pyscf_mlham.errors import OutOfDomainError, PredictionError
-from pyscf_mlham.field import COARSE, CoarseField, ResponseField, SingleField
+from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField
 from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
 from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
@@ -85,21 +86,15 @@ class Prediction(NamedTuple):
     damping: float = 0.0  # strength of the overlap filter that was needed
     lifted_from: str = ""  # native basis set, if it is not the molecule's
     made_for: str = ""  # functional of the model, if it is not the object's
-    coarse_builds: int = 0  # coarse Fock builds of a network's prediction, including those of H0, which may be cached
-    single_builds: int = 0  # builds of the object's own field in single precision
-    full_builds: int = 0  # full Fock builds, of the H0 of a crystal
+    builds: Builds = Builds()  # those of H0 included
 
     def describe(self) -> str:
         """Return one line for a log."""
-        builds = (("coarse Fock", self.coarse_builds), ("full Fock", self.full_builds))
         texts = [
             f"model {self.model}, {self.seconds:.2f} s, gap {self.gap:.4f} Ha",
             f"lifted from {self.lifted_from}" * bool(self.lifted_from),
             f"made for {self.made_for}" * bool(self.made_for),
-            *(
-                f"{count} {kind} build{'s' * (count > 1)}" * bool(count)
-                for kind, count in (*builds, ("single-precision", self.single_builds))
-            ),
+            f"Fock builds: {self.builds}" * any(self.builds),
             f"overlap filter {self.damping:g}" * bool(self.damping),
         ]
         return ", ".join(filter(None, texts))
@@ -132,22 +127,22 @@ def predict(
         problem = Problem.of(mf, mol)
     fields = _fields(problem, mol, model) if refine else None  # before H0, which shares them or their integrals
     base = _baseline(problem, mol, native if lifted else None, fields, config)
-    correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
-    fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
-    refined = _Refined(fock, orbitals)
+    with counted(base.builds):
+        correction = _checked(model.correction(native, base.native), native, mf.istype("GHF"))
+        fock, orbitals, damping = _decode(problem, mol, base, lift(correction, native, mol), model.exact)
+    refinement = Builds()
     if fields is not None:
-        refined = _refined(problem, refined, *fields, own)
+        fock, orbitals, refinement = _refined(problem, fock, orbitals, *fields, own)
     return Prediction(
-        refined.fock,
-        refined.orbitals,
-        gap(refined.orbitals),
+        fock,
+        orbitals,
+        gap(orbitals),
         config.name,
         time.perf_counter() - start,
         damping,
         lifted_from=config.basis if lifted else "",
         made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
-        coarse_builds=base.coarse_builds + refined.coarse_builds,
-        single_builds=refined.single_builds,
+        builds=base.builds.plus(refinement),
     )
 
 
@@ -158,20 +153,31 @@ def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
         raise OutOfDomainError(f"the H0 {baseline} of model {name} is one of molecules")
     with undisturbed(mf):
         problem = problem_of(mf)
-        point, coarse_builds, full_builds = CRYSTAL_BASELINES[baseline](problem)
+        point, *counts = CRYSTAL_BASELINES[baseline](problem)
         h0 = problem.hcore + point.v
         at_k = h0 if mf.istype("KSCF") else h0[..., None, :, :]
-        dh = model.correction(model.native(mf.mol), at_k, kpts_of(mf))
-        if dh.shape != at_k.shape:
-            raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {at_k.shape}")
-        dh = _hermitian(dh).reshape(h0.shape)
-        fock = np.asarray(problem.fock(point.v + (dh if mf.istype("KSCF") else dh.real), point.density))
-        orbitals = problem.orbitals(fock)
-        if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
-            raise PredictionError("an empty orbital is among the occupied ones of the prediction", coarse_builds)
+        with counted(Builds(*counts)):
+            dh = model.correction(model.native(mf.mol), at_k, kpts_of(mf))
+            if dh.shape != at_k.shape:
+                raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {at_k.shape}")
+            dh = _hermitian(dh).reshape(h0.shape)
+            fock = np.asarray(problem.fock(point.v + (dh if mf.istype("KSCF") else dh.real), point.density))
+            orbitals = problem.orbitals(fock)
+            if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
+                raise PredictionError("an empty orbital is among the occupied ones of the prediction")
     keep_core(problem)
-    found = Prediction(fock, orbitals, band_gap(mf, orbitals), name, time.perf_counter() - start)
-    return found._replace(coarse_builds=coarse_builds, full_builds=full_builds)
+    seconds = time.perf_counter() - start
+    return Prediction(fock, orbitals, band_gap(mf, orbitals), name, seconds, builds=Builds(*counts))
+
+
+@contextmanager
+def counted(builds: Builds) -> Iterator[None]:
+    """Report the builds of a prediction if it fails in this block."""
+    try:
+        yield
+    except PredictionError as error:
+        error.builds = builds
+        raise
 
 
 def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool:
@@ -202,25 +208,25 @@ class _Baseline(NamedTuple):
     fock: Array  # H0 in the shape of the object, Hartree
     native: Array  # H0 in the model's own basis set, its input, Hartree
     corrected: Callable[[Array], Array]  # returns the object's Fock matrix with a correction in the object's basis set
-    coarse_builds: int  # number of coarse Fock builds used
+    builds: Builds
 
 
 def _baseline(
     problem: Problem, mol: gto.Mole, native: gto.Mole | None, fields: _Fields | None, config: ModelConfig
 ) -> _Baseline:
     """Compute H0; `native` is the molecule in the model's basis set if that is not the molecule's own."""
-    builds = 1 if native is None else 2
+    count = 1 if native is None else 2
     other = None if native is None else hamiltonian(config.baseline, native, config.xc)
     if config.baseline == SCC:
         point = scc.self_consistent_atoms(problem, fields)
         own = problem.hcore + point.v if other is None else other
         if own.ndim < point.v.ndim:  # an unrestricted object of a closed shell
             own = np.stack([own, own])
-        return _Baseline(point.fock, own, lambda dh: problem.fock(point.v + dh, point.density), builds)
+        return _Baseline(point.fock, own, lambda dh: problem.fock(point.v + dh, point.density), Builds(count))
     mf, v0 = problem.mf, potential(config.baseline, mol, config.xc)
     h0 = fock_for(mf, np.asarray(problem.hcore), mol.nao) + fock_for(mf, v0, mol.nao)
     own = np.asarray(scf.hf.get_hcore(mol)) + v0 if other is None else other  # without relativity, external fields
-    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), builds * (config.baseline == "minao"))
+    return _Baseline(h0, own, lambda dh: h0 + fock_for(mf, dh, mol.nao), Builds(count * (config.baseline == "minao")))
 
 
 def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None:
@@ -238,33 +244,26 @@ def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None
         return None
 
 
-class _Refined(NamedTuple):
-    """A prediction, and the builds that have refined it."""
-
-    fock: Array
-    orbitals: Orbitals
-    coarse_builds: int = 0
-    single_builds: int = 0
-
-
-def _refined(problem: Problem, raw: _Refined, coarse: CoarseField, response: ResponseField, own: bool) -> _Refined:
+def _refined(
+    problem: Problem, fock: Array, raw: Orbitals, coarse: CoarseField, response: ResponseField, own: bool
+) -> tuple[Array, Orbitals, Builds]:
     """Build a field at the predicted density once, and solve its response."""
-    mf, builds = problem.mf, (0, 0)
+    mf, builds = problem.mf, Builds()
     try:
         # exact integrals of accelerated objects: their first full build corrects the prediction as well
         field = refining_field(mf, own) or (coarse if is_fitted(mf) else None)
         if field is None:
-            return raw
-        builds = (0, 1) if isinstance(field, SingleField) else (1, 0)
-        result = stepped(problem, raw.orbitals, field, response)
+            return fock, raw, builds
+        builds = field.cost
+        result = stepped(problem, raw, field, response)
         refined = problem.orbitals(result.fock)
-        if _is_plausible(refined, raw.orbitals, problem.overlap):
-            return _Refined(np.asarray(result.fock), refined, *builds)
+        if _is_plausible(refined, raw, problem.overlap):
+            return np.asarray(result.fock), refined, builds
         reason = "its gap collapses"
     except Exception as error:  # a prediction is useful without it
         reason = f"{type(error).__name__}: {error}"
     logger.info(mf, "the prediction is used without a response step (%s)", reason)
-    return _Refined(raw.fock, raw.orbitals, *builds)
+    return fock, raw, builds
 
 
 def _is_plausible(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
@@ -319,8 +318,7 @@ def _decode(problem: Problem, mol: gto.Mole, base: _Baseline, dh: Array, exact: 
             return fock, orbitals, strength
     raise PredictionError(
         f"the predicted gap has collapsed ({gap(orbitals):.4f} Ha; that of H0 is {gap(reference):.4f} Ha), or a "
-        f"virtual orbital is among the occupied ones{_detached(mol)}",
-        base.coarse_builds,
+        f"virtual orbital is among the occupied ones{_detached(mol)}"
     )
 
 

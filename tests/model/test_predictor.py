@@ -13,6 +13,7 @@ import pyscf_mlham
 from pyscf_mlham import OracleModel, OutOfDomainError, PredictionError
 from pyscf_mlham.density import metric_from_overlap, same_basis
 from pyscf_mlham.field import CoarseField
+from pyscf_mlham.model.guess import guess_with_info
 from pyscf_mlham.model.predictor import Prediction, native_mol, predict
 from support.molecules import ETHYLENE, WATER, mole
 
@@ -71,8 +72,17 @@ def test_oracle_knows_one_geometry(converged: Any) -> None:
     ],
 )
 def test_model_matrix_of_wrong_shape_or_not_finite_is_refused(converged: Any, change: Any, message: str) -> None:
-    with pytest.raises(PredictionError, match=message):
-        predict(converged, Tampered(OracleModel.of(converged), change))
+    with pytest.raises(PredictionError, match=message) as caught:
+        predict(converged, Tampered(OracleModel.of(converged, "minao"), change))
+    assert caught.value.builds.coarse_builds == 1  # that of H0
+
+
+def test_builds_of_a_refused_prediction_are_those_of_the_guess(converged: Any) -> None:
+    mf = converged.mol.RKS(xc="b3lyp")
+    model = Tampered(OracleModel.of(converged, "minao"), lambda dh: dh * np.nan)
+    for fallback, builds in (("minao", 1), ("scc", 3)):  # scc takes two: that of the atoms, and its refinement
+        _, info = guess_with_info(mf, model, fallback)
+        assert (info.guess, info.coarse_builds) == (fallback, builds)
 
 
 @pytest.mark.usefixtures("no_room")
@@ -158,7 +168,7 @@ def test_every_coarse_build_is_counted(converged: Any, monkeypatch: pytest.Monke
         for mf, expected in ((converged, native), (lifted, elsewhere)):
             calls.clear()
             model = Tampered(oracle, lambda dh: dh)
-            assert predict(mf, model).coarse_builds == len(calls) == expected
+            assert predict(mf, model).builds.coarse_builds == len(calls) == expected
             assert f"{expected} coarse" in predict(mf, model).describe()
 
 
@@ -168,11 +178,11 @@ def test_response_step_needs_a_known_field(converged: Any) -> None:
     custom.get_fock = lambda *args, **kwargs: type(custom).get_fock(custom, *args, **kwargs)
     smeared = converged.mol.RKS(xc="b3lyp").smearing(0.01)
     for mf in (converged.mol.ROKS(xc="b3lyp"), custom, smeared):
-        assert predict(mf, model).coarse_builds == 0
+        assert predict(mf, model).builds.coarse_builds == 0
     idle = converged.mol.RKS(xc="b3lyp")
     idle.max_cycle, idle.diis, idle.post_kernel = 0, False, lambda envs: None
     for mf in (converged.mol.RKS(xc="b3lyp"), idle):  # how one iterates has no part in a prediction
-        assert predict(mf, model).coarse_builds == 1
+        assert predict(mf, model).builds.coarse_builds == 1
 
 
 @pytest.mark.parametrize("broken", ["__init__", "potential", "nan"])
@@ -195,7 +205,7 @@ def test_the_solvent_of_the_object_keeps_its_state() -> None:
     mf = mole().RKS(xc="b3lyp").PCM().run()
     model = Tampered(OracleModel.of(mf), lambda dh: dh)
     before = dict(mf.with_solvent._intermediates)
-    assert predict(mf, model).coarse_builds == 1
+    assert predict(mf, model).builds.coarse_builds == 1
     assert mf.with_solvent._intermediates.keys() == before.keys()
     assert all(mf.with_solvent._intermediates[key] is value for key, value in before.items())
 
