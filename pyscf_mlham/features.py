@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, local_from_global, matrix_from_blocks, rotate_blocks
+from pyscf_mlham.ao.blocks import Blocks, blocks_from_matrix, matrix_from_blocks, rotate_blocks
 from pyscf_mlham.ao.frames import frames_from_vectors, wigner_from_frames
 from pyscf_mlham.ao.lattice import bloch_from_blocks, blocks_from_bloch
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
@@ -133,7 +133,7 @@ class Cut(NamedTuple):
             blocks = blocks_from_matrix(matrix, self.layout, *cut)
         else:
             blocks = blocks_from_bloch(matrix, self.kpts, self.graph, self.layout, self.template)
-        return Blocks(blocks.onsite.real, local_from_global(blocks.pair.real, self.template, self.frames))
+        return Blocks(blocks.onsite.real, rotate_blocks(blocks.pair.real, self.template, self.frames))
 
     def matrix(self, blocks: Blocks) -> Array:
         """Assemble a symmetric matrix from blocks: the inverse of `blocks` if all pairs are in the graph."""

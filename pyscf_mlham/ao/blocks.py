@@ -84,16 +84,6 @@ def _rotate_rows(blocks: Array, template: ShellTemplate, rotations: Array) -> Ar
     return rotated
 
 
-def local_from_global(blocks: Array, template: ShellTemplate, frames: Array) -> Array:
-    """Express pair blocks in the pairs' own frames.
-
-    Args:
-        blocks: (P, B, B) in the global frame.
-        frames: (P, 3, 3) rotations that bring each pair onto +z.
-    """
-    return rotate_blocks(blocks, template, frames)
-
-
 @cache
 def clebsch_gordan(l1: int, l2: int, l: int) -> Array:
     """Orthogonal coupling coefficients in e3nn's convention, (2 l1 + 1, 2 l2 + 1, 2 l + 1).
@@ -146,7 +136,7 @@ def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
         for each (l1, l2, L) the coefficients (..., n1, n2, 2L+1), of parity (-1)^(l1+l2).
     """
     irreps: Irreps = {}
-    for l1, l2 in _shell_pairs(template):
+    for l1, l2 in shell_pairs(template):
         part = blocks[..., template.slices[l1], template.slices[l2]]
         n1, n2 = template.counts[l1], template.counts[l2]
         part = part.reshape(*part.shape[:-2], n1, 2 * l1 + 1, n2, 2 * l2 + 1)
@@ -155,20 +145,7 @@ def irreps_from_blocks(blocks: Array, template: ShellTemplate) -> Irreps:
     return irreps
 
 
-def blocks_from_irreps(irreps: Irreps, template: ShellTemplate) -> Array:
-    """Expand coupled coefficients into blocks (..., B, B): the inverse of `irreps_from_blocks`."""
-    leading = next(iter(irreps.values())).shape[:-3]
-    blocks = np.zeros((*leading, template.size, template.size))
-    for l1, l2 in _shell_pairs(template):
-        part = sum(
-            np.einsum("...abm,ijm->...aibj", irreps[l1, l2, l], clebsch_gordan(l1, l2, l))
-            for l in range(abs(l1 - l2), l1 + l2 + 1)
-        )
-        rows, columns = template.slices[l1], template.slices[l2]
-        blocks[..., rows, columns] = np.reshape(part, (*leading, rows.stop - rows.start, columns.stop - columns.start))
-    return blocks
-
-
-def _shell_pairs(template: ShellTemplate) -> list[tuple[int, int]]:
+def shell_pairs(template: ShellTemplate) -> list[tuple[int, int]]:
+    """Return the degrees of each two kinds of shells."""
     degrees = [l for l, n in enumerate(template.counts) if n]
     return [(l1, l2) for l1 in degrees for l2 in degrees]

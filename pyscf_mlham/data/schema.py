@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pyscf import lib
 
 from pyscf_mlham.ao.lattice import kpts_of_mesh
 from pyscf_mlham.arrays import Array, IntArray
@@ -401,13 +402,9 @@ def matrix_from_flat(flat: NDArray[np.floating], size: int, periodic: Periodic |
 
 def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:
     """Return the lower triangle of a symmetric matrix, row-major, (n (n+1) / 2,) float32."""
-    return matrix[np.tril_indices(len(matrix))].astype(np.float32)
+    return np.asarray(lib.pack_tril(matrix), dtype=np.float32)
 
 
 def matrix_from_triangle(triangle: NDArray[np.floating], size: int) -> Array:
     """Return the symmetric matrix (n, n) of a lower triangle; triangle: (n (n+1) / 2,) row-major."""
-    matrix = np.zeros((size, size))
-    rows, columns = np.tril_indices(size)
-    matrix[rows, columns] = triangle
-    matrix[columns, rows] = triangle
-    return matrix
+    return np.asarray(lib.unpack_tril(np.asarray(triangle, dtype=np.float64).reshape(size * (size + 1) // 2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -13,17 +13,7 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.fitting import FittedIntegrals
 
 
-class Reaction(Protocol):
-    """The reaction field of a solvent, which is linear in the density."""
-
-    def potential(self, density: Array) -> Array:
-        """Return the reaction field of the nuclei and a density (n, n) of both spins, (n, n) Hartree."""
-
-    def response(self, change: Array) -> Array:
-        """Return how the reaction field responds to a change of density, (n, n) Hartree."""
-
-
-def reaction_of(mf: Any, integrals: FittedIntegrals) -> Reaction | None:
+def reaction_of(mf: Any, integrals: FittedIntegrals) -> FittedReaction | ExactReaction | None:
     """Return the reaction field of an object's solvent, None without a solvent or for a frozen one."""
     solvent = getattr(mf, "with_solvent", None)
     if solvent is None or solvent.frozen:
@@ -58,11 +48,11 @@ class FittedReaction:
         self._to_surface = integrals.interaction(charges)  # (rank, n_surface)
 
     def potential(self, density: Array) -> Array:
-        """Return the reaction field of a density; see `Reaction`."""
+        """Return the reaction field of the nuclei and a density (n, n) of both spins, (n, n) Hartree."""
         return self._potential(self._nuclear - self._integrals.charges(density) @ self._to_surface)
 
     def response(self, change: Array) -> Array:
-        """Return the response to a change of density; see `Reaction`."""
+        """Return the response to a change of density, in which it is linear, (n, n) Hartree."""
         return self._potential(-self._integrals.charges(change) @ self._to_surface)
 
     def _potential(self, outside: Array) -> Array:
@@ -79,9 +69,9 @@ class ExactReaction:
         self._solvent = solvent
 
     def potential(self, density: Array) -> Array:
-        """Return the reaction field of a density; see `Reaction`."""
+        """Return the reaction field of a density; see `FittedReaction`."""
         return np.asarray(self._solvent.kernel(density)[1])
 
     def response(self, change: Array) -> Array:
-        """Return the response to a change of density; see `Reaction`."""
+        """Return the response to a change of density; see `FittedReaction`."""
         return self.potential(change) - self.potential(np.zeros_like(change))

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
-class FockCounter:
-    """Number of mean-field potentials built."""
-
-    def __init__(self) -> None:
-        self.builds = 0
+from pyscf_mlham.field.protocol import Tally
 
 
 @contextmanager
-def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
+def counting_fock_builds(mf: Any) -> Iterator[Tally]:
     """Count the Fock builds of an object inside the block, those of a second-order solver's inner object too."""
-    counter = FockCounter()
+    counter = Tally()
     watched = [mf, *([mf._scf] if hasattr(mf, "_scf") else [])]
     own = [vars(owner).get("get_veff") for owner in watched]  # an override by the user, or None
     for owner in watched:
@@ -31,7 +26,7 @@ def counting_fock_builds(mf: Any) -> Iterator[FockCounter]:
                 owner.get_veff = override
 
 
-def _counted(get_veff: Any, counter: FockCounter) -> Any:
+def _counted(get_veff: Any, counter: Tally) -> Any:
     def counted(*args: Any, **kwargs: Any) -> Any:
         counter.builds += 1
         return get_veff(*args, **kwargs)

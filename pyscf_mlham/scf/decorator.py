@@ -11,13 +11,20 @@ from pyscf import df, lib
 
 from pyscf_mlham.errors import ExtraError
 from pyscf_mlham.scf import guess_info
-from pyscf_mlham.scf.pickling import Picklable
+from pyscf_mlham.scf.pickling import new, parts_of
 
 SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
-class Decoration(Picklable):
+class Decoration:
     """Base of this package's decorations of mean-field objects."""
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:
+        return new, (parts_of(type(self)),), self.__getstate__()
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self._opt = {None: None}  # without it PySCF's direct SCF fails
 
     def _undecorated(self) -> Any:
         """Return the plain object, with its results."""

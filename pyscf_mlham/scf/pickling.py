@@ -10,22 +10,11 @@ from pyscf import lib
 ASSEMBLED = {"__module__", "__doc__", "__name_mixin__", "__dict__", "__weakref__", "__firstlineno__"}
 
 
-class Picklable:
-    """Base of this package's decorations of mean-field objects."""
-
-    def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:
-        return new, (_parts(type(self)),), self.__getstate__()
-
-    def __setstate__(self: Any, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
-        self._opt = {None: None}  # without it PySCF's direct SCF fails
-
-
-def _parts(kind: type) -> Any:
+def parts_of(kind: type) -> Any:
     """Return a class if it can be imported, otherwise the name, module and bases of an assembled class."""
     if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind or not set(vars(kind)) <= ASSEMBLED:
         return kind
-    return kind.__name__, kind.__module__, tuple(_parts(base) for base in kind.__bases__)
+    return kind.__name__, kind.__module__, tuple(parts_of(base) for base in kind.__bases__)
 
 
 def _assembled(parts: Any) -> Any:

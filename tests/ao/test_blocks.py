@@ -16,13 +16,12 @@ from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.blocks import (
     Blocks,
-    blocks_from_irreps,
     blocks_from_matrix,
     clebsch_gordan,
     irreps_from_blocks,
-    local_from_global,
     matrix_from_blocks,
     rotate_blocks,
+    shell_pairs,
 )
 from pyscf_mlham.ao.frames import frames_from_vectors
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate, wigner
@@ -30,6 +29,20 @@ from pyscf_mlham.ao.mole import graph_from_mol
 from support.molecules import BASES, CLUSTER_ONE, CLUSTER_TWO, WATER, assert_close, mole
 
 ELEMENTS = ["H", "C", "N", "O", "F", "P", "S", "Cl"]
+
+
+def blocks_from_irreps(irreps: dict[tuple[int, int, int], np.ndarray], template: ShellTemplate) -> np.ndarray:
+    """Expand coupled coefficients into blocks (..., B, B): the inverse of `irreps_from_blocks`."""
+    leading = next(iter(irreps.values())).shape[:-3]
+    blocks = np.zeros((*leading, template.size, template.size))
+    for l1, l2 in shell_pairs(template):
+        part = sum(
+            np.einsum("...abm,ijm->...aibj", irreps[l1, l2, l], clebsch_gordan(l1, l2, l))
+            for l in range(abs(l1 - l2), l1 + l2 + 1)
+        )
+        rows, columns = template.slices[l1], template.slices[l2]
+        blocks[..., rows, columns] = np.reshape(part, (*leading, rows.stop - rows.start, columns.stop - columns.start))
+    return blocks
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,7 +73,7 @@ def _assert_round_trip(mol, matrix) -> None:
     frames = frames_from_vectors(graph.vectors)
     blocks = blocks_from_matrix(matrix, layout, graph.pairs, template)
     onsite = blocks_from_irreps(irreps_from_blocks(blocks.onsite, template), template)
-    local = irreps_from_blocks(local_from_global(blocks.pair, template, frames), template)
+    local = irreps_from_blocks(rotate_blocks(blocks.pair, template, frames), template)
     pair = rotate_blocks(blocks_from_irreps(local, template), template, frames.swapaxes(1, 2))
     assert_close(blocks.onsite, onsite, atol=1e-12 * np.abs(matrix).max())
     back = matrix_from_blocks(Blocks(onsite, pair), layout, graph.pairs, template)
@@ -97,8 +110,8 @@ def assert_blocks_rotate(mol: gto.Mole, f: np.ndarray, q: np.ndarray, improper: 
     assert_close(rotate_blocks(here.pair, template, q), there.pair, atol=1e-10)
     # in the pairs' own frames only a turn about the pair (and a reflection) is left: norms of each |m| agree
     frames, turned_frames = frames_from_vectors(graph.vectors), frames_from_vectors(turned_graph.vectors)
-    left = local_from_global(here.pair, template, frames)
-    right = local_from_global(there.pair, template, turned_frames)
+    left = rotate_blocks(here.pair, template, frames)
+    right = rotate_blocks(there.pair, template, turned_frames)
     for l, part in enumerate(template.slices):
         for m in range(l + 1):
             rows = [part.start + k * (2 * l + 1) + l + s for k in range(template.counts[l]) for s in {-m, m}]

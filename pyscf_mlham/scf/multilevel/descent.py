@@ -16,7 +16,7 @@ curvatures of a stationary point can be those of a finer field, from its potenti
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -27,6 +27,7 @@ from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import OCCUPIED, Orbitals
 from pyscf_mlham.field import Field, ResponseField
+from pyscf_mlham.scf.multilevel.levels import CheapLevel, FullLevel
 from pyscf_mlham.scf.multilevel.solver import Solution
 from pyscf_mlham.scf.problem import Point, Problem
 
@@ -46,16 +47,6 @@ LOWEST = 4  # number of directions in which a finer field tests the curvature
 NEARBY = 0.02  # radians; length of a rotation whose change of potential is linear, and not rounding
 
 
-class Descendable(Protocol):
-    """Interface of a level to second-order steps."""
-
-    def build(self, orbitals: Orbitals) -> Point:
-        """Build the Fock matrix of the orbitals' density."""
-
-    def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:
-        """Whether a new point meets the level's criteria, which may compare it with the last one."""
-
-
 class Seen(NamedTuple):
     """Curvature that the response level lacks along a direction."""
 
@@ -70,7 +61,7 @@ class Step(NamedTuple):
     expected: float
 
 
-def descended(level: Descendable, surface: Surface, tolerance: float, steps: int = STEPS) -> Solution:
+def descended(level: CheapLevel | FullLevel, surface: Surface, tolerance: float, steps: int = STEPS) -> Solution:
     """Minimise the energy of a level by second-order steps.
 
     Args:

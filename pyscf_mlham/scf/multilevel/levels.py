@@ -72,7 +72,7 @@ class CheapLevel:
         return self.converged(course.points[-1], None, tolerance) or stalled or count > self._cycles
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002
-        """Whether a point has orbitals of a small enough gradient; see `Descendable`."""
+        """Whether a point has orbitals of a small enough gradient."""
         return point.gradient < tolerance and point.orbitals is not None
 
 
@@ -226,7 +226,7 @@ class FullLevel:
         return not self._problem.filled_from_below(point.canonical) and self.is_minimum(point)
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002  (of the object)
-        """Whether a new point meets the object's own criteria, and report the build; see `Descendable`."""
+        """Whether a new point meets the object's own criteria, and report the build."""
         assert isinstance(point, Iterate)
         assert last is None or isinstance(last, Iterate)
         envs = state_of(self._problem, point, last, self._start, self.builds)
