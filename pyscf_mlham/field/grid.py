@@ -58,23 +58,51 @@ class Block(NamedTuple):
     ao: Array  # their values, or values and gradients, (1 or 4, points, orbitals)
 
 
-class GridOrbitals:
-    """Values of the atomic orbitals on a grid, computed once."""
+class Points(NamedTuple):
+    """A grid, neighbours first."""
 
-    def __init__(self, mol: gto.Mole, grids: dft.gen_grid.Grids, dtype: type, deriv: int) -> None:
-        """Sort the points of a built grid; deriv: 0 for values, 1 for values and gradients."""
+    coords: Array  # (points, 3), Bohr
+    weights: Array  # (points,)
+
+    @classmethod
+    def of(cls, grids: dft.gen_grid.Grids) -> Points:
+        """Sort the points of a built grid."""
         order = neighbours_first(grids.coords)
-        self.weights, self._coords = grids.weights[order], grids.coords[order]
+        return cls(grids.coords[order], grids.weights[order])
+
+    @classmethod
+    def of_level(cls, mol: gto.Mole, level: Level, prune: Any) -> Points:
+        """Build the grid of a level."""
+        grids = dft.gen_grid.Grids(mol)
+        grids.verbose, grids.prune, grids.level = 0, prune, level.grid
+        grids.build(with_non0tab=False, sort_grids=False)
+        return cls.of(grids)
+
+
+def orbital_values(mol: gto.Mole, coords: Array, deriv: int, cutoff: float) -> Array:
+    """Return values, with deriv = 1 and gradients, of a molecule's functions: (1 or 4, points, functions)."""
+    values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords, cutoff=cutoff)
+    return np.asarray(values.reshape(-1, *values.shape[-2:]))
+
+
+def density_rows(occupied: Array) -> list[Array]:
+    """Return the density, and its gradient if there is one, of occupied orbitals (1 or 4, points, orbitals)."""
+    value, *gradient = occupied
+    return [np.einsum("po,po->p", value, value), *(2 * np.einsum("po,po->p", value, d) for d in gradient)]
+
+
+class GridOrbitals:
+    """Values of the atomic orbitals on a grid, computed once; with deriv = 1 their gradients, too."""
+
+    def __init__(self, mol: gto.Mole, points: Points, dtype: type, deriv: int) -> None:
+        self._coords, self.weights = points
         self._mol, self.dtype, self._deriv = mol.copy(), dtype, deriv  # callers may move their molecules
         self._kept: list[Block] = []
 
     @classmethod
     def of_level(cls, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> GridOrbitals:
         """Return values on the grid of a level."""
-        grids = dft.gen_grid.Grids(mol)
-        grids.verbose, grids.prune, grids.level = 0, prune, level.grid
-        grids.build(with_non0tab=False, sort_grids=False)
-        return cls(mol, grids, level.dtype, deriv)
+        return cls(mol, Points.of_level(mol, level, prune), level.dtype, deriv)
 
     def release(self) -> None:
         """Free the values; they are recomputed when needed."""
@@ -99,9 +127,8 @@ class GridOrbitals:
     def _block(self, number: int) -> Block:
         """Return the values on a block of points."""
         points = slice(number * GRID_BLOCK, (number + 1) * GRID_BLOCK)
-        name = f"GTOval_{'cart' if self._mol.cart else 'sph'}_deriv{self._deriv}"
-        values = self._mol.eval_gto(name, self._coords[points], cutoff=ORBITAL_TAIL)
-        values = _without_tails(values.reshape(-1, *values.shape[-2:]).astype(self.dtype), ORBITAL_TAIL)
+        values = orbital_values(self._mol, self._coords[points], self._deriv, ORBITAL_TAIL)
+        values = _without_tails(values.astype(self.dtype), ORBITAL_TAIL)
         columns = np.flatnonzero(values.any(axis=(0, 1)))
         return Block(columns, values if len(columns) == values.shape[2] else values[:, :, columns])
 
@@ -191,8 +218,7 @@ class GridXC:
     def _density(self, ao: Array, factor: Array) -> Array:
         """Return rho, and if needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
         x = ao @ factor  # (1 or 4, points, occupied)
-        rows = [np.einsum("po,po->p", x[0], x[0])]
-        rows += [2 * np.einsum("po,po->p", x[0], d) for d in x[1:]]
+        rows = density_rows(x)
         if self._xc.kind == "MGGA":
             rows.append(0.5 * np.einsum("cpo,cpo->p", x[1:], x[1:]))
         return np.array(rows, dtype=np.float64)

@@ -15,15 +15,15 @@ import json
 from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from pyscf import dft, gto, lib
+from pyscf import gto, lib
 
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
-from pyscf_mlham.field.grid import Functional, neighbours_first
+from pyscf_mlham.field.grid import Functional, Points, density_rows, orbital_values
 from pyscf_mlham.field.levels import COARSE, RESPONSE, Level
 from pyscf_mlham.field.pairs import changes
 from pyscf_mlham.field.protocol import Field, Tally
@@ -37,13 +37,6 @@ ROUGH = "{share:.12g}*lda,vwn"
 META = "{share:.12g}*pbe,pbe"
 TAIL = 1e-4  # functions with smaller values on a block of points are neglected
 BLOCK = 300  # number of points in a block
-
-
-class Points(NamedTuple):
-    """A grid, neighbours first."""
-
-    coords: Array  # (points, 3), Bohr
-    weights: Array  # (points,)
 
 
 class ResponseField(Field):
@@ -67,7 +60,7 @@ class ResponseField(Field):
             fitted_in(mf.mol, exchange_basis(mf.mol), RESPONSE, omega, budget / 2) for omega, _ in self._shares
         ]
         self._xc, self._mf = xc, mf
-        self._points = _points_of(mf) if xc.kind != "HF" else None
+        self._points = Points.of_level(mf.mol, RESPONSE, mf.grids.prune) if xc.kind != "HF" else None
         self._kernel: Array | None = None  # (spins, spins, rank, rank), with the Coulomb metric 1 in it
         self._solvent = reaction_of(mf, self._coulomb)
         self.is_portable = self._solvent is None
@@ -200,15 +193,6 @@ def _exchange_table() -> dict[str, Any]:
     return table
 
 
-def _points_of(mf: Any) -> Points:
-    """Return the grid of the kernel."""
-    grids = dft.gen_grid.Grids(mf.mol)
-    grids.verbose, grids.level, grids.prune = 0, RESPONSE.grid, mf.grids.prune
-    grids.build(with_non0tab=False, sort_grids=False)
-    order = neighbours_first(grids.coords)
-    return Points(grids.coords[order], grids.weights[order])
-
-
 def _kernel(
     mf: Any,
     name: str,
@@ -238,7 +222,7 @@ def _kernel_matrices(
     """Return <P|f|Q> of weighted kernels f on some blocks of points, (len(f), n_aux, n_aux), not yet symmetrised."""
     matrices = np.zeros((len(f), auxmol.nao, auxmol.nao))
     for block in blocks[part]:
-        values = _values(auxmol, points.coords[block], kind).astype(np.float32)
+        values = orbital_values(auxmol, points.coords[block], int(kind != "LDA"), TAIL).astype(np.float32)
         size = np.abs(values[0]) * np.sqrt(np.abs(points.weights[block]))[:, None]
         reach = np.flatnonzero(size.max(axis=0) > TAIL)
         values = np.ascontiguousarray(values[:, :, reach])
@@ -251,13 +235,9 @@ def _kernel_matrices(
 
 def _density(mol: gto.Mole, coords: Array, kind: str, factors: Sequence[Array]) -> Array:
     """Return the density of each spin, and its gradient unless the kind is LDA: (spins, 1 or 4, points)."""
-    ao = _values(mol, coords, kind)
+    ao = orbital_values(mol, coords, int(kind != "LDA"), TAIL)
     reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
-    spins = []
-    for factor in factors:
-        x = ao[:, :, reached] @ factor[reached]  # (1 or 4, points, columns)
-        spins.append([np.einsum("po,po->p", x[0], x[0]), *(2 * np.einsum("po,po->p", x[0], d) for d in x[1:])])
-    return np.array(spins)
+    return np.array([density_rows(ao[:, :, reached] @ factor[reached]) for factor in factors])
 
 
 def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
@@ -267,10 +247,3 @@ def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
     f = ni.eval_xc_eff(name, variables if spin else variables[0], deriv=2, xctype=kind, spin=spin)[2]
     f = np.where(rho[:, 0].sum(axis=0) > THIN, f, 0.0)
     return [f[0, :, 0], f[0, :, 1], f[1, :, 1]] if spin else [f]
-
-
-def _values(mol: gto.Mole, coords: Array, kind: str) -> Array:
-    """Return values, and gradients unless the kind is LDA, of a molecule's functions: (1 or 4, points, functions)."""
-    deriv = 0 if kind == "LDA" else 1
-    values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords, cutoff=TAIL)
-    return np.asarray(values.reshape(-1, *values.shape[-2:]))

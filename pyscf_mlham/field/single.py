@@ -17,7 +17,7 @@ from pyscf import df
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored, fitted
-from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, is_of_level
+from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, Points, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Builds, Field, Tally
@@ -93,6 +93,6 @@ class SingleField(Field):
             self._grid = GridXC.of_level(mf, self._xc, coarse, budget=0.0)
         else:
             mf.initialize_grids(mf.mol, density)
-            orbitals = GridOrbitals(mf.mol, mf.grids, SINGLE.dtype, self._xc.deriv)
+            orbitals = GridOrbitals(mf.mol, Points.of(mf.grids), SINGLE.dtype, self._xc.deriv)
             self._grid = GridXC(mf, self._xc, orbitals, budget=0.0)
         return self._grid
