@@ -46,12 +46,7 @@ MEAN_ENERGY, SMEARING = -0.6, 0.005
 
 
 def inputs_from_h0(
-    h0: Array,
-    overlap: Array,
-    metric: Metric,
-    baseline: str,
-    occupied: Sequence[float] = (),
-    periodic: bool = False,
+    h0: Array, overlap: Array, metric: Metric, baseline: str, occupied: Sequence[float] = (), periodic: bool = False
 ) -> list[Array]:
     """Return input matrices of a network: bounded functions of H0, one set for each spin of H0.
 

@@ -42,8 +42,7 @@ def blocks_from_matrix(
     padded = np.pad(layout.irreps_from_ao(matrix), (0, 1))  # index -1 reads the zero border
     rows, columns = slots[pairs[:, 0]], slots[pairs[:, 1]]
     return Blocks(
-        onsite=padded[slots[:, :, None], slots[:, None, :]],
-        pair=padded[rows[:, :, None], columns[:, None, :]],
+        onsite=padded[slots[:, :, None], slots[:, None, :]], pair=padded[rows[:, :, None], columns[:, None, :]]
     )
 
 

@@ -52,8 +52,7 @@ def moved(graph: Graph, shifts: IntArray) -> Graph:
     """
     i, j = graph.pairs.T
     return graph._replace(
-        positions=graph.positions + shifts @ graph.lattice,
-        translations=graph.translations + shifts[i] - shifts[j],
+        positions=graph.positions + shifts @ graph.lattice, translations=graph.translations + shifts[i] - shifts[j]
     )
 
 

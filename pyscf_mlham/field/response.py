@@ -194,13 +194,7 @@ def _exchange_table() -> dict[str, Any]:
 
 
 def _kernel(
-    mf: Any,
-    name: str,
-    kind: str,
-    integrals: FittedIntegrals,
-    factors: Sequence[Array],
-    points: Points,
-    budget: float,
+    mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: Sequence[Array], points: Points, budget: float
 ) -> Array:
     """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
     blocks = [slice(*ends) for ends in lib.prange(0, len(points.weights), BLOCK)]

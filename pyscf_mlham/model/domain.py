@@ -9,14 +9,7 @@ from pyscf import gto
 
 from pyscf_mlham.ao.cell import cells_within
 from pyscf_mlham.ao.lattice import mesh_from_kpts
-from pyscf_mlham.ao.mole import (
-    core_potentials,
-    element_shells,
-    graph_from_cell,
-    graph_from_mol,
-    is_ghost,
-    is_periodic,
-)
+from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_cell, graph_from_mol, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.h0 import SCC, scc

@@ -10,11 +10,7 @@ from pyscf.lib import logger
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import (
-    Orbitals,
-    spin_breaking,
-    with_mixed_frontier,
-)
+from pyscf_mlham.density import Orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.field import ACCURATE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.descent import Surface, descended, rotates_freely
