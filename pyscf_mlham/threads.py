@@ -66,23 +66,15 @@ def _switch(limited: bool) -> None:
 
 
 def shared_out(work: Callable[[slice], R], number: int, most: float = inf) -> list[R]:
-    """Split items among as many threads as PySCF uses, and return the result of each part, in order.
-
-    Args:
-        work: function of a part of consecutive items; see `each`.
-        number: number of items.
-        most: largest number of parts, at least one is made.
-    """
+    """Split items among PySCF's threads into at most `most` parts, and return their results in order; see `each`."""
     size = max(LEAST, -(-number // max(1, int(min(most, lib.num_threads())))))
     return each(work, [slice(*ends) for ends in lib.prange(0, number, size)])
 
 
 def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Return the results of a function of each item, computed on as many threads as PySCF uses.
+    """Return the results of a function of each item, the largest ones first, on as many threads as PySCF uses.
 
-    Args:
-        work: function in NumPy or PySCF, which then use one thread each and release the lock of the interpreter.
-        items: largest ones first, or all alike.
+    It must be of NumPy or PySCF, which then use one thread each and release the lock of the interpreter.
     """
     number = min(lib.num_threads(), len(items))
     if number <= 1:

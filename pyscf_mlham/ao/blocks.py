@@ -31,12 +31,9 @@ class Blocks(NamedTuple):
 def blocks_from_matrix(
     matrix: Array, layout: OrbitalLayout, pairs: IntArray, template: ShellTemplate | None = None
 ) -> Blocks:
-    """Cut a matrix in PySCF's AO order into onsite and pair blocks in irreps order.
+    """Cut a matrix (n_ao, n_ao) in PySCF's AO order into onsite and pair blocks in irreps order.
 
-    Args:
-        matrix: (n_ao, n_ao) operator matrix elements.
-        pairs: (P, 2) atoms (i, j).
-        template: shape of a block; the molecule's own by default.
+    The shape of a block is that of the template, by default the molecule's own.
     """
     slots = layout.slots(template or layout.template())  # (N, B), -1 = empty
     padded = np.pad(layout.irreps_from_ao(matrix), (0, 1))  # index -1 reads the zero border
@@ -49,15 +46,9 @@ def blocks_from_matrix(
 def matrix_from_blocks(
     blocks: Blocks, layout: OrbitalLayout, pairs: IntArray, template: ShellTemplate | None = None
 ) -> Array:
-    """Assemble a matrix in PySCF's AO order; blocks of pairs that are not listed are zero.
+    """Assemble a matrix in PySCF's AO order: the inverse of `blocks_from_matrix`.
 
-    Args:
-        blocks: onsite and pair blocks in irreps order.
-        pairs: (P, 2) atoms (i, j), each at most once.
-        template: shape of a block; the molecule's own by default.
-
-    Returns:
-        (n_ao, n_ao) operator matrix elements.
+    No pair may occur twice; blocks of pairs that are not listed are zero.
     """
     slots = layout.slots(template or layout.template())
     rows, columns = slots[pairs[:, 0]], slots[pairs[:, 1]]

@@ -81,11 +81,7 @@ def _sample_points(l: int) -> tuple[Array, Array]:
 
 
 def wigner(l: int, rotations: Array) -> Array:
-    """Matrices D with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations Q (..., 3, 3) alike.
-
-    Returns:
-        (..., 2l+1, 2l+1) orthogonal matrices in irreps order.
-    """
+    """Matrices D (..., 2l+1, 2l+1) with ``Y(Q r) = D(Q) Y(r)``, for proper and improper rotations Q (..., 3, 3)."""
     points, components_from_values = _sample_points(l)
     rotated = points @ np.swapaxes(rotations, -1, -2)  # (..., points, 3)
     values = solid_harmonics(l, rotated)  # (..., points, 2l+1) = Y(points) D^T
@@ -181,10 +177,9 @@ class OrbitalLayout:
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     def irreps_from_ao(self, matrix: Array) -> Array:
-        """Bring operator matrix elements from PySCF's AO order into irreps order.
+        """Bring operator matrix elements (..., n_ao, n_ao) from PySCF's AO order into irreps order.
 
-        Args:
-            matrix: (..., n_ao, n_ao) matrix elements <a|O|b>, such as F, S or H0; not a density matrix.
+        They are <a|O|b>, such as F, S or H0; not a density matrix.
         """
         if self.transform is None:
             return matrix[..., self.order[:, None], self.order]
@@ -199,11 +194,7 @@ class OrbitalLayout:
         return np.asarray(back.T @ matrix @ back)
 
     def rotation(self, orthogonal: Array) -> Array:
-        """Block-diagonal matrix D (n_ao, n_ao) in irreps order: ``O' = D O D^T`` when every position becomes Q r.
-
-        Args:
-            orthogonal: (3, 3) orthogonal matrix Q, proper or improper.
-        """
+        """Block-diagonal matrix D in irreps order: ``O' = D O D^T`` when every position becomes Q r, Q orthogonal."""
         whole = np.zeros((self.n_ao, self.n_ao))
         for rows, block in self._rotations(orthogonal):
             whole[rows[:, :, None], rows[:, None, :]] = block
@@ -233,13 +224,9 @@ class OrbitalLayout:
         return ShellTemplate(tuple(int(n) for n in counts.max(axis=0)))
 
     def slots(self, template: ShellTemplate) -> IntArray:
-        """Irreps-order component that fills each place of the template on each atom, -1 if the atom lacks the shell.
+        """Irreps-order component in each place of the template on each atom, (N, size); -1 if the atom lacks the shell.
 
-        Args:
-            template: the padded shells of a block; must hold every atom's shells.
-
-        Returns:
-            (n_atoms, template.size) indices.
+        The template must hold every atom's shells.
         """
         if self.template().union(template) != template:
             raise ValueError(

@@ -228,10 +228,9 @@ class Folder:
             print_line(console, f"{text}guesses); they are kept in the tables.")
 
     def finish(self, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float) -> Results:
-        """Write results.json, with runs in the order of their keys, remove the journal, and return the content.
+        """Write results.json in the order of the keys of runs, remove the journal, and return the content.
 
-        Args:
-            names: names of the molecules by key, to which those of earlier commands give way.
+        The names of molecules by key replace those of earlier commands.
         """
         rows = renamed(list(self.rows.values()), names)
         results = results_from_rows(rows, self.protocol, [*order, *self.rows], bad, tolerance)

@@ -102,14 +102,12 @@ def keys_of(file: HamiltonianFile) -> list[str]:
 def read_geometries(
     source: str, charge: int = 0, mult: int | None = None, crystals: bool = False, kpts: Sequence[int] = ()
 ) -> Iterator[Molecule | DataError]:
-    """Read every frame, see `geometries_of`.
+    """Read every frame, see `geometries_of`; charge, mult and kpts are for frames without them.
 
     Args:
         source: a file that ASE reads, ase:g2, ase:s22 and the like, or ase:g2/H2O,CH4 for some of a collection.
-        charge: total charge if a frame has none.
-        mult: multiplicity if a frame has none.
         crystals: whether the frames are crystals, of three periodic lattice vectors or the first two (pbc="T T F").
-        kpts: (3,) numbers of k points if a frame has none (kpts="4 4 1"); by default those that reach `REACH`.
+        kpts: (3,) numbers of k points (in a frame kpts="4 4 1"); by default those that reach `REACH`.
     """
     return geometries_of(frames(source), source, charge, mult, crystals, kpts)
 

@@ -21,11 +21,7 @@ def own_basis(mf: Any) -> dict[str, Any]:
 
 
 def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
-    """Return an auxiliary basis set for each element; PySCF's own choice if the level's lacks an element.
-
-    Args:
-        exchange: whether exact exchange is fitted too.
-    """
+    """Return an auxiliary basis for each element, of exchange too; PySCF's own if the level's lacks an element."""
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}
     chosen = {s: level.heavy if s in heavy else level.light for s in set(mol.elements)}
     if _size(mol, chosen) < level.functions * mol.nao:

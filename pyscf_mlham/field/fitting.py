@@ -129,11 +129,9 @@ class FittedIntegrals:
         return (slice(*ends) for ends in lib.prange(part.start, part.stop, step))
 
     def half_transformed(self, factor: Array, half: Array | None = None) -> Array:
-        """Return (P|mi) of factor columns i, (n, functions, columns), from integrals of both orders of each pair.
+        """Return (P|mi) of factor columns i, (n, functions, columns), from both orders of each pair.
 
-        Args:
-            factor: (n, columns).
-            half: array for the result; a new large array gets its pages from the system, which takes as long.
+        A new large array gets its pages from the system, which takes as long; `half` is one to be used instead.
         """
         if half is None:
             half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=self._b.dtype)

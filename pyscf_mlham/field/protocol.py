@@ -44,22 +44,10 @@ class Field(Protocol):
     tally: Tally
 
     def potential(self, factors: Sequence[Array]) -> Array:
-        """Build the effective potential.
-
-        Args:
-            factors: L, one (n, k) for a closed shell, two for alpha and beta.
-
-        Returns:
-            (n, n), or (2, n, n) for two factors; Hartree.
-        """
+        """Build the effective potential of one L (n, k) of a closed shell, (n, n), or of two, (2, n, n); Hartree."""
 
     def around(self, factors: Sequence[Array], v: Array) -> Field:
-        """Return a field that is exact at one density: v there, and elsewhere v plus this field's change.
-
-        Args:
-            factors: L of that density.
-            v: its full potential, Hartree.
-        """
+        """Return a field that is exact at one density: v there, and elsewhere v plus this field's change; Hartree."""
 
     def release(self) -> None:
         """Free memory whose content is cheap to recompute, before a full build; a small field has none."""

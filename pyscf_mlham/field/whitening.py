@@ -19,11 +19,7 @@ def coulomb_metric(auxmol: gto.Mole, omega: float) -> Array:
 
 
 class Whitening:
-    """The map L^-1 of a metric V = L L^T.
-
-    Attributes:
-        rank: number of rows of L^-1, reduced for linearly dependent functions.
-    """
+    """The map L^-1 of a metric V = L L^T; its rank, the number of rows, is reduced by linear dependence."""
 
     def __init__(self, metric: Array) -> None:
         self._root: Array | None = None

@@ -46,11 +46,7 @@ def inapplicable(mf: Any, mol: gto.Mole) -> str:
 
 @one_blas_thread()
 def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseField] | None = None) -> Point:
-    """Return the self-consistent baseline of a problem's mean-field object; `point.fock` is F_0.
-
-    Args:
-        fields: coarse field of the object and its response, made by default.
-    """
+    """Return the self-consistent baseline of an SCF problem, whose `fock` is F_0; its fields are made by default."""
     mf, factors = problem.mf, atomic_factors(problem.mf)
     coarse, response = fields or (CoarseField(mf, COARSE), ResponseField(mf))
     density = np.stack([l @ l.T for l in factors]) if len(factors) == 2 else factors[0] @ factors[0].T

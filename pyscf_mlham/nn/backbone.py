@@ -41,22 +41,14 @@ class BackboneOptions:
 
 
 class Directed(NamedTuple):
-    """Both directions of every pair: first all (i, j), then all (j, i).
+    """Both directions of every pair: first all (i, j), then all (j, i)."""
 
-    Attributes:
-        first, second: (2P,) atoms.
-        wigner_d: (2P, (degree+1)^2, (degree+1)^2) Wigner D matrices into the pairs' frames, rows sorted by m.
-        distances: (2P,) Bohr.
-        edges: (2P, hidden) invariant description of distance and elements.
-        envelope: (2P, 1, 1) smooth cutoff.
-    """
-
-    first: Tensor
+    first: Tensor  # (2P,) atoms
     second: Tensor
-    wigner_d: Tensor
-    distances: Tensor
-    edges: Tensor
-    envelope: Tensor
+    wigner_d: Tensor  # (2P, (degree+1)^2, (degree+1)^2) Wigner D matrices into the pairs' frames, rows sorted by m
+    distances: Tensor  # (2P,) Bohr
+    edges: Tensor  # (2P, hidden) invariant description of distance and elements
+    envelope: Tensor  # (2P, 1, 1) smooth cutoff
 
 
 class Features(NamedTuple):

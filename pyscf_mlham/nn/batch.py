@@ -13,34 +13,20 @@ from pyscf_mlham.features import Sample
 
 
 class Batch(NamedTuple):
-    """Molecules side by side, without pairs between them.
+    """Molecules side by side, without pairs between them."""
 
-    Attributes:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-        molecule: (N,) index of each atom's molecule.
-        charges: (molecules,) total charges.
-        periodic: (molecules,) True for a cell.
-        padding_mask: (N, B) True for an orbital, False for padding.
-        first, second: (P,) atoms of each pair, each pair once.
-        distances: (P,) Bohr.
-        wigner_d: (P, (L+1)^2, (L+1)^2) Wigner D matrices into the pairs' frames.
-        onsite: (N, K, B, B) input matrices, in the global frame.
-        pair: (P, K, B, B) input matrices, in the pairs' frames.
-    """
-
-    numbers: Tensor
-    positions: Tensor
-    molecule: Tensor
-    charges: Tensor
-    periodic: Tensor
-    padding_mask: Tensor
-    first: Tensor
+    numbers: Tensor  # (N,) atomic numbers
+    positions: Tensor  # (N, 3) Bohr
+    molecule: Tensor  # (N,) index of each atom's molecule
+    charges: Tensor  # (molecules,) total charges
+    periodic: Tensor  # (molecules,) True for a cell
+    padding_mask: Tensor  # (N, B) True for an orbital, False for padding
+    first: Tensor  # (P,) atoms of each pair, each pair once
     second: Tensor
-    distances: Tensor
-    wigner_d: Tensor
-    onsite: Tensor
-    pair: Tensor
+    distances: Tensor  # (P,) Bohr
+    wigner_d: Tensor  # (P, (L+1)^2, (L+1)^2) Wigner D matrices into the pairs' frames
+    onsite: Tensor  # (N, K, B, B) input matrices, in the global frame
+    pair: Tensor  # (P, K, B, B) input matrices, in the pairs' frames
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
         """Move to a device and cast floating-point tensors."""

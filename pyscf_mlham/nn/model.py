@@ -61,11 +61,7 @@ class HamiltonianModel(nn.Module):
         return self._predicted(batch, self.index[batch.numbers], None)[0]
 
     def for_training(self, batch: Batch, rotation: Rotation | None) -> tuple[Output, Traces | None]:
-        """Predict blocks and, with a wrapper, the traces that only the loss needs.
-
-        Args:
-            rotation: orientation of the molecules in the refiner, if there is one.
-        """
+        """Predict blocks, in an orientation of a refiner, and with a wrapper the traces that only the loss needs."""
         species = self.index[batch.numbers]
         output, features, invariants = self._predicted(batch, species, rotation)
         if self.wrapper is None or invariants is None:
@@ -108,11 +104,7 @@ class HamiltonianModel(nn.Module):
 
 
 def charges_from_transfers(moved: Tensor, directed: Directed, n_atoms: int) -> Tensor:
-    """Sum the charge that each atom takes from its neighbours, (N,) e; every fragment keeps its total charge.
-
-    Args:
-        moved: (2P,) charge that the first atom of each directed pair takes from the second, e.
-    """
+    """Sum the charge that first atoms take from second ones, (2P,) e: (N,) e. Every fragment keeps its total charge."""
     return moved.new_zeros(n_atoms).index_add(0, directed.first, moved).index_add(0, directed.second, -moved)
 
 
@@ -185,11 +177,9 @@ def build(
     wrapper: Mapping[str, Any] | None = None,
     refiner: Mapping[str, Any] | None = None,
 ) -> HamiltonianModel:
-    """Build a network with random weights.
+    """Build a network, one of `ARCHITECTURES`, with random weights; an unknown option is an error.
 
     Args:
-        architecture: one of `ARCHITECTURES`.
-        options: sizes; an unknown key is an error.
         wrapper: its name, one of `WRAPPERS`, and its sizes, or None.
         refiner: its name, one of `REFINERS`, and its sizes, or None.
     """

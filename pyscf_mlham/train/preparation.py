@@ -162,8 +162,7 @@ def choose(
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
     """Choose molecules of the requested charges, by split; the elements are those of the training molecules.
 
-    Args:
-        started: elements of the model with the initial weights, which are kept.
+    Those of a model with the initial weights, `started`, are kept.
     """
     chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):

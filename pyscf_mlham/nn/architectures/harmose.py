@@ -90,13 +90,7 @@ class HarmoSE(nn.Module):
     def forward(
         self, output: Output, features: Features, batch: Batch, species: Tensor, rotation: Rotation | None
     ) -> Output:
-        """Correct blocks.
-
-        Args:
-            output: blocks of the first stage, Hartree.
-            species: (N,) index of each atom's element.
-            rotation: orientation of the molecules, for training; None averages over the fixed ones.
-        """
+        """Correct blocks, Hartree; without a rotation, which training gives, averaged over the fixed orientations."""
         rotations = [rotation] if rotation is not None else [self.frame(k) for k in range(self.options.frames)]
         masks = Output(*block_masks(batch))
         corrections = [self._from(r.to(output.onsite), output, masks, features, species) for r in rotations]
@@ -174,10 +168,9 @@ class Attention(nn.Module):
         return Features(atoms, pairs + self.pair_feed(ends), directed)
 
     def _attended(self, query: Tensor, own: Tensor, added: Tensor, directed: Directed) -> Tensor:
-        """Weighted values, (N, channels).
+        """Weighted values, (N, channels), of queries of the same shape.
 
         Args:
-            query: (N, channels).
             own: (N, 2 channels) keys and values of atoms.
             added: (2P, 2 channels) contributions of pairs to their second atom's.
         """

@@ -103,14 +103,7 @@ class PathWeights(nn.Module):
         self.shape = (paths, o.channels)
 
     def forward(self, x: Tensor, y: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-        """Return (2P, paths, C).
-
-        Args:
-            x: (2P, (degree+1)^2, C) irreps at the first atoms.
-            y: the same at the second.
-            pairs: (2P, rows, pair_channels) features of pairs; only the scalars are used.
-            edges: (2P, hidden).
-        """
+        """Return (2P, paths, C) of the irreps x, y at the two atoms, the scalars of the pairs, and the edges."""
         products = [part.mean(1) for part in (x * y).split(self.sizes, dim=1)]
         hidden = self.edge(torch.cat([edges, pairs[:, 0]], dim=-1))
         return self.leave(hidden * (1 + self.ends(torch.cat(products, dim=-1)))).unflatten(-1, self.shape)

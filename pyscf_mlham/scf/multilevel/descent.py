@@ -62,13 +62,7 @@ class Step(NamedTuple):
 
 
 def descended(level: CheapLevel | FullLevel, surface: Surface, tolerance: float, steps: int = STEPS) -> Solution:
-    """Minimise the energy of a level by second-order steps.
-
-    Args:
-        surface: of the starting point.
-        tolerance: orbital gradient, Hartree.
-        steps: largest number of builds.
-    """
+    """Minimise the energy of a level by second-order steps from a surface, to an orbital gradient in Hartree."""
     radius, done, point = RADIUS, False, surface.point
     for _ in range(steps):
         saddle = (done or point.gradient < tolerance) and not surface.is_minimum

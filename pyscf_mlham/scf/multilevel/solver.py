@@ -133,8 +133,7 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
 def combined(points: Sequence[Point], response: Level) -> Point:
     """Return the last point of a level with the potential that all its points together expect at its density.
 
-    Args:
-        response: level that carries a potential from one density to another.
+    A cheaper level, the response, carries their potentials there.
     """
     *earlier, last = points
     if not earlier:

@@ -92,8 +92,7 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
 def refining_field(mf: Any, own: bool = True) -> CoarseField | SingleField | None:
     """Return the field that refines a guess, see `stepped`; None if the solver of an accelerated object does so.
 
-    Args:
-        own: whether it is the object's own if that is density-fitted.
+    It may be the object's own if that is density-fitted.
     """
     if hasattr(mf, "undo_accelerate"):
         return None
@@ -112,8 +111,7 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, diis: bool = True) -> Orbitals:
     """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them.
 
-    Args:
-        diis: whether to try DIIS first; it fills the lowest orbitals.
+    DIIS, which fills the lowest orbitals, may be left out.
     """
     response = levels[-1].field
     if not isinstance(response, ResponseField) or not rotates_freely(point.problem):
