@@ -28,9 +28,9 @@ from pyscf_mlham.density import Orbitals, spin_breaking
 from pyscf_mlham.errors import DataError, MLHamError, ModelError
 from pyscf_mlham.field import Builds
 from pyscf_mlham.h0 import hamiltonian
-from pyscf_mlham.model.guess import learned_guess, settings
+from pyscf_mlham.model.guess import learned_guess, resolve, settings
 from pyscf_mlham.model.oracle import ARCHITECTURE, OracleModel
-from pyscf_mlham.model.predictor import Prediction
+from pyscf_mlham.model.predictor import Predictor
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.guess_info import recorded
 from pyscf_mlham.scf.multilevel import accelerate
@@ -135,7 +135,7 @@ def _oracle(mf: Any, protocol: Protocol) -> Start:
 def _learned(mf: Any, model: str | None) -> Start:
     """Predict; if the model is not applicable, use what any user gets instead."""
     try:
-        return _predicted(*learned_guess(mf, mf.mol, model))
+        return _predicted(mf, resolve(model, mf, mf.mol))
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
@@ -146,7 +146,8 @@ def _learned(mf: Any, model: str | None) -> Start:
         return instead._replace(work=spent.plus(instead.work), note=f"{NO_MODEL}, {used} instead: {error}")
 
 
-def _predicted(density: Array, prediction: Prediction, config: ModelConfig) -> Start:
+def _predicted(mf: Any, model: Predictor, own: bool = True) -> Start:
+    (density, prediction), config = learned_guess(mf, mf.mol, model, own), model.config
     work = Work(prediction.builds.single_builds, prediction.builds.coarse_builds)
     note = f"overlap filter {prediction.damping:g}" * bool(prediction.damping)
     return Start(density, 0, work, prediction.orbitals, config.name, config.weights_sha256, note)
@@ -161,7 +162,7 @@ def _from_file(mf: Any, molecule: Molecule, path: Path) -> Start:
     except OSError as error:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile ({error})") from error
     if labelled:
-        return _predicted(*learned_guess(mf, mf.mol, _label_as_model(path, molecule), own=False))
+        return _predicted(mf, _label_as_model(path, molecule), own=False)
     if not checkpoint:
         raise DataError(f"{path}: neither a file of labelled molecules nor a PySCF chkfile")
     if reason := _why_another(chkfile.load_mol(str(path)), mf.mol):
@@ -212,7 +213,8 @@ def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: P
     closed = bool(spin_breaking(mf, mf.mol))
     if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities
         mf.init_guess_breaksym = 0
-    density, prediction, config = learned_guess(mf, mf.mol, model or None, own=False)
+    predictor = resolve(model or None, mf, mf.mol)
+    (density, prediction), config = learned_guess(mf, mf.mol, predictor, own=False), predictor.config
     energy, coeff, occ = prediction.orbitals
     matrices = {"dm": np.asarray(density), "fock": prediction.fock}
     about = {"model": config.name, "model_sha256": config.weights_sha256, "xc": level.xc, "basis": level.basis}

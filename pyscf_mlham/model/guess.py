@@ -14,7 +14,6 @@ from pyscf import gto, lib
 from pyscf.lib import logger
 
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import ModelError, OutOfDomainError, PredictionError, reason_of
 from pyscf_mlham.field import Builds
@@ -173,7 +172,7 @@ def _guess(
     try:
         predictor = resolve(model, mf, mol)
         loading = time.perf_counter() - start
-        density, prediction, _ = learned_guess(mf, mol, predictor)
+        density, prediction = learned_guess(mf, mol, predictor)
         seconds = time.perf_counter() - start
         loaded = f", and {loading:.1f} s to load the model" if loading > LOADING else ""
         logger.note(mf, "ml guess: %s%s", prediction.describe(), loaded)
@@ -194,13 +193,12 @@ def _guess(
     return density, replace(info, fallback_reason=reason, seconds=seconds, **builds._asdict())
 
 
-def learned_guess(mf: Any, mol: gto.Mole, model: ModelLike, own: bool = True) -> tuple[Array, Prediction, ModelConfig]:
+def learned_guess(mf: Any, mol: gto.Mole, model: Predictor, own: bool = True) -> tuple[Array, Prediction]:
     """Return the density matrix of a model's prediction, see `predict`; raise an MLHamError if it is not applicable."""
-    predictor = resolve(model, mf, mol)
-    check_spin_symmetry(mf, mol, predictor)
-    prediction = predict(mf, predictor, mol, own=own)
+    check_spin_symmetry(mf, mol, model)
+    prediction = predict(mf, model, mol, own=own)
     with counted(prediction.builds):
-        return density_from_prediction(mf, mol, predictor, prediction), prediction, predictor.config
+        return density_from_prediction(mf, mol, model, prediction), prediction
 
 
 def density_from_prediction(mf: Any, mol: gto.Mole, model: Predictor, prediction: Prediction) -> Array:

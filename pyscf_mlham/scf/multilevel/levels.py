@@ -36,15 +36,12 @@ class CheapLevel:
 
     def __init__(self, problem: Problem, field: Field, trust: float | None = None) -> None:
         self._problem, self.field = problem, field
-        self.trust = self._own_trust() if trust is None else trust
+        if trust is None and field.name == SINGLE.name:
+            trust = SINGLE_TRUST_HF if Functional(problem.mf).kind == "HF" else SINGLE_TRUST
+        self.trust = COARSE_TRUST if trust is None else trust
         response = field.name == RESPONSE.name
         self.share, self._cycles = (RESPONSE_SHARE, RESPONSE_CYCLES) if response else (COARSE_SHARE, CYCLES)
         self._diis = diis_of(problem)
-
-    def _own_trust(self) -> float:
-        if self.field.name != SINGLE.name:
-            return COARSE_TRUST
-        return SINGLE_TRUST_HF if Functional(self._problem.mf).kind == "HF" else SINGLE_TRUST
 
     def build(self, orbitals: Orbitals) -> Point:
         """Build the Fock matrix of orbitals; see `Level`."""
