@@ -79,8 +79,8 @@ def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
 
 def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
     """Return how PySCF would break the spin symmetry of a molecule's guess: 1 (its default) or "mix"; 0 if not."""
-    wanted = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it
-    return wanted if wanted and mf.istype("UHF") and mol.spin == 0 and not is_periodic(mol) else 0
+    method = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it
+    return method if method and mf.istype("UHF") and mol.spin == 0 and not is_periodic(mol) else 0
 
 
 def with_mixed_frontier(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
@@ -112,12 +112,12 @@ def _angle_apart(mol: gto.Mole, pair: Array) -> float:
 
 
 def aligned(mol: gto.Mole, orbitals: Orbitals) -> Orbitals:
-    """Turn degenerate orbitals that are occupied in part to the axes; return the same object if there are none.
+    """Rotate degenerate orbitals that are occupied in part to the axes; return the same object if there are none.
 
     The energy of such a state, the hole of OH for example, depends on its orientation on the integration grid, by 1e-8
     to 1e-4 Hartree. Along the axes there is no torque, and rounding does not choose the orientation. That of a molecule
     that is not linear depends on it by itself (ethane cation: 5e-4 Hartree), and the axes may be saddle points: the
-    orbitals are turned beside them.
+    orbitals are rotated beside them.
     """
     if not any(len(_open_edges(energy, occ)) for energy, _, occ in _channels(orbitals)):
         return orbitals

@@ -202,12 +202,12 @@ class OrbitalLayout:
 
     def rotated(self, matrix: Array, orthogonal: Array) -> Array:
         """Return D O D^T of a matrix O (..., n_ao, n_ao), block by block, with the D of `rotation`."""
-        turned, rotations = np.array(matrix), list(self._rotations(orthogonal))
+        product, rotations = np.array(matrix), list(self._rotations(orthogonal))
         for _ in range(2):  # D (D O)^T is (D O D^T)^T
             for rows, block in rotations:
-                turned[..., rows, :] = block @ turned[..., rows, :]
-            turned = np.ascontiguousarray(turned.swapaxes(-1, -2))
-        return turned
+                product[..., rows, :] = block @ product[..., rows, :]
+            product = np.ascontiguousarray(product.swapaxes(-1, -2))
+        return product
 
     def _rotations(self, orthogonal: Array) -> Iterator[tuple[IntArray, Array]]:
         """Yield, for each degree, the components (shells, 2 l + 1) of its shells and their matrix."""

@@ -43,12 +43,12 @@ class Task(NamedTuple):
     """A molecule to be displaced by a worker."""
 
     molecule: Molecule
-    wanted: Displacements
+    settings: Displacements
 
     @property
     def key(self) -> str:
         """Identity of its thermal copies."""
-        return f"{self.molecule.key} {self.wanted.thermal} {self.wanted.temperature} {self.wanted.seed}"
+        return f"{self.molecule.key} {self.settings.thermal} {self.settings.temperature} {self.settings.seed}"
 
 
 Copies = tuple[str, list[Molecule | DataError]]  # key of the task; copies, or the error
@@ -56,7 +56,7 @@ Copies = tuple[str, list[Molecule | DataError]]  # key of the task; copies, or t
 
 def with_copies(
     molecules: Iterable[Molecule | DataError],
-    wanted: Displacements,
+    settings: Displacements,
     work: Callable[[Sequence[Task]], Iterator[Copies]],
     console: Console,
     memory: Path = Path(":memory:"),
@@ -70,9 +70,9 @@ def with_copies(
         yield molecule
         if isinstance(molecule, DataError):
             continue
-        yield from rattled(molecule, wanted.rattle, wanted.sigma, wanted.seed)
-        if wanted.thermal:
-            task = Task(molecule, wanted)
+        yield from rattled(molecule, settings.rattle, settings.sigma, settings.seed)
+        if settings.thermal:
+            task = Task(molecule, settings)
             tasks.setdefault(task.key, task)
     if not tasks:
         return
@@ -97,8 +97,8 @@ def _copy(molecule: Molecule, number: int, positions: Array) -> Molecule:
 
 
 def _thermal_copies(task: Task) -> Copies:
-    molecule, wanted = task
-    return task.key, [*thermal(molecule, wanted.thermal, wanted.temperature, wanted.seed)]
+    molecule, settings = task
+    return task.key, [*thermal(molecule, settings.thermal, settings.temperature, settings.seed)]
 
 
 def _no_copies(task: Task, reason: str) -> Copies:

@@ -251,12 +251,12 @@ def _collection(name: str) -> Iterator[tuple[str, Any]]:
     """Return members of one of ASE's collections: all of them (g2) or some (g2/H2O,CH4)."""
     import ase.collections
 
-    name, _, wanted = name.partition("/")
+    name, _, members = name.partition("/")
     collection: Any = getattr(ase.collections, name, None)
     if not hasattr(collection, "names"):
         yield name, FrameError(f"ASE has no collection {name}; expected g2, s22, dcdft or the like")
         return
-    for member in wanted.split(",") if wanted else collection.names:
+    for member in members.split(",") if members else collection.names:
         exists = member in collection.names
         yield f"{name}:{member}", collection[member] if exists else FrameError(f"collection {name} has no {member}")
 

@@ -55,13 +55,13 @@ class FittedIntegrals:
 
     def _allocated(self, shape: tuple[int, int], level: Level, budget: float) -> Array:
         self._file: Any = None
-        wanted = float(np.prod(shape)) * np.dtype(level.dtype).itemsize
-        if wanted <= budget:
+        size = float(np.prod(shape)) * np.dtype(level.dtype).itemsize
+        if size <= budget:
             return np.empty(shape, dtype=level.dtype)
         # a memory-mapped file grows as it is written, and a full disk would then kill the process
-        if wanted > (room := shutil.disk_usage(lib.param.TMPDIR).free):
+        if size > (room := shutil.disk_usage(lib.param.TMPDIR).free):
             raise ResourceError(
-                f"the fitted integrals need {wanted / 1e9:.2g} GB, but max_memory leaves {budget / 1e9:.2g} GB and "
+                f"the fitted integrals need {size / 1e9:.2g} GB, but max_memory leaves {budget / 1e9:.2g} GB and "
                 f"{lib.param.TMPDIR} has {room / 1e9:.2g} GB free. Increase max_memory, or set PYSCF_TMPDIR to a "
                 "larger disk"
             )

@@ -112,11 +112,11 @@ def check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> No
     """Raise ModelError if weights are not those of the network, before any memory is allocated for it."""
     from pyscf_mlham.nn.model import weight_shapes
 
-    wanted = weight_shapes(config)
+    expected = weight_shapes(config)
     found = {name: array.shape for name, array in weights.items()}
-    if other := [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]:
+    if other := [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]:
         name = min(other)
         raise ModelError(
             f"model {config.name}: its weights do not fit its network ({len(other)} of them; {name} has shape "
-            f"{found.get(name)}, expected {wanted.get(name)}); copy the model again."
+            f"{found.get(name)}, expected {expected.get(name)}); copy the model again."
         )

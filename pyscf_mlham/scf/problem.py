@@ -86,10 +86,10 @@ class Problem(NamedTuple):
         """Solve F C = S C e and fill the orbitals; fock: Fock matrix in the object's shape, Hartree."""
         orbitals, mol = orbitals_from_fock(self.mf, fock, self.overlap, self.x), self.mf.mol
         free = mol.symmetry or is_periodic(mol) or self.aim < TORQUE
-        turned = orbitals if free else aligned(mol, orbitals)
-        if turned is not orbitals:
-            logger.info(self.mf, "degenerate orbitals are occupied in part: the axes choose the orientation")
-        return turned
+        oriented = orbitals if free else aligned(mol, orbitals)
+        if oriented is not orbitals:
+            logger.info(self.mf, "degenerate orbitals are occupied in part: they are oriented along the axes")
+        return oriented
 
     def filled_like(self, reference: Orbitals, orbitals: Orbitals) -> Orbitals:
         """Fill orbitals by their overlap with the occupied ones of a reference, both of ROHF."""

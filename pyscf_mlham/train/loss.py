@@ -179,8 +179,8 @@ def trace_error(traces: Traces, batch: Batch, targets: Targets, template: ShellT
     Typical traces follow from the heads' scales at each distance; in Hartree^2 distant pairs would have no weight.
     """
     present = traces_of(targets.onsite_mask, targets.pair_mask, template)
-    wanted = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
-    found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, wanted, present, strict=True)]
+    target = traces_of(targets.onsite * targets.onsite_mask, targets.pair * targets.pair_mask, template)
+    found = [(t - w).abs() * (m > 0) for t, w, m in zip(traces, target, present, strict=True)]
     onsite, pair = found[0] / ONSITE_SCALE**2, found[1] / pair_size(batch.distances) ** 2
     return _per_molecule(onsite, pair, batch, targets) / targets.n_elements
 

@@ -211,12 +211,12 @@ def symbols(elements: Iterable[int]) -> str:
 
 def _requested(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
     """Return the requested records of a split, with open shells only if the baseline depends on spin."""
-    wanted = {ELEMENTS.index(symbol) for symbol in config.elements}
+    requested = {ELEMENTS.index(symbol) for symbol in config.elements}
     places = [Place(file, int(i)) for file in files for i in file.indices(split)]
     places = [p for p in places if p.file.charge[p.index] in config.charges]
     if config.baseline != SCC:
         places = [p for p in places if p.file.spin[p.index] == 0]
-    return [p for p in places if not wanted or wanted.issuperset(p.composition)]
+    return [p for p in places if not requested or requested.issuperset(p.composition)]
 
 
 def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place]) -> set[Place]:
@@ -257,8 +257,8 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
     except RuntimeError as error:
         raise ModelError(f"start: the weights in {folder} are of other sizes than the network ({error}).") from error
     fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
-    if lost := unexpected + [key for key in missing if not key.startswith(fresh)]:
-        raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(lost[:3])} ...).")
+    if others := unexpected + [key for key in missing if not key.startswith(fresh)]:
+        raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(others[:3])} ...).")
     if config.frozen:
         model.freeze_first_stage()
 
@@ -267,9 +267,9 @@ def _same(key: str, one: Any, other: Any) -> bool:
     return same_name(one, other) if key in NAMES else bool(one == other)
 
 
-def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted: ModelConfig) -> None:
+def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, new_config: ModelConfig) -> None:
     """Raise ModelError if options differ that no weight's shape depends on, such as the cutoff or the limit."""
-    both = "refiner" in found.options and "refiner" in wanted.options
+    both = "refiner" in found.options and "refiner" in new_config.options
 
     def described(model: ModelConfig) -> dict[str, Any]:
         sizes = asdict(options_of(model.architecture, model.options["network"]))
@@ -279,14 +279,14 @@ def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, wanted
         full.pop("frames", None)  # on which the weights do not depend
         return {**sizes, **stays, **{f"refiner's {key}": value for key, value in full.items()}}
 
-    old, new = described(found), described(wanted)
+    old, new = described(found), described(new_config)
     if others := [f"{key} {old[key]} instead of {new[key]}" for key in new if not _same(key, old[key], new[key])]:
         raise ModelError(f"start: {folder} has {', '.join(others)}; they must be the same.")
 
 
-def other_h0(folder: Path, found: ModelConfig, wanted: ModelConfig) -> str:
+def other_h0(folder: Path, found: ModelConfig, new_config: ModelConfig) -> str:
     """Return a sentence if a model's weights were trained on another H0 than a run's, "" if on the same."""
-    old, new = found.baseline_fingerprint, wanted.baseline_fingerprint
+    old, new = found.baseline_fingerprint, new_config.baseline_fingerprint
     if same_h0(old, new):
         return ""
     return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {old}) than this run's ({new})"

@@ -66,7 +66,7 @@ def _lower(ladder: Ladder, outcome: Outcome) -> Orbitals | None:
         return None
     if not outcome.failure:
         curvature = surface.lowest[0]
-        logger.info(point.problem.mf, "multilevel SCF: a saddle point is left, curvature %.2g Hartree", curvature)
+        logger.info(point.problem.mf, "multilevel SCF: descent from a saddle point, curvature %.2g Hartree", curvature)
     [level] = ladder.levels([COARSE.name])
     goal = min(START_TOL, point.gradient / 10) if outcome.failure else START_TOL
     found = descended(level.shifted(point), surface, goal).point

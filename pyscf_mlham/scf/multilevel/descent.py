@@ -148,10 +148,10 @@ class Surface:
     def _product(self, field: Field, angles: Array, length: float) -> Array:
         """Return H x with the response of a field, from its potentials at rotations by +- length x."""
         parts = self._parts(angles)
-        turns = [
+        displaced = [
             length * (spin.virtual @ x) * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)
         ]
-        there, back = ([l + sign * t for l, t in zip(self._factors, turns, strict=True)] for sign in (1, -1))
+        there, back = ([l + sign * t for l, t in zip(self._factors, displaced, strict=True)] for sign in (1, -1))
         v = (field.potential(there) - field.potential(back)) / (2 * length)
         v = v if v.ndim == 3 else v[None]
         answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
@@ -205,8 +205,8 @@ class Surface:
             return float(values[0]), vectors[0]
         low = vectors[values < UNSURE]
         matrix = low @ np.array([self._product(self._finer, x, NEARBY) for x in low]).T
-        values, turns = np.linalg.eigh((matrix + matrix.T) / 2)
-        x = turns[:, 0] @ low
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        x = vectors[:, 0] @ low
         self._direction, self._missing = x, float(values[0] - x @ self._product(self.response, x, 1.0))
         return float(values[0]), x
 
