@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyscf_mlham.bench.results import read_results
-from pyscf_mlham.bench.summary import Sheet, summary_table
+from pyscf_mlham.bench.tables import Sheet, summary_table
 from pyscf_mlham.bench.trust import VERDICTS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -199,7 +199,7 @@ def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: 
 
 def _report(results: Results, folder: Path, clock: str, console: Console) -> int:
     from pyscf_mlham.bench.report import write_report
-    from pyscf_mlham.bench.summary import print_summary
+    from pyscf_mlham.bench.tables import print_summary
 
     write_report(results, folder, clock)
     print_summary(results, clock, console)

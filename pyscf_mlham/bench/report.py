@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pyscf_mlham.bench.figures import colour, draw, saved, svg
 from pyscf_mlham.bench.results import RESULTS, Results
-from pyscf_mlham.bench.summary import (
+from pyscf_mlham.bench.summary import sections
+from pyscf_mlham.bench.tables import (
     INTERVALS,
     Sheet,
     clock_name,
@@ -24,7 +25,6 @@ from pyscf_mlham.bench.summary import (
     intervals,
     molecule_table,
     reference_name,
-    sections,
     sheets,
     summary_table,
 )

@@ -100,7 +100,7 @@ class Results:
             total = len({row.step for row in rows})
             refused = [row for row in rows if row.note.startswith(NO_MODEL)]
             for reason, alike in grouped(refused, lambda row: REFUSED.sub(r"\2", row.note)).items():
-                counts = Counter(row.guess if row.solver == "scf" else f"{row.guess}/{row.solver}" for row in alike)
+                counts = Counter(method_name(row.guess, row.solver) for row in alike)
                 runs = ", ".join(f"{run} at {count} of {total} geometries" for run, count in counts.items())
                 yield f"{rows[0].molecule}: without the model: {runs} ({reason})"
 
@@ -304,6 +304,11 @@ def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
+
+
+def method_name(guess: str, solver: str) -> str:
+    """Return the name of a method in figures and sentences."""
+    return guess if solver == "scf" else f"{guess}/{solver}"
 
 
 def methods_of(results: Results) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pyscf_mlham.bench.report import page
 from pyscf_mlham.bench.results import Results, grouped, molecule_of
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.starts import NO_MODEL
-from pyscf_mlham.bench.summary import Sheet, describe
+from pyscf_mlham.bench.tables import Sheet, describe
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.progress import print_line

@@ -23,7 +23,8 @@ from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.bench.protocol import SOLVERS, Protocol, model_hash
 from pyscf_mlham.bench.report import BEGIN, END, html, insert_table
 from pyscf_mlham.bench.results import RESULTS, Results, methods_of, molecule_of, read_results
-from pyscf_mlham.bench.summary import geometric_mean, molecule_table, print_summary, sections, summarise, summary_table
+from pyscf_mlham.bench.summary import geometric_mean, sections, summarise
+from pyscf_mlham.bench.tables import molecule_table, print_summary, summary_table
 from pyscf_mlham.errors import DataError
 from support import ROOT
 from support.molecules import assert_close

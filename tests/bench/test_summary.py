@@ -14,7 +14,8 @@ from pyscf_mlham.bench.measure import PLAIN, Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.report import html
 from pyscf_mlham.bench.results import Results, results_from_rows
-from pyscf_mlham.bench.summary import Method, _sheet, print_summary, sections, summarise, summary_table
+from pyscf_mlham.bench.summary import Method, sections, summarise
+from pyscf_mlham.bench.tables import _sheet, print_summary, summary_table
 
 
 def run(molecule: str, guess: str = "minao", solver: str = "scf", repeat: int = 0, **others: Any) -> Row:

@@ -26,7 +26,8 @@ from pyscf_mlham.bench.commands import add_paths
 from pyscf_mlham.bench.measure import Row
 from pyscf_mlham.bench.protocol import MD, Optimisation
 from pyscf_mlham.bench.results import JOURNAL, RESULTS, Folder, Results, read_results, results_from_rows
-from pyscf_mlham.bench.summary import heading, print_summary, sections
+from pyscf_mlham.bench.summary import heading, sections
+from pyscf_mlham.bench.tables import print_summary
 from pyscf_mlham.bench.trajectory import run_paths, thermal_momenta
 from pyscf_mlham.errors import DataError
 from support.benchmarked import QUICKLY
