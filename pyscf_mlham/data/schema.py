@@ -29,8 +29,8 @@ from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
 
 FORMAT = "pyscf_mlham-hamiltonians"
-SCHEMA_VERSION = 1
-CONVENTION, UNITS = "pyscf-spherical", "bohr, hartree"
+# Attributes of every file.
+HEAD = {"format": FORMAT, "schema_version": 1, "ao_convention": "pyscf-spherical", "units": "bohr, hartree"}
 SPLITS = ("train", "val", "test")
 GRID_LEVELS = range(10)  # PySCF's
 COUNTS = ("n_atoms", "n_ao", "charge", "spin")
@@ -43,7 +43,6 @@ CRYSTAL: Mapping[str, tuple[str, tuple[int, ...]]] = {  # type, and shape for ea
     "mesh": ("i4", (3,)),
 }
 WHOLE = (*COUNTS, "numbers", "dimension", "mesh")  # datasets of integers
-KINDS: Mapping[Any, Any] = {"str": str, "int": int, "bool": bool, "float": float}
 MOST_MATRICES = 16  # in a file
 MOST_ORBITALS = 30000  # of a molecule; a triangle has 2 GB
 MOST_KPTS = 10000
@@ -74,8 +73,7 @@ class Level:
 
     def described(self) -> dict[str, Any]:
         """Return the attributes; those of crystals for crystals only."""
-        values = asdict(self)
-        return values if self.pseudo else {k: v for k, v in values.items() if k not in ("pseudo", "smearing")}
+        return {k: v for k, v in asdict(self).items() if self.pseudo or k not in ("pseudo", "smearing")}
 
 
 class Periodic(NamedTuple):
@@ -252,7 +250,7 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
     @property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers in the file."""
-        return tuple(int(z) for z in np.unique(self._numbers))
+        return tuple(np.unique(self._numbers).tolist())
 
     def numbers(self, index: int) -> IntArray:
         """Return the atomic numbers of a record, (N,)."""
@@ -287,19 +285,15 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
 
 def _level_of(path: Path, attributes: dict[str, Any]) -> Level:
     """Return the level of theory of a file; raise DataError for files of another kind or version."""
-    found, version = attributes.get("format"), attributes.get("schema_version")
-    if found != FORMAT:
-        raise DataError(f"{path}: format is {found!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update pyscf_mlham.")
-    for key, expected in (("ao_convention", CONVENTION), ("units", UNITS)):
-        if attributes.get(key) != expected:
-            raise DataError(f"{path}: {key} is {attributes.get(key)!r}, expected {expected!r}.")
+    advice = {"format": "; use `mlham data import` for other formats", "schema_version": "; update pyscf_mlham"}
+    for key, expected in HEAD.items():
+        if (found := attributes.get(key)) != expected:
+            raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice.get(key, '')}.")
     known = [f for f in fields(Level) if f.name in attributes]
     if missing := {f.name for f in fields(Level)} - {f.name for f in known} - {"pseudo", "smearing"}:
         raise DataError(f"{path}: attributes {sorted(missing)} of the level of theory are missing.")
     try:
-        level = Level(**{f.name: KINDS[f.type](attributes[f.name]) for f in known})
+        level = Level(**{f.name: type(getattr(Level, f.name))(attributes[f.name]) for f in known})
         for name in filter(None, (level.basis, level.pseudo)):
             check_basis(name)
         check_functional(level.xc)
@@ -322,9 +316,8 @@ def write_file(
         failed: name and reason of molecules without a label, by their key.
     """
     with replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, ao_convention=CONVENTION)
-        file.attrs.update(units=UNITS, fock_storage="lower triangle, row-major, float32")
-        file.attrs.update(level.described() | dict(attributes))
+        storage = {"fock_storage": "lower triangle, row-major, float32"}
+        file.attrs.update(HEAD | storage | level.described() | dict(attributes))
         _write_records(file, records, CRYSTAL if level.pseudo else {})
         entries = [(key, *failure) for key, failure in failed.items()]
         for place, key in enumerate(("key", "name", "reason")):
@@ -375,7 +368,7 @@ def check_record(record: Record, place: str) -> None:
     if not np.all(np.isfinite(record.positions)):
         raise DataError(f"{place}: positions are not finite.")
     for key, matrix in record.matrices.items():
-        if not np.all(np.isfinite(matrix)) or np.abs(matrix).max(initial=0.0) > LARGEST_FOCK:
+        if not np.abs(matrix).max(initial=0.0) <= LARGEST_FOCK:  # or not a number
             raise DataError(f"{place}: {key} is not finite, or not a Fock matrix in Hartree.")
     if not (np.isfinite(record.energy) and np.isfinite(record.gap)):
         raise DataError(f"{place}: energy or gap is not finite.")
