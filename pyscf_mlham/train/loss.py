@@ -12,7 +12,7 @@ from torch import Tensor
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.data.dataset import Example
-from pyscf_mlham.nn.batch import Batch, batch_from_samples
+from pyscf_mlham.nn.batch import Batch, batch_from_samples, block_masks
 from pyscf_mlham.nn.head import ONSITE_SCALE, Output, Traces, pair_size
 from pyscf_mlham.nn.rotation import block_rotations, shells_of_components
 from pyscf_mlham.train.config import LossConfig
@@ -61,18 +61,13 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
     n_ao = [e.orbitals.shape[-1] for e in examples]
     size, width = max(n_ao) + 1, examples[0].slots.shape[1]
     slots = np.concatenate([np.where(e.slots < 0, size - 1, e.slots) for e in examples])
-    mask = np.concatenate([e.slots >= 0 for e in examples]).astype(np.float32)
-    offsets = np.cumsum([0] + [len(e.slots) for e in examples[:-1]])
-    pairs = np.concatenate([e.sample.pairs + at for e, at in zip(examples, offsets, strict=True)]).reshape(-1, 2)
-    onsite_mask, pair_mask = (
-        mask[i][:, :, None] * mask[j][:, None, :] for i, j in ((slice(None),) * 2, (pairs[:, 0], pairs[:, 1]))
-    )
     pair_molecule = np.repeat(np.arange(len(examples)), [len(e.sample.pairs) for e in examples])
-    arrays = (
+    batch = batch_from_samples([e.sample for e in examples])
+    blocks = (
         np.concatenate([e.onsite for e in examples]),
         np.concatenate([e.pair for e in examples]).reshape(-1, width, width),
-        onsite_mask,
-        pair_mask,
+    )
+    others = (
         slots,
         pair_molecule,
         np.array(n_ao, dtype=np.float32),
@@ -83,7 +78,8 @@ def collate(examples: Sequence[Example]) -> tuple[Batch, Targets]:
         np.concatenate([e.phases.ravel() for e in examples]),
         *_orbital_targets(examples, size),
     )
-    return batch_from_samples([e.sample for e in examples]), Targets(*(torch.from_numpy(a) for a in arrays))
+    tensors = [*map(torch.from_numpy, blocks), *block_masks(batch), *map(torch.from_numpy, others)]
+    return batch, Targets(*tensors)
 
 
 def _elements(example: Example) -> float:
