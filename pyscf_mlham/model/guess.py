@@ -23,7 +23,7 @@ from pyscf_mlham.model.predictor import Prediction, Predictor, counted, native_i
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.core import forget_core
 from pyscf_mlham.scf.decorator import expect_mean_field, is_on_gpu, on_cpu
-from pyscf_mlham.scf.guess_info import GuessInfo, record, record_kept, recorded
+from pyscf_mlham.scf.guess_info import GuessInfo, record, recorded
 
 ModelLike = Predictor | str | Path | None
 
@@ -125,10 +125,12 @@ def guess_with_info(mf: Any, model: ModelLike = None, fallback: str | None = Non
     fallback = settings.fallback if fallback is None else checked_fallback(fallback)
     model = settings.model if model is None else model
     mf = on_cpu(mf)
-    with record_kept(mf):
-        found = _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
-    forget_core(mf)
-    return found
+    before = recorded(mf)
+    try:
+        return _guess(mf, mf.mol, model, fallback, lambda key: mf.get_init_guess(mf.mol, key))
+    finally:
+        record(mf, before)
+        forget_core(mf)
 
 
 def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:

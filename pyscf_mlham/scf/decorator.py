@@ -17,7 +17,7 @@ SHARED = ("grids", "nlcgrids", "with_df", "with_solvent", "with_x2c")
 
 
 class Decoration:
-    """Base of this package's decorations of mean-field objects."""
+    """Base of this package's decorations; `_undecorated` is the plain object, `_redecorated` another one decorated."""
 
     def __reduce_ex__(self: Any, protocol: Any) -> tuple[Any, ...]:
         return new, (parts_of(type(self)),), self.__getstate__()
@@ -26,15 +26,7 @@ class Decoration:
         super().__setstate__(state)  # type: ignore[misc]
         self._opt = {None: None}  # without it PySCF's direct SCF fails
 
-    def _undecorated(self) -> Any:
-        """Return the plain object, with its results."""
-        raise NotImplementedError
-
-    def _redecorated(self, mf: Any) -> Any:
-        """Return another plain object with this decoration."""
-        raise NotImplementedError
-
-    def to_gpu(self) -> Any:
+    def to_gpu(self: Any) -> Any:
         """Return the corresponding object of gpu4pyscf; if it is decorated, its SCF is that of gpu4pyscf."""
         try:
             import_module("gpu4pyscf")
@@ -46,7 +38,7 @@ class Decoration:
             ) from error
         return self._redecorated(self._undecorated().to_gpu())
 
-    def to_cpu(self) -> Any:
+    def to_cpu(self: Any) -> Any:
         """Return the object itself; if it was made by `to_gpu`, the corresponding object of PySCF."""
         return self._redecorated(on_cpu(self._undecorated())) if is_on_gpu(self) else self
 

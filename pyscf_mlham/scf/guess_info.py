@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +43,3 @@ def recorded(mf: Any) -> GuessInfo | None:
     """Return how the last guess by 'ml', 'scc' or a history was made; None before one, and after any other guess."""
     info: GuessInfo | None = vars(mf).get(ATTRIBUTE)
     return info
-
-
-@contextmanager
-def record_kept(mf: Any) -> Iterator[None]:
-    """Restore the object's guess_info after the block."""
-    before = recorded(mf)
-    try:
-        yield
-    finally:
-        record(mf, before)

@@ -126,6 +126,8 @@ class FullLevel:
     """
 
     share, trust = 1.0, float("inf")
+    last: Iterate  # latest point, from the first build on
+    outcome: Outcome  # of the latest convergence test
 
     def __init__(self, problem: Problem, start: Array, write: bool, limit: int | None = None) -> None:
         """Set up the full level of an SCF.
@@ -137,18 +139,10 @@ class FullLevel:
         """
         self._problem, self._start, self._write = problem, start, write
         self._limit = int(min(limit or problem.mf.max_cycle, problem.mf.max_cycle))
-        self._last: Iterate | None = None
         self._best: Iterate | None = None
-        self._outcome: Outcome | None = None
         self.fields: list[Field] = []
         self.is_minimum: Callable[[Point], bool] = lambda _: False
         self.builds = 0
-
-    @property
-    def last(self) -> Iterate:
-        """Latest point; defined after the first build."""
-        assert self._last is not None
-        return self._last
 
     @property
     def best(self) -> Iterate:
@@ -160,30 +154,24 @@ class FullLevel:
         """Number of full builds left."""
         return max(0, self._limit - self.builds)
 
-    @property
-    def outcome(self) -> Outcome:
-        """Result of the last solution; defined after the first convergence test."""
-        assert self._outcome is not None
-        return self._outcome
-
     def restart(self) -> None:
         """Forget the best point: the next one is another state, not a step to the same one."""
-        self._best = self._outcome = None
+        self._best = None
 
     def build(self, orbitals: Orbitals) -> Iterate:
         """Build the full Fock matrix, incrementally if the object builds incrementally; see `Level`."""
         for field in self.fields:
             field.release()
-        problem, mf, last = self._problem, self._problem.mf, self._last
-        self.builds += 1
+        problem, mf = self._problem, self._problem.mf
         density = density_from_orbitals(mf, orbitals)
-        vhf = mf.get_veff(mf.mol, density, *((last.density, last.vhf) if last else ()))
+        vhf = mf.get_veff(mf.mol, density, *((self.last.density, self.last.vhf) if self.builds else ()))
+        self.builds += 1
         solvent = getattr(vhf, "v_solvent", None)
         v = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
         canonical = problem.canonical(orbitals, problem.fock(v, density))
         point = problem.point(canonical, problem.factors(canonical), density, v)
         energy, free_energy = problem.energies(canonical, density, vhf)
-        self._last = Iterate(
+        self.last = Iterate(
             **vars(point),
             vhf=vhf,
             energy=energy,
@@ -191,7 +179,7 @@ class FullLevel:
             lowering=problem.lowering(canonical, v),
             clock=now(),
         )
-        return self._last
+        return self.last
 
     def finished(self, course: Course, tolerance: float) -> bool:
         """Whether the object's own criteria are met, or the iteration must stop; see `Level`."""
@@ -201,22 +189,22 @@ class FullLevel:
             return False
         converged = self.converged(here, best, tolerance)
         if not converged and best is not None and here.lies_above(best):
-            self._outcome = Outcome(best, "the energy rises")
+            self.outcome = Outcome(best, "the energy rises")
             return True
         if not converged and best is not None and here.gradient > best.gradient:
-            self._outcome = Outcome(best, "the orbital gradient rises", slow=True)
+            self.outcome = Outcome(best, "the orbital gradient rises", slow=True)
             return True
         slow = best is not None and here.gradient > SLOW * best.gradient
-        self._best, self._outcome = here, Outcome(here, "")
+        self._best, self.outcome = here, Outcome(here, "")
         if converged:
             return True
         if not self.left:
-            self._outcome = Outcome(here, "the limit of full builds is reached")
+            self.outcome = Outcome(here, "the limit of full builds is reached")
         elif self._is_unfilled_minimum(here):  # DIIS, which fills the lowest orbitals, would leave it
-            self._outcome = Outcome(here, "the orbitals are not filled from below")
+            self.outcome = Outcome(here, "the orbitals are not filled from below")
         elif slow:
-            self._outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
-        return bool(self._outcome.failure)
+            self.outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
+        return bool(self.outcome.failure)
 
     def _is_unfilled_minimum(self, point: Iterate) -> bool:
         """Whether orbitals are not filled from below, but no rotation of them lowers the energy."""
