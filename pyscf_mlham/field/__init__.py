@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pyscf_mlham.field.atoms import atomic_factor, atomic_factors
 from pyscf_mlham.field.coarse import CoarseField
-from pyscf_mlham.field.levels import ACCURATE, COARSE, FINE, LEVELS, RESPONSE, SINGLE, Level
+from pyscf_mlham.field.levels import ACCURATE, COARSE, FINE, RESPONSE, SINGLE, Level
 from pyscf_mlham.field.moved import MovedResponse
 from pyscf_mlham.field.protocol import Builds, Field, Tally
 from pyscf_mlham.field.response import ResponseField
 from pyscf_mlham.field.single import SingleField
 
 __all__ = [
-    "ACCURATE", "COARSE", "FINE", "LEVELS", "RESPONSE", "SINGLE", "Builds", "CoarseField", "Field", "Level",
+    "ACCURATE", "COARSE", "FINE", "RESPONSE", "SINGLE", "Builds", "CoarseField", "Field", "Level",
     "MovedResponse", "ResponseField", "SingleField", "Tally", "atomic_factor", "atomic_factors",
 ]  # fmt: skip

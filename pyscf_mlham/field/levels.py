@@ -44,8 +44,8 @@ class Level:
 COARSE = Level("coarse", "def2-universal-jfit", "def2-universal-jkfit", 1)
 # Refines guesses for exact integrals: its solution is five to ten times nearer to the full one than that of COARSE.
 ACCURATE = Level("accurate", "def2-universal-jkfit", "def2-universal-jkfit", 1)
+# The solver uses it if the gradient falls too slowly.
 FINE = Level("fine", "def2-universal-jkfit", "def2-universal-jkfit", 2, np.float64)
-LEVELS = (COARSE, FINE)  # the solver climbs if the gradient falls too slowly
 SINGLE = Level("single", "", "", 0)  # the object's own integrals and grid; see `pyscf_mlham.field.single`
 # The change of density alone, exchange in a minimal basis; see `pyscf_mlham.field.response`.
 RESPONSE = Level("response", COARSE.light, COARSE.heavy, 0, far=3e-4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pyscf import gto, lib
 
-from pyscf_mlham.field import LEVELS, CoarseField, Level, fitting, grid, three_centre
+from pyscf_mlham.field import COARSE, CoarseField, Level, fitting, grid, three_centre
 from pyscf_mlham.field import pairs as pairs_of_orbitals
 from pyscf_mlham.field.auxiliary import auxiliary_basis
 from pyscf_mlham.field.fitting import FittedIntegrals, fitted
@@ -278,7 +278,7 @@ def test_anchored_field_is_exact_there_and_smooth_near_it() -> None:
 
 
 def test_auxiliary_basis_suits_element_functional_and_orbital_basis() -> None:
-    level = LEVELS[0]
+    level = COARSE
     thiol = mole("S 0 0 0; C 0 0 1.8; H 0 0.97 -0.93; H 0 0.9 2.3; H 0.8 -0.5 2.3; H -0.8 -0.5 2.3", "def2-svp")
     mixed = {"S": level.heavy, "C": level.light, "H": level.light}
     assert auxiliary_basis(thiol, level, exchange=True) == mixed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyscf_mlham import accelerate, track
-from pyscf_mlham.field import LEVELS
+from pyscf_mlham.field import COARSE, FINE
 from pyscf_mlham.field.fitting import fitted
 from pyscf_mlham.field.solvent import ExactReaction, FittedReaction, reaction_of
 from support.molecules import ETHYLENE, WATER, mole
@@ -29,7 +29,7 @@ def solvated(method: str, mf: Any) -> Any:
 
 
 def reaction(mf: Any, level: int = 0) -> Any:
-    return reaction_of(mf, fitted(mf, LEVELS[level], True, 0.0, 1e9))
+    return reaction_of(mf, fitted(mf, (COARSE, FINE)[level], True, 0.0, 1e9))
 
 
 @pytest.mark.parametrize("method", METHODS)

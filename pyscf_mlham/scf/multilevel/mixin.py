@@ -37,6 +37,19 @@ from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
+# Attributes of an accelerated object with their first values: settings, results, and those of one calculation.
+SETTINGS: dict[str, Any] = {"coarse_level": COARSE, "fine_level": FINE, "single_precision": True}
+RESULTS: dict[str, Any] = {
+    **dict.fromkeys(("coarse_cycles", "full_builds", "response_builds", "single_builds"), 0),
+    "energy_error": float("nan"),  # Hartree, with `builds`
+    "plain_reason": "",  # why plain SCF was used, from the start or to continue
+}
+PRIVATE: dict[str, Any] = {
+    "_builds": 0,
+    "_earlier": None,  # full builds before plain SCF continues, None if it does not
+    "_spent": 0,  # full builds of an earlier try from another density
+    "_final": True,  # whether no other try follows if this one fails
+}
 # Largest error of a response step's energy, as a share of the expected lowering; the kernel of meta-GGAs is poorer.
 RESPONSE_ERROR, RESPONSE_ERROR_META = 0.05, 0.2
 
@@ -98,31 +111,18 @@ def converge_accelerated(mf: Any, dm0: Array | None = None, **kwargs: Any) -> fl
 class _MultilevelSCF(Decoration):
     __name_mixin__ = "Multilevel"
 
-    _keys = {  # noqa: RUF012  (PySCF's idiom)
-        "builds", "coarse_cycles", "coarse_level", "energy_error", "fine_level", "full_builds", "plain_reason",
-        "response_builds", "single_builds", "single_precision",
-    }  # fmt: skip
+    _keys = {"builds", *SETTINGS, *RESULTS}  # noqa: RUF012  (PySCF's idiom)
+    builds: int | None  # after which the energy is estimated
 
     def __init__(self, mf: Any, builds: int | None) -> None:
-        self.__dict__.update(private_parts(mf))
+        vars(self).update(private_parts(mf))
         self._set_up(builds)
 
     def _set_up(self, builds: int | None) -> None:
-        self.builds = builds
-        self.coarse_level, self.fine_level, self.single_precision = COARSE, FINE, True
-        self.energy_error = float("nan")  # Hartree, with `builds`
-        self.coarse_cycles = 0
-        self.full_builds = 0
-        self.response_builds = 0
-        self.single_builds = 0
-        self.plain_reason = ""  # why plain SCF was used, from the start or to continue
-        self._builds = 0
-        self._earlier: int | None = None  # full builds before plain SCF continues, None if it does not
-        self._spent = 0  # full builds of an earlier try from another density
-        self._final = True  # whether no other try follows if this one fails
+        vars(self).update(SETTINGS | RESULTS | PRIVATE, builds=builds)
 
     def _clear(self) -> None:
-        for name in (*_MultilevelSCF._keys, "_builds", "_earlier", "_spent", "_final"):
+        for name in ("builds", *SETTINGS, *RESULTS, *PRIVATE):
             vars(self).pop(name, None)
 
     def undo_accelerate(self: Any) -> Any:
@@ -133,9 +133,8 @@ class _MultilevelSCF(Decoration):
 
     _undecorated = undo_accelerate
 
-    def _redecorated(self, mf: Any) -> Any:
-        settings = {name: getattr(self, name) for name in ("coarse_level", "fine_level", "single_precision")}
-        return accelerate(mf, self.builds).set(**settings)
+    def _redecorated(self: Any, mf: Any) -> Any:
+        return accelerate(mf, self.builds).set(**{name: getattr(self, name) for name in SETTINGS})
 
     def get_veff(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Build and count a full potential; see PySCF's get_veff."""
@@ -170,8 +169,7 @@ class _MultilevelSCF(Decoration):
             dm0: density matrix to start from; by default from existing orbitals, or init_guess.
             kwargs: passed to PySCF's SCF if that is used.
         """
-        self.coarse_cycles = self.full_builds = self.response_builds = self.single_builds = self._builds = 0
-        self.plain_reason, self.energy_error = "", float("nan")
+        vars(self).update(RESULTS, _builds=0)
         record(self, None)
         reason = inapplicable(self)
         if dm0 is not None and np.iscomplexobj(dm0) and not self.istype("KSCF"):
