@@ -211,17 +211,14 @@ class GridXC:
             number += len(parts)
 
     def _densities(self, blocks: Sequence[Block], occupied: Sequence[Array], part: slice) -> Array:
-        """Return `_density` of each spin on some of the blocks, (spins, 1 to 5, points)."""
-        spins = [[self._density(ao, factor[columns]) for columns, ao in blocks[part]] for factor in occupied]
-        return np.stack([np.concatenate(rows, axis=-1) for rows in spins])
-
-    def _density(self, ao: Array, factor: Array) -> Array:
-        """Return rho, and if needed its gradient and the kinetic energy density: (1, 4 or 5, points)."""
-        x = ao @ factor  # (1 or 4, points, occupied)
-        rows = density_rows(x)
-        if self._xc.kind == "MGGA":
-            rows.append(0.5 * np.einsum("cpo,cpo->p", x[1:], x[1:]))
-        return np.array(rows, dtype=np.float64)
+        """Return rho, and if needed its gradient and tau, of each spin on some blocks, (spins, 1 to 5, points)."""
+        spins: list[list[Array]] = [[] for _ in occupied]
+        for columns, ao in blocks[part]:
+            for factor, parts in zip(occupied, spins, strict=True):
+                x = ao @ factor[columns]  # (1 or 4, points, occupied)
+                tau = [0.5 * np.einsum("cpo,cpo->p", x[1:], x[1:])] if self._xc.kind == "MGGA" else []
+                parts.append(np.array([*density_rows(x), *tau], dtype=np.float64))
+        return np.stack([np.concatenate(parts, axis=-1) for parts in spins])
 
     def _summed(self, blocks: Sequence[Weighted], part: slice) -> Array:
         """Return the sum of `_matrix` over some of the blocks, for each spin."""
