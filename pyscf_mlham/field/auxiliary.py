@@ -15,11 +15,6 @@ from pyscf_mlham.field.levels import Level
 LAST_LIGHT = 10  # neon
 
 
-def own_basis(mf: Any) -> dict[str, Any]:
-    """Return the auxiliary basis set of a density-fitted object, shells by element."""
-    return dict(df.make_auxmol(mf.mol, mf.with_df.auxbasis)._basis)
-
-
 def auxiliary_basis(mol: gto.Mole, level: Level, exchange: bool) -> dict[str, Any]:
     """Return an auxiliary basis for each element, of exchange too; PySCF's own if the level's lacks an element."""
     heavy = {s for s in mol.elements if exchange and gto.charge(s) > LAST_LIGHT}

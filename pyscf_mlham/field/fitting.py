@@ -15,7 +15,7 @@ from pyscf import df, gto, lib
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.atoms import atomic_factor
-from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded, own_basis
+from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
@@ -269,7 +269,10 @@ def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -
         omega: range-separation parameter of long-range integrals, 0 for the full ones; 1/Bohr.
         budget: bytes of memory; larger integrals are stored in a file.
     """
-    basis = auxiliary_basis(mf.mol, level, exchange) if exchange or not fits_unstored(mf) else own_basis(mf)
+    if exchange or not fits_unstored(mf):
+        basis = auxiliary_basis(mf.mol, level, exchange)
+    else:
+        basis = dict(df.make_auxmol(mf.mol, mf.with_df.auxbasis)._basis)
     return fitted_in(mf.mol, basis, level, omega, budget, exchange)
 
 

@@ -260,12 +260,8 @@ def applicable(mf: Any, what: str = "accelerate") -> str:
     expect_mean_field(mf)
     if what not in WHAT:
         raise ValueError(f"what = {what!r}; expected one of {', '.join(WHAT)}.")
-    if what == "ml":
-        return _inapplicable_model(mf)
-    return inapplicable(mf) if what == "accelerate" else scc.inapplicable(mf, mf.mol)
-
-
-def _inapplicable_model(mf: Any) -> str:
+    if what != "ml":
+        return inapplicable(mf) if what == "accelerate" else scc.inapplicable(mf, mf.mol)
     try:
         model = registered_model(named_model(mf.init_guess) if is_ml(mf.init_guess) else None, mf)
         check_spin_symmetry(mf, mf.mol, model)

@@ -66,7 +66,7 @@ class Layer(MessageLayer):
         x = self.atom_norm(atoms)
         ends = torch.cat([x[directed.first], x[directed.second]], dim=-1)
         seen = so2.components_from_atoms(ends, directed.wigner_d, o.degree, o.largest_m)
-        n_low = so2.rows(o.largest_m)
+        n_low = 2 * (o.largest_m + 1)  # rows of m = 0 .. largest_m
         low, high = pairs.split([n_low, pairs.shape[1] - n_low], dim=1)
         h = self._inside(so2.joined(seen, so2.components_from_feature(self.pair_norm(low))), directed.edges)
         update = self.leave(so2.components_from_feature(h))

@@ -19,11 +19,6 @@ from torch import Tensor, nn
 Components = list[Tensor]  # Re z_0 (P, 1, n), Im z_0 (P, 1, n), z_1 (P, 2, n), z_2 (P, 2, n), ...
 
 
-def rows(degree: int) -> int:
-    """Count the rows of a feature of orders m = 0 .. degree."""
-    return 2 * (degree + 1)
-
-
 def components_from_feature(feature: Tensor) -> Components:
     """Cut a feature into m-components; feature: (P, rows, C)."""
     return list(feature.split([1, 1, *[2] * (feature.shape[1] // 2 - 1)], dim=1))

@@ -68,11 +68,6 @@ class Problem(NamedTuple):
         """Orbital gradient that also meets the user's criterion of the energy, Hartree."""
         return min(self.tolerance, float(np.sqrt(self.mf.conv_tol)))
 
-    @property
-    def elapsed(self) -> float:
-        """Wall time since the SCF began, seconds."""
-        return now()[1] - self.clock[1]
-
     def fock(self, v: Array, density: Array, **extrapolation: Any) -> Array:
         """F = h + V in the object's shape, of a potential and its density.
 

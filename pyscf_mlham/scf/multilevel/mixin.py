@@ -33,7 +33,7 @@ from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, Outcome
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
-from pyscf_mlham.scf.problem import Point, Problem
+from pyscf_mlham.scf.problem import Point, Problem, now
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
@@ -272,8 +272,9 @@ class _MultilevelSCF(Decoration):
             superposed = atoms and not is_periodic(self.mol)
             factors = atomic_factors(self) if superposed else problem.factors_of(dm0)
             orbitals = first_orbitals(problem, levels, dm0, factors, breaking)
-            if atoms:
-                self._record_scc(problem, ladder)
+            if atoms and self.init_guess.lower() != "minao":  # 'scc': the cheap levels have relaxed the atoms
+                seconds, builds = now()[1] - problem.clock[1], ladder.builds(COARSE.name)
+                record(self, GuessInfo("scc", seconds=seconds, coarse_builds=builds))
         else:
             tagged: Any = dm0
             orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
@@ -286,11 +287,6 @@ class _MultilevelSCF(Decoration):
 
     def _keep(self, ladder: Ladder, outcome: Outcome) -> None:
         """Do nothing with the result; track() keeps it."""
-
-    def _record_scc(self: Any, problem: Problem, ladder: Ladder) -> None:
-        """Set guess_info if init_guess is 'scc': the cheap levels have relaxed the superposed atoms."""
-        if self.init_guess.lower() != "minao":
-            record(self, GuessInfo("scc", seconds=problem.elapsed, coarse_builds=ladder.builds(COARSE.name)))
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
