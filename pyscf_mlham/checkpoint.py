@@ -60,10 +60,7 @@ class ModelConfig:
 
 
 def write(folder: str | Path, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Write a model folder, in place of another model. Each file is replaced as a whole.
-
-    `read` detects a crash between the two.
-    """
+    """Write a model folder, or replace one file after the other; `read` detects a crash between the two."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = needed("safetensors.numpy").save({name: np.asarray(array, order="C") for name, array in weights.items()})

@@ -174,10 +174,7 @@ def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:
-    """Convert a spin-free or spin-resolved matrix to the shape that the object diagonalises.
-
-    That is (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised.
-    """
+    """Convert a matrix to the object's shape: (n, n) restricted, (2, n, n) unrestricted, (2n, 2n) generalised."""
     if mf.istype("GHF"):
         if matrix.shape[-1] == 2 * n_ao:
             return matrix
@@ -257,10 +254,7 @@ def factors_from_density(density: Array) -> list[Array]:
 
 
 def orbitals_from_density(density: Array, overlap: Array) -> Orbitals | None:
-    """Return the natural orbitals of a density (n, n) or (2, n, n), with energies of zero.
-
-    None if the density is not idempotent.
-    """
+    """Return natural orbitals, of zero energy, of a density (n, n) or (2, n, n); None if it is not idempotent."""
     metric = metric_from_overlap(overlap)
     filled = 1.0 if density.ndim == 3 else 2.0
     n, natural = np.linalg.eigh(metric.half @ density @ metric.half)

@@ -177,10 +177,7 @@ class OrbitalLayout:
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     def irreps_from_ao(self, matrix: Array) -> Array:
-        """Bring operator matrix elements (..., n_ao, n_ao) from PySCF's AO order into irreps order.
-
-        They are <a|O|b>, such as F, S or H0; not a density matrix.
-        """
+        """Bring elements <a|O|b> (F, S, H0; not of a density) from PySCF's AO order into irreps order."""
         if self.transform is None:
             return matrix[..., self.order[:, None], self.order]
         return np.asarray(self.transform.T @ matrix @ self.transform)
@@ -224,10 +221,7 @@ class OrbitalLayout:
         return ShellTemplate(tuple(int(n) for n in counts.max(axis=0)))
 
     def slots(self, template: ShellTemplate) -> IntArray:
-        """Irreps-order component in each place of the template on each atom, (N, size); -1 if the atom lacks the shell.
-
-        The template must hold every atom's shells.
-        """
+        """Irreps-order component in each place of a template, (N, size); -1 if an atom lacks the shell."""
         if self.template().union(template) != template:
             raise ValueError(
                 f"template {template.counts} is too small for shells {self.template().counts} (per degree l); "

@@ -74,10 +74,7 @@ def has_core_potential(name: str, symbol: str) -> bool:
 
 
 def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
-    """Return the effective core potentials that belong to basis sets, by element, for elements that have one.
-
-    `basis` is PySCF's argument of that name; sets that are not given by name are skipped.
-    """
+    """Return the core potentials that belong to named basis sets, in PySCF's format, for elements that have one."""
     elements = set(symbols)
     names = basis if isinstance(basis, dict) else dict.fromkeys(elements, basis)
     named = {symbol: names.get(symbol, names.get("default")) for symbol in elements}

@@ -76,10 +76,7 @@ def page(
     kind: str = "",
     plots: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Return a page: a verdict, tables with or without SVG, plots, every run, and the protocol.
-
-    The verdict has a tone (good, bad or open), a heading, a text, and problems.
-    """
+    """Return a page: a verdict (tone, heading, text, problems), tables with or without SVG, plots, runs, protocol."""
     how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
     text: str = environment.get_template("template.html").render(

@@ -228,10 +228,7 @@ class Folder:
             print_line(console, f"{text}guesses); they are kept in the tables.")
 
     def finish(self, order: Sequence[str], names: dict[str, str], bad: Sequence[str], tolerance: float) -> Results:
-        """Write results.json in the order of the keys of runs, remove the journal, and return the content.
-
-        The names of molecules by key replace those of earlier commands.
-        """
+        """Write results.json in the order of the keys, with these names of molecules, and remove the journal."""
         rows = renamed(list(self.rows.values()), names)
         results = results_from_rows(rows, self.protocol, [*order, *self.rows], bad, tolerance)
         replace_file(self.path / RESULTS, results.to_json().encode())

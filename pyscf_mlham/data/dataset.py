@@ -61,10 +61,7 @@ def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
 
 
 def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[Example]:
-    """Compute S and H0, and cut the matrices into blocks; an open shell makes two examples, one of each spin.
-
-    The baseline of an open shell must depend on spin.
-    """
+    """Compute S and H0, and cut the matrices into blocks; an open shell makes two examples, one of each spin."""
     try:
         return _examples(record, level, recipe)
     except DataError as error:

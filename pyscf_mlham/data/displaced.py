@@ -61,10 +61,7 @@ def with_copies(
     console: Console,
     memory: Path = Path(":memory:"),
 ) -> Iterator[Molecule | DataError]:
-    """Return molecules and their displaced copies, the thermal ones last, as they need a Hessian of each molecule.
-
-    The file `memory` keeps the thermal copies made so far for a run that is resumed.
-    """
+    """Return molecules and their displaced copies, last the thermal ones, which need Hessians; a file keeps these."""
     tasks: dict[str, Task] = {}
     for molecule in molecules:
         yield molecule

@@ -57,10 +57,7 @@ class RawRecord(NamedTuple):
 def import_records(
     path: Path, level: Level, shares: tuple[float, float] = (0.05, 0.05)
 ) -> Iterator[Record | DataError]:
-    """Read a public set record by record; an unusable record yields an error with its name.
-
-    It is a QH9 database (.db) or its LMDB folder (.lmdb), an MD17 ASE database (.db) or archive (.npz).
-    """
+    """Read a public set, see `reader_of`, record by record; an unusable record yields an error with its name."""
     for raw in _read(reader_of(path), path):
         if isinstance(raw, DataError):
             yield raw

@@ -95,10 +95,7 @@ def _full_solution(mf: Any, solver: str) -> Solution:
 
 
 def _coarse_solution(mf: Any) -> Solution:
-    """Converge in a fitted field, whose Fock matrix is within 5e-6 Ha of the full one on average.
-
-    The energy is not computed.
-    """
+    """Converge in a fitted field, without an energy; its F is within 5e-6 Ha of the full one on average."""
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     response = ResponseField(mf)  # before the baseline, which shares its integrals
@@ -114,10 +111,7 @@ def _coarse_solution(mf: Any) -> Solution:
 
 
 def crystal_solution(mf: Any, solver: str) -> Solution:
-    """Converge a crystal.
-
-    The solver "coarse" stops at the self-consistent field around one full build, without an energy.
-    """
+    """Converge a crystal; the solver "coarse" stops at the field around one full build, without an energy."""
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     problem = problem_of(mf)
@@ -154,10 +148,7 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
 
 
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
-    """Create the mean-field object of a level of theory.
-
-    The kind, one of `KINDS`, is "auto" for restricted closed shells and unrestricted open ones.
-    """
+    """Create the mean-field object of a level of theory; "auto": restricted closed shells, unrestricted open ones."""
     pure = level.xc.lower() == "hf"
     if kind == "auto":
         kind = ("u" if mol.spin else "r") + ("hf" if pure else "ks")

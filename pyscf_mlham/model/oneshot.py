@@ -66,10 +66,7 @@ class _OneShotSCF(Decoration):
         return mf if is_on_gpu(mf) else OneShot(mf, self.model)
 
     def kernel(self: Any, *_: Any, **__: Any) -> float:
-        """Predict the Fock matrix and diagonalise it; an initial density is not used.
-
-        The returned e_tot is not a number: `energy_tot` returns the energy of the predicted density.
-        """
+        """Predict the Fock matrix and diagonalise it; e_tot is not a number, `energy_tot` returns the energy."""
         self.build()
         prediction = predict(self, registered_model(self.model, self))
         self.fock = prediction.fock

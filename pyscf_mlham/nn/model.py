@@ -234,10 +234,7 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
-    """Build the network that a model's config describes, with random weights.
-
-    Its options are the template of a block, the sizes of the network and, if any, of its wrapper and its refiner.
-    """
+    """Build the network that the options of a model's config describe, with random weights."""
     options, parts = config.options, ("wrapper", "refiner")
     if missing := {"template", "network"} - set(options):
         raise ModelError(f"model {config.name}: its options lack {sorted(missing)}.")

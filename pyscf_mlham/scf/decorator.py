@@ -108,11 +108,8 @@ def _copy_of(helper: Any) -> Any:
 
 
 def start_of(mf: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `scf` equivalent to a call of the object's own `kernel`.
-
-    That of a second-order object takes orbitals before the density matrix.
-    """
-    names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)
+    """Return the keywords of `scf` equivalent to a call of the object's own `kernel`."""
+    names = ("mo_coeff", "mo_occ", "dm0") if hasattr(mf, "undo_soscf") else ("dm0",)  # as PySCF orders them
     if len(args) > len(names):
         raise TypeError(f"kernel() takes {len(names)} positional arguments ({', '.join(names)}); got {len(args)}.")
     given = dict(zip(names, args, strict=False)) | kwargs

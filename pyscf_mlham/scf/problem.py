@@ -99,10 +99,7 @@ class Problem(NamedTuple):
         return orbitals._replace(occ=occ)
 
     def filled_from_below(self, orbitals: Orbitals) -> bool:
-        """Whether the object's electrons occupy the lowest of canonical orbitals, as at the end of PySCF's SCF.
-
-        The energies of ROHF orbitals are ambiguous: True for all of them.
-        """
+        """Whether the lowest orbitals are occupied; True for ROHF, whose orbital energies are ambiguous."""
         if self.mf.istype("ROHF"):
             return True
         with undisturbed(self.mf):

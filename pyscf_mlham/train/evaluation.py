@@ -28,10 +28,7 @@ from pyscf_mlham.train.preparation import recipe_of
 
 
 def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesses: str, console: Console) -> None:
-    """Print the metrics of a trained model on labelled molecules, and SCF cycles from several guesses.
-
-    `guesses` are PySCF's names, and "ml" for the model, separated by commas.
-    """
+    """Print metrics of a model on labelled molecules, and SCF cycles from guesses: PySCF's names, and "ml"."""
     model = load(name)
     if not isinstance(model, NetworkModel):
         raise MLHamError(f"model {model.config.name} is not a network; there is nothing to evaluate.")
@@ -95,10 +92,7 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
 def print_classes(
     found: list[Metrics], samples: Sequence[Sample], console: Console, sources: Sequence[str] = ()
 ) -> None:
-    """Print mean errors of closed shells, ions and radicals, and of the molecules with each element.
-
-    Crystals have their sources as classes.
-    """
+    """Print mean errors of closed shells, ions and radicals, or of sources of crystals, and for each element."""
     classes: dict[str, list[Metrics]] = {}
     for number, (each, sample) in enumerate(zip(found, samples, strict=True)):
         odd = (int(sample.numbers.sum()) - sample.charge) % 2

@@ -160,10 +160,7 @@ class Place:
 def choose(
     files: Sequence[HamiltonianFile], config: TrainConfig, console: Console, started: tuple[int, ...] | None = None
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
-    """Choose molecules of the requested charges, by split; the elements are those of the training molecules.
-
-    Those of a model with the initial weights, `started`, are kept.
-    """
+    """Choose molecules by charge and split, and the elements: the training molecules', or those given for a start."""
     chosen = {split: _requested(files, config, split) for split in ("train", "val")}
     if held := held_out_elsewhere(files, chosen["train"]):
         print_line(

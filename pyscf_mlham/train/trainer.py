@@ -184,10 +184,7 @@ class Trainer:
         return found, None if traces is None else trace_error(traces, inputs, targets, template)
 
     def validate(self, train_errors: np.ndarray) -> None:
-        """Evaluate and log the averaged weights, and write them if they are the best so far.
-
-        `train_errors` are mean training errors since the last evaluation, (3,).
-        """
+        """Evaluate and log the averaged weights, and write them if they are the best; train_errors: means, (3,)."""
         skipped, self.skipped = self.skipped, 0
         suspects, self._suspects = list(self._suspects), {}
         if self.rank:

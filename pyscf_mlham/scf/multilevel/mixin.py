@@ -304,10 +304,9 @@ class _MultilevelSCF(Decoration):
     def _go_on(self: Any, problem: Problem, outcome: Outcome, dm0: Array, given: Array | None, **kwargs: Any) -> float:
         """Converge by plain SCF from the best density so far, or from the initial guess dm0 if that is a better start.
 
-        If the former does not converge either, plain SCF starts from the initial guess, so that no calculation that
-        PySCF converges is lost; not if the user has lowered max_cycle, or if track() does so itself. All together,
-        earlier tries included, there are up to twice max_cycle full builds. `given` is the user's density matrix, None
-        for init_guess.
+        If the former does not converge either, plain SCF starts from the user's density matrix or the initial guess, so
+        that no calculation that PySCF converges is lost; not if the user has lowered max_cycle, or if track() does so
+        itself. All together, earlier tries included, there are up to twice max_cycle full builds.
         """
         self.plain_reason, builds = outcome.failure, self.full_builds
         best, continuation = outcome.best, "continues from the best density"

@@ -131,10 +131,7 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
 
 
 def combined(points: Sequence[Point], response: Level) -> Point:
-    """Return the last point of a level with the potential that all its points together expect at its density.
-
-    A cheaper level, the response, carries their potentials there.
-    """
+    """Return the last point with the potential that all points, carried there by the response level, expect."""
     *earlier, last = points
     if not earlier:
         return last

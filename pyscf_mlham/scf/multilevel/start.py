@@ -90,10 +90,7 @@ def improved(problem: Problem, ladder: Ladder, orbitals: Orbitals, density: Arra
 
 
 def refining_field(mf: Any, own: bool = True) -> CoarseField | SingleField | None:
-    """Return the field that refines a guess, see `stepped`; None if the solver of an accelerated object does so.
-
-    It may be the object's own if that is density-fitted.
-    """
+    """Return the field of `stepped`, the own one of a fitted object if allowed; None for accelerated objects."""
     if hasattr(mf, "undo_accelerate"):
         return None
     return SingleField(mf) if own and is_fitted(mf) and is_local(mf) else CoarseField(mf, ACCURATE)
@@ -109,10 +106,7 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, diis: bool = True) -> Orbitals:
-    """Return the best orbitals of cheap levels, by second-order steps if DIIS does not converge them.
-
-    DIIS, which fills the lowest orbitals, may be left out.
-    """
+    """Return the best orbitals of cheap levels: by DIIS, if that is to be tried, else or then by second-order steps."""
     response = levels[-1].field
     if not isinstance(response, ResponseField) or not rotates_freely(point.problem):
         return solve(levels, point, tolerance).orbitals
