@@ -22,6 +22,7 @@ WEIGHTS = "weights.safetensors"
 FORMAT_VERSION = 1
 MOST_CONFIG, MOST_WEIGHTS = 2**20, 2**32  # bytes
 HEAVIEST = 118
+RENAMED = "_told.", "_keys_values."  # in the weights of HarmoSE since version 0.2.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
         raise ModelError(f"{path}: damaged or incomplete ({text}); copy the model again.")
     load, damaged = needed("safetensors.numpy").load, needed("safetensors").SafetensorError
     try:
-        return config, load(data)
+        return config, {name.replace(*RENAMED): array for name, array in load(data).items()}
     except damaged as error:
         raise ModelError(f"{path}: not a safetensors file ({error}); copy the model again.") from error
 

@@ -38,6 +38,12 @@ def test_writing_a_model_again_replaces_it(folder: Path) -> None:
     assert set(checkpoint.read(folder)[1]) == {"a"}
 
 
+def test_weights_of_version_0_2_0_have_their_new_names(folder: Path) -> None:
+    old, new = ((f"layers.0.atom_{name}.weight", f"layers.0.pair_{name}.weight") for name in ("told", "keys_values"))
+    checkpoint.write(folder, CONFIG, {name: np.full(1, len(name)) for name in (*old, "onsite.bias")})
+    assert checkpoint.read(folder)[1] == dict(zip(new, map(len, old), strict=True)) | {"onsite.bias": 11}
+
+
 def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
