@@ -12,6 +12,8 @@ from typing import Any
 class MLHamError(RuntimeError):
     """Base class of every error that pyscf_mlham raises on purpose."""
 
+    builds: Any = None  # `Builds` of a prediction before it failed
+
 
 class OutOfDomainError(MLHamError):
     """The model is not applicable to this molecule or this kind of calculation."""
@@ -27,8 +29,6 @@ class ExtraError(MLHamError, ImportError):
 
 class PredictionError(MLHamError):
     """A prediction has failed a sanity check and must not be used."""
-
-    builds: Any = None  # its `Builds` so far
 
 
 class DataError(MLHamError):

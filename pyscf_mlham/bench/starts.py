@@ -139,7 +139,7 @@ def _learned(mf: Any, model: str | None) -> Start:
     except ModelError:  # damaged or missing: a benchmark of ml would measure minao
         raise
     except MLHamError as error:
-        builds = getattr(error, "builds", None) or Builds()
+        builds = error.builds or Builds()
         spent = Work(builds.single_builds, builds.coarse_builds)
         instead = _named(mf, settings.fallback)
         used = info.guess if (info := recorded(mf)) else settings.fallback

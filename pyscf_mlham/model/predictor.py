@@ -27,7 +27,7 @@ from pyscf_mlham.density import (
     same_basis,
     undisturbed,
 )
-from pyscf_mlham.errors import OutOfDomainError, PredictionError
+from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField
 from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
@@ -175,7 +175,7 @@ def counted(builds: Builds) -> Iterator[None]:
     """Report the builds of a prediction if it fails in this block."""
     try:
         yield
-    except PredictionError as error:
+    except MLHamError as error:
         error.builds = builds
         raise
 
