@@ -1,6 +1,6 @@
 """Errors of H0, of 'scc' and of a model for crystals, against the converged Fock matrix, and SCF cycles.
 
-python examples/crystal_h0.py FRAMES.xyz ... --model examples/2d-pbe-szv --frame 4, a minute for one frame of each file.
+python examples/crystal_h0.py FRAMES.xyz ... --kpts 6 6 1 --frame 4, a minute for one frame of each file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.schema import Level
 from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.scf.crystal import problem_of
 
@@ -39,10 +40,9 @@ def main() -> None:
     parser.add_argument("--smearing", type=float, default=0.002)
     parser.add_argument("--kpts", type=int, nargs=3, default=())
     parser.add_argument("--frame", type=int, default=0)
-    parser.add_argument("--model", help="name or folder")
-    parser.add_argument("--grids", type=int, nargs="*", default=[], help="levels of the coarse field's grid")
+    parser.add_argument("--model", default="2d-pbe-szv", help="name or folder")
     args = parser.parse_args()
-    level = Level("pbe", args.basis, 0, True, 1e-9, "gth-pbe", args.smearing)
+    level = Level("pbe", args.basis, 3, True, 1e-9, "gth-pbe", args.smearing)
     for file in args.files:
         frames = read_geometries(file, crystals=True, kpts=args.kpts)
         geometry = next(islice(frames, args.frame, None))
@@ -50,12 +50,12 @@ def main() -> None:
             raise geometry
         mf = crystal_mean_field(geometry, level)
         problem = problem_of(mf)
-        coarse = coarse_crystal(problem).point
-        scc = self_consistent_crystal(problem, coarse).point
-        found = {"coarse": coarse.fock, "scc": scc.fock}
-        found |= {f"grid {level}": coarse_crystal(problem, level).point.fock for level in args.grids}
-        if args.model:
-            found["ml"] = pyscf_mlham.fock(mf, args.model)
+        found = {
+            "atoms": superposed_atoms(mf.mol, mf.kpts, mf.xc),
+            "model": pyscf_mlham.fock(mf, args.model),
+            "coarse": coarse_crystal(problem).point.fock,
+            "scc": self_consistent_crystal(problem).point.fock,
+        }
         minao = mf.get_init_guess(key="minao")
         found = {"minao": mf.get_fock(dm=minao), **found}
         mf.kernel(dm0=minao)

@@ -29,14 +29,14 @@ class Levels(NamedTuple):
     temperature: float  # Hartree; makes level crossings of H0 smooth
 
 
-SELF_CONSISTENT = ("scc", "coarse")
+WITH_DENSITY = ("scc", "atoms")  # baselines whose density matrix is an input
 # The potentials span the frontier orbitals of each H0. In nearly all organic molecules the minao Fock matrix has a gap
 # between -0.21 and -0.18 Ha, so that one of the functions is its density matrix.
 LEVELS = {
     "sap": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "hcore": Levels((-1.0, -0.8, -0.65, -0.5), 0.05),
     "minao": Levels((-0.55, -0.33, -0.19, -0.05), 0.03),
-    **dict.fromkeys(SELF_CONSISTENT, Levels((-0.65, -0.4), 0.05)),  # its own density replaces the others
+    **dict.fromkeys(WITH_DENSITY, Levels((-0.65, -0.4), 0.05)),  # its own density replaces the others
 }
 N_INPUTS = 2 + len(LEVELS["sap"].potentials)
 
@@ -51,8 +51,8 @@ def inputs_from_h0(
     """Return input matrices of a network: bounded functions of H0, one set for each spin of H0.
 
     The overlap; H0 with its spectrum squashed to (-1, 1); density matrices of H0 at several chemical potentials; of the
-    self-consistent baseline also its own density matrices, of the spin itself and of the other one. Fragments without
-    overlap do not mix in any of them.
+    self-consistent baseline and of superposed atoms also its own density matrices, of the spin itself and of the other
+    one. Fragments without overlap do not mix in any of them.
 
     Args:
         h0: (spins, n, n), one matrix for both spins or one for each, or (spins, N_k, n, n) of a crystal, in AOs;
@@ -77,7 +77,7 @@ def inputs_from_h0(
         squashed = e / np.sqrt(1 + e * e)
         fermi = [0.5 * (1 - np.tanh((e - mu) / (2 * levels.temperature))) for mu in levels.potentials]
         functions.append([overlap, *(_with_eigenvalues(f, V) for f in (squashed, *fermi))])
-    if baseline in SELF_CONSISTENT:
+    if baseline in WITH_DENSITY:
         densities = [_with_eigenvalues(f, V) for (_, V), f in zip(spins, fillings, strict=False)]
         for own, density, other in zip(functions, densities, densities[::-1], strict=True):
             own += [density, other]

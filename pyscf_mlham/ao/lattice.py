@@ -60,6 +60,21 @@ def cells_of_mesh(mesh: IntArray) -> IntArray:
     return np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1)
 
 
+def up_to_sign(kpts: Array, lattice: Array) -> tuple[IntArray, IntArray, Array]:
+    """Choose one of each pair k, -k up to reciprocal lattice vectors; matrices of a real operator are conjugates.
+
+    Returns:
+        indices of the chosen points, (M,); for each point the number of the chosen one, (N_k,), and whether it is the
+        opposite one, (N_k,).
+    """
+    scaled = kpts @ lattice.T / (2 * np.pi)
+    both = np.mod(np.rint(np.vstack([scaled, -scaled]) / UNIFORM), round(1 / UNIFORM))
+    _, first, number = np.unique(both, axis=0, return_index=True, return_inverse=True)
+    here, there = np.split(first[number.ravel()], 2)  # where k and -k occur first
+    chosen, of_chosen = np.unique(np.minimum(here, there), return_inverse=True)
+    return chosen, of_chosen, here > there
+
+
 def cells_from_bloch(matrices: Array, kpts: Array, lattice: Array) -> Array:
     """Transform the Hermitian matrices of a real operator at k points with Gamma to those between two cells.
 

@@ -102,8 +102,8 @@ def level_of(args: argparse.Namespace) -> Level:
     level = from_options(Level, args)
     check(level)
     if level.pseudo:
-        return dataclasses.replace(level, grid_level=0, density_fit=True)
-    if getattr(args, "solver", "") == "coarse":
+        level = dataclasses.replace(level, density_fit=True)
+    elif getattr(args, "solver", "") == "coarse":
         level = dataclasses.replace(level, grid_level=COARSE_GRID, density_fit=True, conv_tol=COARSE_TOL)
     return level if args.grid is None else dataclasses.replace(level, grid_level=args.grid)
 
@@ -228,7 +228,7 @@ def run_info(args: argparse.Namespace, console: Console) -> int:
 def _summary(file: HamiltonianFile) -> dict[str, str]:
     """Describe a file without reading its matrices."""
     level = file.level
-    detail = f"{level.pseudo}, smearing {level.smearing:g} Ha" if level.pseudo else f"grid {level.grid_level}"
+    detail = f"grid {level.grid_level}" + f", {level.pseudo}, smearing {level.smearing:g} Ha" * bool(level.pseudo)
     places = Counter(group for group, _ in set(zip(file.group, file.split, strict=True)))
     held = Counter(z for index in range(len(file)) for z in set(file.numbers(index).tolist()))
     charges = sorted(Counter(file.charge.tolist()).items())

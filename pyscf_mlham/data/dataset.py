@@ -24,7 +24,8 @@ from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
-from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian
+from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.workers import THREADS, become_worker, environment
 
@@ -92,9 +93,10 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
         inputs = Inputs.from_mol(mol, h0, recipe)
         spins = zip(inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
         return [_example(record, inputs, *spin) for spin in spins]
-    if h0 is None:
-        raise DataError(f"H0 {recipe.baseline} is missing; label crystals by mlham data generate.")
-    fock, h0 = (bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (fock, h0))
+    if recipe.baseline != ATOMS:
+        raise DataError(f"the H0 {recipe.baseline} is one of molecules; train with baseline: {ATOMS}.")
+    fock = bloch_from_cells(fock, periodic.kpts, periodic.lattice)
+    h0 = superposed_atoms(mol, periodic.kpts, level.xc)
     inputs = Inputs.from_mol(mol, h0, recipe, periodic.kpts)
     return [_example(record, inputs, inputs.samples[0], fock, h0, mol.nelectron // 2)]
 

@@ -16,7 +16,7 @@ from pyscf_mlham.density import Orbitals, band_gap, density_from_orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
 from pyscf_mlham.field import Level as CoarseLevel
-from pyscf_mlham.h0 import COARSE_SCF, SCC
+from pyscf_mlham.h0 import SCC
 from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.h0.scc import inapplicable, self_consistent_atoms
 from pyscf_mlham.scf.crystal import problem_of
@@ -115,20 +115,18 @@ def crystal_solution(mf: Any, solver: str) -> Solution:
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     problem = problem_of(mf)
-    h0 = coarse_crystal(problem).point
     energy = 0.0
     if solver == "coarse":
-        fock = np.asarray(self_consistent_crystal(problem, h0).point.fock)
+        fock = np.asarray(self_consistent_crystal(problem).point.fock)
     else:
-        start = density_from_orbitals(mf, problem.orbitals(h0.fock))
+        start = density_from_orbitals(mf, problem.orbitals(coarse_crystal(problem).point.fock))
         solved = accelerate(mf) if solver == "twolevel" else mf
         energy = float(solved.kernel(dm0=start) if mf.init_guess == "minao" else solved.kernel())
         if not solved.converged:
             raise DataError(f"the SCF did not converge in {solved.max_cycle} cycles")
         fock = np.asarray(mf.get_fock(problem.hcore, problem.overlap, dm=solved.make_rdm1()))
-    at_k, lattice = {"fock": fock, f"fock_{COARSE_SCF}": np.asarray(h0.fock)}, np.asarray(mf.mol.lattice_vectors())
-    matrices = {name: cells_from_bloch(matrix, mf.kpts, lattice) for name, matrix in at_k.items()}
-    return Solution(matrices, energy, band_gap(mf, problem.orbitals(fock)))
+    between_cells = cells_from_bloch(fock, mf.kpts, np.asarray(mf.mol.lattice_vectors()))
+    return Solution({"fock": between_cells}, energy, band_gap(mf, problem.orbitals(fock)))
 
 
 def build(molecule: Molecule, basis: str) -> gto.Mole:
@@ -181,6 +179,7 @@ def crystal_mean_field(geometry: Molecule | Record, level: Level) -> Any:
         raise DataError(f"{level.pseudo} lacks {', '.join(missing)}")
     mf = dft.KRKS(cell, geometry.periodic.kpts, xc=level.xc).density_fit()
     mf = mf.smearing(level.smearing) if level.smearing else mf
+    mf.grids.level = level.grid_level
     return mf.set(conv_tol=level.conv_tol)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from pyscf import gto, scf
+from pyscf.scf.atom_hf import get_atm_nrhf
 
 from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.arrays import Array
@@ -20,9 +21,7 @@ def atomic_factors(mf: Any) -> list[Array]:
 
 def atomic_factor(mol: gto.Mole) -> Array:
     """Return L of superposed spherical neutral atoms, projected on their own AOs: D = L L^T is block-diagonal."""
-    filled = [i for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()) if end > begin]
-    real = {mol.atom_symbol(i): i for i in filled if not is_ghost(mol, i)}
-    atoms = {symbol: _atom(mol, i) for symbol, i in real.items()}  # equal symbols have equal basis sets
+    atoms = {symbol: _factor(alone) for symbol, alone in single_atoms(mol).items()}
     blocks = [
         atoms.get(mol.atom_symbol(i), np.zeros((end - begin, 0)))
         for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom())
@@ -35,15 +34,38 @@ def atomic_factor(mol: gto.Mole) -> Array:
     return factor
 
 
-def _atom(mol: gto.Mole, atom: int) -> Array:
-    """Return L of one neutral atom in its own AOs, from PySCF's minao occupations."""
-    symbol = mol.atom_symbol(atom)
+def single_atoms(mol: gto.Mole) -> dict[str, gto.Mole]:
+    """Return each kind of real atom alone, in its own basis set; equal symbols have equal ones."""
+    filled = [i for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()) if end > begin and not is_ghost(mol, i)]
+    return {symbol: _alone(mol, symbol) for symbol in dict.fromkeys(map(mol.atom_symbol, filled))}
+
+
+def atomic_densities(mol: gto.Mole) -> dict[str, tuple[gto.Mole, Array]]:
+    """Return each kind of real atom alone, and its spherical density matrix.
+
+    It is that of PySCF's minao occupations; with a pseudopotential, which these lack, that of an atomic SCF.
+    """
+    quiet = mol.copy()
+    quiet.verbose = 0
+    solved = get_atm_nrhf(quiet) if mol._pseudo else {}
+    densities = {}
+    for symbol, alone in single_atoms(mol).items():
+        factor = _factor(alone) if symbol not in mol._pseudo else solved[symbol][2] * np.sqrt(solved[symbol][3])
+        densities[symbol] = alone, factor @ factor.T
+    return densities
+
+
+def _alone(mol: gto.Mole, symbol: str) -> gto.Mole:
     alone = gto.Mole()
     alone.atom, alone.unit, alone.cart, alone.verbose = [(symbol, (0.0, 0.0, 0.0))], "Bohr", mol.cart, 0
     alone.basis = {symbol: mol._basis[symbol]}
     alone.ecp = {symbol: mol._ecp[symbol]} if symbol in mol._ecp else {}
     alone.spin = None
-    alone.build(dump_input=False, parse_arg=False)
+    return alone.build(dump_input=False, parse_arg=False)
+
+
+def _factor(alone: gto.Mole) -> Array:
+    """Return L of one neutral atom in its own AOs, from PySCF's minao occupations."""
     density = scf.hf.init_guess_by_minao(alone)
     filled = density.mo_occ > 0
     orbitals = density.mo_coeff[:, filled]

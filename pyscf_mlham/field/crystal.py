@@ -14,17 +14,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import lib
+from pyscf import gto, lib
+from pyscf.dft.gen_grid import gen_atomic_grids
 from pyscf.pbc import df
-from pyscf.pbc.dft import gen_grid
+from pyscf.pbc.dft.gen_grid import BeckeGrids
 
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import COARSE, RESPONSE
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.response import exchange_basis
+from pyscf_mlham.field.shares import shared_grid
 
 Array = NDArray[Any]
+
+LIGHT = 15, 50  # radial and angular points of H and He in place of the 10 radial ones of PySCF's level 0
 
 
 class CrystalField:
@@ -136,9 +140,9 @@ def _density(factors: Sequence[Any]) -> Any:
 def _small_grid(mf: Any, xc: Functional, level: int) -> tuple[Any, Any]:
     """Return PySCF's numerical integration with stored orbital values, if memory allows, and an atomic grid for it."""
     cell, ni = mf.mol, copy.copy(mf._numint)
-    grids = gen_grid.BeckeGrids(cell)
-    grids.level, grids.verbose = level, 0
-    grids.build(with_non0tab=True)
+    light = {symbol: LIGHT for symbol in set(cell.elements) if gto.charge(symbol) <= 2} if level == 0 else {}
+    grids = BeckeGrids(cell)  # PySCF's class, for its coordinates and weights alone
+    grids.coords, grids.weights = shared_grid(cell, gen_atomic_grids(cell, light, level=level))
     kpts = mf.kpts if mf.istype("KSCF") else mf.kpt
     values = len(grids.weights) * cell.nao * (4 if xc.deriv else 1) * max(1, len(kpts) if np.ndim(kpts) == 2 else 1)
     if 16 * values < free_bytes(mf) / 2:

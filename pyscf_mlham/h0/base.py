@@ -8,14 +8,15 @@ import numpy as np
 from pyscf import dft, gto, scf
 
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.h0.crystal import COARSE_SCF, CRYSTAL_BASELINES, SCC, coarse_crystal
+from pyscf_mlham.h0.atoms import ATOMS, superposed_atoms
 from pyscf_mlham.h0.minao import minao_potential
 from pyscf_mlham.h0.sap import sap_potential
-from pyscf_mlham.h0.scc import self_consistent_atoms
+from pyscf_mlham.h0.scc import SCC, self_consistent_atoms
 from pyscf_mlham.scf.problem import Problem
 
 SAME_H0 = 1e-4  # Hartree, between two installations' fingerprints
-BASELINES = ("sap", "minao", "hcore", SCC, COARSE_SCF)
+OF_MOLECULES = ("sap", "minao", "hcore", SCC)
+BASELINES = (*OF_MOLECULES, ATOMS)  # the last one of crystals
 
 
 def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
@@ -33,12 +34,11 @@ def potential(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
         return minao_potential(mol, xc)
     if baseline == "hcore":
         return np.zeros((mol.nao, mol.nao))
-    expected = ", ".join(name for name in BASELINES if name not in CRYSTAL_BASELINES)
-    raise ValueError(f"unknown baseline {baseline!r}; expected one of {expected}.")
+    raise ValueError(f"unknown baseline {baseline!r}; expected one of {', '.join(OF_MOLECULES[:-1])}.")
 
 
 def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
-    """Return H0 of an isolated, non-relativistic molecule; baseline: one of `BASELINES`.
+    """Return H0 of an isolated, non-relativistic molecule; baseline: one of `OF_MOLECULES`.
 
     Returns:
         (n_ao, n_ao), or (2, n_ao, n_ao) of alpha and beta electrons for "scc" of an open shell; Hartree.
@@ -54,10 +54,10 @@ def hamiltonian(baseline: str, mol: gto.Mole, xc: str = "hf") -> Array:
 def fingerprint(baseline: str, xc: str = "hf") -> float:
     """Return a number by which two installations can compare their H0.
 
-    It is the sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G, or, of a baseline of crystals
-    only, for a cell of two hydrogen atoms in GTH-SZV; Hartree.
+    It is the sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G, or, of the baseline of crystals,
+    for a cell of two hydrogen atoms in GTH-SZV; Hartree.
     """
-    if baseline == COARSE_SCF:
+    if baseline == ATOMS:
         return _fingerprint_of_a_crystal(xc)
     probe = gto.M(
         atom="C 0 0 0; O 0 0 1.2; H 0 0.94 -0.59; H 0 -0.94 -0.59", basis="sto-3g", unit="Angstrom", verbose=0
@@ -67,13 +67,12 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
 
 
 def _fingerprint_of_a_crystal(xc: str) -> float:
-    from pyscf.pbc import dft as pbc_dft  # importing PySCF's periodic part takes a second
-    from pyscf.pbc import gto as pbc_gto
+    from pyscf.pbc import gto as pbc_gto  # importing PySCF's periodic part takes a second
 
     atoms = "H 0.3 0.2 0.1; H 0.5 0.4 1.5"
     probe = pbc_gto.M(atom=atoms, a=4 * np.eye(3), unit="Bohr", basis="gth-szv", pseudo="gth-pbe", verbose=0)
-    problem = Problem.of(pbc_dft.RKS(probe, xc=xc).density_fit())
-    return float(np.trace(np.linalg.solve(problem.overlap, coarse_crystal(problem).point.fock)))
+    h0 = superposed_atoms(probe, np.zeros((1, 3)), xc)[0]
+    return float(np.trace(np.linalg.solve(probe.pbc_intor("int1e_ovlp", hermi=1), h0)).real)
 
 
 def same_h0(one: float | None, other: float | None) -> bool:

@@ -1,28 +1,24 @@
-"""Self-consistent baselines of crystals: the solution in the coarse field, and that around one full Fock build."""
+"""'scc' of a crystal: the solution in a coarse field, and that around one full Fock build."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import RESPONSE
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 
-Array = NDArray[Any]
-
-SCC, COARSE_SCF = "scc", "coarse"  # names of the self-consistent baselines; the latter of crystals only
 ROUGH = 1e-3  # orbital gradient of the density that the kernel is made of, Hartree
 TIGHT = 1e-5  # orbital gradient of F_0, Hartree: it is then a smooth function of the geometry
 
 
-class CrystalBaseline(NamedTuple):
-    """A solution whose Fock matrix `point.fock` is H0, and the Fock builds that it took."""
+class SelfConsistent(NamedTuple):
+    """A solution whose Fock matrix is `point.fock`, and the Fock builds that it took."""
 
     point: Point
     coarse_builds: int
@@ -30,37 +26,34 @@ class CrystalBaseline(NamedTuple):
 
 
 @one_blas_thread()
-def self_consistent_crystal(problem: Problem, rough: Point | None = None) -> CrystalBaseline:
-    """Return the self-consistent baseline of a periodic object, at the cost of a full Fock build.
+def self_consistent_crystal(problem: Problem, orbitals: Orbitals | None = None) -> SelfConsistent:
+    """Return the self-consistent solution around one full Fock build of a periodic object.
 
-    The density of PySCF's minao guess is relaxed in the coarse field, then around the full field of the result. Of
-    seven crystals in PBE, its Fock matrix is within 4e-7 Ha of the converged one on average: it is a label.
+    Of seven crystals in PBE, its Fock matrix is within 4e-7 Ha of the converged one on average: it is a label.
 
     Args:
-        rough: solution in the coarse field, if known.
+        orbitals: those of the full build; by default the solution in the coarse field, from PySCF's minao guess.
     """
     mf, level = problem.mf, _level(problem)
-    rough = rough or _relaxed(problem, level, ROUGH)
-    full = rough.with_potential(np.asarray(mf.get_veff(mf.mol, rough.density)))
+    if orbitals is None:
+        rough = _relaxed(problem, level, ROUGH)
+        factors, density = rough.factors, rough.density
+    else:
+        factors, density = problem.factors(orbitals), density_from_orbitals(mf, orbitals)
+    full = problem.point(orbitals, factors, density, np.asarray(mf.get_veff(mf.mol, density)))
     point = solve([level.shifted(full)], full, TIGHT).point
-    return CrystalBaseline(point, level.field.tally.builds, 1)
+    return SelfConsistent(point, level.field.tally.builds, 1)
 
 
 @one_blas_thread()
-def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> CrystalBaseline:
+def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> SelfConsistent:
     """Return the solution of a periodic object in the coarse field alone, without a full Fock build.
 
     Args:
-        grid: PySCF's level of the atomic grid; models are made for the default.
+        grid: PySCF's level of the atomic grid.
     """
     level = _level(problem, grid)
-    return CrystalBaseline(_relaxed(problem, level, TIGHT), level.field.tally.builds)
-
-
-CRYSTAL_BASELINES: dict[str, Callable[[Problem], CrystalBaseline]] = {
-    SCC: self_consistent_crystal,
-    COARSE_SCF: coarse_crystal,
-}
+    return SelfConsistent(_relaxed(problem, level, TIGHT), level.field.tally.builds)
 
 
 def _level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:

@@ -21,7 +21,7 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField, atomic_factors
-from pyscf_mlham.h0.crystal import ROUGH, SCC, TIGHT, self_consistent_crystal
+from pyscf_mlham.h0.crystal import ROUGH, TIGHT, self_consistent_crystal
 from pyscf_mlham.scf.applicability import is_known, unknown_field
 from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
@@ -31,6 +31,8 @@ from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import refining_field, stepped
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
+
+SCC = "scc"  # name of the baseline and of the guess
 
 
 def inapplicable(mf: Any, mol: gto.Mole) -> str:

@@ -12,7 +12,8 @@ from pyscf_mlham.ao.lattice import mesh_from_kpts
 from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_cell, graph_from_mol, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import OutOfDomainError
-from pyscf_mlham.h0 import SCC, scc
+from pyscf_mlham.h0 import SCC
+from pyscf_mlham.scf.applicability import is_known, is_replaced
 
 MESH = 1e-4  # of the distance of two k points
 SAME_FUNCTIONS = 1e-8  # deviation of exponents, coefficients and parameters of a pseudopotential
@@ -85,7 +86,7 @@ def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
         raise OutOfDomainError(f"{name} is one of molecules, and this is a crystal")
     if cell.dimension < 1:
         raise OutOfDomainError("the cell has no periodic direction (dimension = 0)")
-    if reason := scc.inapplicable(mf, cell):  # H0 needs the same
+    if reason := _unusual(mf):
         raise OutOfDomainError(reason)
     if not same_name(xc := getattr(mf, "xc", "hf"), config.xc):
         raise OutOfDomainError(f"the functional is {xc}, that of {name} is {config.xc}")
@@ -95,6 +96,17 @@ def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
     except ValueError as error:
         raise OutOfDomainError(str(error).rstrip(".")) from error
     check_mesh(kpts_of(mf), cell, config)
+
+
+def _unusual(mf: Any) -> str:
+    """Return what the field of a periodic object has that models lack, "" if nothing."""
+    if not is_known(mf):
+        return f"{type(mf).__name__} is not restricted or unrestricted Kohn-Sham or Hartree-Fock"
+    if hasattr(mf, "U_idx"):
+        return "models lack Hubbard's U"
+    if hasattr(mf, "with_x2c") or is_replaced(mf, "get_hcore"):
+        return "its core Hamiltonian is not PySCF's own for the cell"
+    return ""
 
 
 def _check_functions(cell: Any, config: ModelConfig) -> None:

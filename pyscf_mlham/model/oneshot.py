@@ -11,6 +11,8 @@ from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, band_gap
 from pyscf_mlham.errors import ModelError
+from pyscf_mlham.model.bands import fock_between
+from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import Decoration, is_on_gpu, private_parts
@@ -20,9 +22,8 @@ def OneShot(mf: Any, model: ModelLike = None) -> Any:  # noqa: N802  (named like
     """Return an object of mf's own kind whose `run()` predicts the orbitals instead of iterating.
 
     Everything that PySCF does with converged orbitals works on it: `analyze()`, `dip_moment()`,
-    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically; so do
-    the bands of a crystal between its k points, `get_bands()`, which are those of the predicted density's field; they
-    need the core Hamiltonian there, too.
+    `mulliken_pop()`, `make_rdm1()`, cubegen. `energy_tot()` costs one Fock build and is not run automatically. Bands of
+    crystals, `get_bands()`, cost neither SCF nor integrals of electron pairs.
 
     Args:
         mf: PySCF mean-field object; not changed.
@@ -81,6 +82,26 @@ class _OneShotSCF(Decoration):
         if mo_coeff is None and self.mo_coeff is None:
             raise ModelError("no orbitals yet; call run() first.")
         return super().make_rdm1(mo_coeff, mo_occ, **kwargs)  # type: ignore[misc]
+
+    def get_bands(self: Any, kpts_band: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return energies and orbitals of the predicted Fock matrix at other k points; see PySCF's get_bands.
+
+        With a density matrix among the arguments they are those of its field, as PySCF computes it.
+        """
+        from pyscf.pbc.scf.hf import eigh_with_canonical_orth  # importing PySCF's periodic part takes a second
+
+        if args or kwargs:
+            return super().get_bands(kpts_band, *args, **kwargs)  # type: ignore[misc]
+        if self.fock is None:
+            raise ModelError("no orbitals yet; call run() first.")
+        points, cell = np.reshape(kpts_band, (-1, 3)), self.mol
+        at_k = self.fock if self.istype("KSCF") else self.fock[..., None, :, :]
+        fock = fock_between(cell, getattr(self, "xc", "hf"), at_k, kpts_of(self), points)
+        overlap = cell.pbc_intor("int1e_ovlp", hermi=1, kpts=points)
+        first = slice(None) if np.ndim(kpts_band) > 1 else 0
+        spins = [eigh_with_canonical_orth(f, overlap) for f in (fock if fock.ndim == 4 else [fock])]
+        energies, coefficients = zip(*((e[first], c[first]) for e, c in spins), strict=True)
+        return (energies, coefficients) if len(spins) == 2 else (energies[0], coefficients[0])
 
     @property
     def gap(self: Any) -> float:

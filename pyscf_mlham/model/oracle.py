@@ -19,8 +19,9 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
-from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, fingerprint, potential, scc
-from pyscf_mlham.scf.crystal import problem_of
+from pyscf_mlham.h0 import ATOMS, SCC, fingerprint, potential, scc
+from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.scf.problem import Problem
 
 ARCHITECTURE = "oracle"
@@ -44,17 +45,16 @@ class OracleModel:
         """Keep the Fock matrix of a converged mean-field object.
 
         Args:
-            h0: name of the baseline; with "scc" the least is carried into another basis set. Crystals have "scc" and
-                "coarse".
+            h0: name of the baseline of molecules; with "scc" the least is carried into another basis set. That of
+                crystals is "atoms".
         """
         if not mf.converged:
             raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")
         mol, xc = mf.mol, getattr(mf, "xc", "hf")
         if mol.has_ecp() and not is_periodic(mol):  # pseudopotentials of cells count, too
             raise OutOfDomainError("effective core potentials are not supported; use an all-electron basis set.")
-        if is_periodic(mol) and h0 not in CRYSTAL_BASELINES:
-            raise ModelError(f"h0 = {h0!r} is one of molecules; expected one of {', '.join(CRYSTAL_BASELINES)}.")
-        if h0 in CRYSTAL_BASELINES and (reason := scc.inapplicable(mf, mol)):
+        h0 = ATOMS if is_periodic(mol) else h0
+        if h0 == SCC and (reason := scc.inapplicable(mf, mol)):
             raise OutOfDomainError(reason)
         fock = np.asarray(mf.get_fock(dm=mf.make_rdm1()))
         config = ModelConfig(
@@ -124,8 +124,8 @@ def _h0_of(mf: Any, h0: str) -> Array:
     """Return H0 of an object in its own shape, Hartree."""
     mol = mf.mol
     if is_periodic(mol):
-        problem = problem_of(mf)
-        return np.asarray(problem.hcore + CRYSTAL_BASELINES[h0](problem).point.v)
+        at_k = superposed_atoms(mol, kpts_of(mf), getattr(mf, "xc", "hf"))
+        return at_k if mf.istype("KSCF") else at_k[0].real
     v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, getattr(mf, "xc", "hf"))
     return np.asarray(fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao))
 

@@ -24,13 +24,16 @@ from pyscf_mlham.density import (
     gap,
     has_intruder,
     lift,
+    orbitals_from_fock,
     same_basis,
     undisturbed,
 )
 from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField
 from pyscf_mlham.field.single import is_fitted
-from pyscf_mlham.h0 import CRYSTAL_BASELINES, SCC, hamiltonian, potential, scc
+from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian, potential, scc
+from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.h0.crystal import self_consistent_crystal
 from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
 from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.core import keep_core
@@ -121,7 +124,7 @@ def predict(
     config = model.config
     native = native_if_applicable(mf, mol, model)  # before anything is computed
     if is_periodic(mol):
-        return _predict_crystal(mf, model, start)
+        return _predict_crystal(mf, model, start, refine and own)
     lifted = not same_basis(native, mol)
     with undisturbed(mf):
         problem = Problem.of(mf, mol)
@@ -146,28 +149,34 @@ def predict(
     )
 
 
-def _predict_crystal(mf: Any, model: Predictor, start: float) -> Prediction:
-    """Predict F(k) = H0(k) + dH(k) on the object's own mesh of k points."""
+def _predict_crystal(mf: Any, model: Predictor, start: float, refine: bool) -> Prediction:
+    """Predict F(k) = H0(k) + dH(k) on the object's own mesh of k points, without its integrals.
+
+    Args:
+        refine: whether to build the field of the predicted density once, and solve its response.
+    """
     name, baseline = model.config.name, model.config.baseline
-    if baseline not in CRYSTAL_BASELINES:
+    if baseline != ATOMS:
         raise OutOfDomainError(f"the H0 {baseline} of model {name} is one of molecules")
-    with undisturbed(mf):
-        problem = problem_of(mf)
-        point, *counts = CRYSTAL_BASELINES[baseline](problem)
-        h0 = problem.hcore + point.v
-        at_k = h0 if mf.istype("KSCF") else h0[..., None, :, :]
-        with counted(Builds(*counts)):
-            dh = model.correction(model.native(mf.mol), at_k, kpts_of(mf))
-            if dh.shape != at_k.shape:
-                raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {at_k.shape}")
-            dh = _hermitian(dh).reshape(h0.shape)
-            fock = np.asarray(problem.fock(point.v + (dh if mf.istype("KSCF") else dh.real), point.density))
-            orbitals = problem.orbitals(fock)
-            if not model.exact and _intrudes(problem, orbitals, problem.orbitals(point.fock)):
-                raise PredictionError("an empty orbital is among the occupied ones of the prediction")
-    keep_core(problem)
+    h0 = superposed_atoms(mf.mol, kpts_of(mf), model.config.xc)
+    h0 = np.stack([h0, h0]) if mf.istype("UHF") or mf.istype("KUHF") else h0
+    dh = model.correction(model.native(mf.mol), h0, kpts_of(mf))
+    if dh.shape != h0.shape:
+        raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {h0.shape}")
+    h0, fock = (m if mf.istype("KSCF") else m[..., 0, :, :].real for m in (h0, h0 + _hermitian(dh)))
+    orbitals = orbitals_from_fock(mf, fock)
+    if not model.exact and _intrudes(mf.get_ovlp(), orbitals, orbitals_from_fock(mf, h0)):
+        raise PredictionError("an empty orbital is among the occupied ones of the prediction")
+    builds = Builds()
+    if refine and not model.exact and not hasattr(mf, "undo_accelerate") and not unknown_field(mf):
+        with undisturbed(mf):
+            problem = problem_of(mf)
+            point, *counts = self_consistent_crystal(problem, orbitals)
+            fock, orbitals = np.asarray(point.fock), problem.orbitals(point.fock)
+            builds = Builds(*counts)
+        keep_core(problem)
     seconds = time.perf_counter() - start
-    return Prediction(fock, orbitals, band_gap(mf, orbitals), name, seconds, builds=Builds(*counts))
+    return Prediction(fock, orbitals, band_gap(mf, orbitals), name, seconds, builds=builds)
 
 
 @contextmanager
@@ -180,7 +189,7 @@ def counted(builds: Builds) -> Iterator[None]:
         raise
 
 
-def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool:
+def _intrudes(overlap: Array, orbitals: Orbitals, reference: Orbitals) -> bool:
     """Whether an occupied orbital of any spin and k point is mostly made of high orbitals of H0."""
 
     def at_each_k(arrays: Orbitals) -> list[Orbitals]:
@@ -188,7 +197,7 @@ def _intrudes(problem: Problem, orbitals: Orbitals, reference: Orbitals) -> bool
         n_ao, n = coeff.shape[-2:]
         return list(map(Orbitals, energy.reshape(-1, n), coeff.reshape(-1, n_ao, n), occ.reshape(-1, n)))
 
-    overlaps = itertools.cycle(np.reshape(problem.overlap, (-1, *problem.overlap.shape[-2:])))
+    overlaps = itertools.cycle(np.reshape(overlap, (-1, *np.shape(overlap)[-2:])))
     return any(map(has_intruder, at_each_k(orbitals), at_each_k(reference), overlaps))
 
 

@@ -27,7 +27,7 @@ from pyscf_mlham.data.dataset import Example, count_examples, examples, template
 from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.h0 import COARSE_SCF, SCC, fingerprint, same_h0
+from pyscf_mlham.h0 import SCC, fingerprint, same_h0
 from pyscf_mlham.model.domain import same_name
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.model.store import shipped
@@ -36,7 +36,7 @@ from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.config import TrainConfig
 
-SCALES = {SCC: 0.03, COARSE_SCF: 0.01}  # size of dH over that of dH from the minao field
+SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
 NAMES = ("xc", "basis")  # with several spellings in PySCF
 FINGERPRINT = "baseline_fingerprint"
 LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in checkpoints of earlier versions

@@ -20,12 +20,13 @@ from pyscf_mlham.ao.lattice import (
     complete_graph,
     image_weights,
     mesh_from_kpts,
+    up_to_sign,
 )
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_cell
 from pyscf_mlham.ao.structure import Graph
-from support.crystals import chain, changed, crystal, krks, random_graph, seeds
+from support.crystals import HEXAGONAL, chain, changed, crystal, krks, random_graph, seeds
 from support.molecules import assert_close
 
 Array = Any
@@ -269,3 +270,15 @@ def test_points_that_are_not_a_mesh_are_an_error() -> None:
     for points in (kpts[:3], kpts[[0, 1, 2, 2]], cell.get_abs_kpts([[0, 0, 0], [0.4, 0, 0]])):
         with pytest.raises(ValueError, match="k points are not a uniform mesh"):
             mesh_from_kpts(points, cell.lattice_vectors())
+
+
+@pytest.mark.parametrize("mesh", [[4, 4, 1], [3, 3, 1], [5, 1, 2]])
+def test_matrices_at_opposite_k_points_are_conjugates(mesh: list[int]) -> None:
+    cell = crystal()
+    kpts = np.asarray(cell.make_kpts(mesh)) + np.linalg.inv(HEXAGONAL).T[0] * 2 * np.pi  # another zone
+    overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpts))
+    first, number, opposite = up_to_sign(kpts, HEXAGONAL)
+    own = [k for k in kpts if np.abs(np.exp(2j * k @ HEXAGONAL.T) - 1).max() < 1e-9]
+    assert len(first) == (len(kpts) + len(own)) // 2
+    found = overlap[first][number]
+    assert_close(np.where(opposite[:, None, None], found.conj(), found), overlap, 1e-9)

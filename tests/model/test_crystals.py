@@ -13,14 +13,13 @@ import torch
 from pyscf.pbc import dft, scf
 from scipy.spatial.transform import Rotation
 
-from pyscf_mlham import OneShot, OracleModel, applicable, guess, register
+from pyscf_mlham import OneShot, OracleModel, accelerate, applicable, guess, register
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError, OutOfDomainError
 from pyscf_mlham.model import store
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.nn.model import network_from_config
-from support import ROOT
 from support.crystals import BORON_NITRIDE, HEXAGONAL, chain, changed, crystal, krks
 from support.molecules import assert_close
 from support.networks import SIZES
@@ -30,12 +29,14 @@ Array = Any
 CUTOFF = 7.0  # Bohr: several images of each pair, and pairs of an atom with its own images
 
 
-def random_model(elements: tuple[int, ...], template: list[int], **changes: Any) -> NetworkModel:
+def random_model(
+    elements: tuple[int, ...], template: list[int], cutoff: float = CUTOFF, **changes: Any
+) -> NetworkModel:
     torch.manual_seed(3)
-    options = {"template": template, "network": SIZES["qhnetv2"] | {"cutoff": CUTOFF}}
+    options = {"template": template, "network": SIZES["qhnetv2"] | {"cutoff": cutoff}}
     if len(template) == 1:
         options["network"]["largest_m"] = 0
-    settings = {"basis": "gth-szv", "xc": "pbe", "pseudo": "gth-pbe", "baseline": "coarse", "options": options}
+    settings = {"basis": "gth-szv", "xc": "pbe", "pseudo": "gth-pbe", "baseline": "atoms", "options": options}
     config = ModelConfig("random", "qhnetv2", elements, (0,), **{**settings, **changes})
     network = network_from_config(config, torch.float64)
     with torch.no_grad():
@@ -137,11 +138,11 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "h0"), [("KRKS", "scc"), *((name, "coarse") for name in KINDS)])
-def test_the_oracle_leaves_one_or_two_cycles(name: str, h0: str) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_the_oracle_leaves_one_or_two_cycles(name: str) -> None:
     mf = KINDS[name]().set(conv_tol=1e-8)
     reference = mf.kernel()
-    oracle = OracleModel.of(mf, h0=h0)
+    oracle = OracleModel.of(mf)
     again = mf.copy().set(conv_tol=1e-8)
     again.mo_coeff = None
     density = guess(again, oracle, "raise")
@@ -154,29 +155,62 @@ def test_the_oracle_leaves_one_or_two_cycles(name: str, h0: str) -> None:
 
 def test_bands_of_one_shot_orbitals_are_those_of_the_scf() -> None:
     mf = fitted(dft.KRKS).set(conv_tol=1e-10).run()
-    one = OneShot(mf, OracleModel.of(mf, h0="coarse")).run()
+    one = OneShot(mf, OracleModel.of(mf)).run()
     assert_close(one.mo_energy, mf.mo_energy, 1e-5)
     assert np.shape(one.fock) == (3, *mf.get_hcore().shape[1:])
     between = mf.mol.make_kpts([1, 1, 1], scaled_center=[0.1, 0, 0])
     energies, _ = mf.get_bands(between)
-    assert_close(one.get_bands(between)[0], energies, 1e-5)
+    found, filled = np.array(one.get_bands(between)[0]), mf.mol.nelectron // 2
+    assert_close(found[:, :filled], np.array(energies)[:, :filled], 2e-5)
+    assert_close(found, energies, 5e-4)  # dH(R) of three cells
+    assert_close(one.get_bands(mf.kpts[1])[0], mf.mo_energy[1], 1e-5)
+    assert_close(one.get_bands(between, dm_kpts=one.make_rdm1())[0], energies, 1e-5)
     assert one.get_fermi() == pytest.approx(mf.get_fermi(), abs=1e-5)
-    filled = mf.mol.nelectron // 2
     bands = np.array(mf.mo_energy)
     assert one.gap == pytest.approx(bands[:, filled].min() - bands[:, filled - 1].max(), abs=1e-5)
 
 
 def test_an_oracle_is_for_one_cell_and_one_mesh() -> None:
     mf = fitted(dft.KRKS).run()
-    oracle = OracleModel.of(mf, h0="coarse")
+    oracle = OracleModel.of(mf)
     with pytest.raises(OutOfDomainError, match="one mesh of k points only"):
         guess(dft.KRKS(chain(), chain().make_kpts([2, 1, 1]), xc="pbe").density_fit(), oracle, "raise")
     with pytest.raises(OutOfDomainError, match="one geometry only"):
         guess(krks(changed(chain(), 1.01 * chain().atom_coords(), chain().a), mf.kpts), oracle, "raise")
-    with pytest.raises(ModelError, match="h0 = 'sap' is one of molecules"):
-        OracleModel.of(mf)
     with pytest.raises(ModelError, match="cannot be saved"):
         oracle.save("nowhere")
+
+
+def test_the_guess_is_refined_around_one_full_build() -> None:
+    model = random_model((1,), [2, 1], cutoff=4.4, basis="gth-dzvp")
+
+    def small() -> Any:
+        mf = dft.KRKS(chain(), chain().make_kpts([3, 1, 1]), xc="pbe").density_fit().set(conv_tol=1e-8)
+        mf.grids.level = 1
+        return mf
+
+    mf = small()
+    raw = OneShot(mf, model).run()
+    assert mf.with_df._cderi is None  # no integrals
+    density = guess(mf, model, "raise")
+    mf.kernel(dm0=density)
+    assert mf.cycles <= 3
+    errors = [np.abs(d - mf.make_rdm1()).max() for d in (raw.make_rdm1(), density)]
+    assert errors[1] < 0.01 * errors[0]
+    register(model=model, fallback="raise")
+    again, quick = (wrap(small()).set(init_guess="ml") for wrap in (lambda mf: mf, accelerate))
+    for other, full in ((again, 1), (quick, 0)):
+        assert other.kernel() == pytest.approx(mf.e_tot, abs=1e-7)
+        assert (other.guess_info.guess, other.guess_info.full_builds) == ("ml", full)
+
+
+def test_plane_waves_take_the_prediction_as_it_is() -> None:
+    mf = dft.KRKS(chain(), chain().make_kpts([3, 1, 1]), xc="pbe").set(conv_tol=1e-8).run()
+    register(model=OracleModel.of(mf), fallback="raise")
+    again = dft.KRKS(chain(), mf.kpts, xc="pbe").set(conv_tol=1e-8, init_guess="ml")
+    assert again.kernel() == pytest.approx(mf.e_tot, abs=1e-8)
+    assert again.cycles <= 2
+    assert again.guess_info.full_builds == 0
 
 
 def nitride_object(kind: Any = dft.KRKS, n: int = 4, **kwargs: Any) -> Any:
@@ -189,6 +223,12 @@ def nitride_object(kind: Any = dft.KRKS, n: int = 4, **kwargs: Any) -> Any:
 def shifted_mesh() -> Any:
     cell = crystal(dimension=2)
     return dft.KRKS(cell, cell.make_kpts([4, 4, 1], scaled_center=[0.1, 0, 0]), xc="pbe").density_fit()
+
+
+def with_field(mf: Any) -> Any:
+    core = mf.get_hcore
+    mf.get_hcore = lambda *args: core(*args) + 0.01 * mf.get_ovlp()
+    return mf
 
 
 GHOST = [*BORON_NITRIDE, ("ghost-N", (2.0, 2.0, 6.0))]
@@ -212,7 +252,12 @@ REASONS: dict[str, tuple[Callable[[], Any], str]] = {
         "element C is not among those of model random",
     ),
     "no periodic direction": (lambda: nitride_object(n=1, dimension=0, a=20 * np.eye(3)), "no periodic direction"),
-    "plane waves": (lambda: dft.KRKS(crystal(), mesh(crystal()), xc="pbe"), "FFTDF of periodic systems"),
+    "Hubbard's U": (
+        lambda: dft.KRKSpU(crystal(dimension=2), mesh(crystal()), xc="pbe", U_idx=["N 2p"], U_val=[1]).density_fit(),
+        "models lack Hubbard's U",
+    ),
+    "relativity": (lambda: nitride_object().x2c(), "its core Hamiltonian is not PySCF's own"),
+    "a core Hamiltonian of the user": (lambda: with_field(nitride_object()), "its core Hamiltonian is not PySCF's own"),
 }
 
 
@@ -238,10 +283,8 @@ def test_models_of_molecules_are_not_those_of_crystals() -> None:
         guess(mf, random_model((5, 7), [1, 1], baseline="sap"), "raise")
 
 
-def test_models_of_crystals_are_found_by_their_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = {**store.shipped(), "example": ROOT / "examples" / "2d-pbe-szv"}
-    monkeypatch.setattr(store, "shipped", lambda: folders)
-    mf = nitride_object(basis="gth-szv-molopt-sr")
+def test_models_of_crystals_are_found_by_their_level() -> None:
+    mf = nitride_object(basis="gth-szv-molopt-sr", n=6)
     assert store.best_for(mf, mf.mol).config.name == "2d-pbe-szv"
     mf = nitride_object()
     with pytest.raises(OutOfDomainError, match=r"the basis set of . is not that of model 2d-pbe-szv"):

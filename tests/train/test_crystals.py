@@ -18,6 +18,7 @@ from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.schema import HamiltonianFile, Level
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import evaluate_baseline
@@ -28,13 +29,13 @@ Lattice="2.1 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 name={name} pbc="T 
 H 0.10 1.9 1.9
 H {x} 1.9 2.1
 """
-RECIPE = Recipe(template_of((1,), "gth-szv"), 0, 9.0, "coarse")
+RECIPE = Recipe(template_of((1,), "gth-szv"), 0, 9.0, "atoms")
 LABEL = ["--xc", "pbe", "--basis", "gth-szv", "--pseudo", "gth-pbe", "--solver", "coarse", "--kpts", "5", "1", "1"]
 CONFIG = """
 name: chain
 data: labels.h5
 output: trained
-baseline: coarse
+baseline: atoms
 steps: 2
 warmup: 1
 validate_every: 2
@@ -63,9 +64,9 @@ def test_labels_of_crystals(folder: Path) -> None:
     mf.kernel()
     lattice = record.periodic.lattice
     assert_close(record.fock, cells_from_bloch(mf.get_fock(), mf.kpts, lattice), 1e-5)
-    h0 = record.extra["fock_coarse"]
-    assert 1e-5 < np.abs(record.fock - h0).max() < 1e-2
-    assert_close(cells_from_bloch(bloch_from_cells(h0, mf.kpts, lattice), mf.kpts, lattice), h0, 1e-12)
+    assert not record.extra
+    again = cells_from_bloch(bloch_from_cells(record.fock, mf.kpts, lattice), mf.kpts, lattice)
+    assert_close(again, record.fock, 1e-12)
 
 
 def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path) -> None:
@@ -76,10 +77,9 @@ def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path) -> None:
     found = errors(targets, batch, targets, RECIPE.template)  # type: ignore[arg-type]
     assert float(found.absolute.max()) == 0
     periodic: Any = record.periodic
-    fock, h0 = (
-        bloch_from_cells(m, periodic.kpts, periodic.lattice) for m in (record.fock, record.extra["fock_coarse"])
-    )
+    fock = bloch_from_cells(record.fock, periodic.kpts, periodic.lattice)
     cell = crystal_mean_field(record, level).mol
+    h0 = superposed_atoms(cell, periodic.kpts, "pbe")
     _, cut, metric = Inputs.from_mol(cell, h0, RECIPE, periodic.kpts)
     dh = cut.matrix(Blocks(example.onsite.astype(float), example.pair.astype(float)))
     whole = dh + cut.layout.ao_from_irreps(example.beyond)
@@ -137,7 +137,7 @@ def test_crystals_without_labels(tmp_path: Path, symbols: str, pseudo: str, mess
     (geometry,) = read_geometries(str(path), crystals=True, kpts=(3, 1, 1))
     assert not isinstance(geometry, DataError)
     with pytest.raises(DataError, match=message):
-        crystal_mean_field(geometry, Level("pbe", "gth-szv", 0, True, 1e-9, pseudo, 0.0))
+        crystal_mean_field(geometry, Level("pbe", "gth-szv", 3, True, 1e-9, pseudo, 0.0))
 
 
 def test_k_points_of_a_frame(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""'atoms': the Hamiltonian of superposed neutral atoms of a crystal, without SCF, fitted integrals and Ewald sums.
+
+    H0 = T + V_nonlocal + sum_A V_A(r) + v_xc[sum_A n_A](r),   V_A(r) = V_local(r) + integral n_A(r') / |r - r'| dr'
+
+n_A is the density of the spherical atom in the cell's own basis set. The potential V_A of a neutral atom ends within
+10 Bohr, so that the sum over the crystal is finite at each point of an atomic grid; the cost is that of one
+exchange-correlation matrix, at any k points.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from pyscf import gto
+from pyscf.dft import libxc
+from pyscf.dft.gen_grid import gen_atomic_grids
+from scipy.integrate import trapezoid
+from scipy.interpolate import CubicSpline
+from scipy.spatial import cKDTree
+from scipy.special import erf
+
+from pyscf_mlham.ao.lattice import up_to_sign
+from pyscf_mlham.arrays import Array
+from pyscf_mlham.errors import OutOfDomainError
+from pyscf_mlham.field.atoms import atomic_densities
+from pyscf_mlham.field.shares import NEAREST, ON_AXIS, RADII, Radial, atom_grid, images
+
+ATOMS = "atoms"  # name of the baseline
+GRID = 35, 434  # radial and angular points of an atom; the angular ones limit the accuracy: 2e-5 Ha
+
+
+class Atom(NamedTuple):
+    """A spherical neutral atom."""
+
+    potential: CubicSpline  # V_A(r), Hartree; as short as the density
+    radial: Radial
+    spread: float  # integral of r^2 n_A, Bohr^2
+
+    @classmethod
+    def each_of(cls, cell: Any) -> dict[str, Atom]:
+        """Return each kind of atom of a cell."""
+        return {symbol: cls._of(*atom, cell._pseudo[symbol]) for symbol, atom in atomic_densities(cell).items()}
+
+    @classmethod
+    def _of(cls, alone: gto.Mole, dm: Array, pseudo: Any) -> Atom:
+        radial = Radial.of(alone, dm)
+        repulsion = np.einsum("pij,ij->p", alone.intor("int1e_grids", grids=ON_AXIS), dm)
+        spread = trapezoid(4 * np.pi * RADII**4 * radial.density(RADII), RADII)
+        return cls(CubicSpline(RADII, repulsion + local_potential(pseudo, RADII)), radial, float(spread))
+
+
+def superposed_atoms(cell: Any, kpts: Array, xc: str, grid: tuple[int, int] = GRID) -> Array:
+    """Return H0 at k points, (N_k, n, n) Hartree.
+
+    Args:
+        cell: PySCF cell with pseudopotentials.
+        kpts: (N_k, 3) 1/Bohr, any.
+        xc: functional, see `functional_of`.
+        grid: numbers of radial and angular points of an atom.
+    """
+    from pyscf.pbc.dft.gen_grid import BeckeGrids  # importing PySCF's periodic part takes a second
+    from pyscf.pbc.dft.numint import KNumInt
+    from pyscf.pbc.gto.pseudo.pp_int import get_pp_nl
+
+    if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
+        raise OutOfDomainError(f"{', '.join(missing)} has no pseudopotential")
+    first, of_first, opposite = up_to_sign(kpts, np.asarray(cell.lattice_vectors()))
+    kpts = kpts[first]  # H(-k) = H(k)*
+    xc, ni = functional_of(xc), KNumInt()
+    kind = ni._xc_type(xc)
+    atoms, grids, half = Atom.each_of(cell), BeckeGrids(cell), np.zeros((len(kpts), cell.nao, cell.nao), dtype=complex)
+    radials, atomic_grids = {s: atom.radial for s, atom in atoms.items()}, gen_atomic_grids(cell, grid, prune=None)
+    for i in range(cell.natm):
+        grids.coords, grids.weights = atom_grid(cell, radials, atomic_grids, i)
+        potential, density = _sums(cell, atoms, i, grids.coords)
+        v = ni.eval_xc_eff(xc, density if kind == "GGA" else density[0], deriv=1, xctype=kind)[1]
+        v = v.reshape(-1, len(potential))
+        v[0] += potential
+        start = 0
+        for ao, _, mask, weights, _ in ni.block_loop(cell, grids, cell.nao, int(kind == "GGA"), kpts):
+            part = weights * v[:, start : start + len(weights)]
+            half += ni._vxc_mat(cell, ao, part, mask, kind, (0, cell.nbas), cell.ao_loc, 1)
+            start += len(weights)
+    kinetic, overlap = (np.asarray(cell.pbc_intor(f"int1e_{name}", hermi=1, kpts=kpts)) for name in ("kin", "ovlp"))
+    h0 = kinetic + np.asarray(get_pp_nl(cell, kpts)) + half + half.conj().swapaxes(1, 2)
+    h0 = (h0 + _mean_potential(cell, atoms) * overlap)[of_first]
+    return np.asarray(np.where(opposite[:, None, None], h0.conj(), h0))
+
+
+def functional_of(xc: str) -> str:
+    """Return the functional of superposed atoms, for which their density is all: PBE for others than LDA and GGA."""
+    exact = xc.lower() == "hf" or libxc.is_hybrid_xc(xc)
+    return xc if not exact and libxc.xc_type(xc) in ("LDA", "GGA") else "pbe"
+
+
+def _mean_potential(cell: Any, atoms: dict[str, Atom]) -> float:
+    """Return what PySCF's Coulomb potential of a bulk crystal, of mean zero, has more than that of neutral atoms.
+
+    That of layers is zero in the vacuum, as is that of neutral atoms.
+    """
+    if cell.dimension < 3:
+        return 0.0
+    present = (cell.atom_symbol(i) for i in range(cell.natm))
+    spread = sum(atoms[symbol].spread for symbol in present if symbol in atoms)  # ghost atoms are not among them
+    return 2 * np.pi / 3 * spread / float(cell.vol)
+
+
+def _sums(cell: Any, atoms: dict[str, Atom], center: int, coords: Array) -> tuple[Array, Array]:
+    """Return the potential (n,), and density and its gradient (4, n), of all atoms at the points of one atom's grid."""
+    tree, potential, density = cKDTree(coords), np.zeros(len(coords)), np.zeros((4, len(coords)))
+    farthest = max(atom.radial.reach for atom in atoms.values())
+    for other, image in images(cell, cell.atom_coord(center), 2 * farthest):
+        if atom := atoms.get(cell.atom_symbol(other)):
+            near = np.array(tree.query_ball_point(image, atom.radial.reach), dtype=int)
+            vectors = coords[near] - image
+            r = np.linalg.norm(vectors, axis=1).clip(NEAREST)
+            potential[near] += atom.potential(r)
+            density[0, near] += atom.radial.density(r).clip(0)
+            density[1:, near] += atom.radial.density(r, 1) / r * vectors.T
+    return potential, density
+
+
+def local_potential(pseudo: Any, r: Array) -> Array:
+    """Return the local part of a GTH pseudopotential, Hartree; Goedecker, Teter, Hutter, PRB 54, 1703 (1996).
+
+    Args:
+        pseudo: PySCF's list of its parameters.
+        r: distances, Bohr.
+    """
+    charge, (radius, _, coefficients) = sum(pseudo[0]), pseudo[1:4]
+    x = r / radius
+    inner = np.sqrt(2 / np.pi) / radius  # limit of erf(x / sqrt(2)) / r for small r
+    coulomb = np.where(r > 0, erf(x / np.sqrt(2)) / np.where(r > 0, r, 1.0), inner)
+    short = np.polynomial.polynomial.polyval(x**2, [*coefficients, 0.0])
+    return np.asarray(np.exp(-(x**2) / 2) * short - charge * coulomb)
