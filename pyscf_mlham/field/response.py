@@ -145,13 +145,14 @@ class _ExchangeOfChange:
 
     def __init__(self, integrals: FittedIntegrals, origin: Array) -> None:
         self._integrals, self._origin = integrals, origin
-        self._doubled = self._work = np.empty((0, 0, 0))  # half-transformed twice the origin, and room for a change
+        self._doubled: Array | None = None  # half-transformed twice the origin
+        self._work = np.empty(0)  # room for a change
 
     def __call__(self, factor: Array) -> Array:
         origin, columns = self._origin, factor.shape[1]
         if origin.shape[1] > columns:  # superposed atoms: the change is not small, and has more columns than L
             return self._integrals.exchange(factor) - self._whole
-        if self._doubled.shape[2] != columns:
+        if self._doubled is None or self._doubled.shape[2] != columns:
             padded = np.pad(origin, ((0, 0), (0, columns - origin.shape[1])))
             self._doubled = self._integrals.half_transformed(2 * padded)
             self._work = np.empty_like(self._doubled)
