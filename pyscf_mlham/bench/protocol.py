@@ -142,8 +142,9 @@ class Trajectory(Theory):
     strategy: str = option(
         "ml+history,scanner,loewdin,aspc,ml,history",
         "separated by commas, also minao; reversible and ml+reversible are the time-reversible variants; overlap, "
-        "hcore, gext and gext-hcore only extrapolate, by these descriptors, gext on the Grassmann manifold; the forces "
-        "of the first one make the path; NAME/twolevel selects the solver of a single one",
+        "hcore, gext, gext-hcore, gext-diis and gext-diis-hcore only extrapolate, by these descriptors, gext on the "
+        "Grassmann manifold; the forces of the first one make the path; NAME/twolevel selects the solver of a single "
+        "one",
         type=names,
     )
     solver: str = option("scf", "scf, twolevel, or scf,twolevel for both", type=names)

@@ -2,7 +2,9 @@
 
 Weights from the overlap or the core Hamiltonian; densities in Loewdin orbitals, or Grassmann extrapolation: logarithms
 of the occupied spaces at the nearest geometry are combined (Polack, Dusson, Stamm, Lipparini, J. Chem. Theory Comput.
-17, 6965 (2021)), so that the result is idempotent.
+17, 6965 (2021)), so that the result is idempotent. With DIIS the weights are those of Pulay's equations, the errors of
+the latest descriptors taken as his residuals, without damping (Lao, Wickramasinghe, Tan, J. Chem. Phys., doi
+10.1063/5.0289936).
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ from typing import Any
 import numpy as np
 
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.track.extrapolation import extrapolation_weights
+from pyscf_mlham.track.extrapolation import extrapolation_weights, fitted_weights
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.step import Step
 
-RIVALS = {  # name: descriptor, whether logarithms are combined
-    "overlap": ("overlap", False),
-    "hcore": ("hcore", False),
-    "gext": ("overlap", True),
-    "gext-hcore": ("hcore", True),
+RIVALS = {  # name: descriptor, whether logarithms are combined, whether with DIIS
+    "overlap": ("overlap", False, False),
+    "hcore": ("hcore", False, False),
+    "gext": ("overlap", True, False),
+    "gext-hcore": ("hcore", True, False),
+    "gext-diis": ("overlap", True, True),
+    "gext-diis-hcore": ("hcore", True, True),
 }
+DIIS_SPACE = 8  # steps, as in PySCF's DIIS
 
 
 class Rival(History):
@@ -30,11 +35,11 @@ class Rival(History):
 
     def __init__(self, name: str) -> None:
         super().__init__("loewdin")  # as those of comparison: not improved
-        self._descriptor, self._logarithms = RIVALS[name]
+        self._descriptor, self._logarithms, self._diis = RIVALS[name]
 
     def _vectors(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
         """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first; see `History`."""
-        steps = [step.rotated(place.positions, place.layout) for step in steps]
+        steps = [step.rotated(place.positions, place.layout) for step in steps[: DIIS_SPACE if self._diis else None]]
         target = self._described(mf, place, place.positions)
         d = np.stack([self._described(mf, place, step.positions) for step in steps])
         nearest = int(np.argmin(np.linalg.norm(d - target, axis=1)))
@@ -45,7 +50,8 @@ class Rival(History):
             occupied = [space[spin, :, :filled] for space in spaces]
             centre = occupied[nearest]
             values = np.stack([_logarithm(c, centre) if self._logarithms else c @ c.T for c in occupied])
-            mean = np.tensordot(extrapolation_weights(d, target, values), values, axes=1)
+            weights = fitted_weights(d, target, 0.0) if self._diis else extrapolation_weights(d, target, values)
+            mean = np.tensordot(weights, values, axes=1)
             if self._logarithms:
                 c = _exponential(mean, centre)
                 mean = c @ c.T
