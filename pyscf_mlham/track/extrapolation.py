@@ -1,8 +1,6 @@
-"""Alignment of geometries, and the weights of old geometries in the extrapolation to a new one."""
+"""Alignment of geometries, weights of old geometries in the extrapolation to a new one, and orbitals of the result."""
 
 from __future__ import annotations
-
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,13 +119,6 @@ def reversible_weights(descriptors: Array, target: Array, noise: float) -> Array
     return np.asarray(weights)
 
 
-def aspc_weights(points: int) -> Array:
-    """Return the coefficients B_j of the always stable predictor, the latest step first.
-
-    Kolafa, J. Comput. Chem. 25, 335 (2004).
-
-    Args:
-        points: number of steps, one or more; one gives the last step itself.
-    """
-    n = points
-    return np.array([(-1) ** (j + 1) * j * comb(2 * n, n - j) / comb(2 * n - 2, n - 1) for j in range(1, n + 1)])
+def natural(density: Array) -> Array:
+    """Return eigenvectors (s, n, n) of densities, in descending order of occupation."""
+    return np.asarray(np.linalg.eigh((density + np.swapaxes(density, -1, -2)) / 2)[1][..., ::-1])

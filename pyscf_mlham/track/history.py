@@ -29,13 +29,9 @@ from pyscf_mlham.field import MovedResponse, ResponseField
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
+from pyscf_mlham.track.aspc import predicted_orbitals
 from pyscf_mlham.track.auxiliary import SAME, Auxiliary
-from pyscf_mlham.track.extrapolation import (
-    aspc_weights,
-    extrapolation_weights,
-    largest_move,
-    reversible_weights,
-)
+from pyscf_mlham.track.extrapolation import extrapolation_weights, largest_move, natural, reversible_weights
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.restart import Arrays, read, write
 from pyscf_mlham.track.step import Step
@@ -51,8 +47,6 @@ RESPONSE_MEMORY = 0.1  # share of max_memory for the response level
 REUSED = 0.1  # Bohr; largest move of an atom for which it is used again
 JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
-ASPC_POINTS = 4  # Kolafa's ASPC(2), the usual choice
-OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 UNLIKE = 1e-6  # misfit of a geometry that is not one of the history's
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
 
@@ -200,7 +194,7 @@ class History:
         if self.auxiliary.positions is None or largest_move(self.auxiliary.positions, place.positions) > JUMP:
             self.forget_auxiliary()
         x = self.auxiliary.at(place.positions)
-        return None if x is None else self._orbitals(mf, place, _natural(x))
+        return None if x is None else self._orbitals(mf, place, natural(x))
 
     def _orbitals(self, mf: Any, place: Place, vectors: Array) -> Orbitals:
         """Return orbitals of the last occupations from vectors in Loewdin orbitals, the occupied ones first."""
@@ -278,7 +272,7 @@ class History:
         lacking = None if defect is None else place.operator(defect)
         step = Step(place.positions, place.overlap, density, predicted, occ, place.external(mf), lacking)
         nearest = self._nearest(place)
-        if nearest is not None and _other_state(nearest, step):
+        if nearest is not None and nearest.is_of_another_state(step):
             self.steps = []  # a mixture of two states is a bad guess for both
             self.forget_auxiliary()
         if self.auxiliary is not None:
@@ -315,11 +309,11 @@ class History:
             steps: the old ones near it; for the strategies that fit, rotated onto it.
         """
         if self.strategy == "aspc":
-            return self._aspc(place, steps), np.inf
+            return predicted_orbitals(place, steps), np.inf
         if self.strategy in LEARNED:
             density, misfit = self._fitted(mf, place, steps)
-            return _natural(density), misfit
-        vectors = _natural(steps[0].density)
+            return natural(density), misfit
+        vectors = natural(steps[0].density)
         if self.strategy == "loewdin":
             return vectors, np.inf
         coeff = place.transform @ metric_from_overlap(steps[0].overlap).inverse @ vectors
@@ -345,22 +339,6 @@ class History:
         misfit = float(np.linalg.norm(weights @ d - np.ravel(target)))
         return np.asarray(base + np.tensordot(weights, known, axes=1)), misfit
 
-    def _aspc(self, place: Place, steps: list[Step]) -> Array:
-        """Return Kolafa's predictor sum_j B_j (D_j S_j) C_last, orthonormalised."""
-        steps = steps[:ASPC_POINTS]
-        metrics = [metric_from_overlap(step.overlap) for step in steps]
-        coeff = metrics[0].inverse @ _natural(steps[0].density)
-        projector = np.zeros_like(steps[0].density)
-        for b, step, metric in zip(aspc_weights(len(steps)), steps, metrics, strict=True):
-            projector += b * (metric.inverse @ step.density @ metric.half)
-        moved, orbitals = projector @ coeff, []
-        for c, occ in zip(moved, steps[0].occ, strict=True):
-            kept = c[:, occ > 0] / occ[occ > 0]  # each was multiplied by its own occupation
-            s, u = np.linalg.eigh(kept.T @ place.overlap @ kept)
-            half = place.root @ place.transform @ kept @ (u / np.sqrt(s)) @ u.T
-            orbitals.append(np.hstack([half, _complement(half)]))
-        return np.stack(orbitals)
-
 
 def _subject(mf: Any) -> str | None:
     """Return a hash of what is constant along a history; None for objects that are not supported."""
@@ -382,25 +360,6 @@ def _field_changed(old: Array | None, new: Array | None) -> bool:
     if old is None or new is None:
         return old is not new
     return bool(np.abs(old - new).max() > FIELD_CHANGE)
-
-
-def _other_state(old: Step, new: Step) -> bool:
-    """Whether electrons have moved to another orbital between two aligned geometries."""
-    if not np.array_equal(old.occ > 0, new.occ > 0):
-        return True
-    moved = np.linalg.norm(new.density - old.density, ord=2, axis=(-2, -1))
-    whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron if some are unpaired
-    return bool(np.any((moved / whole) ** 2 > OTHER_STATE))
-
-
-def _natural(density: Array) -> Array:
-    """Return eigenvectors (s, n, n) of densities, in descending order of occupation."""
-    return np.asarray(np.linalg.eigh((density + np.swapaxes(density, -1, -2)) / 2)[1][..., ::-1])
-
-
-def _complement(vectors: Array) -> Array:
-    """Return orthonormal vectors (n, n - k) orthogonal to k orthonormal ones."""
-    return np.asarray(np.linalg.svd(vectors, full_matrices=True)[0][:, vectors.shape[1] :])
 
 
 def _defect(place: Place, steps: list[Step]) -> Array | None:

@@ -12,6 +12,7 @@ from pyscf_mlham.track.extrapolation import aligned
 
 Array = NDArray[np.float64]
 
+OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 MATRICES = ("overlap", "density", "predicted", "external", "defect")  # fields of a step that rotate
 
 
@@ -47,3 +48,11 @@ class Step(NamedTuple):
         parts = np.split(rotated, np.cumsum([len(stack) for stack in stacks])[:-1])
         changed = {name: part.reshape(a.shape) for (name, a), part in zip(own.items(), parts, strict=True)}
         return self._replace(positions=moved, **changed)
+
+    def is_of_another_state(self, new: Step) -> bool:
+        """Whether electrons have moved to another orbital between two aligned geometries."""
+        if not np.array_equal(self.occ > 0, new.occ > 0):
+            return True
+        moved = np.linalg.norm(new.density - self.density, ord=2, axis=(-2, -1))
+        whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron if some are unpaired
+        return bool(np.any((moved / whole) ** 2 > OTHER_STATE))

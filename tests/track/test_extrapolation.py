@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pyscf_mlham.track import extrapolation
+from pyscf_mlham.track import aspc, extrapolation
 from support.molecules import assert_close, mole
 from support.paths import rotated
 
@@ -35,9 +35,9 @@ def test_weights_are_exact_where_they_can_be() -> None:
     assert_close(extrapolation.fitted_weights(line, line[1], 1e-3), [0, 1, 0], 1e-15)
     assert_close(extrapolation.fitted_weights(line, target, 1e6), [1, 0, 0], 1e-6)  # all noise: the nearest one
     assert_close(extrapolation.fitted_weights(line[:1], target, 1e-3), [1], 0)
-    assert_close(extrapolation.aspc_weights(1), [1], 1e-12)
-    assert_close(extrapolation.aspc_weights(2), [2, -1], 1e-12)
-    assert_close(extrapolation.aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
+    assert_close(aspc.aspc_weights(1), [1], 1e-12)
+    assert_close(aspc.aspc_weights(2), [2, -1], 1e-12)
+    assert_close(aspc.aspc_weights(4), [2.8, -2.8, 1.2, -0.2], 1e-12)
 
 
 @pytest.mark.parametrize(("error", "most"), [(0.0, 1e-8), (1e-7, 1e-6), (1e-5, 1e-4)])
