@@ -4,9 +4,10 @@ Orbitals C exp(K) are rotated by angles x between virtual and occupied ones. Wit
 
     E(x) = E + g x + x H x / 2,   g = 2 n F_vo,   H x = 2 n (F_vv x - x F_oo + R[dD]_vo)
 
-where R is the response level and dD the change of density to first order: H costs no build of the level. A step
-minimises E(x) for |x| <= radius. The radius is adapted to the ratio of the energy lowering, from the Fock matrices of
-both points, to the expected one. A stationary point with a direction of negative curvature is left along it.
+where R is the response level and dD the change of density to first order: H costs no build of the level. ROHF, whose
+spins share their orbitals, has angles between closed, open and empty ones (see `rotations`). A step minimises E(x) for
+|x| <= radius. The radius is adapted to the ratio of the energy lowering, from the Fock matrices of both points, to the
+expected one. A stationary point with a direction of negative curvature is left along it.
 
 The response level errs by a hundredth of a Hartree, more than the curvature of a rotation that nearly leaves the energy
 as it is (of a degenerate state about its axis): along the last short step the curvature is the one that was seen. Low
@@ -19,15 +20,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 from pyscf import lib
 
-from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.ao.mole import has_open_d_shell, is_periodic
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import OCCUPIED, Orbitals
+from pyscf_mlham.density import Orbitals
 from pyscf_mlham.field import Field, ResponseField
 from pyscf_mlham.scf.multilevel.levels import CheapLevel, FullLevel
+from pyscf_mlham.scf.multilevel.rotations import Rotations
 from pyscf_mlham.scf.multilevel.solver import Solution
 from pyscf_mlham.scf.problem import Point, Problem
 
@@ -96,9 +97,15 @@ def quartic_minimum(expected: float, change: float, length: float) -> float:
 
 
 def rotates_freely(problem: Problem) -> bool:
-    """Whether all occupied orbitals rotate with all virtual ones: not those of ROHF, of irreps and of crystals."""
+    """Whether second-order steps serve: all occupied orbitals rotate with all virtual ones, unlike irreps and crystals.
+
+    Not for open d shells of ROHF: their orientations are flatter than the error of the response level, in several
+    directions, and DIIS, which fills other orbitals, ends sooner.
+    """
     mf = problem.mf
-    return not (mf.istype("ROHF") or mf.mol.symmetry or is_periodic(mf.mol))
+    if mf.mol.symmetry or is_periodic(mf.mol):
+        return False
+    return not (mf.istype("ROHF") and mf.mol.spin and has_open_d_shell(mf.mol))
 
 
 class Surface:
@@ -123,15 +130,16 @@ class Surface:
         assert point.orbitals is not None
         self.point, self._finer = point, finer
         self._problem = problem = point.problem
-        self._orbitals = problem.canonical(point.orbitals, point.fock)
-        coeff, occ = (np.asarray(a) for a in self._orbitals[1:])
-        self._spins = [Spin(c, n) for c, n in (zip(coeff, occ, strict=True) if coeff.ndim == 3 else [(coeff, occ)])]
-        fock = point.fock if coeff.ndim == 3 else point.fock[None]
+        orbitals = problem.canonical(point.orbitals, point.fock)
+        self._rotations = Rotations(orbitals, shared=problem.mf.istype("ROHF"))
+        self._spins = self._rotations.spins
+        fock = problem.hcore + (point.v if point.v.ndim == 3 else point.v[None])
         self._factors = [spin.occupied * np.sqrt(spin.filling) for spin in self._spins]
         self.response = response.with_kernel(self._factors).around(self._factors, point.v)
         self._blocks = [spin.blocks(f) for spin, f in zip(self._spins, fock, strict=True)]
-        self.gradient = self._flat([vo for vo, _, _ in self._blocks])
-        self.diagonal = self._flat([np.subtract.outer(vv.diagonal(), oo.diagonal()) for _, vv, oo in self._blocks])
+        self.gradient = self._rotations.flat([vo for vo, _, _ in self._blocks])
+        curvatures = [np.subtract.outer(vv.diagonal(), oo.diagonal()) for _, vv, oo in self._blocks]
+        self.diagonal = self._rotations.flat(curvatures)
         self._missing = seen.missing if seen else 0.0
         self._direction = self._read(seen.direction) if seen else np.zeros_like(self.gradient)
 
@@ -147,7 +155,7 @@ class Surface:
 
     def _product(self, field: Field, angles: Array, length: float) -> Array:
         """Return H x with the response of a field, from its potentials at rotations by +- length x."""
-        parts = self._parts(angles)
+        parts = self._rotations.parts(angles)
         displaced = [
             length * (spin.virtual @ x) * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)
         ]
@@ -156,21 +164,22 @@ class Surface:
         v = v if v.ndim == 3 else v[None]
         answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
         pairs = zip(self._blocks, parts, answers, strict=True)
-        return self._flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+        product = self._rotations.flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+        return product + self._rotations.mixed(angles, [vo for vo, _, _ in self._blocks])
 
     def seen(self, step: Step, change: float) -> Seen:
         """Return the curvature along a step that changed the energy (Hartree)."""
         size = float(np.linalg.norm(step.angles))
         x = step.angles / size
         missing = 2 * (change - step.expected) / size**2 + self._missing * float(self._direction @ x) ** 2
-        parts = zip(self._spins, self._parts(x), strict=True)
+        parts = zip(self._spins, self._rotations.parts(x), strict=True)
         return Seen([spin.virtual @ part @ spin.occupied.T for spin, part in parts], missing)
 
     def _read(self, direction: list[Array]) -> Array:
         """Return the angles of a direction at a nearby point; see `Seen`."""
         s = self._problem.overlap
         parts = zip(self._spins, direction, strict=True)
-        return np.concatenate([(spin.virtual.T @ s @ x @ s @ spin.occupied).ravel() for spin, x in parts])
+        return self._rotations.angles([spin.virtual.T @ s @ x @ s @ spin.occupied for spin, x in parts])
 
     def step(self, radius: float) -> Step:
         """Return the step to the lowest energy within a radius, in a space of trial vectors as in Davidson's method."""
@@ -231,38 +240,7 @@ class Surface:
 
     def rotated(self, angles: Array) -> Orbitals:
         """Return the orbitals C exp(K)."""
-        coeff = [spin.rotated(x) for spin, x in zip(self._spins, self._parts(angles), strict=True)]
-        return self._orbitals._replace(coeff=np.stack(coeff) if len(coeff) == 2 else coeff[0])
-
-    def _flat(self, parts: list[Array]) -> Array:
-        """Return derivatives of the energy (virtual, occupied) of all spins in a row, each times twice the filling."""
-        return np.concatenate([2 * spin.filling * part.ravel() for spin, part in zip(self._spins, parts, strict=True)])
-
-    def _parts(self, angles: Array) -> list[Array]:
-        """Return angles (virtual, occupied) of each spin."""
-        shapes = [(spin.virtual.shape[1], spin.occupied.shape[1]) for spin in self._spins]
-        parts = np.split(angles, np.cumsum([virtual * occupied for virtual, occupied in shapes])[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-class Spin:
-    """Orbitals of one spin, or of both, with a number of electrons in each occupied one, the filling."""
-
-    def __init__(self, coeff: Array, occ: Array) -> None:
-        self._coeff, self._filled = coeff, occ > OCCUPIED
-        self.filling = float(occ.max(initial=1.0))
-        self.occupied, self.virtual = coeff[:, self._filled], coeff[:, ~self._filled]
-
-    def blocks(self, fock: Array) -> tuple[Array, Array, Array]:
-        """Return F_vo, F_vv and F_oo."""
-        fv, fo = fock @ self.virtual, fock @ self.occupied
-        return self.virtual.T @ fo, self.virtual.T @ fv, self.occupied.T @ fo
-
-    def rotated(self, x: Array) -> Array:
-        """Return C exp(K) with K_vo = x = -K_ov^T."""
-        k = np.zeros((len(self._filled),) * 2)
-        k[np.ix_(~self._filled, self._filled)] = x
-        return np.asarray(self._coeff @ scipy.linalg.expm(k - k.T))
+        return self._rotations.rotated(angles)
 
 
 def lowest_within(slope: Array, matrix: Array, radius: float) -> tuple[Array, float]:

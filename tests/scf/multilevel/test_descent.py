@@ -21,6 +21,8 @@ OBJECTS = {
     "RHF": lambda: mole(basis="6-31g").RHF(),
     "RKS": lambda: mole(basis="6-31g").RKS(xc="pbe"),
     "UKS": lambda: mole(basis="6-31g", charge=1, spin=1).UKS(xc="pbe0"),
+    "ROHF": lambda: mole(basis="6-31g", charge=1, spin=1).ROHF(),
+    "ROKS": lambda: mole(basis="6-31g", spin=2).ROKS(xc="pbe0"),
     "UHF of one spin": lambda: mole("H 0 0 0; H 0 0 1.4", "6-31g", spin=2).UHF(),
 }
 
@@ -29,7 +31,9 @@ def started(mf: Any) -> tuple[CheapLevel, Point]:
     """Return the coarse level, and its point for the orbitals of superposed atoms."""
     problem = Problem.of(mf)
     level = CheapLevel(problem, CoarseField(mf, COARSE))
-    return level, level.build(problem.orbitals(problem.hcore + level.field.potential(atomic_factors(mf))))
+    factors = atomic_factors(mf)
+    fock = problem.fock(level.field.potential(factors), np.stack([l @ l.T for l in factors]))
+    return level, level.build(problem.orbitals(fock))
 
 
 @pytest.mark.parametrize("name", OBJECTS)

@@ -114,3 +114,15 @@ def test_a_degenerate_state_of_a_molecule_that_is_not_linear_is_no_saddle_point(
     assert quick.converged
     assert quick.e_tot == pytest.approx(-78.746140, abs=1e-5)
     assert quick.full_builds <= 4
+
+
+@pytest.mark.parametrize(("apart", "energy"), [(3.022753, -151.48156534), (3.287342, -151.47495038)])
+def test_a_hole_between_two_molecules_is_found_where_diis_fails(apart: float, energy: float) -> None:
+    """Water dimer cations, whose levels DIIS does not converge; nor does plain SCF converge for the second one."""
+    donor = "O 0 0 0; H -0.492 0.525 0; H 0.914 0.301 0"
+    acceptor = f"O {apart} -0.179 0; H {apart + 0.33} 0.201 0.76; H {apart + 0.33} 0.201 -0.76"
+    quick = accelerate(mole(f"{donor}; {acceptor}", "6-31g", charge=1, spin=1).ROHF()).run()
+    assert quick.converged
+    assert quick.full_builds <= 4
+    assert not quick.plain_reason
+    assert quick.e_tot == pytest.approx(energy, abs=1e-7)
