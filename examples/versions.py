@@ -20,7 +20,9 @@ TESTS = ("tests/ao", "tests/nn/test_nn.py", "tests/test_checkpoint.py", "tests/t
          "tests/test_features.py", "tests/test_hooks.py", "tests/h0", "tests/field", "tests/model/test_guess.py",
          "tests/model/test_oneshot.py", "tests/scf/test_pickling.py", "tests/scf/multilevel", "tests/track",
          "tests/test_ase.py", "tests/data/test_store.py", "tests/train/test_resume.py")  # fmt: skip
-CORE_TESTS = ("tests/field", "tests/h0", "tests/scf/multilevel/test_multilevel.py", "tests/track")
+MULTILEVEL = "tests/scf/multilevel"
+CORE_TESTS = ("tests/field", "tests/h0", f"{MULTILEVEL}/test_multilevel.py", f"{MULTILEVEL}/test_plain.py",
+              "tests/track")  # fmt: skip
 CORE_TOOLS = ("pytest", "hypothesis", "h5py", "ase")
 # Python, and requirements of pip; the newest version of all others.
 ENVIRONMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
