@@ -30,6 +30,7 @@ STATES = {  # sets of molecules
     "W4-11, closed shells": "closed",
     "QM9": "qm9",
     "W4-11, charged copies": "charged",
+    "W4-11, open shells": "open",
 }
 PICTURE = ROOT / "docs" / "assets" / "large.png"
 RESULTS = {
