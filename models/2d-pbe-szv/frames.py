@@ -1,6 +1,6 @@
 """Label the frames of the training, and split them by number: every sixth for test, every sixth for validation.
 
-python frames.py GEOMETRIES FOLDER, with the folder of the four files; half a minute to one and a half for each frame.
+python frames.py GEOMETRIES FOLDER, with the folder of the three files; half a minute to one and a half for each frame.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse --kpts 6 6 1"
-FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AA": 14, "bigraphene_AB": 14}
+FILES = {"graphene_1x1": 40, "hbn_1x1": 30, "bigraphene_AB": 9}
 
 
 def split_of(name: str) -> str:

@@ -199,7 +199,7 @@ def test_settings_are_read_and_checked(tmp_path: Path) -> None:
         ("name: a\ndata: []\noutput: c", "data and charges must not be empty"),
         (
             "name: a\ndata: b\noutput: c\nbaseline: mindo",
-            "unknown baseline 'mindo'; .* hcore, scc or coarse",
+            "unknown baseline 'mindo'; .* hcore, scc or atoms",
         ),
         ("name: a\ndata: b\noutput: c\n3: 4\nx: y", r"unknown keys \['3', 'x'\]"),
     ):
