@@ -106,9 +106,9 @@ def draw(one: Any, mf: Any, path: str) -> None:
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    for each, style, label in ((mf, {"color": "0.7", "lw": 3}, "SCF"), (one, {"color": "#2563eb", "lw": 1}, "model")):
+    for each, color, width, label in ((mf, "0.7", 3.0, "SCF"), (one, "#2563eb", 1.0, "model")):
         energies = MEV / 1000 * (np.array(each.get_bands(points)[0]) - each.get_fermi())
-        lines = axes.plot(along, energies, **style)
+        lines = axes.plot(along, energies, color=color, linewidth=width)
         lines[0].set_label(label)
     for place in along[::16]:
         axes.axvline(place, color="0.9", zorder=0)
