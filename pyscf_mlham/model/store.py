@@ -124,7 +124,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
     if not errors:
         sort = "crystals" if crystal else "molecules"
         raise ModelError(f"this version ships no trained model of {sort}; name one by 'ml:<path>' or register()")
-    if len(errors) == 1:
+    if len(set(map(str, errors.values()))) == 1:  # a missing extra is the same for all
         raise next(iter(errors.values()))
     kind = OutOfDomainError if all(isinstance(e, OutOfDomainError) for e in errors.values()) else ModelError
     reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
