@@ -247,10 +247,11 @@ def absolute(model: str) -> str:
 
 
 def model_hash(name: str) -> str:
-    """Return the hash of the weights of a shipped model or a folder; of those of all shipped models for ""."""
+    """Return the hash of the weights of a shipped model or a folder; of all shipped models of molecules for ""."""
     folders = shipped()
     if not name:
-        hashes = [checkpoint.read_config(folder).weights_sha256 for folder in folders.values()]
+        configs = map(checkpoint.read_config, folders.values())
+        hashes = [config.weights_sha256 for config in configs if not config.pseudo]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     folder = folders.get(name, Path(name).expanduser())
     if not folder.is_dir():
