@@ -9,7 +9,6 @@ of overlap matrices of four crystals are 3 to 50 times smaller than on PySCF's g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from pyscf_mlham.ao.cell import cells_within, heights
 from pyscf_mlham.ao.mole import is_periodic
-from pyscf_mlham.arrays import Array
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.field.atoms import atomic_densities
 from pyscf_mlham.threads import each
 
@@ -30,6 +29,22 @@ RADII = np.concatenate([[0.0], np.geomspace(NEAREST, FARTHEST, NUMBER)])
 ON_AXIS = RADII[:, None] * (0.0, 0.0, 1.0)
 
 AtomicGrids = Mapping[str, tuple[Array, Array]]  # PySCF's points and weights of each kind of atom
+
+
+class Neighbour(NamedTuple):
+    """An atom, or an image of one, near to the grid of another atom."""
+
+    symbol: str
+    near: IntArray  # points within its reach
+    vectors: Array  # from the atom to these points, (n, 3) Bohr
+
+
+class AtomGrid(NamedTuple):
+    """The grid of an atom."""
+
+    coords: Array  # (n, 3) Bohr
+    weights: Array  # (n,) times the atom's shares
+    neighbours: list[Neighbour]  # the atom itself included
 
 
 class Radial(NamedTuple):
@@ -60,24 +75,23 @@ def shared_grid(mol: gto.Mole, atomic_grids: AtomicGrids) -> tuple[Array, Array]
     """Return the points, (n, 3) Bohr, and weights of a molecule or of the cell of a crystal."""
     radials = radial_densities(mol)
     real = [i for i in range(mol.natm) if mol.atom_symbol(i) in radials]
-    coords, weights = zip(*each(partial(atom_grid, mol, radials, atomic_grids), real), strict=True)
+    coords, weights = zip(*each(lambda i: atom_grid(mol, radials, atomic_grids, i)[:2], real), strict=True)
     return np.concatenate(coords), np.concatenate(weights)
 
 
-def atom_grid(
-    mol: gto.Mole, radials: Mapping[str, Radial], atomic_grids: AtomicGrids, center: int
-) -> tuple[Array, Array]:
-    """Return the grid of an atom, and its weights times the shares."""
+def atom_grid(mol: gto.Mole, radials: Mapping[str, Radial], atomic_grids: AtomicGrids, center: int) -> AtomGrid:
+    """Return the grid of an atom, with its shares."""
     symbol, origin = mol.atom_symbol(center), mol.atom_coord(center)
     vectors, weights = atomic_grids[symbol]
     inside = np.linalg.norm(vectors, axis=1) < radials[symbol].reach
     vectors, weights = vectors[inside], weights[inside]
-    total, tree = np.zeros(len(vectors)), cKDTree(vectors)
+    total, tree, neighbours = np.zeros(len(vectors)), cKDTree(vectors), []
     for other, image in images(mol, origin, radials[symbol].reach + max(radial.reach for radial in radials.values())):
         if radial := radials.get(mol.atom_symbol(other)):
-            near = np.array(tree.query_ball_point(image - origin, radial.reach), dtype=int)
-            total[near] += radial.weight(vectors[near] - (image - origin))
-    return origin + vectors, weights * radials[symbol].weight(vectors) / total.clip(TINY)
+            near = np.array(tree.query_ball_point(image - origin, radial.reach), dtype=np.int64)
+            neighbours.append(Neighbour(mol.atom_symbol(other), near, vectors[near] - (image - origin)))
+            total[near] += radial.weight(neighbours[-1].vectors)
+    return AtomGrid(origin + vectors, weights * radials[symbol].weight(vectors) / total.clip(TINY), neighbours)
 
 
 def images(mol: gto.Mole, origin: Array, distance: float) -> Iterator[tuple[int, Array]]:

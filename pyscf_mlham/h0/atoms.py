@@ -9,6 +9,7 @@ exchange-correlation matrix, at any k points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +18,13 @@ from pyscf.dft import libxc
 from pyscf.dft.gen_grid import gen_atomic_grids
 from scipy.integrate import trapezoid
 from scipy.interpolate import CubicSpline
-from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from pyscf_mlham.ao.lattice import up_to_sign
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field.atoms import atomic_densities
-from pyscf_mlham.field.shares import NEAREST, ON_AXIS, RADII, Radial, atom_grid, images
+from pyscf_mlham.field.shares import NEAREST, ON_AXIS, RADII, Neighbour, Radial, atom_grid
 
 ATOMS = "atoms"  # name of the baseline
 GRID = 35, 434  # radial and angular points of an atom; the angular ones limit the accuracy: 2e-5 Ha
@@ -72,8 +72,8 @@ def superposed_atoms(cell: Any, kpts: Array, xc: str, grid: tuple[int, int] = GR
     atoms, grids, half = Atom.each_of(cell), BeckeGrids(cell), np.zeros((len(kpts), cell.nao, cell.nao), dtype=complex)
     radials, atomic_grids = {s: atom.radial for s, atom in atoms.items()}, gen_atomic_grids(cell, grid, prune=None)
     for i in range(cell.natm):
-        grids.coords, grids.weights = atom_grid(cell, radials, atomic_grids, i)
-        potential, density = _sums(cell, atoms, i, grids.coords)
+        grids.coords, grids.weights, neighbours = atom_grid(cell, radials, atomic_grids, i)
+        potential, density = _sums(atoms, neighbours, len(grids.coords))
         v = ni.eval_xc_eff(xc, density if kind == "GGA" else density[0], deriv=1, xctype=kind)[1]
         v = v.reshape(-1, len(potential))
         v[0] += potential
@@ -106,18 +106,15 @@ def _mean_potential(cell: Any, atoms: dict[str, Atom]) -> float:
     return 2 * np.pi / 3 * spread / float(cell.vol)
 
 
-def _sums(cell: Any, atoms: dict[str, Atom], center: int, coords: Array) -> tuple[Array, Array]:
+def _sums(atoms: dict[str, Atom], neighbours: Sequence[Neighbour], points: int) -> tuple[Array, Array]:
     """Return the potential (n,), and density and its gradient (4, n), of all atoms at the points of one atom's grid."""
-    tree, potential, density = cKDTree(coords), np.zeros(len(coords)), np.zeros((4, len(coords)))
-    farthest = max(atom.radial.reach for atom in atoms.values())
-    for other, image in images(cell, cell.atom_coord(center), 2 * farthest):
-        if atom := atoms.get(cell.atom_symbol(other)):
-            near = np.array(tree.query_ball_point(image, atom.radial.reach), dtype=int)
-            vectors = coords[near] - image
-            r = np.linalg.norm(vectors, axis=1).clip(NEAREST)
-            potential[near] += atom.potential(r)
-            density[0, near] += atom.radial.density(r).clip(0)
-            density[1:, near] += atom.radial.density(r, 1) / r * vectors.T
+    potential, density = np.zeros(points), np.zeros((4, points))
+    for symbol, near, vectors in neighbours:
+        v, n = atoms[symbol].potential, atoms[symbol].radial.density
+        r = np.linalg.norm(vectors, axis=1).clip(NEAREST)
+        potential[near] += v(r)
+        density[0, near] += n(r).clip(0)
+        density[1:, near] += n(r, 1) / r * vectors.T
     return potential, density
 
 

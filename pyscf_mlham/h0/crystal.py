@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.field import RESPONSE
+from pyscf_mlham.field import RESPONSE, Builds
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -21,8 +21,7 @@ class SelfConsistent(NamedTuple):
     """A solution whose Fock matrix is `point.fock`, and the Fock builds that it took."""
 
     point: Point
-    coarse_builds: int
-    full_builds: int = 0
+    builds: Builds
 
 
 @one_blas_thread()
@@ -42,7 +41,7 @@ def self_consistent_crystal(problem: Problem, orbitals: Orbitals | None = None) 
         factors, density = problem.factors(orbitals), density_from_orbitals(mf, orbitals)
     full = problem.point(orbitals, factors, density, np.asarray(mf.get_veff(mf.mol, density)))
     point = solve([level.shifted(full)], full, TIGHT).point
-    return SelfConsistent(point, level.field.tally.builds, 1)
+    return SelfConsistent(point, Builds(level.field.tally.builds, 1))
 
 
 @one_blas_thread()
@@ -53,7 +52,7 @@ def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> SelfConsisten
         grid: PySCF's level of the atomic grid.
     """
     level = _level(problem, grid)
-    return SelfConsistent(_relaxed(problem, level, TIGHT), level.field.tally.builds)
+    return SelfConsistent(_relaxed(problem, level, TIGHT), Builds(level.field.tally.builds))
 
 
 def _level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:

@@ -91,5 +91,5 @@ def _of_molecule(problem: Problem) -> tuple[Orbitals, Builds]:
 
 def _of_crystal(problem: Problem) -> tuple[Orbitals, Builds]:
     """Return the orbitals of a crystal's scc baseline."""
-    point, *builds = self_consistent_crystal(problem)
-    return problem.orbitals(point.fock), Builds(*builds)
+    point, builds = self_consistent_crystal(problem)
+    return problem.orbitals(point.fock), builds

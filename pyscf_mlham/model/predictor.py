@@ -164,16 +164,16 @@ def _predict_crystal(mf: Any, model: Predictor, start: float, refine: bool) -> P
     if dh.shape != h0.shape:
         raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {h0.shape}")
     h0, fock = (m if mf.istype("KSCF") else m[..., 0, :, :].real for m in (h0, h0 + _hermitian(dh)))
-    orbitals = orbitals_from_fock(mf, fock)
-    if not model.exact and _intrudes(mf.get_ovlp(), orbitals, orbitals_from_fock(mf, h0)):
+    overlap = mf.get_ovlp()
+    orbitals = orbitals_from_fock(mf, fock, overlap)
+    if not model.exact and _intrudes(overlap, orbitals, orbitals_from_fock(mf, h0, overlap)):
         raise PredictionError("an empty orbital is among the occupied ones of the prediction")
     builds = Builds()
     if refine and not model.exact and not hasattr(mf, "undo_accelerate") and not unknown_field(mf):
         with undisturbed(mf):
             problem = problem_of(mf)
-            point, *counts = self_consistent_crystal(problem, orbitals)
+            point, builds = self_consistent_crystal(problem, orbitals)
             fock, orbitals = np.asarray(point.fock), problem.orbitals(point.fock)
-            builds = Builds(*counts)
         keep_core(problem)
     seconds = time.perf_counter() - start
     return Prediction(fock, orbitals, band_gap(mf, orbitals), name, seconds, builds=builds)
