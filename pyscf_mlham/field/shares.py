@@ -9,11 +9,10 @@ of overlap matrices of four crystals are 3 to 50 times smaller than on PySCF's g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pyscf import gto
-from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 
 from pyscf_mlham.ao.cell import cells_within, heights
@@ -21,6 +20,9 @@ from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.field.atoms import atomic_densities
 from pyscf_mlham.threads import each
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 NEAREST, FARTHEST, NUMBER = 1e-3, 20.0, 1500  # Bohr; distances of the radial functions
 NEGLIGIBLE = 1e-9  # electrons / Bohr^3
@@ -56,6 +58,8 @@ class Radial(NamedTuple):
     @classmethod
     def of(cls, alone: gto.Mole, dm: Array) -> Radial:
         """Tabulate the density of a single atom at the origin; dm: its density matrix."""
+        from scipy.interpolate import CubicSpline  # a tenth of the import of this package, and for crystals alone
+
         ao = alone.eval_gto(f"GTOval_{'cart' if alone.cart else 'sph'}", ON_AXIS)
         density = np.einsum("pi,ij,pj->p", ao, dm, ao)
         return cls(CubicSpline(RADII, density), float(RADII[density > NEGLIGIBLE].max(initial=0.0)))

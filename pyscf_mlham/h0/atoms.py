@@ -10,14 +10,12 @@ exchange-correlation matrix, at any k points.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pyscf import gto
 from pyscf.dft import libxc
 from pyscf.dft.gen_grid import gen_atomic_grids
-from scipy.integrate import trapezoid
-from scipy.interpolate import CubicSpline
 from scipy.special import erf
 
 from pyscf_mlham.ao.lattice import up_to_sign
@@ -25,6 +23,9 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field.atoms import atomic_densities
 from pyscf_mlham.field.shares import NEAREST, ON_AXIS, RADII, Neighbour, Radial, atom_grid
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 ATOMS = "atoms"  # name of the baseline
 GRID = 35, 434  # radial and angular points of an atom; the angular ones limit the accuracy: 2e-5 Ha
@@ -44,6 +45,9 @@ class Atom(NamedTuple):
 
     @classmethod
     def _of(cls, alone: gto.Mole, dm: Array, pseudo: Any) -> Atom:
+        from scipy.integrate import trapezoid  # see `Radial.of`
+        from scipy.interpolate import CubicSpline
+
         radial = Radial.of(alone, dm)
         repulsion = np.einsum("pij,ij->p", alone.intor("int1e_grids", grids=ON_AXIS), dm)
         spread = trapezoid(4 * np.pi * RADII**4 * radial.density(RADII), RADII)
