@@ -11,19 +11,15 @@ for time-reversal symmetry, if the mesh contains -k for each k.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.cell import cells_within, graph_from_lattice, heights
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.structure import Graph, with_pairs
-
-Array = NDArray[Any]
-IntArray = NDArray[np.int64]
+from pyscf_mlham.arrays import Array, IntArray
 
 UNIFORM = 1e-5  # of a reciprocal lattice vector; deviation of k points from a uniform mesh
 EQUAL = 1e-5  # Bohr; images whose distances differ by less are equally near

@@ -20,11 +20,11 @@ from ase.calculators.calculator import (
     SCFError,
     all_changes,
 )
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.ase.parameters import DEFAULTS, check
 from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
@@ -37,8 +37,6 @@ from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moment
 from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
-
-Array = NDArray[np.float64]
 
 __all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
 

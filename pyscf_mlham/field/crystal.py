@@ -13,20 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.dft.gen_grid import gen_atomic_grids
 from pyscf.pbc import df
 from pyscf.pbc.dft.gen_grid import BeckeGrids
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import COARSE, RESPONSE
 from pyscf_mlham.field.protocol import Tally
 from pyscf_mlham.field.response import exchange_basis
 from pyscf_mlham.field.shares import shared_grid
-
-Array = NDArray[Any]
 
 LIGHT = 15, 50  # radial and angular points of H and He in place of the 10 radial ones of PySCF's level 0
 

@@ -16,12 +16,10 @@ from itertools import chain, cycle
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, factors_from_density, undisturbed
 from pyscf_mlham.scf.problem import FLAT, Point, Problem
-
-Array = NDArray[Any]
 
 EMPTY = 1e-10  # electrons
 SAME_LEVEL = 1e-5  # Hartree

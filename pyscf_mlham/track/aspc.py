@@ -5,14 +5,12 @@ from __future__ import annotations
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.track.extrapolation import natural
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.step import Step
-
-Array = NDArray[np.float64]
 
 POINTS = 4  # ASPC(2), the usual choice
 

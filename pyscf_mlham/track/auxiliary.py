@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from pyscf_mlham.arrays import Array
 
 # Order of the dissipation: kappa, alpha and c; 0, without one, is reversible.
 DISSIPATIONS: dict[int, tuple[float, float, tuple[int, ...]]] = {

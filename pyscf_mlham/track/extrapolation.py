@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from pyscf_mlham.arrays import Array
 
 NOISES = (1e-5, 1e-4, 3e-6, 1e-6, 3e-7, 1e-7, 3e-8, 1e-8)  # Frobenius norm; the first one until there are three steps
 TESTED = 3  # latest steps whose extrapolation is tested

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 
-Array = NDArray[np.float64]
+from pyscf_mlham.arrays import Array
 
 SHARE = 0.02  # orbital gradient, Hartree, over the largest force, Hartree/Bohr: the error of a force is of its size
 LOOSEST = 3e-4  # orbital gradient, Hartree

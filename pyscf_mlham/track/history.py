@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.field import MovedResponse, ResponseField
 from pyscf_mlham.model.guess import is_ml, model_of
@@ -35,8 +35,6 @@ from pyscf_mlham.track.extrapolation import extrapolation_weights, largest_move,
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.restart import Arrays, read, write
 from pyscf_mlham.track.step import Step
-
-Array = NDArray[np.float64]
 
 SHADOW = "shadow"
 LEARNED = ("fit", "reversible", SHADOW)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import lib
 
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
 from pyscf_mlham.scf.multilevel.mixin import relaxed
@@ -20,8 +20,6 @@ from pyscf_mlham.scf.multilevel.start import defect_of, improved
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 from pyscf_mlham.track.history import Kept
-
-Array = NDArray[Any]
 
 REFINED = 1e-3  # share of the gradient of converged orbitals that remains; an extrapolation amplifies it
 FINEST = 1e-8  # Hartree; the response level in single precision converges no further

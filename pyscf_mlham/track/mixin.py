@@ -8,12 +8,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import density_from_orbitals, undisturbed
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.scf.applicability import inapplicable
@@ -26,8 +26,6 @@ from pyscf_mlham.track.gradients import loosened, watched
 from pyscf_mlham.track.history import LEARNED, SHADOW, History, Kept
 from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
-
-Array = NDArray[Any]
 
 # of the decoration, removed with it
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_kept", "_improver")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf.scf import hf
 
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals
-
-Array = NDArray[np.float64]
 
 
 class Place(NamedTuple):

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyscf.lib import logger
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
@@ -28,8 +27,6 @@ from pyscf_mlham.scf.multilevel.levels import FullLevel, state_of
 from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
-
-Array = NDArray[Any]
 
 SOLVED = 1e-7  # orbital gradient to which the response is solved, Hartree
 FAR = 0.02  # norm of D - n in Loewdin orbitals over the root of the number of electrons

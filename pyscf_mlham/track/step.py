@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyscf_mlham.ao.layout import OrbitalLayout
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.track.extrapolation import aligned
-
-Array = NDArray[np.float64]
 
 OTHER_STATE = 0.5  # squared sine of the largest angle between old and new occupied orbitals of the same state
 MATRICES = ("overlap", "density", "predicted", "external", "defect")  # fields of a step that rotate
