@@ -17,7 +17,7 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.track.extrapolation import extrapolation_weights, fitted_weights
 from pyscf_mlham.track.history import History
 from pyscf_mlham.track.place import Place
-from pyscf_mlham.track.step import Step
+from pyscf_mlham.track.step import Step, rotated
 
 RIVALS = {  # name: descriptor, whether logarithms are combined, whether with DIIS
     "overlap": ("overlap", False, False),
@@ -39,7 +39,7 @@ class Rival(History):
 
     def _vectors(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
         """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first; see `History`."""
-        steps = [step.rotated(place.positions, place.layout) for step in steps[: DIIS_SPACE if self._diis else None]]
+        steps = rotated(steps[: DIIS_SPACE if self._diis else None], place.positions, place.layout)
         target = self._described(mf, place, place.positions)
         d = np.stack([self._described(mf, place, step.positions) for step in steps])
         nearest = int(np.argmin(np.linalg.norm(d - target, axis=1)))

@@ -47,3 +47,9 @@ def loaded(basis: dict[str, Any]) -> dict[str, Any]:
     """Read the basis sets that are given by name, except those of ghost atoms."""
     named = {symbol for symbol, name in basis.items() if isinstance(name, str) and symbol in ELEMENTS}
     return {symbol: element_shells(name, symbol) if symbol in named else name for symbol, name in basis.items()}
+
+
+def auxiliary_molecule(integrals: Any) -> gto.Mole:
+    """Return the molecule with the auxiliary functions of `mf.with_df`; PySCF's default basis set is read once."""
+    mol, basis = integrals.mol, integrals.auxbasis
+    return df.make_auxmol(mol, loaded(df.make_auxbasis(mol)) if basis is None else basis)

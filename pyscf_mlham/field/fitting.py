@@ -15,7 +15,7 @@ from pyscf import df, gto, lib
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import ResourceError
 from pyscf_mlham.field.atoms import atomic_factor
-from pyscf_mlham.field.auxiliary import auxiliary_basis, loaded
+from pyscf_mlham.field.auxiliary import auxiliary_basis, auxiliary_molecule, loaded
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import Level, shared
 from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
@@ -245,7 +245,7 @@ def fit_overlapping(integrals: Any) -> None:
     mol = integrals.mol
     if type(integrals) is not df.DF or integrals._cderi is not None or isinstance(integrals._cderi_to_save, str):
         return
-    auxmol = df.make_auxmol(mol, integrals.auxbasis)
+    auxmol = auxiliary_molecule(integrals)
     orbital_pairs = mol.nao * (mol.nao + 1) // 2
     if orbital_pairs * auxmol.nao * 8e-6 > 0.9 * (integrals.max_memory - lib.current_memory()[0]):  # PySCF's own rule
         return
@@ -272,7 +272,7 @@ def fitted(mf: Any, level: Level, exchange: bool, omega: float, budget: float) -
     if exchange or not fits_unstored(mf):
         basis = auxiliary_basis(mf.mol, level, exchange)
     else:
-        basis = dict(df.make_auxmol(mf.mol, mf.with_df.auxbasis)._basis)
+        basis = dict(auxiliary_molecule(mf.with_df)._basis)
     return fitted_in(mf.mol, basis, level, omega, budget, exchange)
 
 

@@ -34,7 +34,7 @@ from pyscf_mlham.track.auxiliary import SAME, Auxiliary
 from pyscf_mlham.track.extrapolation import extrapolation_weights, largest_move, natural, reversible_weights
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.restart import Arrays, read, write
-from pyscf_mlham.track.step import Step
+from pyscf_mlham.track.step import Step, rotated
 
 SHADOW = "shadow"
 LEARNED = ("fit", "reversible", SHADOW)
@@ -132,7 +132,7 @@ class History:
         if place is None:
             return None
         near, learned = self._near(place), self.strategy in LEARNED
-        steps = [step.rotated(place.positions, place.layout) for step in near] if learned else near
+        steps = rotated(near, place.positions, place.layout) if learned else near
         vectors, misfit = self._vectors(mf, place, steps)
         orbitals = self._orbitals(mf, place, vectors)
         self._guessed = (place, place.density(orbitals), misfit)
@@ -177,7 +177,7 @@ class History:
         moves = self._moves(place)
         if moves.min(initial=np.inf) > JUMP:
             return None
-        return self.steps[int(moves.argmin())].rotated(place.positions, place.layout)
+        return rotated([self.steps[int(moves.argmin())]], place.positions, place.layout)[0]
 
     def _moves(self, place: Place) -> Array:
         """Return the largest displacement of an atom from each step to a geometry, Bohr."""

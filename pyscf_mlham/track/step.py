@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,20 +33,17 @@ class Step(NamedTuple):
         """Memory of the arrays, bytes."""
         return sum(0 if a is None else a.nbytes for a in self)
 
-    def rotated(self, onto: Array, layout: OrbitalLayout) -> Step:
-        """Return the step aligned with other positions.
+    @property
+    def matrices(self) -> dict[str, Array]:
+        """The matrices that rotate, by field."""
+        return {name: a for name, a in self._asdict().items() if name in MATRICES and a is not None}
 
-        Args:
-            onto: (N, 3) Bohr.
-            layout: orbital layout of the molecule.
-        """
-        rotation, moved = aligned(self.positions, onto)
-        own = {name: a for name, a in self._asdict().items() if name in MATRICES and a is not None}
-        stacks = [a.reshape(-1, *a.shape[-2:]) for a in own.values()]
-        rotated = layout.rotated(np.concatenate(stacks), rotation)  # together, as the small matrices of D cost most
-        parts = np.split(rotated, np.cumsum([len(stack) for stack in stacks])[:-1])
+    def moved(self, positions: Array, stack: Array) -> Step:
+        """Return the step with other positions (N, 3), and with its matrices from a stack (m, n, n)."""
+        own = self.matrices
+        parts = np.split(stack, np.cumsum([a.size // stack[0].size for a in own.values()])[:-1])
         changed = {name: part.reshape(a.shape) for (name, a), part in zip(own.items(), parts, strict=True)}
-        return self._replace(positions=moved, **changed)
+        return self._replace(positions=positions, **changed)
 
     def is_of_another_state(self, new: Step) -> bool:
         """Whether electrons have moved to another orbital between two aligned geometries."""
@@ -54,3 +52,20 @@ class Step(NamedTuple):
         moved = np.linalg.norm(new.density - self.density, ord=2, axis=(-2, -1))
         whole = np.where(new.occ > 0.5, new.occ, np.inf).min(axis=-1)  # one electron if some are unpaired
         return bool(np.any((moved / whole) ** 2 > OTHER_STATE))
+
+
+def rotated(steps: Sequence[Step], onto: Array, layout: OrbitalLayout) -> list[Step]:
+    """Return steps aligned with other positions.
+
+    Args:
+        steps: one or more.
+        onto: (N, 3) Bohr.
+        layout: orbital layout of the molecule.
+    """
+    rotations, moved = aligned(np.stack([step.positions for step in steps]), onto)
+    stacks = [np.concatenate([a.reshape(-1, *a.shape[-2:]) for a in step.matrices.values()]) for step in steps]
+    sizes = [len(stack) for stack in stacks]
+    # together, as the small matrices of D cost most
+    turned = layout.rotated(np.concatenate(stacks), np.repeat(rotations, sizes, axis=0))
+    parts = np.split(turned, np.cumsum(sizes)[:-1])
+    return [step.moved(*there) for step, *there in zip(steps, moved, parts, strict=True)]

@@ -74,8 +74,9 @@ def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: boo
         here, there = mol.intor(integral), turned.intor(integral)
         expected = layout.ao_from_irreps(d @ layout.irreps_from_ao(here) @ d.T)
         assert_close(there, expected, atol=1e-10)
-        both = layout.rotated(np.stack([layout.irreps_from_ao(here), np.triu(here)]), q)  # not symmetric
-        assert_close(both, [d @ layout.irreps_from_ao(here) @ d.T, d @ np.triu(here) @ d.T], atol=1e-12)
+        pair = np.stack([layout.irreps_from_ao(here), np.triu(here)])  # the second is not symmetric
+        assert_close(layout.rotated(pair, q), d @ pair @ d.T, atol=1e-12)
+        assert_close(layout.rotated(pair, np.stack([q, q.T])), [d @ pair[0] @ d.T, d.T @ pair[1] @ d], atol=1e-12)
         if not cart and not improper:  # what PySCF offers
             u = gto.mole.ao_rotation_matrix(mol, q)
             assert_close(u.T @ here @ u, expected, atol=1e-10)

@@ -25,6 +25,8 @@ def test_fitted_integrals_are_those_of_pyscf(omega: float, cart: bool) -> None:
     own, ours = df.DF(mol).build(), df.DF(mol)
     fit_overlapping(ours)
     assert ours._cderi.shape == own._cderi.shape
+    assert np.array_equal(ours.auxmol._bas, own.auxmol._bas)
+    assert np.array_equal(ours.auxmol._env, own.auxmol._env)
     assert np.mean(np.all(ours._cderi == 0, axis=0)) > 0.05
     density = mol.RKS().get_init_guess(key="minao")
     for mine, theirs in zip(ours.get_jk(density), own.get_jk(density), strict=True):
