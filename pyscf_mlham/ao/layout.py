@@ -198,7 +198,7 @@ class OrbitalLayout:
         return whole
 
     def rotated(self, matrix: Array, orthogonal: Array) -> Array:
-        """Return D O D^T of matrices O (..., n_ao, n_ao), block by block, for Q (3, 3) or (..., 3, 3); see `rotation`."""
+        """Return D O D^T of matrices O (..., n_ao, n_ao), block by block; Q (..., 3, 3), see `rotation`."""
         product, rotations = np.array(matrix), list(self._rotations(orthogonal))
         for _ in range(2):  # D (D O)^T is (D O D^T)^T
             for rows, block in rotations:
