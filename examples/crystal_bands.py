@@ -73,13 +73,15 @@ def main() -> None:
     args = parser.parse_args()
     mf = mean_field(args)
     one = pyscf_mlham.OneShot(mf, args.model)
-    seconds = {"H0": timed(lambda: superposed_atoms(mf.mol, mf.kpts, mf.xc)), "model": timed(one.run)}
-    bands = {"H0": orbitals_from_fock(mf, superposed_atoms(mf.mol, mf.kpts, mf.xc)).energy, "model": one.mo_energy}
-    integrals = timed(lambda: mf.with_df.build(j_only=True))
-    core: list[Any] = []
-    integrals += timed(lambda: core.append(mf.get_hcore()))
-    mf.get_hcore = lambda _cell=None, kpts=None: core[0] if kpts is None else type(mf).get_hcore(mf, None, kpts)
-    seconds["SCF"] = timed(mf.run)
+    seconds = {}
+    seconds["H0"], h0 = timed(lambda: superposed_atoms(mf.mol, mf.kpts, mf.xc))
+    seconds["model"], _ = timed(one.run)
+    bands = {"H0": orbitals_from_fock(mf, h0).energy, "model": one.mo_energy}
+    integrals, _ = timed(lambda: mf.with_df.build(j_only=True))
+    seconds_of_core, core = timed(mf.get_hcore)
+    integrals += seconds_of_core
+    mf.get_hcore = lambda _cell=None, kpts=None: core if kpts is None else type(mf).get_hcore(mf, None, kpts)
+    seconds["SCF"], _ = timed(mf.run)
     print(f"{mf.mol.natm} atoms, {mf.mol.nao} orbitals, {len(mf.kpts)} k points; SCF: {mf.cycles} cycles")
     for way, found in bands.items():
         row = errors(found, mf.mo_energy, mf.mol.nelectron // 2)
@@ -89,11 +91,11 @@ def main() -> None:
         draw(one, mf, args.plot)
 
 
-def timed(action: Callable[[], Any]) -> float:
-    """Return processor seconds."""
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return processor seconds, and what an action returns."""
     start = time.process_time()
-    action()
-    return time.process_time() - start
+    result = action()
+    return time.process_time() - start, result
 
 
 def draw(one: Any, mf: Any, path: str) -> None:

@@ -97,7 +97,7 @@ def test_libraries_use_one_thread_for_each_item() -> None:
     assert (lib.num_threads(), blas_threads()) == (2, 2)
 
 
-def test_an_error_in_a_part_is_told_and_gives_the_threads_back() -> None:
+def test_an_error_in_a_part_is_raised_and_releases_the_threads() -> None:
     with pytest.raises(ZeroDivisionError):
         shared_out(lambda part: 1 / part.start, 2 * LEAST)
     assert blas_threads() == 2

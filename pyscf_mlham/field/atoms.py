@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pyscf import gto, scf
 from pyscf.scf.atom_hf import get_atm_nrhf
+from scipy.linalg import block_diag
 
 from pyscf_mlham.ao.mole import is_ghost
 from pyscf_mlham.arrays import Array
@@ -26,12 +27,7 @@ def atomic_factor(mol: gto.Mole) -> Array:
         atoms.get(mol.atom_symbol(i), np.zeros((end - begin, 0)))
         for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom())
     ]
-    factor = np.zeros((mol.nao, sum(block.shape[1] for block in blocks)))
-    row = column = 0
-    for block in blocks:
-        factor[row : row + block.shape[0], column : column + block.shape[1]] = block
-        row, column = row + block.shape[0], column + block.shape[1]
-    return factor
+    return np.asarray(block_diag(*blocks))
 
 
 def single_atoms(mol: gto.Mole) -> dict[str, gto.Mole]:

@@ -101,7 +101,9 @@ def test_shares_that_come_too_late_are_said(tmp_path: Path, capsys: pytest.Captu
     assert "2 records keep the split of an earlier run" in capsys.readouterr().out
 
 
-def test_an_unknown_functional_is_told_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_functional_is_an_error_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "set.h5"
     assert cli.main(["data", "generate", str(geometries(tmp_path / "in.xyz")), "-o", str(out), "--xc", "b3lpy"]) == 1
     assert "not a functional of PySCF" in " ".join(capsys.readouterr().err.split())

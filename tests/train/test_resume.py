@@ -234,7 +234,7 @@ def spoilt(trainer: Trainer, spoils: Callable[[int], bool]) -> Trainer:
     return trainer
 
 
-def test_skipped_steps_are_counted_and_told(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+def test_skipped_steps_are_counted_and_logged(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     console = Console(file=io.StringIO(), width=200)
     run = settings(data, tmp_path, steps=8, validate_every=4)
     trainer = spoilt(Trainer(run, *prepared, console), lambda step: step in (0, 2, 5))

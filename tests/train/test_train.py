@@ -76,9 +76,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_told_where_no_bar_can_be(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
-) -> None:
+def test_progress_without_a_bar(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr("pyscf_mlham.progress.SECONDS", -1.0)
     console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
     training.train(settings(data, tmp_path), console)
