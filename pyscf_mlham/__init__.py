@@ -18,7 +18,7 @@ from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import History
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 __all__ = [
     "ExtraError",

@@ -73,7 +73,7 @@ def _parser(version: argparse.ArgumentParser) -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default test")
     evaluate.add_argument("--scf", type=int, default=0, metavar="N", help="also run SCF on the first N molecules")
     guesses = "guesses to compare with --scf; default %(default)s"
-    evaluate.add_argument("--guess", default="minao,atom,vsap,sap,ml", help=guesses)
+    evaluate.add_argument("--guess", default="minao,scc,ml", help=guesses)
 
     add_parser(commands.add_parser("data", help="make, import and inspect labelled molecules"))
     add_command(commands, "models", "list the shipped models", _models)

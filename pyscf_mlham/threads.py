@@ -72,7 +72,7 @@ def shared_out(work: Callable[[slice], R], number: int, most: float = inf) -> li
 
 
 def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Return the results of a function of each item, the largest ones first, on as many threads as PySCF uses.
+    """Return the results of a function of each item, in order, on as many threads as PySCF uses.
 
     It must be of NumPy or PySCF, which then use one thread each and release the lock of the interpreter.
     """

@@ -101,7 +101,7 @@ def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterato
 def _new_worker(job: Job[Any, Any]) -> ProcessPoolExecutor:
     """Return an executor of one process, so that a process that dies is that of a single task."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _become_quiet_worker, (job.threads,))
+    return ProcessPoolExecutor(1, context, become_worker, (job.threads,))
 
 
 def _submit(worker: ProcessPoolExecutor, job: Job[T, R], task: T) -> tuple[ProcessPoolExecutor, Future[R]]:
@@ -112,11 +112,6 @@ def _submit(worker: ProcessPoolExecutor, job: Job[T, R], task: T) -> tuple[Proce
         except BrokenProcessPool:
             worker = _new_worker(job)
             return worker, worker.submit(job, task)
-
-
-def _become_quiet_worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
-    become_worker(threads)
 
 
 def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
@@ -176,6 +171,7 @@ def become_worker(threads: int) -> None:
 
     A parent that is killed cannot stop its workers, and a long molecule would run on for hours.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
     lib.num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -302,6 +302,13 @@ def test_prediction_without_scf() -> None:
             ask()
 
 
+def test_information_on_the_guess_of_an_accelerated_calculation() -> None:
+    atoms = water()
+    atoms.calc = MLHam(xc="b3lyp", basis="def2-svp", guess="ml", solver="twolevel")
+    atoms.get_potential_energy()
+    assert atoms.calc.mf.guess_info.guess == "ml"
+
+
 def test_model_fallback_and_learned_steps() -> None:
     atoms = water()
     atoms.calc = MLHam(xc="pbe", basis="def2-svp")

@@ -30,7 +30,7 @@ from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.scf.counting import counting_fock_builds
-from pyscf_mlham.scf.guess_info import record
+from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel import accelerate
 from pyscf_mlham.scf.multilevel.ladder import COUNTS
 from pyscf_mlham.state import NEARLY, SPIN_KEYS, charge_and_spin, mult_of_moments, stated
@@ -250,11 +250,11 @@ class MLHam(Calculator):
         mf = accelerate(mf) if p["solver"] == "twolevel" else mf
         loose = p["loose_above"] and p["loose_above"] * BOHR / HARTREE
         mf = mf if history is None else track(mf, history, loose)
-        start, reason = time.process_time(), ""
+        start, info = time.process_time(), None
         with counting_fock_builds(mf) as counter:
             density = None
             if is_ml(mf.init_guess) and (history is None or not history.is_applicable(mf)):
-                density, reason = self._learned_guess(mf)
+                density, info = self._learned_guess(mf)
             with mf.loosened() if loose and forces else nullcontext():
                 mf.kernel(dm0=density)
         if not mf.converged:
@@ -265,20 +265,21 @@ class MLHam(Calculator):
             )
         seconds = time.process_time() - start
         coarse, single, response = (getattr(mf, name, 0) for name in COUNTS)
-        reason = reason or self._why_no_prediction(mf)
+        if info is not None:
+            record(mf, info)  # not before, as an SCF from a density clears it
+        reason = (info.fallback_reason if info else "") or self._why_no_prediction(mf)
         cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers do not count cycles
         self._steps.append(StepCost(cycles, counter.builds, coarse, seconds, 0.0, reason, single, response))
         return mf
 
-    def _learned_guess(self, mf: Any) -> tuple[Array, str]:
+    def _learned_guess(self, mf: Any) -> tuple[Array, GuessInfo]:
         """Return the density of the model, or that of the fallback with a warning."""
         fallback = self.parameters["fallback"]
         density, info = guess_with_info(mf, named_model(mf.init_guess), fallback)
-        record(mf, info)
         if reason := info.fallback_reason:
             message = f"MLHam: the model is not used ({reason}); the {fallback} guess is used instead."
             warnings.warn(message, stacklevel=2)
-        return density, reason
+        return density, info
 
     def _why_no_prediction(self, mf: Any) -> str:
         """Return why a guess from the history contains no prediction; "" if it does, or if no model was requested."""

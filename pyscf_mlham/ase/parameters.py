@@ -60,8 +60,10 @@ def check(parameters: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     _check_guess(**{name: every[name] for name in ("guess", "model", "xc")})
     if every["loose_above"] is not None and (not every["loose_above"] > 0 or every["history"] is None):
         raise InputError("loose_above is a force in eV/Angstrom, above zero, and needs a history.")
+    if not isinstance(xc := parameters.get("xc", "hf"), str):
+        raise InputError(f"xc = {xc!r}; expected the name of a functional, or hf.")
     try:
-        check_functional(parameters.get("xc", "hf"))
+        check_functional(xc)
     except DataError as error:
         raise InputError(str(error)) from None  # PySCF's own message adds nothing
 

@@ -101,9 +101,10 @@ def level_of(args: argparse.Namespace) -> Level:
     check_functional(args.xc)
     level = from_options(Level, args)
     check(level)
+    level = dataclasses.replace(level, approximate=getattr(args, "solver", "") == "coarse")
     if level.pseudo:
         level = dataclasses.replace(level, density_fit=True)
-    elif getattr(args, "solver", "") == "coarse":
+    elif level.approximate:
         level = dataclasses.replace(level, grid_level=COARSE_GRID, density_fit=True, conv_tol=COARSE_TOL)
     return level if args.grid is None else dataclasses.replace(level, grid_level=args.grid)
 

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
         h0 = hamiltonian(recipe.baseline, mol, level.xc) if h0 is None else h0
         inputs = Inputs.from_mol(mol, h0, recipe)
         spins = zip(inputs.samples, *(m if m.ndim == 3 else [m] for m in (fock, h0)), mol.nelec, strict=False)
-        return [_example(record, inputs, *spin) for spin in spins]
+        return [_example(record, inputs, *spin) for spin in spins if spin[-1]]  # with electrons of this spin
     if recipe.baseline != ATOMS:
         raise DataError(f"the H0 {recipe.baseline} is one of molecules; train with baseline: {ATOMS}.")
     fock = bloch_from_cells(fock, periodic.kpts, periodic.lattice)
@@ -176,7 +177,10 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
             waiting = iter(tasks)
             ahead = deque(pool.submit(_prepare, task) for task in itertools.islice(waiting, AHEAD * processes))
             while ahead:
-                part = ahead.popleft().result()
+                try:
+                    part = ahead.popleft().result()
+                except BrokenProcessPool as error:
+                    raise DataError("a process that prepares molecules died (out of memory?); use fewer.") from error
                 ahead.extend(pool.submit(_prepare, task) for task in itertools.islice(waiting, 1))
                 yield from part
         finally:

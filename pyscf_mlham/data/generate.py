@@ -122,6 +122,9 @@ def generate(
         if old is not None and old.level != options.level:
             others = differences(old.level.described(), options.level.described())
             raise DataError(f"{path} is of another level of theory: {others}; name another output file.")
+        if old is not None and f"fock_{SCC}" in old.matrices and not options.level.approximate:
+            advice = "add to the file without it, and run `mlham data baseline` again"
+            raise DataError(f"{path} has the {SCC} baseline, which new labels lack; {advice}.")
         journal = stack.enter_context(closing(Journal(journal_path(path), options.level)))
         queue = _to_do(molecules, old, journal, options, counts, console)
         splits = [*(old.split.tolist() if old is not None else []), *(task.split for task in queue)]
@@ -237,6 +240,8 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
         raise DataError(f"{output} exists already; name another output file.")
     counts = dict.fromkeys(COUNTED, 0)
     with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
+        if file.level.pseudo:
+            raise DataError(f"{source}: crystals, whose H0 is computed in a second; only molecules need this.")
         keys, done = keys_of(file), journal.labelled
         tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
         counts["done"] = len(keys) - len(tasks)

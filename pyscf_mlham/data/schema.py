@@ -43,6 +43,7 @@ CRYSTAL: Mapping[str, tuple[str, tuple[int, ...]]] = {  # type, and shape for ea
     "mesh": ("i4", (3,)),
 }
 WHOLE = (*COUNTS, "numbers", "dimension", "mesh")  # datasets of integers
+OPTIONAL = {"pseudo", "smearing", "approximate"}  # attributes of the level of theory
 MOST_MATRICES = 16  # in a file
 MOST_ORBITALS = 30000  # of a molecule; a triangle has 2 GB
 MOST_KPTS = 10000
@@ -61,6 +62,7 @@ class Level:
         conv_tol: energy criterion of the SCF, Hartree.
         pseudo: PySCF's name of the pseudopotentials of crystals, "" for molecules.
         smearing: width of the Fermi function of the occupations, Hartree; 0 without.
+        approximate: whether the SCF was converged in a coarse field.
     """
 
     xc: str = option("b3lyp", "functional, or hf")
@@ -70,10 +72,12 @@ class Level:
     conv_tol: float = option(1e-9, "energy criterion, Hartree")
     pseudo: str = option("", "pseudopotential: the geometries are crystals; gth-pbe, for example")
     smearing: float = option(0.0, "of the occupations of crystals, Hartree", least=0)
+    approximate: bool = False
 
     def described(self) -> dict[str, Any]:
-        """Return the attributes; those of crystals for crystals only."""
-        return {k: v for k, v in asdict(self).items() if self.pseudo or k not in ("pseudo", "smearing")}
+        """Return the attributes, without those of crystals and of approximate labels for others."""
+        of_others = {"pseudo", "smearing"} if not self.pseudo else set()
+        return {k: v for k, v in asdict(self).items() if k not in of_others and (v or k != "approximate")}
 
 
 class Periodic(NamedTuple):
@@ -93,7 +97,7 @@ class Record(NamedTuple):
     """One labelled molecule.
 
     Attributes:
-        name: name of the geometry, unique in its file.
+        name: name of the geometry, not necessarily unique.
         group: identity of the molecule, shared by its conformers and rattled copies.
         source: source of the geometry.
         split: train, val or test.
@@ -290,7 +294,7 @@ def _level_of(path: Path, attributes: dict[str, Any]) -> Level:
         if (found := attributes.get(key)) != expected:
             raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice.get(key, '')}.")
     known = [f for f in fields(Level) if f.name in attributes]
-    if missing := {f.name for f in fields(Level)} - {f.name for f in known} - {"pseudo", "smearing"}:
+    if missing := {f.name for f in fields(Level)} - {f.name for f in known} - OPTIONAL:
         raise DataError(f"{path}: attributes {sorted(missing)} of the level of theory are missing.")
     try:
         level = Level(**{f.name: type(getattr(Level, f.name))(attributes[f.name]) for f in known})

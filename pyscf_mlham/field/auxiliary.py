@@ -6,6 +6,7 @@ import warnings
 from functools import cache
 from typing import Any
 
+import numpy as np
 from pyscf import df, gto
 from pyscf.data.elements import ELEMENTS
 
@@ -38,9 +39,10 @@ def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
 @cache
 def _functions(name: str, symbol: str, cart: bool) -> int:
     """Return the number of functions of a basis set on an atom."""
-    atom = gto.M(atom=[(symbol, (0, 0, 0))], spin=None, verbose=0)
-    atom.cart = cart
-    return int(df.make_auxmol(atom, {symbol: name}).nao)
+    [shells] = gto.format_basis({symbol: name}).values()
+    width = [(l + 1) * (l + 2) // 2 if cart else 2 * l + 1 for l, *_ in shells]
+    contractions = [len(rows[-1]) - 1 for _, *rows in shells]
+    return int(np.dot(width, contractions))
 
 
 def loaded(basis: dict[str, Any]) -> dict[str, Any]:

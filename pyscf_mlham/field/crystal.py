@@ -65,10 +65,11 @@ class CrystalField:
 
     def potential(self, factors: Sequence[Any]) -> Array:
         """Return the potential of a density; with exact exchange and without a reference, the object's own."""
-        self.tally.builds += 1
         density = _density(factors)
         if self._constant is None and self._xc.exchange:
+            self.tally.full += 1
             return np.asarray(self._mf.get_veff(self._mf.mol, density))
+        self.tally.builds += 1
         return self._fitted(density) + (0.0 if self._constant is None else self._constant)
 
     def release(self) -> None:

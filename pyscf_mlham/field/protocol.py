@@ -11,9 +11,10 @@ from pyscf_mlham.arrays import Array
 
 @dataclass
 class Tally:
-    """Number of potentials built by a field and all fields derived by `around`."""
+    """Numbers of potentials built by a field and all fields derived by `around`: its own, and the object's."""
 
     builds: int = 0
+    full: int = 0
 
 
 class Builds(NamedTuple):

@@ -22,6 +22,8 @@ from pyscf_mlham.field.levels import COARSE, SINGLE, Level
 from pyscf_mlham.field.pairs import Pairs, changes, in_precision
 from pyscf_mlham.field.protocol import Builds, Field, Tally
 
+PRUNED = 1e-20  # small_rho_cutoff above which PySCF removes points by the density of the first build
+
 
 def is_fitted(mf: Any) -> bool:
     """Whether full builds are cheap: Coulomb and exchange are density-fitted."""
@@ -29,9 +31,9 @@ def is_fitted(mf: Any) -> bool:
 
 
 def is_local(mf: Any) -> bool:
-    """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density."""
-    nonlocal_ = hasattr(mf, "do_nlc") and mf.do_nlc()
-    return not nonlocal_ and not hasattr(mf, "with_solvent")
+    """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density, nor the grid."""
+    nonlocal_, pruned = hasattr(mf, "do_nlc") and mf.do_nlc(), getattr(mf, "small_rho_cutoff", 0) > PRUNED
+    return not (nonlocal_ or pruned or hasattr(mf, "with_solvent"))
 
 
 class SingleField(Field):

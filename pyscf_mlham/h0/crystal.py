@@ -41,24 +41,29 @@ def self_consistent_crystal(problem: Problem, orbitals: Orbitals | None = None) 
         factors, density = problem.factors(orbitals), density_from_orbitals(mf, orbitals)
     full = problem.point(orbitals, factors, density, np.asarray(mf.get_veff(mf.mol, density)))
     point = solve([level.shifted(full)], full, TIGHT).point
-    return SelfConsistent(point, Builds(level.field.tally.builds, 1))
+    return SelfConsistent(point, _builds(level, 1))
 
 
 @one_blas_thread()
 def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> SelfConsistent:
-    """Return the solution of a periodic object in the coarse field alone, without a full Fock build.
+    """Return the solution of a periodic object in the coarse field alone; of hybrids around one full Fock build.
 
     Args:
         grid: PySCF's level of the atomic grid.
     """
     level = _level(problem, grid)
-    return SelfConsistent(_relaxed(problem, level, TIGHT), Builds(level.field.tally.builds))
+    return SelfConsistent(_relaxed(problem, level, TIGHT), _builds(level))
 
 
 def _level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:
     from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
 
     return CheapLevel(problem, CrystalField(problem.mf, grid))
+
+
+def _builds(level: CheapLevel, full: int = 0) -> Builds:
+    """Return the Fock builds of a coarse field and others; without a reference that of a hybrid is the full one."""
+    return Builds(level.field.tally.builds, level.field.tally.full + full)
 
 
 def _relaxed(problem: Problem, level: CheapLevel, tolerance: float) -> Point:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from pyscf import gto
+from pyscf.dft import libxc
 
 from pyscf_mlham.ao.cell import cells_within
 from pyscf_mlham.ao.lattice import mesh_from_kpts
@@ -88,7 +89,7 @@ def check_cell(mf: Any, cell: Any, config: ModelConfig) -> None:
         raise OutOfDomainError("the cell has no periodic direction (dimension = 0)")
     if reason := _unusual(mf):
         raise OutOfDomainError(reason)
-    if not same_name(xc := getattr(mf, "xc", "hf"), config.xc):
+    if not same_functional(xc := getattr(mf, "xc", "hf"), config.xc):
         raise OutOfDomainError(f"the functional is {xc}, that of {name} is {config.xc}")
     _check_functions(cell, config)
     try:
@@ -160,7 +161,15 @@ def check_mesh(kpts: np.ndarray, cell: Any, config: ModelConfig) -> None:
         )
 
 
+def same_functional(one: str, other: str) -> bool:
+    """Whether two names are those of one functional, such as pbe and pbe,pbe."""
+    try:
+        return bool(libxc.parse_xc(one) == libxc.parse_xc(other))
+    except (AttributeError, KeyError, TypeError, ValueError):  # not a name
+        return False
+
+
 def same_name(one: str, other: str) -> bool:
-    """Whether two names of basis sets or functionals are the same for PySCF, such as def2-SVP and def2svp."""
+    """Whether two names of basis sets are the same for PySCF, such as def2-SVP and def2svp."""
     plain = (str(name).lower().replace("-", "").replace("_", "").replace(" ", "") for name in (one, other))
     return len(set(plain)) == 1

@@ -141,13 +141,12 @@ def fock(mf: Any, model: ModelLike = None) -> NDArray[np.float64]:
         model: a model, its name or its path; None uses the setting of `register`.
 
     Returns:
-        (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects; Hartree.
+        (n, n), (2, n, n) for unrestricted or (2n, 2n) for generalised objects, of k points (N_k, n, n) or
+        (2, N_k, n, n); Hartree.
     """
     expect_mean_field(mf)
     mf = on_cpu(mf)
-    predicted = predict(mf, registered_model(model, mf), refine=False).fock
-    forget_core(mf)
-    return predicted
+    return predict(mf, registered_model(model, mf), refine=False).fock
 
 
 def registered_model(model: ModelLike, mf: Any) -> Predictor:

@@ -34,7 +34,7 @@ from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian, potential, scc
 from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.h0.crystal import self_consistent_crystal
-from pyscf_mlham.model.domain import check_domain, kpts_of, same_name
+from pyscf_mlham.model.domain import check_domain, kpts_of, same_functional
 from pyscf_mlham.scf.applicability import unknown_field
 from pyscf_mlham.scf.core import keep_core
 from pyscf_mlham.scf.crystal import problem_of
@@ -144,7 +144,7 @@ def predict(
         time.perf_counter() - start,
         damping,
         lifted_from=config.basis if lifted else "",
-        made_for="" if same_name(config.xc, getattr(mf, "xc", "hf")) else config.xc,
+        made_for="" if same_functional(config.xc, getattr(mf, "xc", "hf")) else config.xc,
         builds=base.builds.plus(refinement),
     )
 

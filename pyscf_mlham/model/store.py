@@ -15,7 +15,7 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import DataError, MLHamError, ModelError, OutOfDomainError
 from pyscf_mlham.h0 import BASELINES, fingerprint, same_h0
 from pyscf_mlham.model import network, oracle
-from pyscf_mlham.model.domain import check_domain, same_name
+from pyscf_mlham.model.domain import check_domain, same_functional, same_name
 from pyscf_mlham.model.predictor import Predictor
 from pyscf_mlham.nn import registry
 from pyscf_mlham.scf.problem import check_functional
@@ -118,7 +118,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
         except MLHamError as error:
             errors[name] = error
             continue
-        suited.append(((not same_name(config.basis, mol.basis), not same_name(config.xc, xc), name), folder))
+        suited.append(((not same_name(config.basis, mol.basis), not same_functional(config.xc, xc), name), folder))
     if suited:
         return _load(min(suited)[1])
     if not errors:

@@ -23,7 +23,7 @@ from pyscf_mlham.scf.multilevel.ladder import COUNTS, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
 from pyscf_mlham.track.gradients import loosened, watched
-from pyscf_mlham.track.history import LEARNED, SHADOW, History, Kept
+from pyscf_mlham.track.history import LEARNED, SHADOW, STRATEGIES, History, Kept
 from pyscf_mlham.track.improver import Improver, kept
 from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
@@ -58,6 +58,8 @@ def track(mf: Any, history: History | str = "fit", loose_above: float | None = N
     if isinstance(mf, _TrackedSCF):
         mf = mf.undo_track()
     history = History(history) if isinstance(history, str) else history
+    if not isinstance(history, History):
+        raise TypeError(f"history = {history!r}: expected a History or one of {', '.join(STRATEGIES)}.")
     mf = accelerate(mf) if history.strategy == SHADOW else mf
     return lib.set_class(_TrackedSCF(mf, history, loose_above), (_TrackedSCF, mf.__class__))
 

@@ -17,7 +17,7 @@ from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC
-from pyscf_mlham.model.domain import same_name
+from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
@@ -34,7 +34,7 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         raise MLHamError(f"model {model.config.name} is not a network; there is nothing to evaluate.")
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
-        if not (same_name(level.basis, config.basis) and same_name(level.xc, config.xc)):
+        if not (same_name(level.basis, config.basis) and same_functional(level.xc, config.xc)):
             expected = f"{config.xc}/{config.basis} of model {config.name}"
             raise DataError(f"{path} is {level.xc}/{level.basis}, expected {expected}.")
         splits = SPLITS if split == "all" else (split,)
@@ -120,6 +120,8 @@ def compare_guesses(
             if guess == "ml":
                 density, info = guess_with_info(mf, model, "minao")
                 reasons += [info.fallback_reason] if info.fallback_reason else []
+            elif guess == "vsap" and not hasattr(mf, "get_vsap"):
+                raise DataError(f"PySCF has no vsap guess for {type(mf).__name__} objects; leave it out.")
             else:
                 mf.init_guess = guess
             mf.kernel(dm0=density)

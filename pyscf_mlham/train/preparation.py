@@ -28,7 +28,7 @@ from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import SCC, fingerprint, same_h0
-from pyscf_mlham.model.domain import same_name
+from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.model.store import shipped
 from pyscf_mlham.nn.batch import batch_from_samples
@@ -85,8 +85,9 @@ def _check_theories(files: Sequence[HamiltonianFile]) -> None:
     """Raise DataError if files differ in more than grids and fitted integrals, whose effect is below network errors."""
     levels = [file.level for file in files]
     first = levels[0]
-    named = [("xc", first.xc), ("basis", first.basis), ("pseudo", first.pseudo)]
-    if not all(same_name(getattr(level, key), name) for level in levels for key, name in named):
+    named = [("basis", first.basis), ("pseudo", first.pseudo)]
+    alike = all(same_name(getattr(level, key), name) for level in levels for key, name in named)
+    if not (alike and all(same_functional(level.xc, first.xc) for level in levels)):
         theories = sorted({"/".join(filter(None, (level.xc, level.basis, level.pseudo))) for level in levels})
         raise DataError(f"the files have different levels of theory: {', '.join(theories)}; expected one.")
 
@@ -146,9 +147,9 @@ class Place:
 
     @property
     def molecule(self) -> str:
-        """Identity of the molecule by its bonds; of a crystal its group, as frames of one material are split."""
+        """Identity of the molecule by its bonds; of a crystal of the geometry, as frames of one material are split."""
         if self.file.level.pseudo:
-            return str(self.file.group[self.index])
+            return self.geometry
         return group_of(self.file.numbers(self.index), self.file.positions(self.index))
 
     @property

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ STATE = "training.safetensors"
 PROGRESS = ("step", "best", "seconds", "rows")  # attributes of a trainer in its checkpoint
 FINAL_SHARE = 0.2  # share of the steps in which the wsd schedule falls to zero
 MOST_SKIPPED = 100  # consecutive steps without a finite gradient, before a run is given up
+VALIDATION = timedelta(hours=6)  # longest time that the other processes wait for the one that validates
 SUSPECTS = 12  # names of molecules in one line
 ADVICE = "lower learning_rate, or look for a wrong label, and name another output folder"
 
@@ -322,6 +324,7 @@ def train(config: TrainConfig, console: Console) -> None:
     """Train a model by its settings; under torchrun, together with the other processes."""
     with contextlib.ExitStack() as stack:
         if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            how = "nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(how, timeout=VALIDATION)
             stack.callback(distributed.destroy_process_group)
         Trainer(config, *prepare(config, console), console).run()

@@ -112,8 +112,9 @@ def test_stability_is_that_of_pyscf() -> None:
 
 def test_radicals_are_ions_of_closed_shells() -> None:
     found = trust.with_radicals(Input([water(), water(1, 1, "cation")], [], []))
+    assert trust.with_radicals(found).molecules == found.molecules  # no ion twice, nor "cation"
     states = [(one.name, one.charge, one.spin) for one in found.molecules]
-    assert states == [("water", 0, 0), ("cation", 1, 1), ("water+", 1, 1), ("water-", -1, 1)]
+    assert states == [("water", 0, 0), ("cation", 1, 1), ("water-", -1, 1)]
 
 
 def test_unknown_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_coarse_labels_are_rough_and_bring_their_own_h0(tmp_path: Path) -> None:
     source, out = geometries(tmp_path / "in.xyz", ("NH3", "HCN")), tmp_path / "coarse.h5"
     assert cli.main(["data", "generate", str(source), "-o", str(out), "--solver", "coarse"]) == 0
     with HamiltonianFile(out) as file:
-        assert file.level == Level("b3lyp", "def2-svp", grid_level=1, density_fit=True, conv_tol=1e-7)
+        assert file.level == Level("b3lyp", "def2-svp", 1, density_fit=True, conv_tol=1e-7, approximate=True)
         for record in file:
             mol = mol_from_geometry(record, "def2-svp")
             mf = mean_field(mol, Level("b3lyp", "def2-svp")).run()
@@ -131,7 +131,7 @@ def test_coarse_labels_of_radicals_ions_and_heavy_elements(tmp_path: Path) -> No
             assert (np.abs(found[0] - found[1]).max() > 1e-3) == bool(record.spin)
 
 
-def test_baselines_are_kept_beside_labels(tmp_path: Path) -> None:
+def test_baselines_are_kept_beside_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, copy = tmp_path / "set.h5", tmp_path / "copy.h5"
     radical = read_geometries(str(geometries(tmp_path / "radical.xyz", ("CH3",))), mult=2)
     water = read_geometries(str(geometries(tmp_path / "water.xyz", ("H2O",))))
@@ -145,6 +145,11 @@ def test_baselines_are_kept_beside_labels(tmp_path: Path) -> None:
             beta = np.abs(other.extra["fock_scc_beta"] - one.extra["fock_beta"]).mean()
             assert max(alpha, beta) < 1e-3
     assert cli.main(["data", "baseline", str(out), "-o", str(copy)]) == 1
+    ammonia = geometries(tmp_path / "ammonia.xyz", ("NH3",))
+    command = ["data", "generate", str(ammonia), "-o", str(copy), "--basis", "sto-3g", "--grid", "1"]
+    assert cli.main(command) == 1  # before any SCF
+    assert "has the scc baseline" in " ".join(capsys.readouterr().err.split())
+    assert not journal_path(copy).exists()
 
 
 def test_resuming_adds_only_what_is_new(tmp_path: Path) -> None:

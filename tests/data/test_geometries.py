@@ -13,9 +13,11 @@ from ase.build import molecule
 from ase.io import extxyz
 
 from pyscf_mlham.ase import MLHam
+from pyscf_mlham.checkpoint import read_config
 from pyscf_mlham.data import geometries
 from pyscf_mlham.data.geometries import Molecule, group_of, read_geometries
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.model.store import find
 from pyscf_mlham.state import charge_and_spin
 
 GOOD = "3\n{about}\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"
@@ -220,3 +222,21 @@ def test_conformers_share_a_group_and_isomers_do_not() -> None:
     assert group("CH3CH2OH") == group("CH3CH2OH", 0.04)
     assert group("CH3CH2OH") != group("CH3OCH3")
     assert group("CH3CH2OH").split("-")[0] == group("CH3OCH3").split("-")[0] == "C2H6O"
+
+
+LAYER = '2\nLattice="2.46 0 0 -1.23 2.13 0 0 0 15" pbc="T T F" {about}\nC 0 0 7.5\nC 0 1.42 7.5\n'
+
+
+def test_default_k_points_of_a_layer_reach_as_far_as_the_shipped_model(tmp_path: Path) -> None:
+    (layer,) = read(tmp_path / "in.xyz", LAYER.format(about="charge=0.0"), crystals=True)
+    assert isinstance(layer, Molecule)
+    assert layer.periodic is not None
+    assert layer.periodic.mesh.tolist() == [6, 6, 1]
+    cutoff = read_config(find("2d-pbe-szv")).options["network"]["cutoff"]
+    assert min(np.linalg.norm(layer.periodic.lattice[:2], axis=1)) * 6 >= 2 * cutoff
+
+
+@pytest.mark.parametrize("charge", ["0.5", "abc"])
+def test_the_charge_of_a_cell_is_an_integer(tmp_path: Path, charge: str) -> None:
+    (layer,) = read(tmp_path / "in.xyz", LAYER.format(about=f"charge={charge}"), crystals=True)
+    assert "charge must be an integer" in str(layer)

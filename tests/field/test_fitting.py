@@ -11,6 +11,7 @@ from pyscf import df, gto
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.field import COARSE, CoarseField, SingleField, atomic_factor
+from pyscf_mlham.field.auxiliary import _size, auxiliary_basis
 from pyscf_mlham.field.fitting import CoulombIntegrals, FittedIntegrals, fit_overlapping
 from support.molecules import ETHYLENE, mole
 
@@ -102,3 +103,17 @@ def test_pyscf_computes_the_coulomb_matrix_of_full_builds_alone(monkeypatch: pyt
     assert len(passes) == mf.full_builds
     mf.with_df.build()  # stored integrals are at hand
     assert SingleField(mf)._coulomb is None
+
+
+@pytest.mark.parametrize("cart", [False, True])
+def test_auxiliary_sets_of_heavy_elements_are_those_of_the_level(cart: bool) -> None:
+    mol = gto.M(atom="Au 0 0 0; H 0 0 1.52", basis="def2-svp", ecp="def2-svp", cart=cart)
+    chosen = auxiliary_basis(mol, COARSE, exchange=False)
+    assert set(chosen.values()) == {COARSE.light}
+    assert _size(mol, chosen) == df.make_auxmol(mol, chosen).nao
+
+
+def test_grids_that_depend_on_the_density_are_left_to_the_full_builds() -> None:
+    plain, quick = (mole(FAR).UKS(xc="b3lyp").density_fit().set(small_rho_cutoff=1e-7) for _ in range(2))
+    plain.kernel()
+    assert accelerate(quick).kernel() == pytest.approx(plain.e_tot, abs=1e-8)

@@ -246,3 +246,10 @@ def test_reasons_for_pyscfs_own_scf(name: str) -> None:
     mf = make()
     assert reason in applicable(mf)
     assert applicable(mf, "scc")
+
+
+def test_full_builds_of_a_hybrid_guess_are_counted() -> None:
+    mf = fitted(scf.KRHF)
+    with counting_fock_builds(mf) as counter:
+        mf.get_init_guess(key="scc")
+    assert mf.guess_info.full_builds == counter.builds == 2

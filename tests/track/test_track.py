@@ -43,3 +43,8 @@ def test_gradient_scanners_and_pyscf_dynamics() -> None:
         run.run()
         energies.append(run.epot + run.ekin)
     assert energies[0] == pytest.approx(energies[1], abs=1e-7)
+
+
+def test_something_else_than_a_history_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a History or one of fit, "):
+        track(mole().RHF(), None)  # type: ignore[arg-type]

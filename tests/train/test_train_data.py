@@ -167,3 +167,12 @@ def test_a_bad_record_of_a_file_is_named(data: Path, tmp_path: Path) -> None:
     write_file(tmp_path / "bad.h5", LEVEL, records, {"pyscf_version": "test"})
     with pytest.raises(DataError, match=f"record {records[1].name}: "):
         list(examples(tmp_path / "bad.h5", [0, 1], RECIPE))
+
+
+def test_a_spin_without_electrons_is_no_example(record: Record) -> None:
+    mf = scf.UHF(gto.M(atom="H 0 0 0; H 0 0 1.5", basis="sto-3g", spin=2, verbose=0)).run()
+    alpha, beta = mf.get_fock()
+    numbers, positions = np.array([1, 1]), mf.mol.atom_coords()
+    hydrogen = record._replace(numbers=numbers, positions=positions, spin=2, fock=alpha, extra={"fock_beta": beta})
+    (example,) = examples_from_record(hydrogen, LEVEL, RECIPE._replace(baseline="scc"))
+    assert example.n_occupied == 2

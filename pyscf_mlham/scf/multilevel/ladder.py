@@ -57,6 +57,7 @@ class Ladder:
         self._coarse, self._fine = getattr(mf, "coarse_level", COARSE), getattr(mf, "fine_level", FINE)
         self._moved = response
         self.fields: list[Field] = [] if response is None else [response]
+        self._failed: set[str] = set()  # levels that cannot be made
         self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
         fitted = is_fitted(mf)
@@ -121,13 +122,19 @@ class Ladder:
         self._kernel_factors = point.factors
         for i, field in enumerate(self.fields):
             if isinstance(field, ResponseField) and field.rough:
-                self.fields[i] = field.with_kernel(point.factors)
+                try:
+                    self.fields[i] = field.with_kernel(point.factors)
+                except Exception as error:
+                    del self.fields[i]
+                    self._lacking(field.name, error)
+                return
 
     def _field(self, name: str) -> Field | None:
         for existing in self.fields:
             if existing.name == name:
                 return existing
-        if field := self._created(name):
+        field = None if name in self._failed else self._created(name)
+        if field is not None:
             self.fields.append(field)
         return field
 
@@ -151,5 +158,11 @@ class Ladder:
         except ResourceError:
             raise
         except Exception as error:  # for example a functional without second derivatives
-            logger.note(mf, "multilevel SCF: no response level, so that more builds are needed: %s.", reason_of(error))
+            self._lacking(name, error)
             return None
+
+    def _lacking(self, name: str, error: Exception) -> None:
+        """Do without a level after an error."""
+        self._failed.add(name)
+        text = "multilevel SCF: no %s level, so that more builds are needed: %s."
+        logger.note(self._problem.mf, text, name, reason_of(error))

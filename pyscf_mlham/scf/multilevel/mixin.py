@@ -213,8 +213,9 @@ class _MultilevelSCF(Decoration):
         breaking = dm0 is None and not own and breaks_spin_symmetry(self)
         atoms = dm0 is None and not own and is_atomic(self.init_guess)
         response = None if self.builds else getattr(dm0, "response", None)  # estimates are no better than theirs
-        given, ladder = dm0, Ladder(problem, getattr(dm0, "defect", None), response)
+        given = dm0
         try:
+            ladder = Ladder(problem, getattr(dm0, "defect", None), response)
             levels = [] if is_close(dm0) else ladder.levels(START)
         except Exception as error:  # the SCF itself is PySCF's
             return float(self._plain(reason_of(error), given, earlier=0, **kwargs))

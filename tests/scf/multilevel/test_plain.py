@@ -13,7 +13,7 @@ from pyscf import ao2mo, lib, scf
 
 from pyscf_mlham import accelerate
 from pyscf_mlham.errors import ResourceError
-from pyscf_mlham.field import Level
+from pyscf_mlham.field import Level, ResponseField
 from pyscf_mlham.scf.counting import counting_fock_builds
 from pyscf_mlham.scf.multilevel import climb, ladder, levels, mixin
 from support.molecules import ETHYLENE, NO2, WATER, mole
@@ -193,3 +193,21 @@ def test_plain_scf_starts_again_if_the_best_density_leads_nowhere(monkeypatch: p
     assert quick.e_tot == pytest.approx(mole().RHF().run().e_tot, abs=1e-8)
     assert len(starts) == 2
     assert starts[1] is None
+
+
+def test_a_response_level_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that cannot be made, for want of second derivatives or memory, costs builds and nothing else."""
+    tried, with_kernel = [], ResponseField.with_kernel
+
+    def failing(self: ResponseField, factors: Any, rough: bool = False) -> ResponseField:
+        if rough:
+            return with_kernel(self, factors, rough)
+        tried.append(1)
+        raise NotImplementedError("no derivatives")
+
+    monkeypatch.setattr(ResponseField, "with_kernel", failing)
+    plain, log = mole(ETHYLENE).RKS(xc="b3lyp").run(), io.StringIO()
+    mf = accelerate(mole(ETHYLENE).RKS(xc="b3lyp"))
+    mf.stdout, mf.verbose = log, 3
+    assert mf.kernel() == pytest.approx(plain.e_tot, abs=1e-8)
+    assert log.getvalue().count("no response level") == len(tried) == 1
