@@ -30,7 +30,7 @@ from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import SCC, fingerprint, same_h0
 from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.network import Recipe
-from pyscf_mlham.model.store import shipped
+from pyscf_mlham.model.store import find
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config, options_of, part_of
 from pyscf_mlham.progress import print_line, tracked
@@ -39,7 +39,6 @@ from pyscf_mlham.train.config import TrainConfig
 SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
 NAMES = ("xc", "basis")  # with several spellings in PySCF
 FINGERPRINT = "baseline_fingerprint"
-LATER = {"xc", "basis", FINGERPRINT, "validation", "labels"}  # missing in checkpoints of earlier versions
 
 
 def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[Example], ModelConfig]:
@@ -49,7 +48,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(HamiltonianFile(path)) for path in config.data]
         _check_theories(files)
-        start = checkpoint.read_config(start_folder(config)) if config.start else None
+        start = checkpoint.read_config(find(config.start)) if config.start else None
         chosen, elements = choose(files, config, console, start.elements if start else None)
         level = files[0].level
         model_config = ModelConfig(
@@ -66,7 +65,7 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
             pseudo=level.pseudo,
         )
         _try_network(model_config, config)
-        if start and (other := other_h0(start_folder(config), start, model_config)):
+        if start and (other := other_h0(find(config.start), start, model_config)):
             print_line(console, f"start: {other}; its weights have to adapt.")
         recipe = recipe_of(model_config)
         loaded: dict[str, list[Example]] = {"train": [], "val": []}
@@ -234,14 +233,9 @@ def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place])
     return {place for place in suspects if place.group in groups or place.geometry in geometries}
 
 
-def start_folder(config: TrainConfig) -> Path:
-    """Return the folder of the model with the initial weights."""
-    return shipped().get(config.start, Path(config.start))
-
-
 def start_from(model: HamiltonianModel, config: TrainConfig, model_config: ModelConfig) -> None:
     """Load the initial weights of a network from the model of its settings, and freeze them if requested."""
-    folder = start_folder(config)
+    folder = find(config.start)
     found, weights = checkpoint.read(folder)
     for key in ("architecture", "elements", "basis", "baseline"):
         old, new = getattr(found, key), getattr(model_config, key)
@@ -290,33 +284,27 @@ def other_h0(folder: Path, found: ModelConfig, new_config: ModelConfig) -> str:
     return f"{folder} was trained on another {found.baseline!r} H0 (fingerprint {old}) than this run's ({new})"
 
 
-def identity_of(config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig) -> str:
-    """Describe a run, as JSON: its settings, its molecules and their labels, and its network."""
+def identity_of(
+    config: TrainConfig, train: Sequence[Example], val: Sequence[Example], model: ModelConfig
+) -> dict[str, Any]:
+    """Describe a run, in the types of JSON: its settings, its molecules and their labels, and its network."""
     plain = asdict(config)
     for key in ("output", "data", "checkpoint_minutes", "validate_every"):
         del plain[key]
-    for key in ("wrapper", "wrapper_options", "refiner", "refiner_options", "start", "frozen"):
-        if plain[key] in ("none", "", {}, False):  # equal to runs of versions without these settings
-            del plain[key]
     if config.start:
-        plain["start"] = checkpoint.read_config(start_folder(config)).weights_sha256
-    if config.wrapper == "none":
-        del plain["loss"]["trace"]
+        plain["start"] = checkpoint.read_config(find(config.start)).weights_sha256
     plain |= {key: getattr(model, key) for key in ("elements", "options", "xc", "basis", FINGERPRINT)}
     plain |= {"molecules": _digest(e.name for e in train), "validation": _digest(e.name for e in val)}
     plain["labels"] = _digest(e.digest for e in (*train, *val))
-    return json.dumps(plain, sort_keys=True)
+    return dict(json.loads(json.dumps(plain)))
 
 
 def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def differences(stored: str, current: str) -> list[str]:
-    """Return the names of differing settings; those missing in a checkpoint of an earlier version are not compared."""
-    old, new = json.loads(stored), json.loads(current)
-    keys = (old.keys() | new.keys()) - (LATER - old.keys())
-    different = {key for key in keys if key not in old or key not in new or old[key] != new[key]}
-    if FINGERPRINT in different and same_h0(old[FINGERPRINT], new.get(FINGERPRINT)):
-        different.remove(FINGERPRINT)
-    return sorted(different)
+def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return the names of differing settings."""
+    if same_h0(stored[FINGERPRINT], current[FINGERPRINT]):
+        current = current | {FINGERPRINT: stored[FINGERPRINT]}
+    return sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))

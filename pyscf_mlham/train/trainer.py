@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, distributed
 
 from pyscf_mlham import checkpoint
@@ -248,10 +248,10 @@ class Trainer:
     def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dictionary)
         if different := differences(about["config"], self.identity):
             text = f"belongs to a run with other settings or other data ({', '.join(different)}); restore them"
             raise ModelError(f"{path}: {text}, or name another output folder.")
-        tensors = load_file(path)
         for name, module in (("model.", self.model), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
         state: dict[int, dict[str, Tensor]] = {}
@@ -263,7 +263,7 @@ class Trainer:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for key in PROGRESS:
-            setattr(self, key, about.get(key, getattr(self, key)))
+            setattr(self, key, about[key])
 
 
 def shown(found: Errors, batch: Sequence[Example]) -> np.ndarray:

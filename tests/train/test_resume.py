@@ -27,7 +27,7 @@ from pyscf_mlham.errors import ModelError
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
 from pyscf_mlham.train.metrics import LOG, Metrics, evaluate, judged, metrics
-from pyscf_mlham.train.preparation import LATER, differences, identity_of, prepare
+from pyscf_mlham.train.preparation import differences, identity_of, prepare
 from pyscf_mlham.train.trainer import MOST_SKIPPED, STATE, Trainer, shown
 from support.labelled import LEVEL, NETWORK, Prepared, settings, silent, stopped_after, trained
 
@@ -62,22 +62,26 @@ def test_data_of_another_functional_do_not_resume(data: Path, tmp_path: Path, pr
     assert trained(settings(same, out), prepare(settings(same, out), silent())).step == 12
 
 
-def test_checkpoints_of_earlier_versions_resume(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+def test_another_setting_is_named(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     assert trained(settings(data, tmp_path), prepared, stopped=True).step == 1
-    path = tmp_path / STATE
-    with safe_open(path, framework="pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-    known = json.loads(progress["config"])
-    assert known.keys() >= LATER
-    old = json.dumps({key: value for key, value in known.items() if key not in LATER}, sort_keys=True)
-    path.write_bytes(save(load_file(path), metadata={"progress": json.dumps(progress | {"config": old})}))
     with pytest.raises(ModelError, match=r"\(learning_rate\)"):
         trained(settings(data, tmp_path, learning_rate=1e-4), prepared)
     assert trained(settings(data, tmp_path), prepared).step == 12
 
 
+def test_a_checkpoint_of_another_form_is_named(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+    assert trained(settings(data, tmp_path), prepared, stopped=True).step == 1
+    path = tmp_path / STATE
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    old = json.dumps(progress["config"])  # a text, as in version 0.2.0
+    path.write_bytes(save(load_file(path), metadata={"progress": json.dumps(progress | {"config": old})}))
+    with pytest.raises(ModelError, match="remove it to start again"):
+        trained(settings(data, tmp_path), prepared)
+
+
 def test_rounding_of_h0_is_no_difference(data: Path, tmp_path: Path, prepared: Prepared) -> None:
-    def described(shift: float) -> str:
+    def described(shift: float) -> dict[str, Any]:
         found = prepared[2].baseline_fingerprint
         assert found is not None
         config = dataclasses.replace(prepared[2], baseline_fingerprint=found + shift)
