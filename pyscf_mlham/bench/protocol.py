@@ -15,8 +15,8 @@ from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.rivals import RIVALS
 from pyscf_mlham.data.label import KINDS
 from pyscf_mlham.data.schema import GRID_LEVELS, Level
-from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.model.store import shipped
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.model.store import find, shipped
 from pyscf_mlham.options import check, chosen, names, option
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.store import differences
@@ -248,12 +248,8 @@ def absolute(model: str) -> str:
 
 def model_hash(name: str) -> str:
     """Return the hash of the weights of a shipped model or a folder; of all shipped models of molecules for ""."""
-    folders = shipped()
     if not name:
-        configs = map(checkpoint.read_config, folders.values())
+        configs = map(checkpoint.read_config, shipped().values())
         hashes = [config.weights_sha256 for config in configs if not config.pseudo]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-    folder = folders.get(name, Path(name).expanduser())
-    if not folder.is_dir():
-        raise ModelError(f"{name!r}: neither a shipped model ({', '.join(folders)}) nor a folder; check the name.")
-    return checkpoint.read_config(folder).weights_sha256
+    return checkpoint.read_config(find(name)).weights_sha256
