@@ -113,7 +113,3 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         table.add_row(name, elements, charges, level, config.baseline, config.architecture)
     console.print(table if table.rows else "This version ships no model.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,8 +10,6 @@ from scipy.spatial import cKDTree
 from pyscf_mlham.ao.structure import COINCIDENT, Graph, check_finite, precedes_opposite
 from pyscf_mlham.arrays import Array, IntArray
 
-BORDER = 1e-9  # fraction of a lattice vector; an atom nearer to the border of the cell counts as on it
-
 
 def graph_from_lattice(
     numbers: IntArray, positions: Array, lattice: Array, cutoff: float = 0.0, dimension: int = 3
@@ -42,25 +40,6 @@ def graph_from_lattice(
     pairs, translations = keys[:, :2], keys[:, 2:]
     vectors = positions[pairs[:, 1]] + translations @ lattice - positions[pairs[:, 0]]
     return Graph(numbers, positions, lattice, dimension, pairs, translations, vectors)
-
-
-def moved(graph: Graph, shifts: IntArray) -> Graph:
-    """Move atoms by lattice vectors; each pair keeps its place, vector and blocks, and gets another R.
-
-    Args:
-        shifts: (N, 3) lattice vectors added to the positions, as integers.
-    """
-    i, j = graph.pairs.T
-    return graph._replace(
-        positions=graph.positions + shifts @ graph.lattice, translations=graph.translations + shifts[i] - shifts[j]
-    )
-
-
-def wrapped(graph: Graph) -> Graph:
-    """Move every atom into the cell along the periodic directions; see `moved`."""
-    fractions = graph.positions @ np.linalg.inv(graph.lattice)
-    shifts = -np.floor(fractions + BORDER).astype(np.int64)
-    return moved(graph, np.where(np.arange(3) < graph.dimension, shifts, 0))
 
 
 def heights(lattice: Array) -> Array:

@@ -17,7 +17,6 @@ import numpy as np
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.cell import cells_within, graph_from_lattice, heights
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.structure import Graph, with_pairs
 from pyscf_mlham.arrays import Array, IntArray
 
@@ -173,18 +172,6 @@ def bloch_from_blocks(
     for phases, members, rows, columns in _by_translation(kpts, graph, slots):
         padded[..., rows, columns] += phases[:, None, None, None] * blocks.pair[..., None, members, :, :]
     return layout.ao_from_irreps(padded[..., :-1, :-1])
-
-
-def bands(matrices: Array, overlaps: Array | None = None) -> Array:
-    """Return the eigenvalues of matrices H(k), in ascending order, (..., N_k, n).
-
-    Args:
-        matrices: (..., N_k, n, n) Hermitian.
-        overlaps: (N_k, n, n) S(k), None for orthonormal orbitals such as Loewdin's.
-    """
-    if overlaps is not None:
-        matrices = orthogonal_from_ao(matrices, metric_from_overlap(overlaps))
-    return np.asarray(np.linalg.eigvalsh(matrices))
 
 
 def _folded(vectors: Array, graph: Graph, mesh: IntArray) -> Array:

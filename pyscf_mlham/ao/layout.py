@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 from math import factorial, pi, prod, sqrt
+from operator import gt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,12 +118,6 @@ class ShellTemplate:
         ends = np.cumsum([0] + [n * (2 * l + 1) for l, n in enumerate(self.counts)])
         return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
 
-    def union(self, other: ShellTemplate) -> ShellTemplate:
-        """Return the smallest template that holds both."""
-        width = max(len(self.counts), len(other.counts))
-        mine, theirs = (t.counts + (0,) * (width - len(t.counts)) for t in (self, other))
-        return ShellTemplate(tuple(max(a, b) for a, b in zip(mine, theirs, strict=True)))
-
 
 @dataclass(frozen=True)
 class OrbitalLayout:
@@ -222,9 +217,10 @@ class OrbitalLayout:
 
     def slots(self, template: ShellTemplate) -> IntArray:
         """Irreps-order component in each place of a template, (N, size); -1 if an atom lacks the shell."""
-        if self.template().union(template) != template:
+        own = self.template().counts
+        if len(own) > len(template.counts) or any(map(gt, own, template.counts)):
             raise ValueError(
-                f"template {template.counts} is too small for shells {self.template().counts} (per degree l); "
+                f"template {template.counts} is too small for shells {own} (per degree l); "
                 "build the template from the union over all elements."
             )
         slots = np.full((self.n_atoms, template.size), -1, dtype=np.int64)

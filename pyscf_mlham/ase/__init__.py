@@ -3,7 +3,8 @@
 from pyscf_mlham.errors import missing
 
 try:
-    from pyscf_mlham.ase.calculator import BOHR, HARTREE, MLHam, Report, StepCost
+    from pyscf_mlham.ase.calculator import BOHR, HARTREE, MLHam
+    from pyscf_mlham.stepcost import Report, StepCost
 except ModuleNotFoundError as error:
     raise missing(error, "ase") from error
 

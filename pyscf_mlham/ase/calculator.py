@@ -38,8 +38,6 @@ from pyscf_mlham.stepcost import Report, StepCost
 from pyscf_mlham.track import track
 from pyscf_mlham.track.history import LEARNED, SHADOW, History
 
-__all__ = ["BOHR", "HARTREE", "MLHam", "Report", "StepCost"]
-
 BOHR: float = nist.BOHR
 HARTREE: float = nist.HARTREE2EV
 

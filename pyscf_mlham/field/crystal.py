@@ -22,14 +22,14 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import COARSE, RESPONSE
-from pyscf_mlham.field.protocol import Tally
+from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.response import exchange_basis
 from pyscf_mlham.field.shares import shared_grid
 
 LIGHT = 15, 50  # radial and angular points of H and He in place of the 10 radial ones of PySCF's level 0
 
 
-class CrystalField:
+class CrystalField(Field):
     """A coarse approximation to the potential of a periodic mean-field object; see `CoarseField`.
 
     Factors are (n, m) matrices of each spin, or lists of such matrices, one for each k point. Potentials have the
@@ -71,9 +71,6 @@ class CrystalField:
             return np.asarray(self._mf.get_veff(self._mf.mol, density))
         self.tally.builds += 1
         return self._fitted(density) + (0.0 if self._constant is None else self._constant)
-
-    def release(self) -> None:
-        """Do nothing: the memory is small."""
 
     def _fitted(self, density: Any) -> Array:
         """Return Coulomb, exchange in the minimal basis, and exchange-correlation on the small grid."""

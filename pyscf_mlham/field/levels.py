@@ -48,7 +48,7 @@ ACCURATE = Level("accurate", "def2-universal-jkfit", "def2-universal-jkfit", 1)
 FINE = Level("fine", "def2-universal-jkfit", "def2-universal-jkfit", 2, np.float64)
 SINGLE = Level("single", "", "", 0)  # the object's own integrals and grid; see `pyscf_mlham.field.single`
 # The change of density alone, exchange in a minimal basis; see `pyscf_mlham.field.response`.
-RESPONSE = Level("response", COARSE.light, COARSE.heavy, 0, far=3e-4)
+RESPONSE = Level("response", "", "", 0, far=3e-4)
 
 
 _in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()

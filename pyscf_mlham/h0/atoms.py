@@ -54,14 +54,13 @@ class Atom(NamedTuple):
         return cls(CubicSpline(RADII, repulsion + local_potential(pseudo, RADII)), radial, float(spread))
 
 
-def superposed_atoms(cell: Any, kpts: Array, xc: str, grid: tuple[int, int] = GRID) -> Array:
+def superposed_atoms(cell: Any, kpts: Array, xc: str) -> Array:
     """Return H0 at k points, (N_k, n, n) Hartree.
 
     Args:
         cell: PySCF cell with pseudopotentials.
         kpts: (N_k, 3) 1/Bohr, any.
         xc: functional, see `functional_of`.
-        grid: numbers of radial and angular points of an atom.
     """
     from pyscf.pbc.dft.gen_grid import BeckeGrids  # importing PySCF's periodic part takes a second
     from pyscf.pbc.dft.numint import KNumInt
@@ -74,7 +73,7 @@ def superposed_atoms(cell: Any, kpts: Array, xc: str, grid: tuple[int, int] = GR
     xc, ni = functional_of(xc), KNumInt()
     kind = ni._xc_type(xc)
     atoms, grids, half = Atom.each_of(cell), BeckeGrids(cell), np.zeros((len(kpts), cell.nao, cell.nao), dtype=complex)
-    radials, atomic_grids = {s: atom.radial for s, atom in atoms.items()}, gen_atomic_grids(cell, grid, prune=None)
+    radials, atomic_grids = {s: atom.radial for s, atom in atoms.items()}, gen_atomic_grids(cell, GRID, prune=None)
     for i in range(cell.natm):
         grids.coords, grids.weights, neighbours = atom_grid(cell, radials, atomic_grids, i)
         potential, density = _sums(atoms, neighbours, len(grids.coords))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyscf_mlham.ao.cell import graph_from_lattice, moved, wrapped
+from pyscf_mlham.ao.cell import graph_from_lattice
 from pyscf_mlham.ao.mole import graph_from_cell
-from support.crystals import crystal, random_graph, seeds
+from support.crystals import crystal, moved, random_graph, seeds, wrapped
 from support.molecules import assert_close
 
 

@@ -12,9 +12,7 @@ from pyscf import gto
 from scipy.spatial.transform import Rotation
 
 from pyscf_mlham.ao.blocks import Blocks, rotate_blocks
-from pyscf_mlham.ao.cell import moved
 from pyscf_mlham.ao.lattice import (
-    bands,
     bloch_from_blocks,
     blocks_from_bloch,
     complete_graph,
@@ -26,7 +24,7 @@ from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_cell
 from pyscf_mlham.ao.structure import Graph
-from support.crystals import HEXAGONAL, chain, changed, crystal, krks, random_graph, seeds
+from support.crystals import HEXAGONAL, bands, chain, changed, crystal, krks, moved, random_graph, seeds
 from support.molecules import assert_close
 
 Array = Any

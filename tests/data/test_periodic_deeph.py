@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from pyscf.data import nist
 
-from pyscf_mlham.ao.lattice import bands, bloch_from_blocks, blocks_from_bloch
+from pyscf_mlham.ao.lattice import bloch_from_blocks, blocks_from_bloch
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.ao.mole import graph_from_cell
 from pyscf_mlham.data.deeph import Crystal, read_deeph, write_deeph
 from pyscf_mlham.errors import DataError
-from support.crystals import crystal
+from support.crystals import bands, crystal
 from support.molecules import assert_close
 
 BASIS = {"B": "gth-dzvp", "N": [[0, [0.4, 1.0]], [1, [0.5, 1.0]], [3, [0.9, 1.0]], [3, [0.6, 1.0]]]}

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from pyscf.pbc import dft, gto
 
 from pyscf_mlham.ao.cell import graph_from_lattice
+from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.structure import Graph
 
 Array = NDArray[Any]
 
 HEXAGONAL = np.array([[4.73, 0, 0], [-2.365, 4.73 * np.sqrt(3) / 2, 0], [0, 0, 12.0]])  # Bohr
 BORON_NITRIDE = [("B", (0.0, 0.0, 6.0)), ("N", (0.05, 4.73 / np.sqrt(3), 6.1))]  # without any symmetry
+BORDER = 1e-9  # fraction of a lattice vector; an atom nearer to the border of the cell counts as on it
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -56,3 +58,34 @@ def random_graph(seed: int, atoms: int, cutoff: float = 0.0, dimension: int = 3)
     except ValueError:  # two atoms coincide
         assume(False)
         raise
+
+
+def moved(graph: Graph, shifts: Array) -> Graph:
+    """Move atoms by lattice vectors; each pair keeps its place, vector and blocks, and gets another R.
+
+    Args:
+        shifts: (N, 3) lattice vectors added to the positions, as integers.
+    """
+    i, j = graph.pairs.T
+    return graph._replace(
+        positions=graph.positions + shifts @ graph.lattice, translations=graph.translations + shifts[i] - shifts[j]
+    )
+
+
+def wrapped(graph: Graph) -> Graph:
+    """Move every atom into the cell along the periodic directions; see `moved`."""
+    fractions = graph.positions @ np.linalg.inv(graph.lattice)
+    shifts = -np.floor(fractions + BORDER).astype(np.int64)
+    return moved(graph, np.where(np.arange(3) < graph.dimension, shifts, 0))
+
+
+def bands(matrices: Array, overlaps: Array | None = None) -> Array:
+    """Return the eigenvalues of matrices H(k), in ascending order, (..., N_k, n).
+
+    Args:
+        matrices: (..., N_k, n, n) Hermitian.
+        overlaps: (N_k, n, n) S(k), None for orthonormal orbitals such as Loewdin's.
+    """
+    if overlaps is not None:
+        matrices = orthogonal_from_ao(matrices, metric_from_overlap(overlaps))
+    return np.asarray(np.linalg.eigvalsh(matrices))
