@@ -1,4 +1,4 @@
-"""The graph of a crystal's cell: ordered pairs (i, j, R) of an atom and an image of an atom."""
+"""The graph of a molecule or of a crystal's cell: ordered pairs (i, j, R) of an atom and an image of an atom."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from itertools import product
 import numpy as np
 from scipy.spatial import cKDTree
 
-from pyscf_mlham.ao.structure import COINCIDENT, Graph, check_finite, precedes_opposite
+from pyscf_mlham.ao.structure import Graph, precedes_opposite
 from pyscf_mlham.arrays import Array, IntArray
+
+COINCIDENT = 0.1  # Bohr; no two nuclei come this close
 
 
 def graph_from_lattice(
@@ -20,9 +22,10 @@ def graph_from_lattice(
         numbers: (N,) atomic numbers.
         positions: (N, 3) Bohr; atoms may lie outside the cell.
         lattice: (3, 3) lattice vectors in rows, Bohr.
-        cutoff: Bohr, finite; 0 for no pairs.
+        cutoff: Bohr; 0 for no pairs, infinite for all of a molecule.
+        dimension: number of periodic directions, those of the first lattice vectors; 0 for a molecule.
     """
-    check_finite(positions)
+    _check_finite(positions)
     fractions = positions @ np.linalg.inv(lattice)
     radius = max(cutoff, COINCIDENT)
     reach = np.floor(radius / heights(lattice) + np.ptp(fractions, axis=0))
@@ -33,7 +36,7 @@ def graph_from_lattice(
     keys = np.column_stack([i, j, cells[image]]).astype(np.int64)
     half = precedes_opposite(keys)  # the opposite pairs are mirrored, so that rounding at the cutoff drops none alone
     keys, distances = keys[half], found["v"][half]
-    _check_apart(keys, distances)
+    _check_apart(keys, distances, dimension)
     keys = keys[distances < cutoff]
     keys = np.concatenate([keys, np.column_stack([keys[:, 1], keys[:, 0], -keys[:, 2:]])])
     keys = keys[np.lexsort(keys.T[::-1])]
@@ -52,11 +55,18 @@ def cells_within(reach: Array) -> IntArray:
     return np.array(list(product(*(range(-int(n), int(n) + 1) for n in reach))), dtype=np.int64)
 
 
-def _check_apart(keys: IntArray, distances: Array) -> None:
+def _check_finite(positions: Array) -> None:
+    """Raise ValueError for positions (N, 3) that are not finite."""
+    if len(bad := np.flatnonzero(~np.all(np.isfinite(positions), axis=1))):
+        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")
+
+
+def _check_apart(keys: IntArray, distances: Array, dimension: int) -> None:
     """Raise ValueError if two nuclei coincide."""
     if len(distances) and distances.min() < COINCIDENT:
         a, b, *cell = (int(n) for n in keys[np.argmin(distances)])
+        atoms = f"atom {a} and atom {b} of cell {cell}" if dimension else f"atoms {a} and {b}"
         raise ValueError(
-            f"atom {a} and atom {b} of cell {cell} are {distances.min():.3g} Bohr apart, closer than {COINCIDENT}; "
-            "check the positions and the lattice."
+            f"{atoms} are {distances.min():.3g} Bohr apart, closer than {COINCIDENT}; "
+            f"check the input geometry{' and the lattice' * (dimension > 0)}."
         )

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_mlham.ao.cell import graph_from_lattice
-from pyscf_mlham.ao.structure import Graph, graph_from_positions
+from pyscf_mlham.ao.structure import Graph
 
 OPEN_D = (21, 29), (39, 47), (57, 79), (89, 111)  # first and last atomic number of elements with open d or f shells
 STRAIGHT = 1e-2  # Bohr; distance from a line up to which atoms are on it
 
 
 def graph_from_mol(mol: gto.Mole, cutoff: float = np.inf) -> Graph:
-    """Return the graph of a PySCF molecule; see `graph_from_positions`; cutoff: Bohr."""
-    return graph_from_positions(numbers_of(mol), np.asarray(mol.atom_coords(unit="Bohr")), cutoff)
+    """Return the graph of a PySCF molecule; see `graph_from_lattice`; cutoff: Bohr, infinite for all pairs."""
+    positions = np.asarray(mol.atom_coords(unit="Bohr"))
+    return graph_from_lattice(numbers_of(mol), positions, np.eye(3), cutoff, dimension=0)
 
 
 def graph_from_cell(cell: Any, cutoff: float = 0.0) -> Graph:

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from pyscf_mlham.arrays import Array, IntArray
 
-COINCIDENT = 0.1  # Bohr; no two nuclei of a molecule come this close
-
 
 class Graph(NamedTuple):
     """A molecule or a cell without its orbitals; a molecule is one without periodic directions, where R = 0."""
@@ -51,31 +49,3 @@ def precedes_opposite(keys: IntArray) -> NDArray[np.bool_]:
     difference = np.column_stack([keys[:, 1] - keys[:, 0], keys[:, 2:]])
     first = np.argmax(difference != 0, axis=1)
     return np.asarray(difference[np.arange(len(keys)), first] > 0)
-
-
-def graph_from_positions(numbers: IntArray, positions: Array, cutoff: float = np.inf) -> Graph:
-    """Connect every two atoms nearer than the cutoff, Bohr; an infinite one gives the complete graph.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) Bohr.
-    """
-    check_finite(positions)
-    vectors = positions[None, :] - positions[:, None]  # (N, N, 3)
-    distances = np.linalg.norm(vectors, axis=-1)
-    np.fill_diagonal(distances, np.inf)
-    if len(numbers) and distances.min() < COINCIDENT:
-        a, b = divmod(int(np.argmin(distances)), len(numbers))
-        raise ValueError(
-            f"atoms {a} and {b} are {distances[a, b]:.3g} Bohr apart, closer than {COINCIDENT}; "
-            "check the input geometry."
-        )
-    i, j = np.nonzero(distances < cutoff)
-    pairs = np.stack([i, j], axis=-1)
-    return Graph(numbers, positions, np.eye(3), 0, pairs, np.zeros((len(pairs), 3), dtype=np.int64), vectors[i, j])
-
-
-def check_finite(positions: Array) -> None:
-    """Raise ValueError for positions (N, 3) that are not finite."""
-    if len(bad := np.flatnonzero(~np.all(np.isfinite(positions), axis=1))):
-        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")

@@ -64,7 +64,7 @@ def _check_molecule(mol: gto.Mole, config: ModelConfig) -> None:
     if mol.natm == 1:
         raise OutOfDomainError("a single atom has no bonds to predict; PySCF's guess is made of atoms already")
     try:
-        graph_from_mol(mol)
+        graph_from_mol(mol, cutoff=0.0)
     except ValueError as error:
         raise OutOfDomainError(str(error).rstrip(".")) from error
 

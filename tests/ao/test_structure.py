@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyscf_mlham.ao.cell import graph_from_lattice
 from pyscf_mlham.ao.frames import frames_from_vectors
 from pyscf_mlham.ao.mole import graph_from_mol
-from pyscf_mlham.ao.structure import graph_from_positions
 from support.molecules import WATER, mole
 
 component = st.floats(-10, 10).map(lambda x: round(x, 6))
@@ -40,6 +40,6 @@ def test_pairs_come_in_both_orders() -> None:
 def test_bad_geometries_are_named() -> None:
     numbers = np.array([1, 1])
     with pytest.raises(ValueError, match=r"atoms \[1\] are not finite"):
-        graph_from_positions(numbers, np.array([[0, 0, 0], [0, np.nan, 1.0]]))
+        graph_from_lattice(numbers, np.array([[0, 0, 0], [0, np.nan, 1.0]]), np.eye(3), dimension=0)
     with pytest.raises(ValueError, match="atoms 0 and 1 are 0 Bohr apart"):
-        graph_from_positions(numbers, np.zeros((2, 3)))
+        graph_from_lattice(numbers, np.zeros((2, 3)), np.eye(3), dimension=0)
