@@ -103,7 +103,7 @@ def _coarse_solution(mf: Any) -> Solution:
     start, field = self_consistent_atoms(problem), CoarseField(mf, LABELS)
     point = problem.point_of(problem.orbitals(start.fock), field)
     cheaper = CheapLevel(problem, response.with_kernel(point.factors))
-    point = solve([CheapLevel(problem, field, trust=float("inf")), cheaper], point, problem.tolerance).point
+    point = solve(CheapLevel(problem, field, trust=float("inf")), point, problem.tolerance, [cheaper]).point
     if point.gradient > problem.tolerance:
         raise DataError(f"the coarse SCF did not converge to an orbital gradient of {problem.tolerance:.1g}")
     matrices = named_by_spin("fock", point.fock) | named_by_spin(f"fock_{SCC}", start.fock)

@@ -40,7 +40,7 @@ def self_consistent_crystal(problem: Problem, orbitals: Orbitals | None = None) 
     else:
         factors, density = problem.factors(orbitals), density_from_orbitals(mf, orbitals)
     full = problem.point(orbitals, factors, density, np.asarray(mf.get_veff(mf.mol, density)))
-    point = solve([level.shifted(full)], full, TIGHT).point
+    point = solve(level.shifted(full), full, TIGHT).point
     return SelfConsistent(point, _builds(level, 1))
 
 
@@ -71,4 +71,4 @@ def _relaxed(problem: Problem, level: CheapLevel, tolerance: float) -> Point:
     density = problem.mf.get_init_guess(problem.mf.mol, "minao")
     factors = problem.factors_of(density)
     atoms = problem.point(None, factors, density, level.field.potential(factors))
-    return solve([level.shifted(atoms)], atoms, tolerance).point
+    return solve(level.shifted(atoms), atoms, tolerance).point

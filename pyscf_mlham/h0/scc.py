@@ -53,13 +53,12 @@ def self_consistent_atoms(problem: Problem, fields: tuple[CoarseField, ResponseF
     coarse, response = fields or (CoarseField(mf, COARSE), ResponseField(mf))
     density = np.stack([l @ l.T for l in factors]) if len(factors) == 2 else factors[0] @ factors[0].T
     atoms = problem.point(None, factors, density, coarse.potential(factors))
-    rough = solve(
-        [CheapLevel(problem, response.with_kernel(factors, rough=True)).shifted(atoms)], atoms, ROUGH
-    ).orbitals
+    level = CheapLevel(problem, response.with_kernel(factors, rough=True)).shifted(atoms)
+    rough = solve(level, atoms, ROUGH).orbitals
     relaxed = problem.factors(rough)
     mean = [np.hstack([a, b]) / np.sqrt(2) for a, b in zip(factors, relaxed, strict=True)]
     level = CheapLevel(problem, response.with_kernel(mean)).shifted(atoms)
-    return solve([level], level.build(rough), TIGHT).point
+    return solve(level, level.build(rough), TIGHT).point
 
 
 def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:

@@ -81,7 +81,7 @@ def _climbed(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: flo
         return full.outcome
     for names in ladder.rungs:
         try:
-            solve([full, *ladder.levels(names)], full.best, tolerance)
+            solve(full, full.best, tolerance, ladder.levels(names))
         except ResourceError as error:
             return Outcome(full.best, str(error))
         except NoProgressError:

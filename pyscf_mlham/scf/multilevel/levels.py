@@ -17,7 +17,7 @@ from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.scf.multilevel.solver import Course
 from pyscf_mlham.scf.problem import Point, Problem, now
 
-RESPONSE_SHARE = 2e-2  # see `Level.share`
+RESPONSE_SHARE = 2e-2  # see `Cheaper.share`
 COARSE_SHARE = 3e-4
 COARSE_TRUST = 5e-2
 SINGLE_TRUST = 1e-2  # a wrong one costs a full build, a test half of one ...
@@ -32,7 +32,7 @@ NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbi
 
 
 class CheapLevel:
-    """A cheap field, solved by DIIS or with the help of a cheaper one; see `Level`."""
+    """A cheap field, solved by DIIS or with the help of a cheaper one; see `Cheaper`."""
 
     def __init__(self, problem: Problem, field: Field, trust: float | None = None) -> None:
         self._problem, self.field = problem, field
@@ -44,26 +44,26 @@ class CheapLevel:
         self._diis = diis_of(problem)
 
     def build(self, orbitals: Orbitals) -> Point:
-        """Build the Fock matrix of orbitals; see `Level`."""
+        """Build the Fock matrix of orbitals; see `Cheaper`."""
         return self._problem.point_of(orbitals, self.field)
 
     def shifted(self, point: Point) -> CheapLevel:
-        """Return the level shifted to be exact at a point; see `Level`."""
+        """Return the level shifted to be exact at a point; see `Cheaper`."""
         return CheapLevel(self._problem, self.field.around(point.factors, point.v), self.trust)
 
     def carried(self, point: Point, to: Point) -> Array:
-        """Carry a potential from one density to another; see `Level`."""
+        """Carry a potential from one density to another; see `Cheaper`."""
         return self.field.around(point.factors, point.v).potential(to.factors)
 
     def step(self, point: Point, cycle: int) -> Orbitals:
-        """Return the orbitals of PySCF's DIIS, damping and level shift; see `Level`."""
+        """Return the orbitals of PySCF's DIIS, damping and level shift; see `Cheaper`."""
         orbitals = self._problem.orbitals(self._problem.fock(point.v, point.density, cycle=cycle, diis=self._diis))
         if self._problem.mf.istype("ROHF") and point.orbitals is not None and point.gradient < NEAR:
             return self._problem.filled_like(point.orbitals, orbitals)
         return orbitals
 
     def finished(self, course: Course, tolerance: float) -> bool:
-        """Whether the last point is converged or the gradient has stopped falling; see `Level`."""
+        """Whether the last point is converged or the gradient has stopped falling; see `Cheaper`."""
         count = len(course.gradients)
         stalled = count - 1 - int(np.argmin(course.gradients)) > min(STALLED, self._cycles // 4)
         return self.converged(course.points[-1], None, tolerance) or stalled or count > self._cycles
@@ -117,7 +117,7 @@ class Outcome(NamedTuple):
 
 
 class FullLevel:
-    """The mean-field object's own field, its convergence criteria, and the safeguards of the solver; see `Level`.
+    """The mean-field object's own field, its convergence criteria, and the safeguards of the solver; see `Solvable`.
 
     Attributes:
         builds: number of full Fock builds so far.
@@ -125,7 +125,7 @@ class FullLevel:
         is_minimum: whether no rotation of the orbitals of a stationary point lowers its energy; False if unknown.
     """
 
-    share, trust = 1.0, float("inf")
+    trust = float("inf")
     last: Iterate  # latest point, from the first build on
     outcome: Outcome  # of the latest convergence test
 
@@ -159,7 +159,7 @@ class FullLevel:
         self._best = None
 
     def build(self, orbitals: Orbitals) -> Iterate:
-        """Build the full Fock matrix, incrementally if the object builds incrementally; see `Level`."""
+        """Build the full Fock matrix, incrementally if the object builds incrementally; see `Solvable`."""
         for field in self.fields:
             field.release()
         problem, mf = self._problem, self._problem.mf
@@ -182,7 +182,7 @@ class FullLevel:
         return self.last
 
     def finished(self, course: Course, tolerance: float) -> bool:
-        """Whether the object's own criteria are met, or the iteration must stop; see `Level`."""
+        """Whether the object's own criteria are met, or the iteration must stop; see `Solvable`."""
         here, best = course.points[-1], self._best
         assert isinstance(here, Iterate)
         if here is best:  # tested before, with other levels below
@@ -234,16 +234,8 @@ class FullLevel:
         if callable(mf.callback):
             mf.callback(envs)
 
-    def shifted(self, point: Point) -> FullLevel:
-        """Raise: no level is more expensive; see `Level`."""
-        raise NotImplementedError("the full level is not shifted.")
-
-    def carried(self, point: Point, to: Point) -> Array:
-        """Raise: no level is more expensive; see `Level`."""
-        raise NotImplementedError("the full level does not carry potentials.")
-
-    def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Level`)
-        """Raise: the cheaper levels have made no progress; see `Level`."""
+    def step(self, point: Point, cycle: int) -> Orbitals:  # noqa: ARG002  (see `Solvable`)
+        """Raise: the cheaper levels have made no progress; see `Solvable`."""
         raise NoProgressError
 
 

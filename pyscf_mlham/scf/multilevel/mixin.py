@@ -360,4 +360,4 @@ def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
     levels = ladder.levels(ladder.rungs[0][-1:])
     if not levels or not last.problem.filled_from_below(last.orbitals):  # no second derivatives of the functional
         return last
-    return solve([levels[0].shifted(last)], last, tolerance).point
+    return solve(levels[0].shifted(last), last, tolerance).point

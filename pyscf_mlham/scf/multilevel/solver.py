@@ -32,32 +32,40 @@ ABOVE = 5e-3  # Hartree; a solution that lies further above an earlier point is 
 SPACE = 5  # points of a level that are combined
 
 
-class Level(Protocol):
+class Solvable(Protocol):
     """Interface of a level to the recursion.
 
     Attributes:
-        share: convergence goal, as a share of the next more expensive level's gradient: what its solution leaves.
         trust: upper estimate of the share of the gradient that the next cheaper level's solution leaves: one that is
             accurate enough is accepted without a build. Infinite for a level that tests every solution.
     """
 
-    share: float
     trust: float
 
     def build(self, orbitals: Orbitals) -> Point:
         """Build the Fock matrix of the orbitals' density, the expensive step."""
-
-    def shifted(self, point: Point) -> Level:
-        """Return the level shifted to be exact at a point of a more expensive one."""
-
-    def carried(self, point: Point, to: Point) -> Array:
-        """Return the effective potential that this level expects at another density, v + G[D] - G[D_r]."""
 
     def step(self, point: Point, cycle: int) -> Orbitals:
         """Return the orbitals of the next density by DIIS."""
 
     def finished(self, course: Course, tolerance: float) -> bool:
         """Whether the last point is converged or no further progress is possible."""
+
+
+class Cheaper(Solvable, Protocol):
+    """Interface of a level below another one.
+
+    Attributes:
+        share: convergence goal, as a share of the next more expensive level's gradient: what its solution leaves.
+    """
+
+    share: float
+
+    def shifted(self, point: Point) -> Solvable:
+        """Return the level shifted to be exact at a point of a more expensive one."""
+
+    def carried(self, point: Point, to: Point) -> Array:
+        """Return the effective potential that this level expects at another density, v + G[D] - G[D_r]."""
 
 
 class Course:
@@ -100,23 +108,22 @@ class Solution(NamedTuple):
         return self.point.orbitals
 
 
-def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
-    """Converge the first of several levels, the most expensive one, to an orbital gradient, Hartree."""
-    level, *cheaper = levels
+def solve(level: Solvable, point: Point, tolerance: float, cheaper: Sequence[Cheaper] = ()) -> Solution:
+    """Converge a level from a point to an orbital gradient, Hartree, with the help of cheaper ones."""
     course = Course(point)
     while not level.finished(course, tolerance):
         if len(course.gradients) > 1 and point.gradient > SLOW * course.gradients[-2]:
-            cheaper = []  # too inaccurate here
+            cheaper = ()  # too inaccurate here
         if cheaper:
             last = combined(course.points, cheaper[-1])
             floor = min(FLOOR * tolerance, last.gradient / 2)
             goal = min(cheaper[0].share * last.gradient, ROUGH)
             goal = goal if goal > NEARLY * tolerance else floor
-            solution = solve([cheaper[0].shifted(last), *cheaper[1:]], last, goal)
+            solution = solve(cheaper[0].shifted(last), last, goal, cheaper[1:])
             orbitals = solution.orbitals
             stuck = orbitals is last.orbitals
             if stuck or not solution.converged:
-                cheaper = []
+                cheaper = ()
             if stuck:
                 continue
             if solution.converged and level.trust * point.gradient < tolerance:
@@ -130,7 +137,7 @@ def solve(levels: Sequence[Level], point: Point, tolerance: float) -> Solution:
     return Solution(course.best, course.best.gradient < tolerance)
 
 
-def combined(points: Sequence[Point], response: Level) -> Point:
+def combined(points: Sequence[Point], response: Cheaper) -> Point:
     """Return the last point with the potential that all points, carried there by the response level, expect."""
     *earlier, last = points
     if not earlier:

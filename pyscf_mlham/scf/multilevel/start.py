@@ -102,20 +102,20 @@ def stepped(problem: Problem, orbitals: Orbitals, field: Field, response: Respon
     level = CheapLevel(problem, response.with_kernel(point.factors)).shifted(point)
     # the error of a coarse field is larger than what is left of the gradient
     share = 0.0 if isinstance(field, SingleField) else level.share
-    return solve([level], point, max(share * point.gradient, STEPPED)).point
+    return solve(level, point, max(share * point.gradient, STEPPED)).point
 
 
 def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, diis: bool = True) -> Orbitals:
     """Return the best orbitals of cheap levels: by DIIS, if that is to be tried, else or then by second-order steps."""
-    response = levels[-1].field
+    (level, *cheaper), response = levels, levels[-1].field
     if not isinstance(response, ResponseField) or not rotates_freely(point.problem):
-        return solve(levels, point, tolerance).orbitals
+        return solve(level, point, tolerance, cheaper).orbitals
     if diis:
-        found = solve(levels, point, tolerance)
+        found = solve(level, point, tolerance, cheaper)
         if found.converged:
             return found.orbitals
         point = found.point
-    return descended(levels[0], Surface(point, response), tolerance).orbitals
+    return descended(level, Surface(point, response), tolerance).orbitals
 
 
 def defect_of(ladder: Ladder, full: Point) -> Array:

@@ -86,7 +86,7 @@ def test_no_other_step_within_the_radius_is_lower(n: int, radius: float, seed: i
 
 def test_a_level_that_diis_does_not_converge_descends(small_grids: None) -> None:
     level, point = started(mole(TWISTED_ETHYLENE, "sto-3g").RKS(xc="pbe"))
-    failed = solve([level], point, 3e-3)
+    failed = solve(level, point, 3e-3)
     assert not failed.converged
     response = ResponseField(point.problem.mf)
     found = descended(level, Surface(failed.point, response), 3e-3)
@@ -99,7 +99,7 @@ def test_a_level_that_diis_does_not_converge_descends(small_grids: None) -> None
 def test_a_saddle_point_is_left(small_grids: None) -> None:
     mf = mole("H 0 0 0; H 0 0 2.5", "6-31g").UHF()  # stretched: the closed shell is a saddle point
     level, point = started(mf)
-    closed = solve([level], point, 1e-4)
+    closed = solve(level, point, 1e-4)
     response = ResponseField(mf)
     assert closed.converged
     assert not Surface(closed.point, response).is_minimum
@@ -115,7 +115,7 @@ def test_a_saddle_point_is_left(small_grids: None) -> None:
 def test_a_low_curvature_is_that_of_the_finer_field(small_grids: None) -> None:
     mf = mole("N 0 0 0; N 0 0 1.3", "6-31g").UHF()  # near the length at which the spins separate
     level, point = started(mf)
-    closed = solve([level], point, 1e-5).point
+    closed = solve(level, point, 1e-5).point
     rough = Surface(closed, ResponseField(mf)).lowest[0]
     surface = Surface(closed, ResponseField(mf), finer=level.field)
     value, x = surface.lowest

@@ -45,7 +45,7 @@ def test_a_level_is_solved_to_its_tolerance_or_tells() -> None:
     density = factors[0] @ factors[0].T
     start = problem.point(None, factors, density, np.asarray(mf.get_veff(dm=density)))
     level = CheapLevel(problem, ResponseField(mf)).shifted(start)
-    solution = solve([level], start, 1e-4)
+    solution = solve(level, start, 1e-4)
     assert solution.converged
     assert level.build(solution.orbitals).gradient < 1.1e-4
-    assert not solve([level], start, 1e-14).converged  # single precision does not allow it
+    assert not solve(level, start, 1e-14).converged  # single precision does not allow it
