@@ -20,7 +20,7 @@ from ase.calculators.calculator import (
     SCFError,
     all_changes,
 )
-from pyscf import gto
+from pyscf import gto, lib
 from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
@@ -253,7 +253,7 @@ class MLHam(Calculator):
             density = None
             if is_ml(mf.init_guess) and (history is None or not history.is_applicable(mf)):
                 density, info = self._learned_guess(mf)
-            with mf.loosened() if loose and forces else nullcontext():
+            with lib.temporary_env(mf, _loosened=True) if loose and forces else nullcontext():
                 mf.kernel(dm0=density)
         if not mf.converged:
             self.mf = self._state = None

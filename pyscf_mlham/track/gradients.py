@@ -69,6 +69,6 @@ class _TrackedGradientScanner:
 
     def __call__(self: Any, mol: Any, **kwargs: Any) -> tuple[float, Array]:
         """Return energy, Hartree, and its gradient, Hartree/Bohr, at a geometry."""
-        with self.base.loosened():
+        with lib.temporary_env(self.base, _loosened=True):
             _, de = super().__call__(mol, **kwargs)  # type: ignore[misc]
         return float(self.base.e_tot), de

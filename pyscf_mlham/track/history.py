@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pyscf import gto
+from pyscf import gto, lib
 from pyscf.lib import logger
 
 from pyscf_mlham.ao.loewdin import metric_from_overlap
@@ -46,19 +46,8 @@ REUSED = 0.1  # Bohr; largest move of an atom for which it is used again
 JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
 NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 UNLIKE = 1e-6  # misfit of a geometry that is not one of the history's
+CLOSE = 1e-2  # expected error of a guess (Frobenius norm) up to which it is better than a coarse SCF
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
-
-
-class Guess(NamedTuple):
-    """A density to start from."""
-
-    density: Array  # density matrix in the object's own shape
-    steps: int  # number of old steps in it
-    # expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the quotient of both
-    # for the last guess; infinite if it may be any
-    error: float
-    defect: Array | None  # expected defect of the coarse field, see `Ladder`; None if it is unknown
-    response: MovedResponse | None = None  # response level of a geometry nearby, moved here; None without one
 
 
 class Kept(NamedTuple):
@@ -122,10 +111,17 @@ class History:
         if self.auxiliary is not None:
             self.auxiliary.clear()
 
-    def guess(self, mf: Any) -> Guess | None:
+    def guess(self, mf: Any) -> Any:
         """Return a density for the object's present geometry, None if its own guess must be used.
 
-        With ``mf.init_guess = 'ml'`` the model contributes to it.
+        With ``mf.init_guess = 'ml'`` the model contributes to it. It is tagged with its orbitals and
+
+        - `steps`: number of old steps in it.
+        - `error`: expected Frobenius norm of its error in Loewdin orbitals, the misfit of its descriptor times the
+          quotient of both for the last guess; infinite if it may be any.
+        - `close`: whether it is expected to be better than the density of a coarse SCF.
+        - `defect`: expected defect of the coarse field, see `Ladder`; None if it is unknown.
+        - `response`: response level of a geometry nearby, moved here; None without one.
         """
         self._guessed = None
         place = self._place(mf)
@@ -134,11 +130,13 @@ class History:
         near, learned = self._near(place), self.strategy in LEARNED
         steps = rotated(near, place.positions, place.layout) if learned else near
         vectors, misfit = self._vectors(mf, place, steps)
-        orbitals = self._orbitals(mf, place, vectors)
+        orbitals = place.orbitals(vectors, self.steps[0].occ, mf)
         self._guessed = (place, place.density(orbitals), misfit)
         defect = _defect(place, steps) if learned else None
         error = self.scale * misfit if misfit > UNLIKE else self.error
-        return Guess(density_from_orbitals(mf, orbitals), len(steps), error, defect, self._response_at(place))
+        density, response = density_from_orbitals(mf, orbitals), self._response_at(place)
+        known = {"error": error, "close": error < CLOSE, "defect": defect, "response": response}
+        return lib.tag_array(density, steps=len(steps), **known)
 
     def _takes(self, mf: Any) -> bool:
         """Whether a calculation can be kept; those of another subject are forgotten."""
@@ -192,11 +190,7 @@ class History:
         if self.auxiliary.positions is None or largest_move(self.auxiliary.positions, place.positions) > JUMP:
             self.forget_auxiliary()
         x = self.auxiliary.at(place.positions)
-        return None if x is None else self._orbitals(mf, place, natural(x))
-
-    def _orbitals(self, mf: Any, place: Place, vectors: Array) -> Orbitals:
-        """Return orbitals of the last occupations from vectors in Loewdin orbitals, the occupied ones first."""
-        return place.orbitals(vectors, self.steps[0].occ, flat=not mf.istype("UHF"))
+        return None if x is None else place.orbitals(natural(x), self.steps[0].occ, mf)
 
     def save(self, path: str | Path) -> None:
         """Write the history to a file, from which `load` continues; an older one is replaced when this is complete."""

@@ -32,7 +32,6 @@ OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_faile
 DEPENDENT = "the basis set is nearly linearly dependent"
 NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
-CLOSE = 1e-2  # error of the last guess (Frobenius norm) up to which the next is better than a coarse SCF
 
 
 def track(mf: Any, history: History | str = "fit", loose_above: float | None = None) -> Any:
@@ -72,7 +71,7 @@ class _TrackedSCF(Decoration):
     def __init__(self, mf: Any, history: History, loose_above: float | None) -> None:
         self.__dict__.update(private_parts(mf))
         self.history, self.loose_above = history, loose_above
-        self._loosened = False  # whether forces follow that tighten a loose SCF
+        self._loosened = False  # whether forces follow, which tighten an SCF that is loose while they are large
         self._criteria: dict[str, float] = {}  # those of the last SCF if it was loose
         self._own_coeff: Any = None
         self._failed = False  # whether the last SCF did not converge: its density is no guess
@@ -89,11 +88,10 @@ class _TrackedSCF(Decoration):
                 vars(plain).pop(name, None)
         return plain
 
-    def retrack(self: Any, mf: Any) -> Any:
-        """Return another object with the same history."""
-        return track(mf, self.history, self.loose_above)
+    _undecorated = undo_track
 
-    _undecorated, _redecorated = undo_track, retrack
+    def _redecorated(self: Any, mf: Any) -> Any:
+        return track(mf, self.history, self.loose_above)
 
     def scf(self: Any, dm0: Array | None = None, **kwargs: Any) -> float:
         """Converge; see PySCF's scf.
@@ -184,12 +182,6 @@ class _TrackedSCF(Decoration):
         """Whether the last SCF was converged loosely; see `loose_above` of `track`."""
         return bool(self._criteria)
 
-    @contextmanager
-    def loosened(self: Any) -> Iterator[None]:
-        """Converge loosely inside the block while forces are above `loose_above`; forces must follow."""
-        with lib.temporary_env(self, _loosened=True):
-            yield
-
     def nuc_grad_method(self: Any) -> Any:
         """Return the object of forces; see PySCF's."""
         gradients = super().nuc_grad_method()  # type: ignore[misc]
@@ -221,7 +213,7 @@ class _TrackedSCF(Decoration):
 
     def _shadow(self: Any) -> Shadow | None:
         """Return what replaces the ground state in shadow dynamics; None without an auxiliary density."""
-        try:
+        with self._surviving("no shadow dynamics, the SCF is converged", logger.warn):
             orbitals = self.history.auxiliary_orbitals(self)
             if orbitals is None:
                 return None
@@ -229,12 +221,10 @@ class _TrackedSCF(Decoration):
                 logger.note(self, "shadow: not for this object, as %s.", reason)
                 return None
             shadow = shadow_of(self, orbitals)
-        except Exception as error:  # the SCF continues after any error
-            logger.warn(self, "shadow: %s: %s; the SCF is converged.", type(error).__name__, error)
-            return None
-        if shadow.failure:
-            logger.note(self, "shadow: %s; the SCF is converged.", shadow.failure)
-        return shadow
+            if shadow.failure:
+                logger.note(self, "shadow: %s; the SCF is converged.", shadow.failure)
+            return shadow
+        return None
 
     def _accept(self: Any, shadow: Shadow, dump: bool) -> float:
         """Take the results of shadow dynamics as those of a converged SCF."""
@@ -258,21 +248,15 @@ class _TrackedSCF(Decoration):
             kept = self.check_linear_dependency(self.get_ovlp(self.mol))
         return bool(kept.shape[-1] == kept.shape[-2])
 
-    def _from_history(self: Any, otherwise: Array | None) -> Array | None:
-        start = time.perf_counter()
-        try:
+    def _from_history(self: Any, otherwise: Array | None) -> Any:
+        start, guess = time.perf_counter(), None
+        with self._surviving("history not used", logger.warn, clear=True):
             guess = self.history.guess(self)
-        except Exception as error:  # the SCF continues after any error of a guess
-            self.history.clear()
-            logger.warn(self, "history not used: %s: %s", type(error).__name__, error)
-            return otherwise
         if guess is None:
             return otherwise
         logger.note(self, "guess from %d earlier %s", guess.steps, "geometry" if guess.steps == 1 else "geometries")
         record(self, GuessInfo("history", seconds=time.perf_counter() - start))
-        known = {"error": guess.error, "defect": guess.defect, "response": guess.response}
-        density: Array = lib.tag_array(guess.density, close=guess.error < CLOSE, **known)
-        return density
+        return guess
 
     def _new_improver(self: Any, guess: Array | None) -> Improver | None:
         """Return the cheaper levels for a guess, None if plain SCF does without them."""
@@ -281,23 +265,18 @@ class _TrackedSCF(Decoration):
         vars(self).update(dict.fromkeys(COUNTS, 0))
         if self.history.strategy not in LEARNED or is_periodic(self.mol) or self.mol.nao < SMALL or inapplicable(self):
             return None
-        try:
+        with self._surviving("the guess is not improved"):
             return Improver(self, guess if hasattr(guess, "defect") else None)
-        except Exception as error:
-            logger.info(self, "the guess is not improved: %s", reason_of(error))
-            return None
+        return None
 
     def _improved(self: Any, guess: Array | None) -> Array | None:
         """Return a guess of the history improved by the cheaper levels, if there are any; all others as they are."""
         if self._improver is None or not hasattr(guess, "defect"):
             return guess
-        try:
-            better: Array = self._improver.improved()
-        except Exception as error:  # the SCF continues after any error of a guess
-            logger.info(self, "the guess is not improved: %s", reason_of(error))
-            return guess
-        vars(self).update(self._improver.counts)
-        return better
+        with self._surviving("the guess is not improved"):
+            guess = self._improver.improved()
+            vars(self).update(self._improver.counts)
+        return guess
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
         """Refine a converged SCF for the history; called by accelerate()."""
@@ -306,14 +285,27 @@ class _TrackedSCF(Decoration):
             self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
 
     def _refine(self: Any, kept: Callable[[], Kept]) -> None:
-        try:
+        with self._surviving("converged orbitals are not refined"):
             self._kept = kept()
-        except Exception as error:  # the SCF has converged
-            logger.info(self, "converged orbitals are not refined: %s", reason_of(error))
 
     def _to_history(self: Any, shadow: bool = False) -> None:
-        try:
+        with self._surviving("history not kept", logger.warn, clear=True):
             self.history.record(self, self._kept, shadow)
+
+    @contextmanager
+    def _surviving(
+        self: Any, failure: str, log: Callable[..., None] = logger.info, clear: bool = False
+    ) -> Iterator[None]:
+        """Let the SCF continue after any error inside the block, with a line in the log.
+
+        Args:
+            failure: what is lacking then.
+            log: PySCF's function for the line.
+            clear: whether to clear the history, which may be damaged.
+        """
+        try:
+            yield
         except Exception as error:
-            self.history.clear()
-            logger.warn(self, "history not kept: %s: %s", type(error).__name__, error)
+            if clear:
+                self.history.clear()
+            log(self, "%s: %s", failure, reason_of(error))

@@ -28,7 +28,7 @@ class Place(NamedTuple):
         """Return that of a mean-field object."""
         layout = OrbitalLayout.from_mol(mf.mol)
         transform = np.eye(layout.n_ao)[:, layout.order] if layout.transform is None else layout.transform
-        overlap = transform.T @ mf.get_ovlp(mf.mol) @ transform
+        overlap = layout.irreps_from_ao(mf.get_ovlp(mf.mol))
         half, inverse = metric_from_overlap(overlap)
         root = np.asarray(np.linalg.solve(transform.T, half).T)
         return cls(np.asarray(mf.mol.atom_coords()), layout, transform, overlap, root, transform @ inverse)
@@ -56,7 +56,7 @@ class Place(NamedTuple):
         """Return a matrix (..., n, n) in Loewdin orbitals over PySCF's AOs."""
         return np.asarray(self.root.T @ matrix @ self.root)
 
-    def orbitals(self, vectors: Array, occ: Array, flat: bool) -> Orbitals:
-        """Return orbitals over PySCF's AOs from their vectors (s, n, m) in Loewdin orbitals; flat for one set."""
+    def orbitals(self, vectors: Array, occ: Array, mf: Any) -> Orbitals:
+        """Return orbitals in the object's shapes from their vectors (s, n, m) in Loewdin orbitals, and occupations."""
         parts = (np.zeros_like(occ), self.inverse @ vectors, occ)
-        return Orbitals(*(p[0] if flat else p for p in parts))
+        return Orbitals(*(parts if mf.istype("UHF") else (part[0] for part in parts)))

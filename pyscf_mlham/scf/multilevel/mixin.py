@@ -87,7 +87,7 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
             return mf
         mf = mf.undo_accelerate()
     if hasattr(mf, "undo_track"):  # that decoration chooses the initial guess and must stay the outermost
-        return mf.retrack(accelerate(mf.undo_track(), builds))
+        return mf._redecorated(accelerate(mf.undo_track(), builds))
     return lib.set_class(_MultilevelSCF(mf, builds), (_MultilevelSCF, mf.__class__))
 
 
