@@ -77,6 +77,11 @@ def density_from_orbitals(mf: Any, orbitals: Orbitals) -> Array:
     return np.asanyarray(mf.make_rdm1(orbitals.coeff, orbitals.occ))
 
 
+def tagged_orbitals(density: Any) -> Orbitals:
+    """Return the orbitals, of zero energy, with which a density matrix is tagged."""
+    return Orbitals(np.zeros(density.mo_occ.shape), density.mo_coeff, density.mo_occ)
+
+
 def spin_breaking(mf: Any, mol: gto.Mole) -> Any:
     """Return how PySCF would break the spin symmetry of a molecule's guess: 1 (its default) or "mix"; 0 if not."""
     method = getattr(mf, "init_guess_breaksym", 0)  # two-component objects lack it

@@ -70,7 +70,7 @@ class CoarseField(Field):
         """Return the potential of a density, and its change from the reference if there is one; see `Field`."""
         self.tally.builds += 1
         j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
-        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        per_electron = len(factors) / 2  # a closed shell's factor holds both spins
         v = [j - per_electron * self._xc.hyb * k for k in ks]
         if self._long_range is not None:
             ranged = self._long_range.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)

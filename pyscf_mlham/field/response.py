@@ -111,7 +111,7 @@ class ResponseField(Field):
         self.tally.builds += 1
         changes = [a @ a.T - b @ b.T for a, b in zip(factors, self._reference, strict=True)]
         v = self._coulomb_and_kernel(changes)
-        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        per_electron = len(factors) / 2  # a closed shell's factor holds both spins
         for i, (_, share) in enumerate(self._shares):
             ks = self._exchange_of_change(i, factors)
             v = [a - per_electron * share * k for a, k in zip(v, ks, strict=True)]

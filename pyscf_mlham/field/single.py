@@ -76,7 +76,7 @@ class SingleField(Field):
     def _exchange(self, factors: Sequence[Array]) -> Array:
         """Return the exchange potential of each spin, (spins, n, n)."""
         pairs = in_precision(changes(factors, []), SINGLE.dtype)
-        per_electron = 1.0 if len(factors) == 2 else 0.5  # a closed shell's factor holds both spins
+        per_electron = len(factors) / 2  # a closed shell's factor holds both spins
         k = np.zeros((len(factors), *2 * factors[0].shape[:1]))
         for omega, share in self._xc.exchange:
             whole = self._mf.with_df

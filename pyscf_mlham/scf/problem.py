@@ -136,8 +136,7 @@ class Problem(NamedTuple):
 
     def final(self, point: Point) -> Orbitals:
         """Return the orbitals of a solution."""
-        assert point.orbitals is not None
-        return point.orbitals
+        return point.known_orbitals
 
     def energies(self, orbitals: Orbitals, density: Array, vhf: Any) -> tuple[float, float]:  # noqa: ARG002
         """Return total energy and free energy of a density, Hartree; they are the same for integer occupations."""
@@ -156,6 +155,13 @@ class Problem(NamedTuple):
         """Build the potential of the orbitals' density in a field."""
         factors = self.factors(orbitals)
         return self.point(orbitals, factors, density_from_orbitals(self.mf, orbitals), field.potential(factors))
+
+    def full_point(self, orbitals: Orbitals, density: Array, vhf: Any) -> Point:
+        """Return the point of a density and its full potential, the result of the object's get_veff."""
+        solvent = getattr(vhf, "v_solvent", None)
+        v = np.asarray(vhf) + (0.0 if solvent is None else solvent)
+        canonical = self.canonical(orbitals, self.fock(v, density))
+        return self.point(canonical, self.factors(canonical), density, v)
 
     def energy_change(self, here: Point, there: Point) -> float:
         """Return the integral of the Fock matrix along the straight line between two densities, Hartree."""
@@ -209,6 +215,12 @@ class Point:
     fock: Array  # h + v, in the object's shape
     error: Array  # commutator FDS - SDF in orthonormal orbitals
     gradient: float  # norm of the orbital gradient, Hartree
+
+    @property
+    def known_orbitals(self) -> Orbitals:
+        """Orbitals of the density, of a point that has them."""
+        assert self.orbitals is not None
+        return self.orbitals
 
     def with_potential(self, v: Array) -> Point:
         """Return the same density with another potential, Hartree."""

@@ -13,10 +13,9 @@ import numpy as np
 from pyscf import lib
 
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import Orbitals, density_from_orbitals
+from pyscf_mlham.density import Orbitals, density_from_orbitals, tagged_orbitals
 from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
-from pyscf_mlham.scf.multilevel.mixin import relaxed
-from pyscf_mlham.scf.multilevel.start import defect_of, improved
+from pyscf_mlham.scf.multilevel.start import improved
 from pyscf_mlham.scf.problem import Point, Problem
 from pyscf_mlham.threads import one_blas_thread
 from pyscf_mlham.track.history import Kept
@@ -29,6 +28,7 @@ class Improver:
     """The cheaper levels of one geometry.
 
     Attributes:
+        ladder: the levels.
         veff: the latest density matrix of the object and its full potential.
     """
 
@@ -40,16 +40,16 @@ class Improver:
             guess: a history's guess, None for another one.
         """
         self._problem, self._guess = Problem.of(mf), guess
-        self._ladder = Ladder(self._problem, getattr(guess, "defect", None), getattr(guess, "response", None))
+        self.ladder = Ladder(self._problem, getattr(guess, "defect", None), getattr(guess, "response", None))
         self.veff: tuple[Any, Any] | None = None
 
     @one_blas_thread()
     def improved(self) -> Array:
         """Return the guess improved by the cheaper levels, or as it is if there are none for it."""
         guess: Any = self._guess
-        orbitals = Orbitals(np.zeros(guess.mo_occ.shape), guess.mo_coeff, guess.mo_occ)
-        better = improved(self._problem, self._ladder, orbitals, guess)
-        for field in self._ladder.fields:
+        orbitals = tagged_orbitals(guess)
+        better = improved(self._problem, self.ladder, orbitals, guess)
+        for field in self.ladder.fields:
             field.release()
         if better is orbitals:
             return np.asanyarray(guess)
@@ -63,16 +63,9 @@ class Improver:
         density, vhf = self.veff or (None, None)
         own: Any = getattr(density, "mo_coeff", None)
         if own is None or own is not mf.mo_coeff:
-            return Kept(response=self._ladder.response)
-        v = np.asarray(vhf) + getattr(vhf, "v_solvent", 0.0)
-        orbitals = problem.canonical(Orbitals(mf.mo_energy, own, mf.mo_occ), problem.fock(v, np.asarray(density)))
-        point = problem.point(orbitals, problem.factors(orbitals), np.asarray(density), v)
-        return kept(self._ladder, point, alone=self._guess is not None)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Builds of the cheaper levels, by their attributes of an accelerated object."""
-        return self._ladder.counts
+            return Kept(response=self.ladder.response)
+        point = problem.full_point(Orbitals(mf.mo_energy, own, mf.mo_occ), np.asarray(density), vhf)
+        return kept(self.ladder, point, alone=self._guess is not None)
 
 
 def kept(ladder: Ladder, full: Point, alone: bool) -> Kept:
@@ -83,6 +76,6 @@ def kept(ladder: Ladder, full: Point, alone: bool) -> Kept:
         full: point of the full level, of canonical orbitals.
         alone: whether an extrapolated density was sufficient without the cheaper levels.
     """
-    point = relaxed(ladder, full, max(REFINED * full.gradient, FINEST))
+    point = ladder.relaxed(full, max(REFINED * full.gradient, FINEST))
     needed = not ladder.has_single and not (alone and not ladder.builds(CORRECTED[0]))
-    return Kept(point.orbitals, defect_of(ladder, full) if needed else None, ladder.response)
+    return Kept(point.orbitals, ladder.defect_at(full) if needed else None, ladder.response)

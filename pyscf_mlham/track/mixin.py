@@ -275,7 +275,7 @@ class _TrackedSCF(Decoration):
             return guess
         with self._surviving("the guess is not improved"):
             guess = self._improver.improved()
-            vars(self).update(self._improver.counts)
+            vars(self).update(self._improver.ladder.counts)
         return guess
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:

@@ -24,7 +24,6 @@ from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, state_of
-from pyscf_mlham.scf.multilevel.mixin import relaxed
 from pyscf_mlham.scf.problem import Problem
 from pyscf_mlham.threads import one_blas_thread
 
@@ -66,11 +65,10 @@ def shadow_of(mf: Any, orbitals: Orbitals) -> Shadow:
     ladder = Ladder(problem)
     density = density_from_orbitals(mf, orbitals)
     here = FullLevel(problem, density, write=False).build(orbitals)
-    point = relaxed(ladder, here, SOLVED)
+    point = ladder.relaxed(here, SOLVED)
     if point is here or point.gradient > SOLVED:
-        return Shadow(here.energy, here.canonical, 0, "the response level does not converge", {})
-    assert point.orbitals is not None
-    found = problem.canonical(point.orbitals, point.fock)
+        return Shadow(here.energy, here.known_orbitals, 0, "the response level does not converge", {})
+    found = problem.canonical(point.known_orbitals, point.fock)
     change = point.density - here.density
     distance = np.sqrt(np.einsum("...pq,...qp", change @ problem.overlap, change @ problem.overlap).sum())
     distance /= np.sqrt(mf.mol.nelectron)

@@ -56,7 +56,7 @@ def _may_be_saddle(point: Iterate) -> bool:
     mf = point.problem.mf
     if not (rotates_freely(point.problem) and has_open_d_shell(mf.mol)):
         return False
-    return mf.istype("UHF") or gap(point.canonical) < NARROW
+    return mf.istype("UHF") or gap(point.known_orbitals) < NARROW
 
 
 def _lower(ladder: Ladder, outcome: Outcome) -> Orbitals | None:

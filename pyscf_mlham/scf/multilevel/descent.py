@@ -127,10 +127,9 @@ class Surface:
             seen: curvature that the response lacks.
             finer: field that tests the lowest curvatures.
         """
-        assert point.orbitals is not None
         self.point, self._finer = point, finer
         self._problem = problem = point.problem
-        orbitals = problem.canonical(point.orbitals, point.fock)
+        orbitals = problem.canonical(point.known_orbitals, point.fock)
         self._rotations = Rotations(orbitals, shared=problem.mf.istype("ROHF"))
         self._spins = self._rotations.spins
         fock = problem.hcore + (point.v if point.v.ndim == 3 else point.v[None])

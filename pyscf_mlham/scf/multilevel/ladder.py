@@ -28,6 +28,7 @@ from pyscf_mlham.field.protocol import Field
 from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.descent import Surface, rotates_freely
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
+from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 
 # Levels below the full one, in the order in which they are tried.
@@ -116,6 +117,23 @@ class Ladder:
         coarse = sum(map(self.builds, (COARSE.name, FINE.name, CORRECTED[0])))
         single, response = self.builds(SINGLE.name), self.builds(RESPONSE.name)
         return dict(zip(COUNTS, (coarse, single, response), strict=True))
+
+    def relaxed(self, last: Point, tolerance: float) -> Point:
+        """Return the solution of the cheapest level shifted to a point of the full one; the point itself without one.
+
+        DIIS would leave a point whose orbitals are not filled from below: it is returned too.
+        """
+        self.sharpen(last)
+        levels = self.levels(self.rungs[0][-1:])
+        if not levels or not self._problem.filled_from_below(last.known_orbitals):  # the former without a kernel
+            return last
+        return solve(levels[0].shifted(last), last, tolerance).point
+
+    def defect_at(self, full: Point) -> Array:
+        """Return the defect of the corrected field at a point of the full one, Hartree; see `Ladder`."""
+        [level] = self.levels(CORRECTED[:1])
+        known = 0.0 if self.defect is None else self.defect
+        return np.asarray(known + full.v - level.field.potential(full.factors))
 
     def sharpen(self, point: Point) -> None:
         """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""

@@ -85,19 +85,13 @@ def diis_of(problem: Problem) -> Any:
 
 @dataclass(frozen=True)
 class Iterate(Point):
-    """A point of the full field."""
+    """A point of the full field, of canonical orbitals."""
 
     vhf: Any  # result of the object's get_veff
     energy: float  # total energy, Hartree
     free_energy: float  # the same minus the entropy of smeared occupations times their width, Hartree
     lowering: float  # second-order estimate of the energy above the solution, Hartree
     clock: tuple[float, float]  # processor and wall time when it was built, seconds
-
-    @property
-    def canonical(self) -> Orbitals:
-        """Canonical orbitals of the full field."""
-        assert self.orbitals is not None
-        return self.orbitals
 
     def lies_above(self, last: Iterate) -> bool:
         """Whether the energy has risen by more than a step to the solution nearest to the last point explains."""
@@ -166,17 +160,15 @@ class FullLevel:
         density = density_from_orbitals(mf, orbitals)
         vhf = mf.get_veff(mf.mol, density, *((self.last.density, self.last.vhf) if self.builds else ()))
         self.builds += 1
-        solvent = getattr(vhf, "v_solvent", None)
-        v = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
-        canonical = problem.canonical(orbitals, problem.fock(v, density))
-        point = problem.point(canonical, problem.factors(canonical), density, v)
+        point = problem.full_point(orbitals, density, vhf)
+        canonical = point.known_orbitals
         energy, free_energy = problem.energies(canonical, density, vhf)
         self.last = Iterate(
             **vars(point),
             vhf=vhf,
             energy=energy,
             free_energy=free_energy,
-            lowering=problem.lowering(canonical, v),
+            lowering=problem.lowering(canonical, point.v),
             clock=now(),
         )
         return self.last
@@ -208,7 +200,7 @@ class FullLevel:
 
     def _is_unfilled_minimum(self, point: Iterate) -> bool:
         """Whether orbitals are not filled from below, but no rotation of them lowers the energy."""
-        return not self._problem.filled_from_below(point.canonical) and self.is_minimum(point)
+        return not self._problem.filled_from_below(point.known_orbitals) and self.is_minimum(point)
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002  (of the object)
         """Whether a new point meets the object's own criteria, and report the build."""
@@ -216,7 +208,7 @@ class FullLevel:
         assert last is None or isinstance(last, Iterate)
         envs = state_of(self._problem, point, last, self._start, self.builds)
         found = _is_converged(self._problem, point, last, envs)
-        if found and not self._problem.filled_from_below(point.canonical):
+        if found and not self._problem.filled_from_below(point.known_orbitals):
             found = self.is_minimum(point)  # otherwise a stationary state above the ground state
         self._report(point, envs | {"scf_conv": found})
         return found
@@ -242,7 +234,7 @@ class FullLevel:
 def state_of(problem: Problem, here: Iterate, last: Iterate | None, start: Array, build: int) -> dict[str, Any]:
     """Return the variables that PySCF's kernel passes to callbacks, criteria and checkpoint files; see `accelerate`."""
     mf = problem.mf
-    mo_energy, mo_coeff, mo_occ = here.canonical
+    mo_energy, mo_coeff, mo_occ = here.known_orbitals
     before = last or replace(here, density=start, clock=problem.clock)
     return {
         "mf": mf, "mol": mf.mol, "cycle": build - 1, "e_tot": here.energy, "last_hf_e": before.energy,

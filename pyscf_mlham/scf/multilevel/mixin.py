@@ -18,7 +18,7 @@ from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import Orbitals
+from pyscf_mlham.density import Orbitals, tagged_orbitals
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.field import COARSE, FINE, RESPONSE, atomic_factors
 from pyscf_mlham.field.grid import Functional
@@ -31,9 +31,8 @@ from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.climb import climb
 from pyscf_mlham.scf.multilevel.ladder import START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, Outcome
-from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
-from pyscf_mlham.scf.problem import Point, Problem, now
+from pyscf_mlham.scf.problem import Problem, now
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
 GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
@@ -277,8 +276,7 @@ class _MultilevelSCF(Decoration):
                 seconds, builds = now()[1] - problem.clock[1], ladder.builds(COARSE.name)
                 record(self, GuessInfo("scc", seconds=seconds, coarse_builds=builds))
         else:
-            tagged: Any = dm0
-            orbitals = Orbitals(np.zeros(tagged.mo_occ.shape), tagged.mo_coeff, tagged.mo_occ)
+            orbitals = tagged_orbitals(dm0)
         return improved(problem, ladder, orbitals, dm0)
 
     def _end_with(self: Any, orbitals: Orbitals) -> None:
@@ -291,7 +289,7 @@ class _MultilevelSCF(Decoration):
 
     def _estimate(self: Any, problem: Problem, ladder: Ladder, last: Iterate) -> float:
         """Estimate the energy to second order from the response to the last full build."""
-        point = relaxed(ladder, last, RESPONSE_SHARE * last.gradient)
+        point = ladder.relaxed(last, RESPONSE_SHARE * last.gradient)
         self.e_tot = last.energy + problem.energy_change(last, point)
         meta = Functional(self).kind == "MGGA"
         self.energy_error = (RESPONSE_ERROR_META if meta else RESPONSE_ERROR) * last.lowering
@@ -312,7 +310,7 @@ class _MultilevelSCF(Decoration):
         self.plain_reason, builds = outcome.failure, self.full_builds
         best, continuation = outcome.best, "continues from the best density"
         start, cycles = best.density, self.max_cycle - builds - self._spent
-        if self.istype("ROHF") and problem.would_be_refilled(best.canonical, best.fock):
+        if self.istype("ROHF") and problem.would_be_refilled(best.known_orbitals, best.fock):
             # Plain SCF would fill other orbitals at once; for an ambiguous order of orbitals that is a poor start
             start, continuation = dm0, "starts again, as the best density is not filled from below"
             cycles = self.max_cycle - builds
@@ -348,16 +346,3 @@ class _MultilevelSCF(Decoration):
     def kernel(self: Any, *args: Any, **kwargs: Any) -> float:
         """Converge; the arguments are those of the decorated object's kernel, see `scf`."""
         return float(self.scf(**start_of(self, args, kwargs)))
-
-
-def relaxed(ladder: Ladder, last: Point, tolerance: float) -> Point:
-    """Return the solution of the cheapest level shifted to a point of the full one; the point itself without one.
-
-    DIIS would leave a point whose orbitals are not filled from below: it is returned too.
-    """
-    assert last.orbitals is not None
-    ladder.sharpen(last)
-    levels = ladder.levels(ladder.rungs[0][-1:])
-    if not levels or not last.problem.filled_from_below(last.orbitals):  # no second derivatives of the functional
-        return last
-    return solve(levels[0].shifted(last), last, tolerance).point

@@ -104,8 +104,7 @@ class Solution(NamedTuple):
     @property
     def orbitals(self) -> Orbitals:
         """Orbitals of the best point."""
-        assert self.point.orbitals is not None
-        return self.point.orbitals
+        return self.point.known_orbitals
 
 
 def solve(level: Solvable, point: Point, tolerance: float, cheaper: Sequence[Cheaper] = ()) -> Solution:

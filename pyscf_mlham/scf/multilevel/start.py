@@ -14,7 +14,7 @@ from pyscf_mlham.density import Orbitals, spin_breaking, with_mixed_frontier
 from pyscf_mlham.field import ACCURATE, CoarseField, Field, ResponseField, SingleField
 from pyscf_mlham.field.single import is_fitted, is_local
 from pyscf_mlham.scf.multilevel.descent import Surface, descended, rotates_freely
-from pyscf_mlham.scf.multilevel.ladder import CORRECTED, Ladder
+from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -116,13 +116,6 @@ def _converged(levels: Sequence[CheapLevel], point: Point, tolerance: float, dii
             return found.orbitals
         point = found.point
     return descended(level, Surface(point, response), tolerance).orbitals
-
-
-def defect_of(ladder: Ladder, full: Point) -> Array:
-    """Return the defect of the corrected field at a point of the full one, Hartree; see `Ladder`."""
-    [level] = ladder.levels(CORRECTED[:1])
-    known = 0.0 if ladder.defect is None else ladder.defect
-    return np.asarray(known + full.v - level.field.potential(full.factors))
 
 
 def _good_start(problem: Problem, density: Array, v: Array) -> Orbitals | None:
