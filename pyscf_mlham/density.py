@@ -216,9 +216,7 @@ def lift(correction: Array, native: gto.Mole, target: gto.Mole) -> Array:
     """
     if same_basis(native, target):
         return correction
-    s, u = scipy.linalg.eigh(native.intor_symmetric("int1e_ovlp"))
-    keep = s > LINEAR_DEPENDENCE
-    inverse = (u[:, keep] / s[keep]) @ u[:, keep].T
+    inverse = scipy.linalg.pinvh(native.intor_symmetric("int1e_ovlp"), atol=LINEAR_DEPENDENCE, rtol=0.0)
     project = inverse @ gto.intor_cross("int1e_ovlp", native, target)
     if correction.shape[-1] == 2 * native.nao:
         project = scipy.linalg.block_diag(project, project)

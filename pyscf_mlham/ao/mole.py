@@ -58,8 +58,7 @@ def is_linear(mol: gto.Mole) -> bool:
 
 def farthest_atom(mol: gto.Mole) -> tuple[int, float]:
     """Return the atom that is farthest from its nearest neighbour, and their distance in Bohr."""
-    positions = np.asarray(mol.atom_coords(unit="Bohr"))
-    distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    distances = gto.inter_distance(mol)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.min(axis=1)
     return int(np.argmax(nearest)), float(nearest.max())

@@ -116,10 +116,8 @@ class _Coulomb:
         charges = integrals @ np.hstack([lower.real, lower.imag]).ravel() / len(lower)
         halves = ((self._signs * charges) @ integrals).reshape(len(lower), 2, -1)
         at_k = density.ndim == 3  # complex then, even of a real density
-        j = np.zeros((len(lower), n, n), dtype=complex if at_k else float)
-        j[:, row, column] = halves[:, 0] + 1j * halves[:, 1] if at_k else halves[:, 0]
-        j += np.tril(j, -1).conj().swapaxes(1, 2)
-        return j.reshape(density.shape)
+        j = lib.unpack_tril(halves[:, 0] + 1j * halves[:, 1] if at_k else halves[:, 0])
+        return np.asarray(j).reshape(density.shape)
 
 
 def _density(factors: Sequence[Any]) -> Any:

@@ -81,7 +81,7 @@ class Points(NamedTuple):
 
 def orbital_values(mol: gto.Mole, coords: Array, deriv: int, cutoff: float) -> Array:
     """Return values, with deriv = 1 and gradients, of a molecule's functions: (1 or 4, points, functions)."""
-    values = mol.eval_gto(f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{deriv}", coords, cutoff=cutoff)
+    values = dft.numint.eval_ao(mol, coords, deriv, cutoff=cutoff)
     return np.asarray(values.reshape(-1, *values.shape[-2:]))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pyscf import gto
+from pyscf import dft, gto
 from scipy.spatial import cKDTree
 
 from pyscf_mlham.ao.cell import cells_within, heights
@@ -60,7 +60,7 @@ class Radial(NamedTuple):
         """Tabulate the density of a single atom at the origin; dm: its density matrix."""
         from scipy.interpolate import CubicSpline  # a tenth of the import of this package, and for crystals alone
 
-        ao = alone.eval_gto(f"GTOval_{'cart' if alone.cart else 'sph'}", ON_AXIS)
+        ao = dft.numint.eval_ao(alone, ON_AXIS)
         density = np.einsum("pi,ij,pj->p", ao, dm, ao)
         return cls(CubicSpline(RADII, density), float(RADII[density > NEGLIGIBLE].max(initial=0.0)))
 

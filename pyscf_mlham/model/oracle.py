@@ -14,7 +14,7 @@ import numpy as np
 from pyscf import gto
 
 from pyscf_mlham import checkpoint
-from pyscf_mlham.ao.mole import graph_from_mol, is_periodic
+from pyscf_mlham.ao.mole import graph_from_mol, is_periodic, numbers_of
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
@@ -60,7 +60,7 @@ class OracleModel:
         config = ModelConfig(
             name=name,
             architecture=ARCHITECTURE,
-            elements=tuple(sorted({gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)})),
+            elements=tuple(sorted(set(numbers_of(mol).tolist()))),
             charges=(int(mol.charge),),
             basis=mol.basis if isinstance(mol.basis, str) else "its own basis",
             xc=xc,

@@ -242,10 +242,9 @@ def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None
     """Return the coarse field of the object and its response, None if not needed, not applicable or not cheap."""
     mf = problem.mf
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
-    if model.exact or mol is not mf.mol or two_spins or np.iscomplexobj(problem.hcore) or unknown_field(mf):
+    lacking = hasattr(mf, "U_idx")  # DFT+U: the Hubbard term
+    if model.exact or mol is not mf.mol or two_spins or lacking or np.iscomplexobj(problem.hcore) or unknown_field(mf):
         return None
-    if hasattr(mf, "U_idx"):
-        return None  # DFT+U: the field lacks the Hubbard term
     try:
         return CoarseField(mf, COARSE), ResponseField(mf)
     except Exception as error:  # a prediction is useful without it

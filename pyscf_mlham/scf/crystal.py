@@ -67,10 +67,10 @@ class CrystalProblem(Problem):
 
     def natural(self, density: Any) -> Orbitals | None:
         """Return the orbitals with which a density is tagged, None without them and for fractional occupations."""
-        occ = np.array(getattr(density, "mo_occ", self.sigma))
-        if self.sigma or not occ.shape or not np.isin(occ, (0, self._filled)).all():
+        occ = getattr(density, "mo_occ", None)
+        if self.sigma or occ is None or not np.isin(occ, (0, self._filled)).all():
             return None
-        return Orbitals(np.full(occ.shape, UNKNOWN), np.array(density.mo_coeff), occ)
+        return Orbitals(np.full(np.shape(occ), UNKNOWN), np.array(density.mo_coeff), np.array(occ))
 
     def error(self, v: Array, factors: Sequence[Any]) -> Array:
         """Return FDS - SDF in orthonormal orbitals, of all spins and k points in a row; see `Problem.error`."""

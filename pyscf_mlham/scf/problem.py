@@ -37,6 +37,11 @@ def now() -> tuple[float, float]:
     return logger.process_clock(), logger.perf_counter()
 
 
+def tolerance_of(mf: Any) -> float:
+    """Return the orbital gradient of an object's convergence criterion, Hartree."""
+    return float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
+
+
 class Problem(NamedTuple):
     """Quantities constant during an SCF: the object, h, S, the orthogonalisation X of S, and the starting time."""
 
@@ -61,7 +66,7 @@ class Problem(NamedTuple):
     @property
     def tolerance(self) -> float:
         """Orbital gradient of the user's convergence criterion, Hartree."""
-        return float(self.mf.conv_tol_grad or np.sqrt(self.mf.conv_tol))
+        return tolerance_of(self.mf)
 
     @property
     def aim(self) -> float:

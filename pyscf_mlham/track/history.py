@@ -29,6 +29,7 @@ from pyscf_mlham.field import MovedResponse, ResponseField
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
+from pyscf_mlham.scf.problem import tolerance_of
 from pyscf_mlham.track.aspc import predicted_orbitals
 from pyscf_mlham.track.auxiliary import SAME, Auxiliary
 from pyscf_mlham.track.extrapolation import extrapolation_weights, largest_move, natural, reversible_weights
@@ -326,8 +327,7 @@ class History:
         if self.strategy != "reversible":
             weights = extrapolation_weights(d, np.ravel(target), known)
         else:  # the past alone must not choose weights that are symmetric in time
-            noise = NOISE * float(mf.conv_tol_grad or np.sqrt(mf.conv_tol))
-            weights = reversible_weights(d, np.ravel(target), noise)
+            weights = reversible_weights(d, np.ravel(target), NOISE * tolerance_of(mf))
         misfit = float(np.linalg.norm(weights @ d - np.ravel(target)))
         return np.asarray(base + np.tensordot(weights, known, axes=1)), misfit
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 from pyscf import lib
 from pyscf.lib import logger
 from pyscf.scf import chkfile, hf
@@ -22,6 +21,7 @@ from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.ladder import COUNTS, Ladder
 from pyscf_mlham.scf.multilevel.levels import Outcome
 from pyscf_mlham.scf.multilevel.mixin import accelerate
+from pyscf_mlham.scf.problem import tolerance_of
 from pyscf_mlham.track.gradients import loosened, watched
 from pyscf_mlham.track.history import LEARNED, SHADOW, STRATEGIES, History, Kept
 from pyscf_mlham.track.improver import Improver, kept
@@ -169,7 +169,7 @@ class _TrackedSCF(Decoration):
 
     def _loose_criteria(self: Any) -> dict[str, float]:
         """Return criteria of the SCF that are looser than the object's own; empty if those apply."""
-        own = float(self.conv_tol_grad or np.sqrt(self.conv_tol))
+        own = tolerance_of(self)
         force = self.history.force if self._loosened else 0.0
         criterion = loosened(own, force, self.loose_above)
         if criterion == own:

@@ -29,7 +29,7 @@ from pyscf_mlham.scf.crystal import problem_of
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
 from pyscf_mlham.scf.guess_info import GuessInfo, record
 from pyscf_mlham.scf.multilevel.climb import climb
-from pyscf_mlham.scf.multilevel.ladder import START, Ladder
+from pyscf_mlham.scf.multilevel.ladder import COUNTS, START, Ladder
 from pyscf_mlham.scf.multilevel.levels import RESPONSE_SHARE, CheapLevel, FullLevel, Iterate, Outcome
 from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbitals, improved, is_atomic, is_close
 from pyscf_mlham.scf.problem import Problem, now
@@ -39,7 +39,7 @@ GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement 
 # Attributes of an accelerated object with their first values: settings, results, and those of one calculation.
 SETTINGS: dict[str, Any] = {"coarse_level": COARSE, "fine_level": FINE, "single_precision": True}
 RESULTS: dict[str, Any] = {
-    **dict.fromkeys(("coarse_cycles", "full_builds", "response_builds", "single_builds"), 0),
+    **dict.fromkeys((*COUNTS, "full_builds"), 0),
     "energy_error": float("nan"),  # Hartree, with `builds`
     "plain_reason": "",  # why plain SCF was used, from the start or to continue
 }
