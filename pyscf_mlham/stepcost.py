@@ -11,7 +11,7 @@ class StepCost(NamedTuple):
     """Cost of one geometry.
 
     Attributes:
-        cycles: SCF cycles, or full builds of the two-level solver.
+        cycles: SCF cycles, or full builds of the multilevel solver.
         builds: full Fock builds.
         coarse: cycles of the coarse field.
         single, response: builds of the object's field in single precision, and of the response level.

@@ -177,8 +177,8 @@ def bloch_from_blocks(
 def _folded(vectors: Array, graph: Graph, mesh: IntArray) -> Array:
     """Return an image of each vector (P, 3) in the cell of the Born-von Karman crystal around the origin."""
     span = mesh[:, None] * graph.lattice
-    turns = np.rint(vectors @ np.linalg.inv(span))
-    return np.asarray(vectors - np.where(np.arange(3) < graph.dimension, turns, 0.0) @ span)
+    images = np.rint(vectors @ np.linalg.inv(span))
+    return np.asarray(vectors - np.where(np.arange(3) < graph.dimension, images, 0.0) @ span)
 
 
 def _by_translation(kpts: Array, graph: Graph, slots: IntArray) -> Iterator[tuple[Array, IntArray, Array, Array]]:

@@ -26,7 +26,8 @@ def metric_from_overlap(overlap: Array) -> Metric:
     """Return the symmetric roots of S and of its inverse; overlap: (..., n, n), Hermitian and positive definite."""
     s, U = np.linalg.eigh(overlap)
     if s.min() <= 0:
-        raise ValueError(f"the overlap has an eigenvalue {s.min():.1e}; expected all of them positive.")
+        text = f"the overlap has an eigenvalue {s.min():.1e}; expected all of them positive"
+        raise ValueError(f"{text}; use a basis set without linear dependence.")
     root, adjoint = np.sqrt(s)[..., None, :], np.swapaxes(U.conj(), -1, -2)
     return Metric(half=(U * root) @ adjoint, inverse=(U / root) @ adjoint)
 

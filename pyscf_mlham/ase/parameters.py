@@ -75,9 +75,9 @@ def _check_guess(guess: Any, model: Any, xc: Any) -> None:
         raise InputError(f"guess = {guess!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")
     if guess.lower() == "vsap" and str(xc).lower() == "hf":
         raise InputError("guess = 'vsap' needs a functional, and xc = 'hf' has none; choose sap, or another guess.")
-    wanted = model or (guess.strip()[3:].strip() if is_ml(guess) else "")
-    if wanted:
+    named = model or (guess.strip()[3:].strip() if is_ml(guess) else "")
+    if named:
         try:
-            find(wanted)
+            find(named)
         except ModelError as error:
             raise InputError(f"model = {error}") from None

@@ -2,7 +2,7 @@
 
 Coulomb and exchange by density fitting with a small auxiliary basis, exchange-correlation on a small grid with stored
 orbital values, both in single precision by default. The neglected terms (non-local correlation, dispersion) change
-little with the density; the two-level solver corrects for them at every full build.
+little with the density; the multilevel solver corrects for them at every full build.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CoarseField(Field):
         self._constant: Array | float = 0.0
         self._xc = Functional(mf)
         budget = free_bytes(mf) / 2
-        self._reference: list[Array] = []  # factors of the density that the field is anchored at
+        self._reference: list[Array] = []  # factors of the density that the field is exact at
         self._coulomb = fitted(mf, level, bool(self._xc.hyb or self._xc.long_range), 0.0, budget)
         self._long_range = None
         if self._xc.long_range:
@@ -49,11 +49,11 @@ class CoarseField(Field):
         Coulomb and exchange are then computed for the change of density only, without loss of digits.
         """
         self.tally.builds += 1
-        anchored = copy.copy(self)
-        anchored._reference = list(factors)
-        anchored._grid = self._grid.around(factors) if self._grid is not None else None
-        anchored._constant = v
-        return anchored
+        shifted = copy.copy(self)
+        shifted._reference = list(factors)
+        shifted._grid = self._grid.around(factors) if self._grid is not None else None
+        shifted._constant = v
+        return shifted
 
     def plus(self, v: Array | float) -> CoarseField:
         """Return the field with a constant potential added, of the shape of `potential`; Hartree."""

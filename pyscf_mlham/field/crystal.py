@@ -59,9 +59,9 @@ class CrystalField(Field):
     def around(self, factors: Sequence[Any], v: Array) -> CrystalField:
         """Return a field that is exact at one density; see `Field`."""
         self.tally.builds += 1
-        anchored = copy.copy(self)
-        anchored._constant = v - self._fitted(_density(factors))
-        return anchored
+        shifted = copy.copy(self)
+        shifted._constant = v - self._fitted(_density(factors))
+        return shifted
 
     def potential(self, factors: Sequence[Any]) -> Array:
         """Return the potential of a density; with exact exchange and without a reference, the object's own."""

@@ -46,10 +46,10 @@ class MovedResponse(Field):
 
     def around(self, factors: Sequence[Array], v: Array) -> MovedResponse:
         """Return the field v + R[D - L L^T]; see `Field`."""
-        anchored = copy.copy(self)
-        anchored._response = self._response.around([self._carry @ factor for factor in factors], np.zeros(()))
-        anchored._constant = v
-        return anchored
+        shifted = copy.copy(self)
+        shifted._response = self._response.around([self._carry @ factor for factor in factors], np.zeros(()))
+        shifted._constant = v
+        return shifted
 
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density; see `Field`."""

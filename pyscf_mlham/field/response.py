@@ -33,8 +33,8 @@ from pyscf_mlham.threads import each, shared_out
 THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 # The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part
 # it is poor: the gradient falls 3- to 8-fold per build, and 13- to 20-fold with a GGA's kernel.
-ROUGH = "{share:.12g}*lda,vwn"
-META = "{share:.12g}*pbe,pbe"
+ROUGH_KERNEL = "{share:.12g}*lda,vwn"
+META_KERNEL = "{share:.12g}*pbe,pbe"
 TAIL = 1e-4  # functions with smaller values on a block of points are neglected
 BLOCK = 300  # number of points in a block
 
@@ -80,18 +80,18 @@ class ResponseField(Field):
         if self._points is not None:
             name, kind = self._xc.name, self._xc.kind
             if rough:
-                name, kind = ROUGH.format(share=1 - self._xc.hyb), "LDA"
+                name, kind = ROUGH_KERNEL.format(share=1 - self._xc.hyb), "LDA"
             elif kind == "MGGA":
-                name, kind = META.format(share=1 - self._xc.hyb), "GGA"
+                name, kind = META_KERNEL.format(share=1 - self._xc.hyb), "GGA"
             other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors, self._points, self._budget)
         return other
 
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
         """Return the field v + R[D - L L^T]; see `Field`."""
-        anchored = copy.copy(self)
-        anchored._reference, anchored._constant = list(factors), v
-        anchored._changes = [[_ExchangeOfChange(fit, origin) for origin in factors] for fit in self._exchange]
-        return anchored
+        shifted = copy.copy(self)
+        shifted._reference, shifted._constant = list(factors), v
+        shifted._changes = [[_ExchangeOfChange(fit, origin) for origin in factors] for fit in self._exchange]
+        return shifted
 
     def without_object(self) -> ResponseField:
         """Return the same response without the mean-field object, so that it does not keep that in memory."""

@@ -67,7 +67,7 @@ def superposed_atoms(cell: Any, kpts: Array, xc: str) -> Array:
     from pyscf.pbc.gto.pseudo.pp_int import get_pp_nl
 
     if missing := sorted({cell.atom_symbol(i) for i in range(cell.natm)} - set(cell._pseudo)):
-        raise OutOfDomainError(f"{', '.join(missing)} has no pseudopotential")
+        raise OutOfDomainError(f"{', '.join(missing)} has no pseudopotential; set cell.pseudo")
     first, of_first, opposite = up_to_sign(kpts, np.asarray(cell.lattice_vectors()))
     kpts = kpts[first]  # H(-k) = H(k)*
     xc, ni = functional_of(xc), KNumInt()

@@ -308,7 +308,7 @@ def _checked(correction: Array, native: gto.Mole, generalised: bool) -> Array:
 
 def _hermitian(correction: Array) -> Array:
     if not np.all(np.isfinite(correction)):
-        raise PredictionError("the model's matrix is not finite")
+        raise PredictionError("the model's matrix is not finite; train it again, or use another model")
     return (correction + np.swapaxes(correction, -1, -2).conj()) / 2
 
 

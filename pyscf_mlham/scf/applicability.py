@@ -12,7 +12,7 @@ from pyscf_mlham.scf.decorator import is_on_gpu
 
 # Methods that the cheap levels share with PySCF; a user's own replacement of one is called by PySCF's kernel only.
 HOOKS = ("pre_kernel", "post_kernel")
-STEPS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
+METHODS = ("get_fock", "get_occ", "get_grad", "eig", "make_rdm1", "canonicalize")
 # Attributes of a field that PySCF's decorations and users set; after newton() they reach the outer object only.
 FIELD = ("xc", "nlc", "disp", "grids", "nlcgrids", "with_df", "with_solvent", "with_x2c", "mm_mol", "get_hcore")
 KNOWN = (
@@ -68,7 +68,7 @@ def unknown_field(mf: Any) -> str:
         return reason
     if getattr(mf, "sigma", None) and not mf.istype("KSCF"):
         return "smeared occupations are left to PySCF"
-    if replaced := [name for name in STEPS if is_replaced(mf, name)]:
+    if replaced := [name for name in METHODS if is_replaced(mf, name)]:
         return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
     overlap = mf.get_ovlp(mf.mol)
     if (np.iscomplexobj(overlap) and not mf.istype("KSCF")) or overlap.shape[-1] != mf.mol.nao:

@@ -23,7 +23,7 @@ from pyscf_mlham.scf.problem import FLAT, Point, Problem
 
 EMPTY = 1e-10  # electrons
 SAME_LEVEL = 1e-5  # Hartree
-DEGENERATE = 1e-6  # Hartree; the slope of the occupation takes the place of a quotient
+SAME_ENERGY = 1e-6  # Hartree; the slope of the occupation takes the place of a quotient
 UNKNOWN = 1e9  # Hartree; above all orbitals, as PySCF pads those of linearly dependent functions
 
 
@@ -119,7 +119,7 @@ class CrystalProblem(Problem):
             if self.sigma:
                 level = np.log(n.clip(EMPTY) / (self._filled - n).clip(EMPTY))  # (mu - e) / sigma
                 change += float(np.sum(d.diagonal().real * self._slope(n) * level))
-                flat = np.abs(rising) < DEGENERATE
+                flat = np.abs(rising) < SAME_ENERGY
                 ratio = np.where(flat, self._slope(n) / self.sigma, -falling / np.where(flat, 1.0, rising))
             else:
                 ratio = np.abs(falling) / np.maximum(np.abs(rising), FLAT)

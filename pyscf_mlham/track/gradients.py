@@ -15,7 +15,9 @@ from pyscf.lib import logger
 
 from pyscf_mlham.arrays import Array
 
-SHARE = 0.02  # orbital gradient, Hartree, over the largest force, Hartree/Bohr: the error of a force is of its size
+FORCE_SHARE = (
+    0.02  # orbital gradient, Hartree, over the largest force, Hartree/Bohr: the error of a force is of its size
+)
 LOOSEST = 3e-4  # orbital gradient, Hartree
 
 
@@ -29,7 +31,7 @@ def loosened(own: float, force: float, loose_above: float | None) -> float:
     """
     if loose_above is None or force <= loose_above:
         return own
-    return max(own, min(SHARE * force, LOOSEST))
+    return max(own, min(FORCE_SHARE * force, LOOSEST))
 
 
 def watched(gradients: Any) -> Any:

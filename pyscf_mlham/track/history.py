@@ -45,7 +45,7 @@ MEMORY = 0.25  # share of max_memory for them
 RESPONSE_MEMORY = 0.1  # share of max_memory for the response level
 REUSED = 0.1  # Bohr; largest move of an atom for which it is used again
 JUMP = 1.0  # Bohr; largest displacement of an atom after alignment for which old steps are used
-NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
+DESCRIPTOR_NOISE = 0.15  # of descriptors and densities, as a share of the orbital gradient at convergence
 UNLIKE = 1e-6  # misfit of a geometry that is not one of the history's
 CLOSE = 1e-2  # expected error of a guess (Frobenius norm) up to which it is better than a coarse SCF
 FIELD_CHANGE = 1e-2  # Hartree; largest change of an external potential in Loewdin orbitals for which steps are used
@@ -327,7 +327,7 @@ class History:
         if self.strategy != "reversible":
             weights = extrapolation_weights(d, np.ravel(target), known)
         else:  # the past alone must not choose weights that are symmetric in time
-            weights = reversible_weights(d, np.ravel(target), NOISE * tolerance_of(mf))
+            weights = reversible_weights(d, np.ravel(target), DESCRIPTOR_NOISE * tolerance_of(mf))
         misfit = float(np.linalg.norm(weights @ d - np.ravel(target)))
         return np.asarray(base + np.tensordot(weights, known, axes=1)), misfit
 

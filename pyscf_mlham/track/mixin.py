@@ -30,7 +30,7 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 # of the decoration, removed with it
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_kept", "_improver")
 DEPENDENT = "the basis set is nearly linearly dependent"
-NEAR = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
+COMPLETED = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
 
 
@@ -280,7 +280,7 @@ class _TrackedSCF(Decoration):
 
     def _keep(self: Any, ladder: Ladder, outcome: Outcome) -> None:
         """Refine a converged SCF for the history; called by accelerate()."""
-        estimated = bool(outcome.failure and self.builds and outcome.best.gradient < NEAR)
+        estimated = bool(outcome.failure and self.builds and outcome.best.gradient < COMPLETED)
         if (estimated or not outcome.failure) and self.history.strategy in LEARNED:
             self._refine(lambda: kept(ladder, outcome.best, self.full_builds == 1 and not estimated))
 

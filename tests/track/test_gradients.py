@@ -12,7 +12,7 @@ from pyscf import gto, lib
 
 from pyscf_mlham import accelerate, track
 from pyscf_mlham.ase import BOHR, HARTREE
-from pyscf_mlham.track.gradients import LOOSEST, SHARE, loosened
+from pyscf_mlham.track.gradients import FORCE_SHARE, LOOSEST, loosened
 from support.calculators import quick, water
 from support.molecules import assert_close, mole
 
@@ -30,7 +30,7 @@ def test_criterion() -> None:
     assert loosened(own, 1.0, None) == own
     assert loosened(own, 0.0, limit) == own  # unknown
     assert loosened(own, limit, limit) == own
-    assert loosened(own, 2 * limit, limit) == pytest.approx(2 * SHARE * limit)
+    assert loosened(own, 2 * limit, limit) == pytest.approx(2 * FORCE_SHARE * limit)
     assert loosened(own, 1.0, limit) == LOOSEST
     assert loosened(1e-2, 1.0, limit) == 1e-2  # looser already
 

@@ -17,7 +17,7 @@ from pyscf_mlham.scf.multilevel.start import START_TOL
 EASY = 8  # builds of the coarse level; a solution that takes more may be a saddle point ...
 NARROW = 0.03  # ... and a closed shell of d elements with a smaller gap, Hartree
 RESTARTS = 3  # from lower points
-STEPS = 10  # of second order in the full level
+FULL_STEPS = 10  # of second order in the full level
 
 
 def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float, close: bool = False) -> Outcome:
@@ -46,7 +46,7 @@ def climb(full: FullLevel, ladder: Ladder, orbitals: Orbitals, tolerance: float,
     surface = ladder.surface(outcome.best) if outcome.failure and full.left else None
     if surface is None:
         return outcome
-    best, converged = descended(full, surface, tolerance, min(STEPS, full.left))
+    best, converged = descended(full, surface, tolerance, min(FULL_STEPS, full.left))
     assert isinstance(best, Iterate)
     return Outcome(best, "" if converged else outcome.failure)
 

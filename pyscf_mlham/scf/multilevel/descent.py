@@ -38,9 +38,9 @@ NO_SADDLE = 0.05  # radians; if a step of this length does not lower the energy,
 SHORT = 0.5  # radians; length of a step up to which it shows the curvature ...
 ROUNDED = 1e-5  # ... and below which the rounding of its energy hides it
 POOR, GOOD = 0.25, 0.75  # share of the expected lowering below and above which the radius changes
-ACCURATE = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
-SPACE = 30  # largest number of trial vectors
-FLAT = 0.1  # Hartree; smallest denominator of trial vectors
+RESIDUAL = 0.05  # residual of a step's equations, as a share of the gradient; the response level is no more accurate
+TRIAL_VECTORS = 30  # largest number of trial vectors
+DENOMINATOR = 0.1  # Hartree; smallest denominator of trial vectors
 TINY = float(np.finfo(float).tiny)
 UNSTABLE = -2e-3  # Hartree; curvature of a saddle point; that of an orientation on a grid is smaller
 UNSURE = 0.05  # Hartree; a curvature below may be negative in a finer field
@@ -97,7 +97,7 @@ def quartic_minimum(expected: float, change: float, length: float) -> float:
 
 
 def rotates_freely(problem: Problem) -> bool:
-    """Whether second-order steps serve: all occupied orbitals rotate with all virtual ones, unlike irreps and crystals.
+    """Whether second-order steps apply: all occupied orbitals rotate with all virtual ones, unlike irreps and crystals.
 
     Not for open d shells of ROHF: their orientations are flatter than the error of the response level, in several
     directions, and DIIS, which fills other orbitals, ends sooner.
@@ -183,7 +183,7 @@ class Surface:
     def step(self, radius: float) -> Step:
         """Return the step to the lowest energy within a radius, in a space of trial vectors as in Davidson's method."""
         space, images = np.zeros((0, self.gradient.size)), np.zeros((0, self.gradient.size))
-        trial = -self.gradient / np.maximum(np.abs(self.diagonal), FLAT)
+        trial = -self.gradient / np.maximum(np.abs(self.diagonal), DENOMINATOR)
         while True:
             for _ in range(2):  # once more against rounding
                 trial = trial - space.T @ (space @ trial)
@@ -193,10 +193,10 @@ class Surface:
             matrix = (matrix + matrix.T) / 2
             y, shift = lowest_within(slope, matrix, radius)
             residual = y @ images + shift * (y @ space) + self.gradient
-            small = np.linalg.norm(residual) < ACCURATE * np.linalg.norm(self.gradient)
-            if small or len(space) >= min(SPACE, self.gradient.size):
+            small = np.linalg.norm(residual) < RESIDUAL * np.linalg.norm(self.gradient)
+            if small or len(space) >= min(TRIAL_VECTORS, self.gradient.size):
                 return Step(y @ space, float(slope @ y + y @ matrix @ y / 2))
-            trial = -residual / np.maximum(np.abs(self.diagonal + shift), FLAT)
+            trial = -residual / np.maximum(np.abs(self.diagonal + shift), DENOMINATOR)
 
     @property
     def is_minimum(self) -> bool:
@@ -222,7 +222,7 @@ class Surface:
         """Return the lowest curvatures of the response level, Hartree, and their directions (Davidson's method)."""
         order = np.argsort(self.diagonal)[: count + 2]
         noise = np.random.default_rng(0).normal(scale=1e-2, size=(len(order), self.gradient.size))
-        start = noise / np.maximum(np.abs(self.diagonal), FLAT)  # of any symmetry
+        start = noise / np.maximum(np.abs(self.diagonal), DENOMINATOR)  # of any symmetry
         start[np.arange(len(order)), order] += 1
         _, values, vectors = lib.davidson1(
             lambda xs: [self.curved(x) for x in xs], list(start), self.diagonal, tol=1e-5, max_cycle=20,

@@ -25,10 +25,10 @@ SINGLE_TRUST_HF = 2e-2  # ... all of the exchange of Hartree-Fock is fitted in a
 RESPONSE_CYCLES = 25
 CYCLES = 50
 RISE = 10  # multiple of the expected lowering: a saddle point may be approached from slightly below ...
-NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
-SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
+GRID_NOISE = 1e-5  # ... and degenerate solutions differ by grid noise smaller than this; Hartree
+FULL_SLOW = 0.2  # the full gradient must fall to this share of the last one, or the cheaper levels are too coarse
 STALLED = 10  # cycles without a smaller gradient, after which the smallest is accepted: the limit of single precision
-NEAR = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies are ambiguous
+KEEPS_OCCUPATIONS = 1e-2  # orbital gradient below which ROHF keeps its occupations: its orbital energies are ambiguous
 
 
 class CheapLevel:
@@ -58,7 +58,7 @@ class CheapLevel:
     def step(self, point: Point, cycle: int) -> Orbitals:
         """Return the orbitals of PySCF's DIIS, damping and level shift; see `Cheaper`."""
         orbitals = self._problem.orbitals(self._problem.fock(point.v, point.density, cycle=cycle, diis=self._diis))
-        if self._problem.mf.istype("ROHF") and point.orbitals is not None and point.gradient < NEAR:
+        if self._problem.mf.istype("ROHF") and point.orbitals is not None and point.gradient < KEEPS_OCCUPATIONS:
             return self._problem.filled_like(point.orbitals, orbitals)
         return orbitals
 
@@ -95,7 +95,7 @@ class Iterate(Point):
 
     def lies_above(self, last: Iterate) -> bool:
         """Whether the energy has risen by more than a step to the solution nearest to the last point explains."""
-        return self.free_energy > last.free_energy + RISE * last.lowering + NOISE
+        return self.free_energy > last.free_energy + RISE * last.lowering + GRID_NOISE
 
 
 class NoProgressError(Exception):
@@ -186,7 +186,7 @@ class FullLevel:
         if not converged and best is not None and here.gradient > best.gradient:
             self.outcome = Outcome(best, "the orbital gradient rises", slow=True)
             return True
-        slow = best is not None and here.gradient > SLOW * best.gradient
+        slow = best is not None and here.gradient > FULL_SLOW * best.gradient
         self._best, self.outcome = here, Outcome(here, "")
         if converged:
             return True

@@ -35,7 +35,7 @@ from pyscf_mlham.scf.multilevel.start import breaks_spin_symmetry, first_orbital
 from pyscf_mlham.scf.problem import Problem, now
 from pyscf_mlham.threads import all_blas_threads, one_blas_thread
 
-GUESSES = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
+GUESS_METHODS = ("get_init_guess", "init_guess_by_minao")  # a user's own replacement of one is the guess as it is
 # Attributes of an accelerated object with their first values: settings, results, and those of one calculation.
 SETTINGS: dict[str, Any] = {"coarse_level": COARSE, "fine_level": FINE, "single_precision": True}
 RESULTS: dict[str, Any] = {
@@ -208,7 +208,7 @@ class _MultilevelSCF(Decoration):
         problem = problem_of(self)
         if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
             dm0 = self.make_rdm1()
-        own = any(is_replaced(self, name) for name in GUESSES)
+        own = any(is_replaced(self, name) for name in GUESS_METHODS)
         breaking = dm0 is None and not own and breaks_spin_symmetry(self)
         atoms = dm0 is None and not own and is_atomic(self.init_guess)
         response = None if self.builds else getattr(dm0, "response", None)  # estimates are no better than theirs

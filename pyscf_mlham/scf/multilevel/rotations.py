@@ -93,7 +93,7 @@ class Rotations:
     def mixed(self, angles: Array, gradients: Sequence[Array]) -> Array | float:
         """Return what rotations among the occupied, or the virtual, orbitals of a spin add to H x.
 
-        These do not change the density of that spin, but turn its gradient. Only shared orbitals have them.
+        These do not change the density of that spin, but rotate its gradient. Only shared orbitals have them.
 
         Args:
             angles: x.
@@ -101,11 +101,11 @@ class Rotations:
         """
         if self._free is None:
             return 0.0
-        total, turned = np.zeros(self._free.shape), self._matrix(angles)
+        total, k = np.zeros(self._free.shape), self._matrix(angles)
         for spin, g in zip(self.spins, gradients, strict=True):
             occupied, virtual = np.ix_(spin.filled, spin.filled), np.ix_(~spin.filled, ~spin.filled)
-            x = turned[spin.pairs]
-            total[spin.pairs] += g @ turned[occupied] - turned[virtual] @ g
+            x = k[spin.pairs]
+            total[spin.pairs] += g @ k[occupied] - k[virtual] @ g
             total[virtual] += g @ x.T - x @ g.T
             total[occupied] += g.T @ x - x.T @ g
         return np.asarray(total[self._free])
@@ -115,12 +115,12 @@ class Rotations:
         if self._free is not None:
             return self._orbitals._replace(coeff=self._orbitals.coeff @ scipy.linalg.expm(self._matrix(angles)))
         coeff = np.asarray(self._orbitals.coeff)
-        turns = []
+        rotations = []
         for spin, x in zip(self.spins, self.parts(angles), strict=True):
             k = np.zeros((len(spin.filled),) * 2)
             k[spin.pairs] = x
-            turns.append(scipy.linalg.expm(k - k.T))
-        return self._orbitals._replace(coeff=coeff @ (np.stack(turns) if coeff.ndim == 3 else turns[0]))
+            rotations.append(scipy.linalg.expm(k - k.T))
+        return self._orbitals._replace(coeff=coeff @ (np.stack(rotations) if coeff.ndim == 3 else rotations[0]))
 
     def _matrix(self, angles: Array) -> Array:
         """Return K of shared orbitals."""

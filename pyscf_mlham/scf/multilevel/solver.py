@@ -24,7 +24,7 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals
 from pyscf_mlham.scf.problem import Point
 
-ROUGH = 1e-2  # Hartree; a guess may have any gradient
+LARGEST_GOAL = 1e-2  # Hartree; a guess may have any gradient
 FLOOR = 0.15  # of a level's own criterion: no cheaper level is converged further
 NEARLY = 3  # a goal below this multiple of the level's criterion is lowered, as the next build may be the last one
 SLOW = 0.3  # a build must reduce the gradient to this share of the last one, or the cheaper levels are dropped
@@ -116,7 +116,7 @@ def solve(level: Solvable, point: Point, tolerance: float, cheaper: Sequence[Che
         if cheaper:
             last = combined(course.points, cheaper[-1])
             floor = min(FLOOR * tolerance, last.gradient / 2)
-            goal = min(cheaper[0].share * last.gradient, ROUGH)
+            goal = min(cheaper[0].share * last.gradient, LARGEST_GOAL)
             goal = goal if goal > NEARLY * tolerance else floor
             solution = solve(cheaper[0].shifted(last), last, goal, cheaper[1:])
             orbitals = solution.orbitals

@@ -21,7 +21,7 @@ from pyscf_mlham.scf.problem import Point, Problem
 
 START_TOL = 3e-3  # orbital gradient at which the first coarse SCF stops; the error of the coarse field is larger
 # Coarse gradient, over the root of the number of atoms, up to which a coarse SCF would not improve a density: the
-# solution of the unanchored coarse field is no nearer to that of the full one.
+# solution of the coarse field, not shifted, is no nearer to that of the full one.
 AS_GOOD = 4e-3
 # Expected error of a density, over the gradient of the criterion, below which it is not improved before the first full
 # build. The gradient is one to two and a half times the error in Hartree. A second full build now and then costs less
