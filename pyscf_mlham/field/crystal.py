@@ -22,9 +22,9 @@ from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import COARSE, RESPONSE
+from pyscf_mlham.field.partition import shared_grid
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.response import exchange_basis
-from pyscf_mlham.field.shares import shared_grid
 
 LIGHT = 15, 50  # radial and angular points of H and He in place of the 10 radial ones of PySCF's level 0
 

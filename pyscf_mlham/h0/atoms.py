@@ -22,7 +22,7 @@ from pyscf_mlham.ao.lattice import up_to_sign
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.errors import OutOfDomainError
 from pyscf_mlham.field.atoms import atomic_densities
-from pyscf_mlham.field.shares import NEAREST, ON_AXIS, RADII, Neighbour, Radial, atom_grid
+from pyscf_mlham.field.partition import NEAREST, ON_AXIS, RADII, Neighbour, Radial, atom_grid
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline

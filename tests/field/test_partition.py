@@ -9,7 +9,7 @@ import pytest
 from pyscf.dft.gen_grid import gen_atomic_grids
 from pyscf.pbc.dft.gen_grid import BeckeGrids
 
-from pyscf_mlham.field.shares import radial_densities, shared_grid
+from pyscf_mlham.field.partition import radial_densities, shared_grid
 from support.crystals import BORON_NITRIDE, chain, crystal
 from support.molecules import assert_close
 
