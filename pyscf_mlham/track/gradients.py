@@ -15,9 +15,8 @@ from pyscf.lib import logger
 
 from pyscf_mlham.arrays import Array
 
-FORCE_SHARE = (
-    0.02  # orbital gradient, Hartree, over the largest force, Hartree/Bohr: the error of a force is of its size
-)
+# orbital gradient, Hartree, over the largest force, Hartree/Bohr: the error of a force is of its size
+FORCE_SHARE = 0.02
 LOOSEST = 3e-4  # orbital gradient, Hartree
 
 
