@@ -1,6 +1,7 @@
 """Label the frames of the training, and split them by number: every sixth for test, every sixth for validation.
 
-python frames.py GEOMETRIES FOLDER, with the folder of the three files; half a minute to one and a half for each frame.
+python frames.py GEOMETRIES FOLDER, with the folder of the four files; a quarter of a minute for each frame of a layer,
+one to one and a half for each bilayer. Further frames of the layers, for training, are drawn here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,36 @@ import h5py
 import numpy as np
 
 LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse --kpts 6 6 1"
-FILES = {"graphene_1x1": 40, "hbn_1x1": 30, "bigraphene_AB": 9}
+FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18}
+DRAWN = {"graphene_more": (2.46, ("C", "C")), "hbn_more": (2.504, ("B", "N"))}  # lattice constant, Angstrom; elements
+STRAIN, SHEAR = 0.03, 0.015
 
 
 def split_of(name: str) -> str:
-    """Return the split of a frame by the number at the end of its name."""
-    return {4: "test", 2: "val"}.get(int(name.rpartition("_")[2]) % 6, "train")
+    """Return the split of a frame by the number at the end of its name; those drawn here are for training."""
+    kind, _, number = name.rpartition("_")
+    return "train" if kind in DRAWN else {4: "test", 2: "val"}.get(int(number) % 6, "train")
+
+
+def drawn_frames() -> dict[str, list[str]]:
+    """Return forty frames of each layer, strained, with displaced atoms, as text."""
+    rng = np.random.default_rng(7)
+    return {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
+
+
+def drawn(rng: np.random.Generator, name: str, a: float, elements: tuple[str, str]) -> str:
+    """Draw one frame."""
+    lattice = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, 15.0]])
+    strain, shear = rng.uniform(-STRAIN, STRAIN, 2), rng.uniform(-SHEAR, SHEAR)
+    deformation = np.diag([1 + strain[0], 1 + strain[1], 1.0])
+    deformation[0, 1] = deformation[1, 0] = shear
+    lattice = lattice @ deformation
+    positions = np.array([[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]) @ lattice
+    positions = positions + rng.normal(scale=rng.uniform(0.03, 0.08) / np.sqrt(3), size=positions.shape)
+    vectors = " ".join(f"{x:.10f}" for x in lattice.ravel())
+    head = f'2\nLattice="{vectors}" Properties=species:S:1:pos:R:3 name={name} pbc="T T F"\n'
+    atoms = zip(elements, positions, strict=True)
+    return head + "".join(f"{element} {x:.8f} {y:.8f} {z:.8f}\n" for element, (x, y, z) in atoms)
 
 
 def frames_of(path: Path) -> list[str]:
@@ -36,10 +61,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="at most so many of each file, for a test")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, number in FILES.items():
+    frames = {name: frames_of(args.geometries / f"{name}.xyz")[:number] for name, number in FILES.items()}
+    for name, found in (frames | drawn_frames()).items():
         chosen, labels = args.folder / f"{name}.xyz", args.folder / f"{name}.h5"
-        found = frames_of(args.geometries / f"{name}.xyz")
-        chosen.write_text("".join(found[: min(number, args.frames)]))
+        chosen.write_text("".join(found[: args.frames]))
         subprocess.run(f"mlham data generate {chosen} -o {labels} {LEVEL}".split(), check=True)
         with h5py.File(labels, "r+") as file:
             file["split"][:] = np.array([split_of(n) for n in file["name"].asstr()[:]], dtype=object)
