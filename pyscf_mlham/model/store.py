@@ -55,11 +55,7 @@ def find(name_or_path: str | Path) -> Path:
 
 def load(name_or_path: str | Path) -> Predictor:
     """Load a model; loading the same files again is free."""
-    return _load(find(name_or_path))
-
-
-def _load(folder: Path) -> Predictor:
-    folder = folder.resolve()
+    folder = find(name_or_path).resolve()
     return _load_folder(folder, *(_stamp(folder / name) for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)))
 
 
@@ -120,7 +116,7 @@ def best_for(mf: Any, mol: Any) -> Predictor:
             continue
         suited.append(((not same_name(config.basis, mol.basis), not same_functional(config.xc, xc), name), folder))
     if suited:
-        return _load(min(suited)[1])
+        return load(min(suited)[1])
     if not errors:
         sort = "crystals" if crystal else "molecules"
         raise ModelError(f"this version ships no trained model of {sort}; name one by 'ml:<path>' or register()")

@@ -77,5 +77,5 @@ def kept(ladder: Ladder, full: Point, alone: bool) -> Kept:
         alone: whether an extrapolated density was sufficient without the cheaper levels.
     """
     point = ladder.relaxed(full, max(REFINED * full.gradient, FINEST))
-    needed = not ladder.has_single and not (alone and not ladder.builds(CORRECTED[0]))
+    needed = not ladder.has_single and not (alone and not ladder.builds(CORRECTED))
     return Kept(point.orbitals, ladder.defect_at(full) if needed else None, ladder.response)

@@ -31,13 +31,14 @@ from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
 
+CORRECTED = "corrected"  # name of the coarse field with a known defect
 # Levels below the full one, in the order in which they are tried.
 CRYSTAL = ((COARSE.name,),)
 EXACT = ((COARSE.name, RESPONSE.name), (FINE.name,))
 FITTED = ((RESPONSE.name,), (COARSE.name, RESPONSE.name), (FINE.name,))
 START = (COARSE.name, RESPONSE.name)  # levels that give the density of the first full build ...
 IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted ...
-CORRECTED = ("corrected", RESPONSE.name)  # ... or if the defect of a cheap field is known
+IMPROVED_EXACT = (CORRECTED, RESPONSE.name)  # ... or the defect is known
 
 COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # attributes of objects with cheaper levels
 
@@ -76,7 +77,7 @@ class Ladder:
     @property
     def improving(self) -> tuple[str, ...]:
         """Names of the levels that improve a density before the first full build; empty if there are none."""
-        return IMPROVED if self.has_single else CORRECTED if self.defect is not None else ()
+        return IMPROVED if self.has_single else IMPROVED_EXACT if self.defect is not None else ()
 
     def levels(self, names: Sequence[str]) -> list[CheapLevel]:
         """Return levels by name, without the response level if the functional does not allow one."""
@@ -114,7 +115,7 @@ class Ladder:
     @property
     def counts(self) -> dict[str, int]:
         """Builds of each kind of level, by the attribute of an accelerated object."""
-        coarse = sum(map(self.builds, (COARSE.name, FINE.name, CORRECTED[0])))
+        coarse = sum(map(self.builds, (COARSE.name, FINE.name, CORRECTED)))
         single, response = self.builds(SINGLE.name), self.builds(RESPONSE.name)
         return dict(zip(COUNTS, (coarse, single, response), strict=True))
 
@@ -131,7 +132,7 @@ class Ladder:
 
     def defect_at(self, full: Point) -> Array:
         """Return the defect of the corrected field at a point of the full one, Hartree; see `Ladder`."""
-        [level] = self.levels(CORRECTED[:1])
+        [level] = self.levels([CORRECTED])
         known = 0.0 if self.defect is None else self.defect
         return np.asarray(known + full.v - level.field.potential(full.factors))
 
@@ -164,7 +165,7 @@ class Ladder:
             return CrystalField(mf) if name == COARSE.name else None
         if name == SINGLE.name:
             return SingleField(mf, self._coarse)
-        if name == CORRECTED[0]:
+        if name == CORRECTED:
             field = CoarseField(mf, replace(self._coarse, name=name, dtype=np.float64))
             return field if self.defect is None else field.plus(self.defect)
         if name != RESPONSE.name:
