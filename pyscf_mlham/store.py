@@ -16,7 +16,6 @@ from typing import Any
 from pyscf_mlham.errors import DataError
 
 PATIENCE = 1.0  # seconds to wait for a process that is about to end
-MEMORY = ":memory:"
 HEADER = ""  # key of the description of the run
 SETUP = (
     "PRAGMA locking_mode = EXCLUSIVE",  # until the file is closed
@@ -41,7 +40,7 @@ class Store:
     """Entries of one run, in the order of writing.
 
     Args:
-        path: path of the file, created if missing; ":memory:" for none.
+        path: path of the file, created if missing.
         run: description of the run; an existing file must have the same.
         noun: what the description is, in messages.
     """
@@ -58,7 +57,7 @@ class Store:
             try:
                 for command in SETUP:
                     self._file.execute(command)
-                if str(path) != MEMORY and not path.exists():
+                if not path.exists():
                     raise sqlite3.OperationalError("locked, and removed meanwhile")
                 self._check(json.loads(json.dumps(run)), noun)
             except BaseException:

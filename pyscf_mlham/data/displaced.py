@@ -59,7 +59,7 @@ def with_copies(
     settings: Displacements,
     work: Callable[[Sequence[Task]], Iterator[Copies]],
     console: Console,
-    memory: Path = Path(":memory:"),
+    memory: Path,
 ) -> Iterator[Molecule | DataError]:
     """Return molecules and their displaced copies, last the thermal ones, which need Hessians; a file keeps these."""
     tasks: dict[str, Task] = {}

@@ -50,7 +50,11 @@ def test_thermal_copies_are_made_by_the_workers_in_order(
 def test_a_molecule_without_normal_modes_costs_no_other(tmp_path: Path) -> None:
     good, bad = (m for m in read_geometries("ase:g2/H2O,HCN") if not isinstance(m, DataError))
     bad = bad._replace(positions=0 * bad.positions)
-    found = list(with_copies([bad, good], Displacements(thermal=1), lambda tasks: map(thermal_copies, tasks), silent()))
+
+    def engine(tasks: Sequence[Task]) -> Iterator[Copies]:
+        return map(thermal_copies, tasks)
+
+    found = list(with_copies([bad, good], Displacements(thermal=1), engine, silent(), tmp_path / "memory"))
     assert [isinstance(m, DataError) for m in found] == [False, False, True, False]
     assert "g2:HCN: no thermal copies" in str(found[2])
 
@@ -59,7 +63,7 @@ def test_a_killed_run_makes_no_thermal_copy_twice(tmp_path: Path) -> None:
     bad, *good = (m for m in read_geometries("ase:g2/HCN,H2O,CO") if not isinstance(m, DataError))
     molecules, memory = [bad._replace(positions=0 * bad.positions), *good], tmp_path / "memory"
 
-    def copies(wanted: Displacements, memory: Path = Path(":memory:")) -> tuple[list[Molecule | DataError], list[str]]:
+    def copies(wanted: Displacements, memory: Path) -> tuple[list[Molecule | DataError], list[str]]:
         asked: list[str] = []
 
         def engine(tasks: Sequence[Task]) -> Iterator[Copies]:
@@ -78,7 +82,7 @@ def test_a_killed_run_makes_no_thermal_copy_twice(tmp_path: Path) -> None:
         yield from map(thermal_copies, tasks[:2])
         raise KeyboardInterrupt
 
-    whole, _ = copies(Displacements(thermal=2))
+    whole, _ = copies(Displacements(thermal=2), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         list(with_copies(molecules, Displacements(thermal=2), killed, silent(), memory))
     again, asked = copies(Displacements(thermal=2), memory)
