@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -65,7 +64,6 @@ def saved(figure: Figure, kind: str) -> bytes:
     fields = ("Software",) if kind == "png" else ("Creator", "Date", "Format", "Type")
     stream = io.BytesIO()
     with rc_context(STYLE):
-        FigureCanvasAgg(figure)
         paper = "white" if kind == "png" else "none"
         figure.savefig(stream, format=kind, dpi=200, metadata=dict.fromkeys(fields), facecolor=paper)
     return stream.getvalue()

@@ -71,7 +71,7 @@ class NetworkModel:
     def __init__(self, config: ModelConfig, network: HamiltonianModel) -> None:
         self.config = config
         self.restricted = config.baseline != SCC
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.requires_grad_(False)
         sizes = network.options
         self._recipe = Recipe(network.template, sizes.degree, sizes.cutoff, config.baseline)
 

@@ -107,8 +107,6 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
 def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metrics]:
     """Evaluate a network, one molecule at a time; errors of predictions that are not finite are infinite."""
     weight = next(model.parameters())
-    training = model.training
-    model.eval()
     found = []
     with torch.no_grad():
         for example in examples:
@@ -116,7 +114,6 @@ def evaluate(model: HamiltonianModel, examples: Iterable[Example]) -> list[Metri
             batch, targets = batch.to(weight.device, weight.dtype), targets.to(weight.device)
             output = model(batch)
             found.append(_judged_blocks(output.onsite, output.pair, batch, targets, example, model.template))
-    model.train(training)
     return found
 
 
@@ -177,11 +174,9 @@ def write_log(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 def draw_curve(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Plot the errors against the step."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     labels = ("Fock matrix, mean absolute error / Ha", "occupied energies / Ha", "density matrix, first order")
     for key, label in zip(("h_mae", "occupied_mae", "density"), labels, strict=True):

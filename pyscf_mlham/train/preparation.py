@@ -94,7 +94,7 @@ def _check_theories(files: Sequence[HamiltonianFile]) -> None:
 def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
     """Build and run the network once, so that errors are found before the molecules are prepared."""
     try:
-        network = network_from_config(model_config).eval()
+        network = network_from_config(model_config)
         sample = trial_sample(recipe_of(model_config), model_config.elements[0], model_config.basis)
         with torch.no_grad():
             network(batch_from_samples([sample]).to("cpu", torch.float32))
