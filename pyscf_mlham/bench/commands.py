@@ -181,8 +181,7 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
 
 def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: Console) -> int:
     """Run a benchmark along a path; return 1 if there are problems."""
-    settings = from_options(kind, args)
-    settings = from_options(kind, args, model_sha256=model_hash(settings.model))
+    settings = from_options(kind, args, model_sha256=model_hash(args.model))
     follow = isinstance(settings, MD) and settings.follow
     paths, bad = read_paths(args.geometries, args.frames, args.charge, args.mult, follow)
     for text in bad:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -159,9 +158,7 @@ def _warm_up(protocol: Protocol, guess: Guess) -> None:
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     hydrogen = Molecule("warm-up", "", "", np.array([1, 1]), positions, 0, 0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-            mf = _fresh(hydrogen, protocol)
+        mf = _fresh(hydrogen, protocol)
     except DataError:  # the basis set is for other elements
         protocol = replace(protocol, basis="sto-3g")
         mf = _fresh(hydrogen, protocol)

@@ -13,7 +13,7 @@ import pyscf
 import pyscf_mlham
 from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.rivals import RIVALS
-from pyscf_mlham.data.label import KINDS
+from pyscf_mlham.data.label import KINDS, check_kind
 from pyscf_mlham.data.schema import GRID_LEVELS, Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.store import find, shipped
@@ -107,8 +107,7 @@ class Protocol(Theory):
     memory: int = option(4000, "max_memory of PySCF", metavar="MB", least=1)
 
     def __post_init__(self) -> None:
-        if self.scf.endswith("hf") and self.xc.lower() != "hf":
-            raise DataError(f"--scf {self.scf} has no functional, and --xc is {self.xc}; give --xc hf, or the ks kind.")
+        check_kind(self.scf, self.xc)
         super().__post_init__()
 
     @property

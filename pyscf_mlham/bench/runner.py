@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -77,9 +76,7 @@ def _check_molecules(found: Input, protocol: Protocol) -> None:
     reason = "see the messages about the input"
     for molecule in found.molecules:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
-                build(molecule, protocol.basis)
+            build(molecule, protocol.basis)
             return
         except DataError as error:  # noqa: PERF203  (the first one is right, mostly)
             reason = str(error)

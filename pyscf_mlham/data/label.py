@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,7 +133,9 @@ def crystal_solution(mf: Any, solver: str) -> Solution:
 def build(molecule: Molecule, basis: str) -> gto.Mole:
     """Build a PySCF molecule; raise DataError with the reason if that is impossible."""
     try:
-        mol = mol_from_geometry(molecule, basis)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PySCF's advice on other sources of basis sets
+            mol = mol_from_geometry(molecule, basis)
     except (KeyError, RuntimeError, AssertionError) as error:  # errors of PySCF's parsers
         raise DataError(f"basis set {basis} does not support its elements ({str(error) or 'no such name'})") from error
     missing = {mol.atom_symbol(i) for i in range(mol.natm) if not len(mol.atom_shell_ids(i)) and not is_ghost(mol, i)}
@@ -145,18 +148,22 @@ def build(molecule: Molecule, basis: str) -> gto.Mole:
     return mol
 
 
+def check_kind(kind: str, xc: str) -> None:
+    """Raise DataError if a kind of mean field, one of `KINDS`, has no functional, and xc is one."""
+    if kind.endswith("hf") and xc.lower() != "hf":
+        raise DataError(f"--scf {kind} has no functional, and --xc is {xc}; give --xc hf, or the ks kind.")
+
+
 def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
     """Create the mean-field object of a level of theory; "auto": restricted closed shells, unrestricted open ones."""
     pure = level.xc.lower() == "hf"
     if kind == "auto":
         kind = ("u" if mol.spin else "r") + ("hf" if pure else "ks")
-    name = kind.upper()
-    if name.endswith("HF") and not pure:
-        raise DataError(f"{kind} has no functional, and {level.xc} is one; give --xc hf, or a kind of Kohn-Sham.")
+    check_kind(kind, level.xc)
     if pure:
-        mf = getattr(scf, name.replace("KS", "HF"))(mol)
+        mf = getattr(scf, kind.upper().replace("KS", "HF"))(mol)
     else:
-        mf = getattr(dft, name)(mol, xc=level.xc)
+        mf = getattr(dft, kind.upper())(mol, xc=level.xc)
         mf.grids.level = level.grid_level
     if level.density_fit:
         mf = mf.density_fit()

@@ -62,7 +62,7 @@ def split_again(path: Path, shares: Shares, seed: int) -> None:
 def check_space(path: Path, sources: Iterable[Path], safe: str) -> None:
     """Raise DataError if there is no room beside a file for the size of its sources; HDF5 crashes on a full disk."""
     size = sum(source.stat().st_size for source in sources if source.exists())
-    if (free := shutil.disk_usage(path.parent or Path()).free) < size:
+    if (free := shutil.disk_usage(path.parent).free) < size:
         text = f"not enough disk space ({size / 1e6:.0f} MB needed, {free / 1e6:.0f} free)"
         raise DataError(f"{path}: {text}; {safe}. Free disk space and run the same command again.")
 
