@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ import pyscf_mlham
 from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.rivals import RIVALS
 from pyscf_mlham.data.label import KINDS, check_kind
-from pyscf_mlham.data.schema import GRID_LEVELS, Level
+from pyscf_mlham.data.schema import Calculation, Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.store import find, shipped
 from pyscf_mlham.options import check, chosen, names, option
@@ -52,16 +52,11 @@ STRATEGIES = {
 
 
 @dataclass(frozen=True)
-class Theory:
-    """Settings of every benchmark: level of theory, model and versions; the help texts describe the options."""
+class Theory(Calculation):
+    """Settings of every benchmark: level of theory, model and versions."""
 
     kind: ClassVar[str]
 
-    xc: str = option("b3lyp", "name of the functional, or hf")
-    basis: str = option("def2-svp", "PySCF's name of the basis set")
-    density_fit: bool = option(False, "density-fitted integrals", "--df")
-    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
-    conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root", above=0)
     model: str = option("", "name or folder of a model; by default the best of the shipped ones")
     model_sha256: str = ""  # checksum of the weights of that model, or of all shipped ones
     pyscf: str = pyscf.__version__
@@ -113,7 +108,7 @@ class Protocol(Theory):
     @property
     def level(self) -> Level:
         """Level of theory."""
-        return Level(self.xc, self.basis, self.grid_level, self.density_fit, self.conv_tol)
+        return Level(**{each.name: getattr(self, each.name) for each in fields(Calculation)})
 
     @property
     def details(self) -> str:

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from pyscf_mlham.bench.results import Folder, Results, molecule_of
 from pyscf_mlham.bench.rivals import RIVALS, Rival
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
+from pyscf_mlham.data.schema import Calculation
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
 from pyscf_mlham.progress import print_line, tracked
@@ -45,9 +46,8 @@ ENERGY_TOLERANCE = 1e-7  # Hartree; the error of an energy due to conv_tol is fa
 def calculator(settings: Settings, run: Run) -> MLHam:
     """Return the calculator of one pair of strategy and solver."""
     strategy = STRATEGIES[run[0]]
-    names = ("xc", "basis", "density_fit", "grid_level", "conv_tol")
     made = MLHam(
-        **{name: getattr(settings, name) for name in names},
+        **{each.name: getattr(settings, each.name) for each in fields(Calculation)},
         model=settings.model or None,
         solver=run[1],
         guess=strategy.guess,

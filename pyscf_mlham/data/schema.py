@@ -51,8 +51,8 @@ LARGEST_FOCK = 1e4  # Hartree; a larger element is an error
 
 
 @dataclass(frozen=True)
-class Level:
-    """Level of theory of the labels, the same for all of one file.
+class Calculation:
+    """Settings of an SCF; the help texts describe the options.
 
     Attributes:
         xc: PySCF's name of the functional, "hf" for Hartree-Fock.
@@ -60,16 +60,25 @@ class Level:
         grid_level: PySCF's grid level.
         density_fit: whether the two-electron integrals are density-fitted.
         conv_tol: energy criterion of the SCF, Hartree.
+    """
+
+    xc: str = option("b3lyp", "name of the functional, or hf")
+    basis: str = option("def2-svp", "PySCF's name of the basis set")
+    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
+    density_fit: bool = option(False, "density-fitted integrals", "--df")
+    conv_tol: float = option(1e-9, "energy criterion, Hartree; that of the gradient is its root", above=0)
+
+
+@dataclass(frozen=True)
+class Level(Calculation):
+    """Level of theory of the labels, the same for all of one file.
+
+    Attributes:
         pseudo: PySCF's name of the pseudopotentials of crystals, "" for molecules.
         smearing: width of the Fermi function of the occupations, Hartree; 0 without.
         approximate: whether the SCF was converged in a coarse field.
     """
 
-    xc: str = option("b3lyp", "functional, or hf")
-    basis: str = option("def2-svp", "PySCF's name of the basis set")
-    grid_level: int = option(3, "PySCF's grid level, 0 to 9", "--grid", choices=GRID_LEVELS, metavar="LEVEL")
-    density_fit: bool = option(False, "density-fitted integrals", "--df")
-    conv_tol: float = option(1e-9, "energy criterion, Hartree")
     pseudo: str = option("", "pseudopotential: the geometries are crystals; gth-pbe, for example")
     smearing: float = option(0.0, "of the occupations of crystals, Hartree", least=0)
     approximate: bool = False
