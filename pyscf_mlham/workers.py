@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -61,41 +62,39 @@ def check_scratch() -> None:
 
 def engine(job: Job[T, R], jobs: int, dask: str = "") -> Callable[[Sequence[T]], Iterator[R]]:
     """Return an engine of worker processes, or of a dask cluster if the address of its scheduler is given."""
-    return dask_engine(job, dask) if dask else process_engine(job, jobs)
-
-
-def process_engine(job: Job[T, R], jobs: int) -> Callable[[Sequence[T]], Iterator[R]]:
-    """Return an engine of worker processes; a worker that dies is replaced, and its task tried once more."""
+    if dask:
+        return functools.partial(on_cluster, job, dask)
     if jobs < 1:
         raise DataError(f"{jobs} worker processes: expected 1 or more.")
+    return functools.partial(in_processes, job, jobs)
 
-    def run(tasks: Sequence[T]) -> Iterator[R]:
-        waiting = deque((task, 0) for task in tasks)
-        idle = [_new_worker(job) for _ in range(min(jobs, len(tasks)))]
-        busy: dict[Future[R], tuple[ProcessPoolExecutor, T, int]] = {}
-        try:
-            while waiting or busy:
-                while waiting and idle:
-                    task, deaths = waiting.popleft()
-                    worker, future = _submit(idle.pop(), job, task)
-                    busy[future] = worker, task, deaths
-                for future in wait_for(busy, return_when=FIRST_COMPLETED).done:
-                    worker, task, deaths = busy.pop(future)
-                    died = isinstance(future.exception(), BrokenProcessPool)
-                    idle.append(_new_worker(job) if died else worker)
-                    if died and deaths + 1 < LIVES:
-                        waiting.appendleft((task, deaths + 1))
-                    elif died:
-                        yield job.failed(task, f"the worker process died {LIVES} times (out of memory?)")
-                    else:
-                        yield future.result()
-        finally:
-            for worker in (*idle, *(worker for worker, _, _ in busy.values())):
-                for process in (worker._processes or {}).values():
-                    process.kill()
-                worker.shutdown()
 
-    return run
+def in_processes(job: Job[T, R], jobs: int, tasks: Sequence[T]) -> Iterator[R]:
+    """Work on tasks in worker processes; one that dies is replaced, and its task tried once more."""
+    waiting = deque((task, 0) for task in tasks)
+    idle = [_new_worker(job) for _ in range(min(jobs, len(tasks)))]
+    busy: dict[Future[R], tuple[ProcessPoolExecutor, T, int]] = {}
+    try:
+        while waiting or busy:
+            while waiting and idle:
+                task, deaths = waiting.popleft()
+                worker, future = _submit(idle.pop(), job, task)
+                busy[future] = worker, task, deaths
+            for future in wait_for(busy, return_when=FIRST_COMPLETED).done:
+                worker, task, deaths = busy.pop(future)
+                died = isinstance(future.exception(), BrokenProcessPool)
+                idle.append(_new_worker(job) if died else worker)
+                if died and deaths + 1 < LIVES:
+                    waiting.appendleft((task, deaths + 1))
+                elif died:
+                    yield job.failed(task, f"the worker process died {LIVES} times (out of memory?)")
+                else:
+                    yield future.result()
+    finally:
+        for worker in (*idle, *(worker for worker, _, _ in busy.values())):
+            for process in (worker._processes or {}).values():
+                process.kill()
+            worker.shutdown()
 
 
 def _new_worker(job: Job[Any, Any]) -> ProcessPoolExecutor:
@@ -114,31 +113,27 @@ def _submit(worker: ProcessPoolExecutor, job: Job[T, R], task: T) -> tuple[Proce
             return worker, worker.submit(job, task)
 
 
-def dask_engine(job: Job[T, R], address: str) -> Callable[[Sequence[T]], Iterator[R]]:
-    """Return an engine that submits the tasks to a dask cluster."""
-
-    def run(tasks: Sequence[T]) -> Iterator[R]:
-        try:
-            from distributed import Client, KilledWorker, as_completed
-        except ImportError as error:
-            raise DataError("--dask needs the package distributed; pip install 'pyscf-mlham[dask]'.") from error
-        try:
-            client = Client(address, timeout=PATIENCE)
-        except OSError as error:
-            raise DataError(f"no dask scheduler is reachable at {address} ({error}).") from error
-        with client:
-            futures = {client.submit(_work_alone, job, task, pure=False): task for task in tasks}
-            for future in as_completed(futures):
-                task = futures.pop(future)
-                try:
-                    yield future.result()
-                except KilledWorker as error:
-                    yield job.failed(task, f"its workers died ({error})")
-                except ImportError as error:
-                    raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
-                future.release()
-
-    return run
+def on_cluster(job: Job[T, R], address: str, tasks: Sequence[T]) -> Iterator[R]:
+    """Work on tasks on a dask cluster."""
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError as error:
+        raise DataError("--dask needs the package distributed; pip install 'pyscf-mlham[dask]'.") from error
+    try:
+        client = Client(address, timeout=PATIENCE)
+    except OSError as error:
+        raise DataError(f"no dask scheduler is reachable at {address} ({error}).") from error
+    with client:
+        futures = {client.submit(_work_alone, job, task, pure=False): task for task in tasks}
+        for future in as_completed(futures):
+            task = futures.pop(future)
+            try:
+                yield future.result()
+            except KilledWorker as error:
+                yield job.failed(task, f"its workers died ({error})")
+            except ImportError as error:
+                raise DataError(f"the workers at {address} lack a package ({error}); install it there.") from error
+            future.release()
 
 
 def _work_alone(job: Job[T, R], task: T) -> R:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -37,13 +36,7 @@ def quick_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     from pyscf_mlham import workers
     from pyscf_mlham.bench import report
 
-    process_engine = workers.process_engine
-
-    def engine(job: Any, jobs: int) -> Any:
-        process_engine(job, jobs)  # for its errors
-        return lambda tasks: map(job, tasks)
-
-    monkeypatch.setattr(workers, "process_engine", engine)
+    monkeypatch.setattr(workers, "in_processes", lambda job, _, tasks: map(job, tasks))
     monkeypatch.setattr(report, "draw", lambda *_: {})
 
 

@@ -12,13 +12,13 @@ import pytest
 from pyscf import lib
 
 from pyscf_mlham import cli
-from pyscf_mlham.workers import Job, dask_engine
+from pyscf_mlham.workers import Job, on_cluster
 
 ENGINE = """
 import sys
-from pyscf_mlham.workers import Job, process_engine
+from pyscf_mlham.workers import Job, in_processes
 from test_workers import lost, sleep
-list(process_engine(Job(sleep, lost), 2)([sys.argv[1]] * 2))
+list(in_processes(Job(sleep, lost), 2, [sys.argv[1]] * 2))
 """
 POOL = """
 import sys
@@ -56,7 +56,7 @@ def test_workers_of_a_cluster_are_pinned_too(monkeypatch: pytest.MonkeyPatch) ->
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         for threads in (2, 1):
             job = Job(eval, lost, threads, {"CUDA_VISIBLE_DEVICES": ""})
-            found = [next(dask_engine(job, cluster.scheduler_address)([question])) for question in asked]
+            found = [next(on_cluster(job, cluster.scheduler_address, [question])) for question in asked]
             assert found == [threads, threads, {threads}, {threads}, (str(threads), "")]
 
 
