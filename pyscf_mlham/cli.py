@@ -96,10 +96,10 @@ def _eval(args: argparse.Namespace, console: Console) -> int:
 
 
 def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001  (every command has both)
-    from pyscf import gto
     from rich.table import Table
 
     from pyscf_mlham import checkpoint
+    from pyscf_mlham.model.domain import signed, symbols
     from pyscf_mlham.model.store import shipped
 
     table = Table(box=None, pad_edge=False)
@@ -107,9 +107,8 @@ def _models(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 
         table.add_column(heading, overflow="fold")
     for name, folder in shipped().items():
         config = checkpoint.read_config(folder)
-        elements = " ".join(gto.mole._symbol(z) for z in config.elements)
-        charges = " ".join(f"{q:+d}" if q else "0" for q in config.charges)
         level = "/".join(filter(None, (config.xc, config.basis, config.pseudo)))
-        table.add_row(name, elements, charges, level, config.baseline, config.architecture)
+        of_network = (level, config.baseline, config.architecture)
+        table.add_row(name, symbols(config.elements), signed(config.charges), *of_network)
     console.print(table if table.rows else "This version ships no model.")
     return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from pyscf import gto
+from pyscf.data.elements import ELEMENTS
 from pyscf.dft import libxc
 
 from pyscf_mlham.ao.cell import cells_within
@@ -33,12 +35,21 @@ def check_domain(mf: Any, mol: gto.Mole, config: ModelConfig) -> None:
         _check_molecule(mol, config)
     numbers = {gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)}
     if unknown := sorted(numbers - set(config.elements)):
-        symbols = ", ".join(gto.mole._symbol(z) for z in unknown)
-        known = ", ".join(gto.mole._symbol(z) for z in config.elements)
-        raise OutOfDomainError(f"element {symbols} is not among those of model {config.name} ({known})")
+        known = f"model {config.name} ({symbols(config.elements)})"
+        raise OutOfDomainError(f"element {symbols(unknown)} is not among those of {known}")
     if mol.charge not in config.charges:
-        known = ", ".join(f"{q:+d}" if q else "0" for q in config.charges)
-        raise OutOfDomainError(f"total charge {mol.charge:+d} is not among those of model {config.name} ({known})")
+        known = f"model {config.name} ({signed(config.charges)})"
+        raise OutOfDomainError(f"total charge {mol.charge:+d} is not among those of {known}")
+
+
+def symbols(elements: Iterable[int]) -> str:
+    """Name elements: H, C."""
+    return ", ".join(ELEMENTS[z] for z in sorted(elements))
+
+
+def signed(charges: Iterable[int]) -> str:
+    """List charges: -1, 0, +1."""
+    return ", ".join(f"{q:+d}" if q else "0" for q in charges)
 
 
 def _check_method(mf: Any, mol: gto.Mole) -> None:

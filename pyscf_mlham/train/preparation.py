@@ -28,7 +28,7 @@ from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import SCC, fingerprint, same_h0
-from pyscf_mlham.model.domain import same_functional, same_name
+from pyscf_mlham.model.domain import same_functional, same_name, symbols
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.model.store import find
 from pyscf_mlham.nn.batch import batch_from_samples
@@ -199,11 +199,6 @@ def choose(
 
 def _elements(places: Iterable[Place]) -> set[int]:
     return {z for place in places for z in place.composition}
-
-
-def symbols(elements: Iterable[int]) -> str:
-    """Name elements: H, C."""
-    return ", ".join(ELEMENTS[z] for z in sorted(elements))
 
 
 def _requested(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
