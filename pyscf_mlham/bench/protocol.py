@@ -12,7 +12,7 @@ import pyscf
 
 import pyscf_mlham
 from pyscf_mlham import checkpoint
-from pyscf_mlham.bench.rivals import RIVALS
+from pyscf_mlham.bench.comparison import COMPARED
 from pyscf_mlham.data.label import KINDS, check_kind
 from pyscf_mlham.data.schema import Calculation, Level
 from pyscf_mlham.errors import DataError
@@ -35,7 +35,7 @@ class Strategy(NamedTuple):
     """Initial guesses of the SCFs along a path."""
 
     guess: str  # guess of the first geometry, "minao" or "ml"
-    history: str | None  # a strategy of `History`, or a rival, for the later ones; None: the first guess always
+    history: str | None  # a strategy of `History` or of `COMPARED` for the later ones; None: the first guess always
 
 
 STRATEGIES = {
@@ -48,7 +48,7 @@ STRATEGIES = {
     "ml+history": Strategy("ml", "fit"),
     "reversible": Strategy("minao", "reversible"),
     "ml+reversible": Strategy("ml", "reversible"),
-} | {name: Strategy("minao", name) for name in RIVALS}
+} | {name: Strategy("minao", name) for name in COMPARED}
 
 
 @dataclass(frozen=True)

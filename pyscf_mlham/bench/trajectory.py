@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from pyscf_mlham.ase import HARTREE, MLHam
+from pyscf_mlham.bench.comparison import COMPARED, ComparedHistory
 from pyscf_mlham.bench.measure import Row, levels, versions
 from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results, molecule_of
-from pyscf_mlham.bench.rivals import RIVALS, Rival
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
 from pyscf_mlham.data.schema import Calculation
@@ -51,10 +51,10 @@ def calculator(settings: Settings, run: Run) -> MLHam:
         model=settings.model or None,
         solver=run[1],
         guess=strategy.guess,
-        history="loewdin" if strategy.history in RIVALS else strategy.history,
+        history="loewdin" if strategy.history in COMPARED else strategy.history,
     )
-    if strategy.history in RIVALS:
-        made.use_history(Rival(run[0]))
+    if strategy.history in COMPARED:
+        made.use_history(ComparedHistory(run[0]))
     return made
 
 

@@ -1,4 +1,4 @@
-"""Rivals of the history: idempotent guesses, better than the last density, and the same energies."""
+"""Histories of comparison: idempotent guesses, better than the last density, and the same energies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pyscf_mlham import track
+from pyscf_mlham.bench.comparison import COMPARED, ComparedHistory, _exponential, _logarithm
 from pyscf_mlham.bench.protocol import MD
-from pyscf_mlham.bench.rivals import RIVALS, Rival, _exponential, _logarithm
 from pyscf_mlham.bench.trajectory import calculator
 from support.molecules import assert_close, mole
 
@@ -20,13 +20,13 @@ def test_exponential_is_the_inverse_of_the_logarithm() -> None:
     assert_close(_exponential(0 * centre, centre), centre, 1e-12)
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", COMPARED)
 @pytest.mark.parametrize("ion", [{}, {"charge": 1, "spin": 1}])
-def test_rivals_extrapolate(name: str, ion: dict[str, int]) -> None:
+def test_they_extrapolate(name: str, ion: dict[str, int]) -> None:
     start = mole(basis="sto-3g", **ion)
     moves = 0.02 * np.random.default_rng(1).normal(size=(3, 3))
     errors = {}
-    for history in (Rival(name), "loewdin"):
+    for history in (ComparedHistory(name), "loewdin"):
         scanner, plain = track(start.UHF() if ion else start.RHF(), history).as_scanner(), start.HF().as_scanner()
         for k in range(6):
             mol = start.set_geom_(start.atom_coords() + np.sin(0.3 * k) * moves, unit="Bohr", inplace=False)
@@ -37,6 +37,6 @@ def test_rivals_extrapolate(name: str, ion: dict[str, int]) -> None:
 
 
 def test_benchmarks_know_them() -> None:
-    for name in RIVALS:
+    for name in COMPARED:
         own = calculator(MD(strategy=f"history,{name}"), (name, "scf"))
-        assert isinstance(own._history, Rival)
+        assert isinstance(own._history, ComparedHistory)

@@ -19,7 +19,7 @@ from pyscf_mlham.track.history import History
 from pyscf_mlham.track.place import Place
 from pyscf_mlham.track.step import Step, rotated
 
-RIVALS = {  # name: descriptor, whether logarithms are combined, whether with DIIS
+COMPARED = {  # name: descriptor, whether logarithms are combined, whether with DIIS
     "overlap": ("overlap", False, False),
     "hcore": ("hcore", False, False),
     "gext": ("overlap", True, False),
@@ -30,12 +30,12 @@ RIVALS = {  # name: descriptor, whether logarithms are combined, whether with DI
 DIIS_SPACE = 8  # steps, as in PySCF's DIIS
 
 
-class Rival(History):
+class ComparedHistory(History):
     """A history with another extrapolation."""
 
     def __init__(self, name: str) -> None:
         super().__init__("loewdin")  # as those of comparison: not improved
-        self._descriptor, self._logarithms, self._diis = RIVALS[name]
+        self._descriptor, self._logarithms, self._diis = COMPARED[name]
 
     def _vectors(self, mf: Any, place: Place, steps: list[Step]) -> tuple[Array, float]:
         """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first; see `History`."""
