@@ -40,11 +40,7 @@ RESULTS = {
 
 
 def table(name: str) -> str:
-    """Return a table as Markdown, with the versions that its numbers are of.
-
-    Args:
-        name: key of `RESULTS`.
-    """
+    """Return a table, a key of `RESULTS`, as Markdown, with the versions that its numbers are of."""
     results = read_results(ROOT / RESULTS[name])
     versions = sorted({row.versions for row in results.rows})
     return summary_table(results) + "\n" + "\n".join(f"Versions: {version}." for version in versions) + "\n"

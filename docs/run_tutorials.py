@@ -15,22 +15,14 @@ FOLDER = Path(__file__).resolve().parent / "tutorials"
 
 
 def cleaned(text: str) -> str:
-    """Return printed text without times and temporary names.
-
-    Args:
-        text: what a tutorial printed.
-    """
+    """Return printed text without times and temporary names."""
     text = re.sub(r"\b\d+(\.\d+)? s\b", "... s", text)
     text = re.sub(r"/tmp/tmp\w+", "/tmp/folder", text)
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
 
 
 def main(names: list[str]) -> int:
-    """Run tutorials.
-
-    Args:
-        names: without suffix; all of them if empty.
-    """
+    """Run tutorials; names: without suffix, all of them if empty."""
     failed = 0
     for script in sorted(FOLDER.glob("*.py")):
         if names and script.stem not in names:

@@ -66,13 +66,7 @@ class Row(NamedTuple):
 
 
 def run(mf: Any, guess: str, label: str) -> Row:
-    """Converge a mean-field object from a guess, counting.
-
-    Args:
-        mf: fresh PySCF mean-field object.
-        guess: value of mf.init_guess.
-        label: what to call it.
-    """
+    """Converge a fresh mean-field object from a guess, counting."""
     mf.init_guess = guess
     with counting_fock_builds(mf) as counter:
         start = time.perf_counter()
@@ -82,13 +76,7 @@ def run(mf: Any, guess: str, label: str) -> Row:
 
 
 def compare(geometry: str, xc: str, basis: str) -> list[Row]:
-    """Run PySCF's guess, the learned one, and both again with the two-level solver.
-
-    Args:
-        geometry: atoms in Angstrom.
-        xc: functional.
-        basis: basis set.
-    """
+    """Run PySCF's guess, the learned one, and both again with accelerate(); geometry: atoms in Angstrom."""
     mol = pyscf.M(atom=geometry, basis=basis, verbose=0)
     plain = [run(mol.RKS(xc=xc), guess, guess) for guess in ("minao", "ml")]
     quick = [run(pyscf_mlham.accelerate(mol.RKS(xc=xc)), g, f"{g}, accelerate()") for g in ("minao", "ml")]

@@ -66,9 +66,7 @@ def summary(
     """Return everything as Markdown.
 
     Args:
-        found: results.
         costs: processor seconds of each network: "step", and "inference" of one molecule.
-        protocol: settings of all runs.
         minao: mean cycles from PySCF's guess, None if not counted.
     """
     found = [costs[r["variant"]] | r for r in found]
@@ -83,7 +81,7 @@ def summary(
         refused = sum(r.get("refused", 0) for r in found)
         lines += [
             f"Cycles: of the first {protocol['scf']}, density-fitted, grid 1; from minao {minao:.2f}. A model's guess "
-            "costs two coarse builds beside, one of them a step of the SCF's own response, which evens out differences."
+            "is refined by a build in single precision and its response, which evens out differences."
             + f" Predictions rejected, with minao in their place: {refused}."
             * bool(refused)
         ]
