@@ -41,7 +41,7 @@ OTHER_ENERGY, OTHER_GAP, OTHER_S2 = 1e-5, 1e-3, 1e-2
 FAILED = "failed: "
 
 
-class Doubt(NamedTuple):
+class RunProblem(NamedTuple):
     """A problem of a run."""
 
     kind: str
@@ -66,7 +66,7 @@ class Results:
         everything = grouped([*self.rows, *self.limits], lambda row: f"{molecule_of(row)} {row.guess} {row.solver}")
         for runs in everything.values():
             unit = "runs" if runs[0].step is None else "geometries"
-            for alike in grouped(filter(None, map(self.doubt, runs)), lambda doubt: doubt.kind).values():
+            for alike in grouped(filter(None, map(self.problem, runs)), lambda problem: problem.kind).values():
                 count = f"{len(alike)} of {len(runs)} {unit}: " * (len(runs) > 1)
                 run = f"{runs[0].molecule}, {runs[0].guess}, {runs[0].solver}"
                 found.append((alike[0].kind, f"{run}: {count}{max(alike, key=lambda d: d.size).text}"))
@@ -108,26 +108,26 @@ class Results:
     def _references(self) -> dict[str, Row]:
         return references(self.rows, self.protocol.reference)
 
-    def doubt(self, row: Row) -> Doubt | None:
+    def problem(self, row: Row) -> RunProblem | None:
         """Return the problem of a run, or None."""
         if row.error:
-            return Doubt(FAILED + row.error, 0.0, FAILED + row.error)
+            return RunProblem(FAILED + row.error, 0.0, FAILED + row.error)
         if row.guess == LIMIT.label:
             return None
         if not row.converged:
-            return Doubt("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
+            return RunProblem("not converged", float(row.cycles or 0), f"not converged in {row.cycles} cycles")
         if row.e_err is None:
             if self.is_path:
                 return None  # a single run, or a reference that failed, which is reported
             text = f"there is no converged {'/'.join(self.protocol.reference)} run to compare its energy with"
-            return Doubt("no reference", 0.0, text)
+            return RunProblem("no reference", 0.0, text)
         if abs(row.e_err) <= self.energy_tolerance:
             return None
         side = "below" if row.e_err < 0 else "above"
         incomplete = ", which may be incomplete convergence; a tighter --conv-tol decides"
         state = ": another state" if self.is_elsewhere(row) else incomplete
         size = abs(row.e_err)
-        return Doubt("energy", size, f"its energy is {size:.1e} Ha {side} the reference{state}")
+        return RunProblem("energy", size, f"its energy is {size:.1e} Ha {side} the reference{state}")
 
     def is_elsewhere(self, row: Row) -> bool:
         """Whether a run ended in another state than the reference, by energy, spin and gap."""
