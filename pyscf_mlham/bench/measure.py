@@ -31,7 +31,7 @@ from pyscf_mlham.workers import Job
 
 KNOWN = (*CLASSICAL, "ml")  # values of mf.init_guess; other starts are densities passed to the kernel
 APPROACH = (0.98, 0.99)  # scale of the geometries that a tracked object converges first
-PLAIN = "plain SCF, not two levels"  # in the note of such a run
+ONE_LEVEL = "plain SCF, not two levels"  # in the note of such a run
 
 _ALONE = threading.Lock()  # a worker of a cluster may have several threads, whose seconds would add up
 
@@ -91,7 +91,7 @@ class Row:
     e_err: float | None = None  # e_tot minus that of the reference, Hartree
     s2: float | None = None
     stable: bool | None = None  # whether the solution is a minimum by PySCF's internal stability analysis
-    homo: float | None = None
+    homo: float | None = None  # the highest of both spins; lumo is the lowest, gap their difference
     lumo: float | None = None
     gap: float | None = None
     # orbital energies of the predicted Fock matrix minus the converged ones, Hartree
@@ -192,7 +192,7 @@ def _measured(task: Task) -> Row:
     gradients, converged = _gradients(mf, visited), bool(mf.converged)
     note, stable = start.note, None
     if reason := getattr(mf, "plain_reason", ""):
-        plain = f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{PLAIN}: {reason}"
+        plain = f"two levels, then plain SCF: {reason}" if any(Work.of(mf)) else f"{ONE_LEVEL}: {reason}"
         note = "; ".join(filter(None, (note, plain)))
     if task.stability and converged:
         found = mf.stability(return_status=True)

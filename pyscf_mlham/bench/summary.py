@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from pyscf_mlham.bench.measure import PLAIN, Row
+from pyscf_mlham.bench.measure import ONE_LEVEL, Row
 from pyscf_mlham.bench.results import Results, case_of, grouped, method_name, methods_of, molecule_of
 from pyscf_mlham.bench.starts import REFUSED
 
@@ -186,12 +186,12 @@ def heading(rows: Sequence[Row]) -> str:
     return f"{first.molecule}{state}, {len(steps)} geometries{failed or stopped}"
 
 
-def asides(method: Method) -> list[str]:
+def remarks(method: Method) -> list[str]:
     """Return for how many molecules a method used its fallback, and how many it lacks."""
     done = len(method.cases)
     matches = [match for case in method.cases.values() if (match := REFUSED.match(case.note))]
     instead = (matches[0][1] if matches else "") or "no model"  # a history continues without the model
-    plain = sum(PLAIN in case.note for case in method.cases.values())
+    plain = sum(ONE_LEVEL in case.note for case in method.cases.values())
     texts = [
         f"{instead} for {len(matches)} of {done}" * bool(matches),
         f"plain SCF for {plain} of {done}" * bool(plain),

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pyscf_mlham.bench.protocol import Trajectory
 from pyscf_mlham.bench.results import Results, method_name, molecule_of
-from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Method, asides, sections, summarise
+from pyscf_mlham.bench.summary import FEWEST, NAN, NOTHING, Method, remarks, sections, summarise
 from pyscf_mlham.progress import print_line
 
 TOO_FEW = "without intervals, for a single molecule"
@@ -80,7 +80,7 @@ def _cost(attribute: str) -> Callable[[Method], str]:
 
 
 def _label(method: Method, name: str = "") -> str:
-    return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := asides(method)) else "")
+    return (name or method.guess) + (f" ({'; '.join(texts)})" if (texts := remarks(method)) else "")
 
 
 def _energy(method: Method) -> str:

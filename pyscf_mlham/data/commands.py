@@ -20,7 +20,7 @@ from pyscf_mlham.data.displaced import Displacements, thermal_copies, with_copie
 from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, add_baseline, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.label import COARSE_GRID, COARSE_TOL
+from pyscf_mlham.data.label import ROUGH_GRID, ROUGH_TOL
 from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
 from pyscf_mlham.data.splits import advice_on_empty, split_again, splits_by_group
 from pyscf_mlham.errors import DataError
@@ -83,7 +83,7 @@ def _add_labels(parser: argparse.ArgumentParser, *theory: str) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="file of labelled molecules")
     add_options(parser, Level, theory)
     grid = {field.name: field for field in dataclasses.fields(Level)}["grid_level"]
-    text = f"{grid.metadata['help']}; default {grid.default}, coarse labels {COARSE_GRID}"
+    text = f"{grid.metadata['help']}; default {grid.default}, coarse labels {ROUGH_GRID}"
     parser.add_argument("--grid", type=int, help=text, **grid.metadata["how"])
     _add_shares(parser)
 
@@ -105,7 +105,7 @@ def level_of(args: argparse.Namespace) -> Level:
     if level.pseudo:
         level = dataclasses.replace(level, density_fit=True)
     elif level.approximate:
-        level = dataclasses.replace(level, grid_level=COARSE_GRID, density_fit=True, conv_tol=COARSE_TOL)
+        level = dataclasses.replace(level, grid_level=ROUGH_GRID, density_fit=True, conv_tol=ROUGH_TOL)
     return level if args.grid is None else dataclasses.replace(level, grid_level=args.grid)
 
 
@@ -138,7 +138,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise DataError("--kpts and --smearing are for crystals, which need --pseudo as well.")
     for option, default in {"guess": GenerateOptions.guess, "conv_tol": Level.conv_tol}.items():
         if args.solver == "coarse" and getattr(args, option) != default:
-            flag, start = option.replace("_", "-"), f"start from scc and converge to {COARSE_TOL:.0e} Ha"
+            flag, start = option.replace("_", "-"), f"start from scc and converge to {ROUGH_TOL:.0e} Ha"
             raise DataError(f"--{flag} has no effect on coarse labels, which {start}; leave it out.")
     if is_ml(args.guess):
         model = named_model(args.guess)

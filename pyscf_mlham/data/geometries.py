@@ -209,11 +209,11 @@ def group_of(numbers: IntArray, positions: Array) -> str:
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     bonded = (distances < 1.25 * (radii[:, None] + radii[None])) & ~np.eye(len(numbers), dtype=bool)
     colours = [str(z) for z in numbers]
-    for _ in range(len(numbers)):  # Weisfeiler-Leman: refine each atom's colour by those of its neighbours
+    for step in range(len(numbers)):  # Weisfeiler-Leman: refine each atom's colour by those of its neighbours
         neighbours = [sorted(colours[j] for j in np.flatnonzero(row)) for row in bonded]
         mixed = [f"{c} {n}" for c, n in zip(colours, neighbours, strict=True)]
         refined = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in mixed]
-        if len(set(refined)) == len(set(colours)) and _ > 0:
+        if len(set(refined)) == len(set(colours)) and step > 0:
             break
         colours = refined
     digest = hashlib.sha256(" ".join(sorted(colours)).encode()).hexdigest()[:12]

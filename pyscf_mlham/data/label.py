@@ -29,9 +29,9 @@ from pyscf_mlham.workers import Job
 
 KINDS = ("auto", "rks", "uks", "roks", "gks", "rhf", "uhf", "rohf", "ghf")
 SOLVERS = ("twolevel", "scf", "coarse")
-COARSE_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
-COARSE_GRID = 1  # PySCF's grid level of coarse labels
-LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=COARSE_GRID)
+ROUGH_TOL = 1e-7  # conv_tol of coarse labels: an orbital gradient of 3e-4, which single precision always reaches
+ROUGH_GRID = 1  # PySCF's grid level of coarse labels
+LABELS = CoarseLevel("labels", "def2-universal-jkfit", "def2-universal-jkfit", grid=ROUGH_GRID)
 
 
 class Task(NamedTuple):

@@ -117,7 +117,7 @@ class Record(NamedTuple):
         fock: (n, n) converged Fock matrix, Hartree; of alpha electrons if spin is not zero. Of a crystal (N_k, n, n),
             between the zeroth cell and others, see `cells_from_bloch`.
         energy: total energy, Hartree.
-        gap: HOMO-LUMO gap, Hartree.
+        gap: HOMO-LUMO gap, the smallest of the spins', Hartree.
         extra: other matrices of the same shape by the name of their dataset, see `named_by_spin`.
         periodic: lattice and k points of a crystal, None for a molecule.
     """

@@ -105,7 +105,7 @@ class _OneShotSCF(Decoration):
 
     @property
     def gap(self: Any) -> float:
-        """Lowest empty minus highest occupied orbital energy, of all k points of a crystal, Hartree."""
+        """HOMO-LUMO gap, the smallest of the spins', of a crystal of all k points together, Hartree."""
         if self.mo_energy is None:
             raise ModelError("no orbitals yet; call run() first.")
         orbitals = Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ)

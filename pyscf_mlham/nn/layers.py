@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 
-def squares(degree: int) -> list[int]:
+def multiplicities(degree: int) -> list[int]:
     """Count the components 2l+1 of each l = 0 .. degree."""
     return [2 * l + 1 for l in range(degree + 1)]
 
@@ -19,7 +19,7 @@ class IrrepsLinear(nn.Module):
 
     def __init__(self, degree: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.sizes = squares(degree)
+        self.sizes = multiplicities(degree)
         self.weight = nn.Parameter(torch.randn(degree + 1, inputs, outputs) / math.sqrt(inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -63,7 +63,7 @@ class GroupNorm(nn.Module):
 
 def atom_norm(degree: int, channels: int) -> GroupNorm:
     """Norm of irreps at atoms."""
-    return GroupNorm(squares(degree), channels, 1e-6)
+    return GroupNorm(multiplicities(degree), channels, 1e-6)
 
 
 def pair_norm(order: int, channels: int) -> GroupNorm:

@@ -59,7 +59,7 @@ class Metrics(NamedTuple):
     intruders: float
 
 
-def judged(error: np.ndarray, example: Example) -> Metrics:
+def metrics_or_failed(error: np.ndarray, example: Example) -> Metrics:
     """Return the metrics of one prediction; infinite errors if it is not finite.
 
     Args:
@@ -72,7 +72,7 @@ def judged(error: np.ndarray, example: Example) -> Metrics:
 
 
 def metrics(error: np.ndarray, example: Example) -> Metrics:
-    """Return the metrics of one finite prediction, see `judged`; of a crystal means over its k points."""
+    """Return the metrics of one finite prediction, see `metrics_or_failed`; of a crystal means over its k points."""
     kind = np.complex128 if np.iscomplexobj(example.orbitals) else np.float64
     half, V = example.half.astype(kind), example.orbitals.astype(kind)
     o, e = example.n_occupied, example.energies.astype(np.float64)
@@ -134,7 +134,7 @@ def _judged_blocks(
     error = error.astype(np.result_type(error, np.float64))
     if example.beyond.size:
         error = error - example.beyond  # zero in the assembled matrix
-    return judged(error, example)
+    return metrics_or_failed(error, example)
 
 
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pyscf_mlham.bench.figures import draw, key_methods
-from pyscf_mlham.bench.measure import PLAIN, Row
+from pyscf_mlham.bench.measure import ONE_LEVEL, Row
 from pyscf_mlham.bench.protocol import Protocol
 from pyscf_mlham.bench.report import html
 from pyscf_mlham.bench.results import Results, results_from_rows
@@ -151,7 +151,8 @@ def test_stored_answers_are_bounds_and_no_methods() -> None:
 
 
 def test_runs_that_were_plain_scf_are_called_so() -> None:
-    rows = [run(name, "minao", "twolevel", note=f"{PLAIN}: there is no coarser level" * (name < "C")) for name in "ABC"]
+    note = f"{ONE_LEVEL}: there is no coarser level"
+    rows = [run(name, "minao", "twolevel", note=note * (name < "C")) for name in "ABC"]
     found = results(*rows)
     assert summary_cells(method(found, "minao", "twolevel"))[0] == "minao (plain SCF for 2 of 3)"
     assert "plain SCF for 2 of 3" in page_of(found)

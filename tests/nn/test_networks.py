@@ -24,7 +24,7 @@ from pyscf_mlham.nn.architectures.qhnet import TensorProduct
 from pyscf_mlham.nn.architectures.tracegrad import InvariantGradient, TraceGradOptions
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.head import ONSITE_SCALE, pair_size
-from pyscf_mlham.nn.layers import GroupNorm, Radial, atom_norm, squares
+from pyscf_mlham.nn.layers import GroupNorm, Radial, atom_norm, multiplicities
 from pyscf_mlham.nn.model import HamiltonianModel, build
 from pyscf_mlham.nn.rotation import Rotation, random_orthogonal
 from pyscf_mlham.train.config import LossConfig, read_config
@@ -66,13 +66,13 @@ def test_tensor_product_is_that_of_e3nn(pseudo: bool) -> None:
     x, y, w = noise(n, 16, channels), noise(n, 16, channels, seed=1), noise(n, ours.paths, channels, seed=2)
 
     def packed(t: torch.Tensor) -> torch.Tensor:
-        return torch.cat([part.transpose(1, 2).flatten(1) for part in t.split(squares(degree), dim=1)], dim=1)
+        return torch.cat([part.transpose(1, 2).flatten(1) for part in t.split(multiplicities(degree), dim=1)], dim=1)
 
     expected = theirs(packed(x), packed(y), w.flatten(1))
     torch.testing.assert_close(packed(ours(x, y, w)), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [squares(2), [1, 1, 2, 2]], ids=["atoms", "pairs"])
+@pytest.mark.parametrize("sizes", [multiplicities(2), [1, 1, 2, 2]], ids=["atoms", "pairs"])
 def test_written_gradient_is_that_of_autograd(sizes: list[int]) -> None:
     torch.manual_seed(0)
     made = InvariantGradient(GroupNorm(sizes, 5, 1e-2), TraceGradOptions(3, 7, 4)).double()

@@ -24,7 +24,7 @@ from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.backbone import Backbone, BackboneOptions, Directed, Features, MessageLayer, sized
 from pyscf_mlham.nn.batch import Batch
-from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, squares
+from pyscf_mlham.nn.layers import FeedForward, IrrepsLinear, atom_norm, mlp, multiplicities
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TensorProduct(nn.Module):
 
     def __init__(self, degree: int, *, pseudo: bool = False) -> None:
         super().__init__()
-        self.sizes = squares(degree)
+        self.sizes = multiplicities(degree)
         self.couplings: list[tuple[int, int, list[int]]] = []
         reached = np.zeros(degree + 1)
         for l1 in range(degree + 1):
@@ -94,7 +94,7 @@ class PathWeights(nn.Module):
         super().__init__()
         o = options
         products = (o.degree + 1) * o.channels
-        self.sizes = squares(o.degree)
+        self.sizes = multiplicities(o.degree)
         self.edge = nn.Sequential(nn.Linear(o.hidden + o.pair_channels, o.hidden), nn.SiLU())
         self.ends = mlp(products, o.hidden, o.hidden)
         self.leave = nn.Linear(o.hidden, paths * o.channels)
