@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pyscf_mlham.checkpoint import replace_file
@@ -102,7 +101,6 @@ def draw(found: list[Result], costs: dict[str, dict[str, float]], out: Path) -> 
     """Plot the validation errors during training, what each network reaches for its cost, and the learning curves."""
     most = max(r["molecules"] for r in found)
     figure = Figure(figsize=(14, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     for number, variant in enumerate(v for v in VARIANTS if any(r["variant"] == v for r in found)):
         runs = [r for r in found if r["variant"] == variant]
