@@ -81,36 +81,28 @@ def states() -> str:
     sets = verdicts()
     seen = {one["verdict"] for lines in sets.values() for one in lines}
     shown = [verdict for verdict in VERDICTS if verdict in seen]
-    headings = [
-        "set",
-        "method",
-        "way",
-        "molecules",
-        *shown,
-        "full builds",
-        "plain's",
-        "largest difference of the same / Ha",
-    ]
+    headings = ["set", "method", "way", "molecules", *shown, "full builds", "plain's", "largest dE of the same / Ha"]
     sheet = Sheet("", headings, [], 3)
     for name, lines in sets.items():
-        for way in dict.fromkeys(one["way"] for one in lines):
-            own = [one for one in lines if one["way"] == way]
+        for xc, way in dict.fromkeys((one["xc"], one["way"]) for one in lines):
+            own = [one for one in lines if (one["xc"], one["way"]) == (xc, way)]
             count = Counter(one["verdict"] for one in own)
             same = max(abs(one["difference"]) for one in own if one["verdict"] == "same")
             numbers = [str(len(own)), *(str(count[verdict]) for verdict in shown)]
             means = [f"{mean(own, key):.1f}" for key in ("builds", "plain_builds")]
-            sheet.rows.append([name, own[0]["xc"], way, *numbers, *means, f"{same:.0e}"])
+            sheet.rows.append([name, xc, way, *numbers, *means, f"{same:.0e}"])
     return sheet.markdown()
 
 
 def differences() -> str:
     """Return the table of all verdicts but "same" as Markdown."""
     stability = {None: "–", True: "stable", False: "unstable"}
-    sheet = Sheet("", ["set", "molecule", "way", "verdict", "dE / Ha", "S²", "plain's", "higher state"], [], 4)
+    headings = ["set", "method", "molecule", "way", "verdict", "dE / Ha", "S²", "plain's", "higher state"]
+    sheet = Sheet("", headings, [], 5)
     for name, lines in verdicts().items():
         for one in lines:
             if one["verdict"] != "same":
-                words = [name, one["molecule"], one["way"], one["verdict"]]
+                words = [name, one["xc"], one["molecule"], one["way"], one["verdict"]]
                 formats = {"difference": "+.1e", "s2": ".4f", "plain_s2": ".4f"}
                 numbers = [format(one[key], form) if key in one else "–" for key, form in formats.items()]
                 sheet.rows.append([*words, *numbers, stability[one.get("stable")]])
