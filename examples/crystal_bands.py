@@ -22,7 +22,7 @@ from pyscf.pbc import dft, tools
 import pyscf_mlham
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import crystal_mean_field
-from pyscf_mlham.data.schema import Level
+from pyscf_mlham.data.record import Level
 from pyscf_mlham.density import orbitals_from_fock
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms

@@ -15,7 +15,7 @@ import pyscf_mlham
 from pyscf_mlham.ao.loewdin import metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import crystal_mean_field
-from pyscf_mlham.data.schema import Level
+from pyscf_mlham.data.record import Level
 from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms

@@ -25,7 +25,7 @@ from pyscf_mlham.bench.results import Results
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
-from pyscf_mlham.data.schema import Level
+from pyscf_mlham.data.record import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_command, add_options, add_state, chosen, from_options, names
 from pyscf_mlham.progress import print_line

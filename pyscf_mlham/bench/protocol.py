@@ -14,7 +14,7 @@ import pyscf_mlham
 from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.comparison import COMPARED
 from pyscf_mlham.data.label import KINDS, check_kind
-from pyscf_mlham.data.schema import Calculation, Level
+from pyscf_mlham.data.record import Calculation, Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.store import find, shipped
 from pyscf_mlham.options import check, chosen, names, option

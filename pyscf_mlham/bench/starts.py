@@ -23,7 +23,8 @@ from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig, replacement
 from pyscf_mlham.data.geometries import Molecule, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import build, mean_field
-from pyscf_mlham.data.schema import FORMAT, HamiltonianFile, Level
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import FORMAT, HamiltonianFile
 from pyscf_mlham.density import Orbitals, spin_breaking
 from pyscf_mlham.errors import DataError, MLHamError, ModelError
 from pyscf_mlham.field import Builds

@@ -32,7 +32,7 @@ from pyscf_mlham.bench.protocol import LIMIT, MD, STRATEGIES, Optimisation
 from pyscf_mlham.bench.results import Folder, Results, molecule_of
 from pyscf_mlham.bench.starts import NO_MODEL, Work
 from pyscf_mlham.bench.summary import heading
-from pyscf_mlham.data.schema import Calculation
+from pyscf_mlham.data.record import Calculation
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.guess import settings as registered
 from pyscf_mlham.progress import print_line, tracked

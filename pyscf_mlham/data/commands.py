@@ -21,7 +21,8 @@ from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, add_basel
 from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import ROUGH_GRID, ROUGH_TOL
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.record import SPLITS, Level, Record
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.data.splits import advice_on_empty, split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian

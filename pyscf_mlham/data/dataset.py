@@ -22,7 +22,8 @@ from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record
+from pyscf_mlham.data.record import Level, Record
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian

@@ -20,10 +20,7 @@ from safetensors.numpy import load, save
 
 from pyscf_mlham.data.geometries import Molecule, identity_of_record, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import SOLVERS, Entry, Task, label
-from pyscf_mlham.data.schema import (
-    SCALARS,
-    TEXTS,
-    HamiltonianFile,
+from pyscf_mlham.data.record import (
     Level,
     Periodic,
     Record,
@@ -31,8 +28,8 @@ from pyscf_mlham.data.schema import (
     has_spins,
     matrix_from_flat,
     named_by_spin,
-    write_file,
 )
+from pyscf_mlham.data.schema import SCALARS, TEXTS, HamiltonianFile, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian

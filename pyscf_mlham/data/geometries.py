@@ -19,7 +19,8 @@ from pyscf.data import nist
 
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.arrays import Array, IntArray
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Periodic, Record
+from pyscf_mlham.data.record import Level, Periodic, Record
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, whole_number
 from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, mult_of_moments, stated
 

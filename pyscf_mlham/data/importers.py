@@ -25,7 +25,7 @@ from pyscf.data import nist
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.data.geometries import group_of
-from pyscf_mlham.data.schema import Level, Record, check_record
+from pyscf_mlham.data.record import Level, Record, check_record
 from pyscf_mlham.data.splits import splits_by_group
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.h0 import hamiltonian

@@ -11,7 +11,8 @@ from pathlib import Path
 import h5py
 
 from pyscf_mlham.checkpoint import replacement
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
+from pyscf_mlham.data.record import SPLITS
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 
 Shares = tuple[float, float]  # of the molecules, for val and test

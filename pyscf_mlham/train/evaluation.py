@@ -13,7 +13,8 @@ from rich.table import Table
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
 from pyscf_mlham.data.label import object_of
-from pyscf_mlham.data.schema import SPLITS, HamiltonianFile
+from pyscf_mlham.data.record import SPLITS
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import SCC

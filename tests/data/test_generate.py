@@ -23,7 +23,8 @@ from pyscf_mlham import cli
 from pyscf_mlham.data.generate import GenerateOptions, Journal, generate, journal_path
 from pyscf_mlham.data.geometries import mol_from_geometry, read_geometries
 from pyscf_mlham.data.label import Entry, Task, label, mean_field
-from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from support.geometries import FLAGS, geometries
 from support.labelled import silent

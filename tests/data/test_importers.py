@@ -14,7 +14,8 @@ from pyscf import gto
 from pyscf_mlham import cli
 from pyscf_mlham.ao.layout import OrbitalLayout
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 
 LEVEL = Level(xc="pbe", basis="def2-svp")

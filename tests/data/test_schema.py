@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, has_spins, named_by_spin, write_file
+from pyscf_mlham.data.record import has_spins, named_by_spin
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError
 from support.labelled import LEVEL, labelled_file, records
 

@@ -13,7 +13,8 @@ from pyscf import gto
 
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import count_examples, examples, examples_from_record, template_of
-from pyscf_mlham.data.schema import HamiltonianFile, Level, Record, write_file
+from pyscf_mlham.data.record import Level, Record
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, OutOfDomainError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.model.network import NetworkModel, Recipe

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example
-from pyscf_mlham.data.schema import Level, Record, write_file
+from pyscf_mlham.data.record import Level, Record
+from pyscf_mlham.data.schema import write_file
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.trainer import Trainer
 

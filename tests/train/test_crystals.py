@@ -16,7 +16,8 @@ from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.data.dataset import examples_from_record, template_of
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import crystal_mean_field
-from pyscf_mlham.data.schema import HamiltonianFile, Level
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe

@@ -22,7 +22,8 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from pyscf_mlham.data.schema import HamiltonianFile, Level, write_file
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from pyscf_mlham.data import dataset
 from pyscf_mlham.data.dataset import usable_cores
-from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
+from pyscf_mlham.data.record import Record
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.train.preparation import Place, _check_theories, choose, held_out_elsewhere, prepare, recipe_of
 from support.labelled import settings, silent

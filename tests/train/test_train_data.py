@@ -15,7 +15,8 @@ from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
-from pyscf_mlham.data.schema import HamiltonianFile, Record, write_file
+from pyscf_mlham.data.record import Record
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.model.network import Inputs, Recipe

@@ -19,7 +19,7 @@ import pytest
 from pyscf_mlham.bench.results import read_results, results_from_rows
 from pyscf_mlham.data.deeph import read_deeph
 from pyscf_mlham.data.importers import import_records
-from pyscf_mlham.data.schema import Level
+from pyscf_mlham.data.record import Level
 from pyscf_mlham.errors import DataError
 from support.benchmarked import HF, run_one
 from support.harmful import Change, inside
