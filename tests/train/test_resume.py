@@ -27,7 +27,7 @@ from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.train import trainer as training
 from pyscf_mlham.train.loss import SMALLEST_GAP, Errors, collate
-from pyscf_mlham.train.metrics import LOG, Metrics, evaluate, judged, metrics
+from pyscf_mlham.train.metrics import LOG, Metrics, evaluate, metrics, metrics_or_failed
 from pyscf_mlham.train.preparation import differences, identity_of, prepare
 from pyscf_mlham.train.trainer import MOST_SKIPPED, STATE, Trainer, shown
 from support.labelled import LEVEL, NETWORK, Prepared, settings, silent, stopped_after, trained
@@ -287,9 +287,9 @@ def test_eigenvalues_that_do_not_converge_fail_one_molecule(
 
     example = prepared[1][0]
     error = np.zeros(example.orbitals.shape)
-    assert judged(error, example) == metrics(error, example)
+    assert metrics_or_failed(error, example) == metrics(error, example)
     monkeypatch.setattr(np.linalg, "eigh", failing)
-    assert judged(error, example) == Metrics(*[math.inf] * 5, 0.0, math.inf, 0.0, *[math.inf] * 3)
+    assert metrics_or_failed(error, example) == Metrics(*[math.inf] * 5, 0.0, math.inf, 0.0, *[math.inf] * 3)
 
 
 def test_gaps_that_vanish_leave_errors_finite(prepared: Prepared) -> None:
