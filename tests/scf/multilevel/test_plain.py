@@ -75,8 +75,8 @@ def test_plain_scf_runs_if_multilevel_is_not_applicable(name: str) -> None:
 def test_a_hopeless_coarse_level_costs_one_build_at_most(second_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     useless = Level("useless", "def2-universal-jfit", "def2-universal-jfit", 0)
     monkeypatch.setattr(ladder, "EXACT", (("coarse",),))
-    monkeypatch.setattr(levels, "SLOW", 0.0)  # no progress is ever enough
-    monkeypatch.setattr(climb, "STEPS", climb.STEPS if second_order else 0)
+    monkeypatch.setattr(levels, "FULL_SLOW", 0.0)  # no progress is ever enough
+    monkeypatch.setattr(climb, "FULL_STEPS", climb.FULL_STEPS if second_order else 0)
     quick = accelerate(mole().RKS(xc="b3lyp")).set(verbose=3, stdout=io.StringIO(), coarse_level=useless)
     quick.conv_tol = 1e-13  # so that two builds cannot do it
     plain = mole().RKS(xc="b3lyp").set(conv_tol=1e-13)
