@@ -84,4 +84,5 @@ def core_potentials(basis: Any, symbols: Iterable[str]) -> dict[str, str]:
 @cache
 def element_shells(name: str, symbol: str) -> Any:
     """Read a basis set, once: parsing its text file takes as long as the integrals of a small molecule."""
-    return gto.format_basis({symbol: name})[symbol]
+    [shells] = gto.format_basis({symbol: name}).values()  # whose key is another one for a ghost
+    return shells

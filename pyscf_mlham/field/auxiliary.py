@@ -39,7 +39,7 @@ def _size(mol: gto.Mole, basis: dict[str, Any]) -> int:
 @cache
 def _functions(name: str, symbol: str, cart: bool) -> int:
     """Return the number of functions of a basis set on an atom."""
-    [shells] = gto.format_basis({symbol: name}).values()
+    shells = element_shells(name, symbol)
     width = [(l + 1) * (l + 2) // 2 if cart else 2 * l + 1 for l, *_ in shells]
     contractions = [len(rows[-1]) - 1 for _, *rows in shells]
     return int(np.dot(width, contractions))

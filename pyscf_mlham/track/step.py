@@ -66,6 +66,6 @@ def rotated(steps: Sequence[Step], onto: Array, layout: OrbitalLayout) -> list[S
     stacks = [np.concatenate([a.reshape(-1, *a.shape[-2:]) for a in step.matrices.values()]) for step in steps]
     sizes = [len(stack) for stack in stacks]
     # together, as the small matrices of D cost most
-    turned = layout.rotated(np.concatenate(stacks), np.repeat(rotations, sizes, axis=0))
-    parts = np.split(turned, np.cumsum(sizes)[:-1])
+    matrices = layout.rotated(np.concatenate(stacks), np.repeat(rotations, sizes, axis=0))
+    parts = np.split(matrices, np.cumsum(sizes)[:-1])
     return [step.moved(*there) for step, *there in zip(steps, moved, parts, strict=True)]
