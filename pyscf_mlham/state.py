@@ -23,14 +23,13 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
         charge: total charge if info has no charge.
         mult: multiplicity if info has neither multiplicity nor spin; None for the lowest.
     """
-    values = stated(info)
+    values, charge = stated(info), total_charge(info, charge)
     try:
-        charge = _number(values.get("charge", charge))
         given = {key: _number(values[key]) - (key != "spin") for key in SPIN_KEYS if key in values}
         if not given and mult is not None:
             given = {"mult": _number(mult) - 1}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"charge, mult and spin must be integers ({error})") from error
+        raise ValueError(f"multiplicity and spin must be integers ({error})") from error
     if len(set(given.values())) > 1:
         raise ValueError(" and ".join(f"{key}={values[key]}" for key in given) + " contradict each other")
     electrons = protons - charge
@@ -38,6 +37,14 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
     if electrons < 1 or not 0 <= spin <= electrons or (electrons - spin) % 2:
         raise ValueError(f"{electrons} electrons cannot have multiplicity {spin + 1}")
     return charge, spin
+
+
+def total_charge(info: Mapping[str, Any], charge: Any = 0) -> int:
+    """Return the total charge, by default the one given; raise ValueError if it is not an integer."""
+    try:
+        return _number(stated(info).get("charge", charge))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the charge must be an integer ({error})") from error
 
 
 def stated(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.record import Level, Periodic, Record
 from pyscf_mlham.data.schema import HamiltonianFile
-from pyscf_mlham.errors import DataError, whole_number
-from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, mult_of_moments, stated
+from pyscf_mlham.errors import DataError
+from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, mult_of_moments, stated, total_charge
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
 REACH = 25.0  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
@@ -194,9 +194,9 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
         mesh = np.where(periodic, np.ceil(REACH / np.linalg.norm(lattice, axis=1) - ROUNDING), 1).astype(np.int64)
     group = str(atoms.info.get("group") or name)
     try:
-        own = whole_number(atoms.info.get("charge", charge))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: charge must be an integer ({error}).") from error
+        own = total_charge(atoms.info, charge)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}.") from error
     found_in = Path(source).name
     return Molecule(name, group, found_in, numbers, positions, own, 0, Periodic(lattice, int(periodic.sum()), mesh))
 
