@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.config import TrainConfig
 
 SCALES = {SCC: 0.03}  # size of dH over that of dH from the minao field
-NAMES = ("xc", "basis")  # with several spellings in PySCF
+NAMES = {"xc": same_functional, "basis": same_name}  # comparisons of names with several spellings
 FINGERPRINT = "baseline_fingerprint"
 
 
@@ -251,7 +252,7 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    return same_name(one, other) if key in NAMES else bool(one == other)
+    return bool(NAMES.get(key, operator.eq)(one, other))
 
 
 def _check_options(folder: Path, found: ModelConfig, config: TrainConfig, new_config: ModelConfig) -> None:
