@@ -28,7 +28,8 @@ INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted o
 
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 MEANINGS = {
-    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals",
+    "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals; of crystals the criterion for "
+    "best weights",
     "onsite_mae": "the same, of the blocks of an atom with itself",
     "pair_mae": "the same, of the blocks between two atoms",
     "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
@@ -38,7 +39,7 @@ MEANINGS = {
     "gap_error": "absolute error of the HOMO-LUMO gap",
     "gap_ratio": "predicted over converged gap; 1 is perfect",
     "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
-    "density": "norm of the error of the density matrix, to first order; the criterion for the best weights",
+    "density": "norm of the error of the density matrix, to first order; of molecules the criterion for best weights",
     "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from pyscf_mlham import cli, guess
 from pyscf_mlham.ao.blocks import Blocks
@@ -21,8 +23,9 @@ from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe
+from pyscf_mlham.train import trainer
 from pyscf_mlham.train.loss import collate, dense, errors
-from pyscf_mlham.train.metrics import evaluate_baseline
+from pyscf_mlham.train.metrics import Metrics, evaluate_baseline
 from support.molecules import assert_close
 
 FRAME = """2
@@ -103,6 +106,22 @@ def test_a_model_is_trained_and_used(folder: Path) -> None:
     energy, cycles = mf.kernel(dm0=density), mf.cycles
     assert mf.kernel(dm0=mf.get_init_guess(key="minao")) == pytest.approx(energy, abs=1e-7)
     assert cycles < mf.cycles
+
+
+def test_the_best_weights_are_those_with_the_best_matrix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The density error of nearly touching bands depends on few frames."""
+    found = iter([(3e-3, 1e-3), (1e-3, 2e-3), (2e-3, 3e-3)])
+
+    def mean_of(each: list[Metrics]) -> Metrics:
+        h_mae, density = next(found)
+        return each[0]._replace(h_mae=h_mae, density=density)
+
+    monkeypatch.setattr(trainer, "mean", mean_of)
+    settings = CONFIG.replace("output: trained", "output: best").replace("steps: 2", "steps: 3")
+    (folder / "best.yaml").write_text(settings.replace("validate_every: 2", "validate_every: 1"))
+    assert cli.main(["train", str(folder / "best.yaml")]) == 0
+    with safe_open(folder / "best" / trainer.STATE, framework="np") as file:
+        assert json.loads(file.metadata()["progress"])["best"] == 1e-3
 
 
 @pytest.mark.parametrize(
