@@ -13,35 +13,59 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse --kpts 6 6 1"
-FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18}
+LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse"
+FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18, "graphene_2x2": 14, "hbn_2x2": 10}
 DRAWN = {"graphene_more": (2.46, ("C", "C")), "hbn_more": (2.504, ("B", "N"))}  # lattice constant, Angstrom; elements
+BILAYERS = 32  # of graphene, with any stacking
 STRAIN, SHEAR = 0.03, 0.015
+HONEYCOMB = np.array([[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
 
 
 def split_of(name: str) -> str:
     """Return the split of a frame by the number at the end of its name; those drawn here are for training."""
     kind, _, number = name.rpartition("_")
-    return "train" if kind in DRAWN else {4: "test", 2: "val"}.get(int(number) % 6, "train")
+    return "train" if kind.endswith("_more") else {4: "test", 2: "val"}.get(int(number) % 6, "train")
 
 
 def drawn_frames() -> dict[str, list[str]]:
-    """Return forty frames of each layer, strained, with displaced atoms, as text."""
-    rng = np.random.default_rng(7)
-    return {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
+    """Return forty frames of each layer, and bilayers, strained, with displaced atoms, as text."""
+    rng, another = np.random.default_rng(7), np.random.default_rng(11)
+    frames = {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
+    return frames | {"bigraphene_more": [drawn_bilayer(another, f"bigraphene_more_{n:02d}") for n in range(BILAYERS)]}
 
 
-def drawn(rng: np.random.Generator, name: str, a: float, elements: tuple[str, str]) -> str:
-    """Draw one frame."""
-    lattice = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, 15.0]])
+def strained(rng: np.random.Generator, a: float, height: float) -> np.ndarray:
+    """Draw a strained hexagonal lattice."""
+    lattice = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, height]])
     strain, shear = rng.uniform(-STRAIN, STRAIN, 2), rng.uniform(-SHEAR, SHEAR)
     deformation = np.diag([1 + strain[0], 1 + strain[1], 1.0])
     deformation[0, 1] = deformation[1, 0] = shear
-    lattice = lattice @ deformation
-    positions = np.array([[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]) @ lattice
+    return lattice @ deformation
+
+
+def drawn(rng: np.random.Generator, name: str, a: float, elements: tuple[str, str]) -> str:
+    """Draw a frame of a layer."""
+    lattice = strained(rng, a, 15.0)
+    return text_of(rng, name, elements, lattice, np.column_stack([HONEYCOMB, [0.5, 0.5]]) @ lattice)
+
+
+def drawn_bilayer(rng: np.random.Generator, name: str) -> str:
+    """Draw a frame of two layers of graphene, one slid over the other."""
+    apart = rng.uniform(3.1, 3.75)
+    lattice = strained(rng, 2.46, 15 + apart)
+    places = np.vstack([HONEYCOMB, HONEYCOMB + rng.uniform(0, 1, 2)])
+    positions = np.column_stack([places, np.zeros(4)]) @ lattice
+    positions[:, 2] = 7.5 + apart * np.array([0, 0, 1, 1])
+    return text_of(rng, name, ("C",) * 4, lattice, positions)
+
+
+def text_of(
+    rng: np.random.Generator, name: str, elements: tuple[str, ...], lattice: np.ndarray, positions: np.ndarray
+) -> str:
+    """Return a frame with displaced atoms as text."""
     positions = positions + rng.normal(scale=rng.uniform(0.03, 0.08) / np.sqrt(3), size=positions.shape)
     vectors = " ".join(f"{x:.10f}" for x in lattice.ravel())
-    head = f'2\nLattice="{vectors}" Properties=species:S:1:pos:R:3 name={name} pbc="T T F"\n'
+    head = f'{len(elements)}\nLattice="{vectors}" Properties=species:S:1:pos:R:3 name={name} pbc="T T F"\n'
     atoms = zip(elements, positions, strict=True)
     return head + "".join(f"{element} {x:.8f} {y:.8f} {z:.8f}\n" for element, (x, y, z) in atoms)
 
@@ -65,7 +89,8 @@ def main() -> None:
     for name, found in (frames | drawn_frames()).items():
         chosen, labels = args.folder / f"{name}.xyz", args.folder / f"{name}.h5"
         chosen.write_text("".join(found[: args.frames]))
-        subprocess.run(f"mlham data generate {chosen} -o {labels} {LEVEL}".split(), check=True)
+        mesh = "3 3 1" if name.endswith("2x2") else "6 6 1"
+        subprocess.run(f"mlham data generate {chosen} -o {labels} {LEVEL} --kpts {mesh}".split(), check=True)
         with h5py.File(labels, "r+") as file:
             file["split"][:] = np.array([split_of(n) for n in file["name"].asstr()[:]], dtype=object)
 

@@ -54,13 +54,22 @@ class Atom(NamedTuple):
         return cls(CubicSpline(RADII, repulsion + local_potential(pseudo, RADII)), radial, float(spread))
 
 
-def superposed_atoms(cell: Any, kpts: Array, xc: str) -> Array:
+def superposed_atoms_of(mf: Any, kpts: Array, xc: str | None = None) -> Array:
+    """Return H0 of a mean-field object at k points, with its own zero of the energy; see `superposed_atoms`."""
+    from pyscf.pbc.df.fft import FFTDF
+
+    fitted = not isinstance(mf.with_df, FFTDF)
+    return superposed_atoms(mf.mol, kpts, getattr(mf, "xc", "hf") if xc is None else xc, fitted)
+
+
+def superposed_atoms(cell: Any, kpts: Array, xc: str, fitted: bool = True) -> Array:
     """Return H0 at k points, (N_k, n, n) Hartree.
 
     Args:
         cell: PySCF cell with pseudopotentials.
         kpts: (N_k, 3) 1/Bohr, any.
         xc: functional, see `functional_of`.
+        fitted: whether the zero of the energy is that of fitted integrals, not that of FFTDF.
     """
     from pyscf.pbc.dft.gen_grid import BeckeGrids  # importing PySCF's periodic part takes a second
     from pyscf.pbc.dft.numint import KNumInt
@@ -87,7 +96,7 @@ def superposed_atoms(cell: Any, kpts: Array, xc: str) -> Array:
             start += len(weights)
     kinetic, overlap = (np.asarray(cell.pbc_intor(f"int1e_{name}", hermi=1, kpts=kpts)) for name in ("kin", "ovlp"))
     h0 = kinetic + np.asarray(get_pp_nl(cell, kpts)) + half + half.conj().swapaxes(1, 2)
-    h0 = (h0 + _mean_potential(cell, atoms) * overlap)[of_first]
+    h0 = (h0 + _mean_potential(cell, atoms, fitted) * overlap)[of_first]
     return np.asarray(np.where(opposite[:, None, None], h0.conj(), h0))
 
 
@@ -97,16 +106,18 @@ def functional_of(xc: str) -> str:
     return xc if not exact and libxc.xc_type(xc) in ("LDA", "GGA") else "pbe"
 
 
-def _mean_potential(cell: Any, atoms: dict[str, Atom]) -> float:
-    """Return what PySCF's Coulomb potential of a bulk crystal, of mean zero, has more than that of neutral atoms.
+def _mean_potential(cell: Any, atoms: dict[str, Atom], fitted: bool) -> float:
+    """Return what PySCF's potential of a crystal has more than that of neutral atoms, which is zero between them.
 
-    That of layers is zero in the vacuum, as is that of neutral atoms.
+    The Coulomb potential of a bulk crystal has the mean zero. That of layers with fitted integrals is raised by the
+    mean of the smeared ions, 2 pi Z r^2 / volume with the radius r of the pseudopotential, and depends on the vacuum.
     """
-    if cell.dimension < 3:
-        return 0.0
-    present = (cell.atom_symbol(i) for i in range(cell.natm))
-    spread = sum(atoms[symbol].spread for symbol in present if symbol in atoms)  # ghost atoms are not among them
-    return 2 * np.pi / 3 * spread / float(cell.vol)
+    present = [symbol for i in range(cell.natm) if (symbol := cell.atom_symbol(i)) in atoms]  # no ghost atoms
+    if cell.dimension == 3:
+        return 2 * np.pi / 3 * sum(atoms[symbol].spread for symbol in present) / float(cell.vol)
+    ions = (cell._pseudo[symbol][:2] for symbol in present)
+    smeared = sum(sum(charges) * radius**2 for charges, radius in ions)
+    return float(2 * np.pi * smeared / cell.vol) if fitted and cell.dimension == 2 else 0.0
 
 
 def _sums(atoms: dict[str, Atom], neighbours: Sequence[Neighbour], points: int) -> tuple[Array, Array]:

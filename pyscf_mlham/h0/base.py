@@ -55,10 +55,10 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
     """Return a number by which two installations can compare their H0.
 
     It is the sum of H0's eigenvalues in the metric of S, for formaldehyde in STO-3G, or, of the baseline of crystals,
-    for a cell of two hydrogen atoms in GTH-SZV; Hartree.
+    for two hydrogen atoms in GTH-SZV in a cell of a bulk crystal and in one of a layer; Hartree.
     """
     if baseline == ATOMS:
-        return _fingerprint_of_a_crystal(xc)
+        return _fingerprint_of_crystals(xc)
     probe = gto.M(
         atom="C 0 0 0; O 0 0 1.2; H 0 0.94 -0.59; H 0 -0.94 -0.59", basis="sto-3g", unit="Angstrom", verbose=0
     )
@@ -66,13 +66,16 @@ def fingerprint(baseline: str, xc: str = "hf") -> float:
     return float(np.trace(np.linalg.solve(probe.intor("int1e_ovlp"), h0)))
 
 
-def _fingerprint_of_a_crystal(xc: str) -> float:
+def _fingerprint_of_crystals(xc: str) -> float:
     from pyscf.pbc import gto as pbc_gto  # importing PySCF's periodic part takes a second
 
-    atoms = "H 0.3 0.2 0.1; H 0.5 0.4 1.5"
-    probe = pbc_gto.M(atom=atoms, a=4 * np.eye(3), unit="Bohr", basis="gth-szv", pseudo="gth-pbe", verbose=0)
-    h0 = superposed_atoms(probe, np.zeros((1, 3)), xc)[0]
-    return float(np.trace(np.linalg.solve(probe.pbc_intor("int1e_ovlp", hermi=1), h0)).real)
+    total, atoms = 0.0, "H 0.3 0.2 0.1; H 0.5 0.4 1.5"
+    for dimension in (3, 2):
+        settings = {"unit": "Bohr", "basis": "gth-szv", "pseudo": "gth-pbe", "dimension": dimension, "verbose": 0}
+        probe = pbc_gto.M(atom=atoms, a=np.diag([4.0, 4.0, 4.0 if dimension == 3 else 40.0]), **settings)
+        h0 = superposed_atoms(probe, np.zeros((1, 3)), xc)[0]
+        total += float(np.trace(np.linalg.solve(probe.pbc_intor("int1e_ovlp", hermi=1), h0)).real)
+    return total
 
 
 def same_h0(one: float | None, other: float | None) -> bool:

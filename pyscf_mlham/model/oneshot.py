@@ -12,7 +12,6 @@ from pyscf.lib import logger
 from pyscf_mlham.density import Orbitals, band_gap
 from pyscf_mlham.errors import ModelError
 from pyscf_mlham.model.bands import fock_between
-from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.model.guess import ModelLike, registered_model
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import Decoration, is_on_gpu, private_parts
@@ -94,10 +93,10 @@ class _OneShotSCF(Decoration):
             return super().get_bands(kpts_band, *args, **kwargs)  # type: ignore[misc]
         if self.fock is None:
             raise ModelError("no orbitals yet; call run() first.")
-        points, cell = np.reshape(kpts_band, (-1, 3)), self.mol
+        points = np.reshape(kpts_band, (-1, 3))
         at_k = self.fock if self.istype("KSCF") else self.fock[..., None, :, :]
-        fock = fock_between(cell, getattr(self, "xc", "hf"), at_k, kpts_of(self), points)
-        overlap = cell.pbc_intor("int1e_ovlp", hermi=1, kpts=points)
+        fock = fock_between(self, at_k, points)
+        overlap = self.mol.pbc_intor("int1e_ovlp", hermi=1, kpts=points)
         first = slice(None) if np.ndim(kpts_band) > 1 else 0
         spins = [eigh_with_canonical_orth(f, overlap) for f in (fock if fock.ndim == 4 else [fock])]
         energies, coefficients = zip(*((e[first], c[first]) for e, c in spins), strict=True)

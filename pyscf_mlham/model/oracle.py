@@ -20,7 +20,7 @@ from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
 from pyscf_mlham.errors import ModelError, OutOfDomainError
 from pyscf_mlham.h0 import ATOMS, SCC, fingerprint, potential, scc
-from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.h0.atoms import superposed_atoms_of
 from pyscf_mlham.model.domain import kpts_of
 from pyscf_mlham.scf.problem import Problem
 
@@ -124,7 +124,7 @@ def _h0_of(mf: Any, h0: str) -> Array:
     """Return H0 of an object in its own shape, Hartree."""
     mol = mf.mol
     if is_periodic(mol):
-        at_k = superposed_atoms(mol, kpts_of(mf), getattr(mf, "xc", "hf"))
+        at_k = superposed_atoms_of(mf, kpts_of(mf))
         return at_k if mf.istype("KSCF") else at_k[0].real
     v0 = scc.self_consistent_atoms(Problem.of(mf)).v if h0 == SCC else potential(h0, mol, getattr(mf, "xc", "hf"))
     return np.asarray(fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao))

@@ -32,7 +32,7 @@ from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
 from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField
 from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian, potential, scc
-from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.h0.atoms import superposed_atoms_of
 from pyscf_mlham.h0.crystal import self_consistent_crystal
 from pyscf_mlham.model.domain import check_domain, kpts_of, same_functional
 from pyscf_mlham.scf.applicability import unknown_field
@@ -158,7 +158,7 @@ def _predict_crystal(mf: Any, model: Predictor, start: float, refine: bool) -> P
     name, baseline = model.config.name, model.config.baseline
     if baseline != ATOMS:
         raise OutOfDomainError(f"the H0 {baseline} of model {name} is one of molecules")
-    h0 = superposed_atoms(mf.mol, kpts_of(mf), model.config.xc)
+    h0 = superposed_atoms_of(mf, kpts_of(mf), model.config.xc)
     h0 = np.stack([h0, h0]) if mf.istype("UHF") or mf.istype("KUHF") else h0
     dh = model.correction(model.native(mf.mol), h0, kpts_of(mf))
     if dh.shape != h0.shape:
