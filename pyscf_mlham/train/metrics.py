@@ -23,13 +23,14 @@ from pyscf_mlham.train.loss import SMALLEST_GAP, Targets, collate, dense, gaps
 
 LOG, CURVE = "log.csv", "loss.png"
 FAILED = "similarity", "gap_ratio"  # 0 for a prediction that is not finite; all other metrics are infinite
+SMALLEST_ERROR = 1e-12  # its logarithm is finite
 INTRUDER = 0.15  # smallest share in converged virtual orbitals of a predicted occupied orbital that is an intruder
 
 
 UNITS = {"similarity": "", "gap_ratio": "", "density": "", "intruders": "per molecule"}
 MEANINGS = {
     "h_mae": "mean absolute error of the Fock matrix's elements, in atomic orbitals; of crystals the criterion for "
-    "best weights",
+    "the best weights",
     "onsite_mae": "the same, of the blocks of an atom with itself",
     "pair_mae": "the same, of the blocks between two atoms",
     "lowdin_mae": "the same, of the whole matrix in Loewdin orbitals",
@@ -39,7 +40,8 @@ MEANINGS = {
     "gap_error": "absolute error of the HOMO-LUMO gap",
     "gap_ratio": "predicted over converged gap; 1 is perfect",
     "occupied_virtual": "norm of the error between occupied and virtual orbitals, which the SCF has to correct",
-    "density": "norm of the error of the density matrix, to first order; of molecules the criterion for best weights",
+    "density": "norm of the error of the density matrix, to first order; of molecules its geometric mean is the "
+    "criterion for the best weights",
     "intruders": "predicted occupied orbitals that are virtual in the converged SCF; 0 is perfect",
 }
 
@@ -162,6 +164,17 @@ def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> 
 def mean(found: list[Metrics]) -> Metrics:
     """Return the mean of each metric."""
     return Metrics(*(float(np.mean(column)) for column in zip(*found, strict=True)))
+
+
+def criterion(found: list[Metrics], periodic: bool) -> float:
+    """Return the error by which the best weights are chosen.
+
+    Of molecules the geometric mean of the density errors: one radical in a wrong state would decide about their mean.
+    Of crystals the error of the Fock matrix: bands of a few frames nearly touch, and these have the density errors.
+    """
+    if periodic:
+        return mean(found).h_mae
+    return float(np.exp(np.mean(np.log([max(metrics.density, SMALLEST_ERROR) for metrics in found]))))
 
 
 def write_log(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -29,7 +29,7 @@ from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
 from pyscf_mlham.progress import print_line, progress
 from pyscf_mlham.train.config import TrainConfig
 from pyscf_mlham.train.loss import Errors, collate, errors, total, trace_error
-from pyscf_mlham.train.metrics import CURVE, draw_curve, evaluate, mean, write_log
+from pyscf_mlham.train.metrics import CURVE, criterion, draw_curve, evaluate, mean, write_log
 from pyscf_mlham.train.preparation import differences, identity_of, prepare, start_from
 
 STATE = "training.safetensors"
@@ -70,8 +70,6 @@ class Trainer:
         for parameter in self.model.parameters():  # a process without a molecule in a batch needs gradients, too
             parameter.grad = torch.zeros_like(parameter)
         self.identity = identity_of(config, train, val, model_config)
-        # bands of a few crystals nearly touch, and the density errors of these would decide
-        self.criterion = "h_mae" if any(example.sample.periodic for example in val) else "density"
         self.step, self.best, self.seconds = 0, math.inf, 0.0
         self.rows: list[dict[str, float]] = []  # of the log
         self.output = Path(config.output)
@@ -208,7 +206,7 @@ class Trainer:
             print_line(self.console, text)
         if failed := sum(not math.isfinite(m.density) for m in each):
             self.console.print(f"The prediction for {failed} of {len(each)} validation molecules is not finite.")
-        if (error := getattr(found, self.criterion)) < self.best:
+        if (error := criterion(each, self.val_set[0].sample.periodic)) < self.best:
             self.best = error
             weights = {k: v.cpu().numpy() for k, v in self.average.state_dict().items()}
             checkpoint.write(self.output / "model", self.model_config, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe
-from pyscf_mlham.train import trainer
 from pyscf_mlham.train.loss import collate, dense, errors
-from pyscf_mlham.train.metrics import Metrics, evaluate_baseline
+from pyscf_mlham.train.metrics import Metrics, criterion, evaluate_baseline
+from pyscf_mlham.train.trainer import STATE
 from support.molecules import assert_close
 
 FRAME = """2
@@ -108,20 +109,32 @@ def test_a_model_is_trained_and_used(folder: Path) -> None:
     assert cycles < mf.cycles
 
 
-def test_the_best_weights_are_those_with_the_best_matrix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The density error of nearly touching bands depends on few frames."""
-    found = iter([(3e-3, 1e-3), (1e-3, 2e-3), (2e-3, 3e-3)])
-
-    def mean_of(each: list[Metrics]) -> Metrics:
-        h_mae, density = next(found)
-        return each[0]._replace(h_mae=h_mae, density=density)
-
-    monkeypatch.setattr(trainer, "mean", mean_of)
-    settings = CONFIG.replace("output: trained", "output: best").replace("steps: 2", "steps: 3")
+def test_the_best_weights_are_those_with_the_best_matrix(folder: Path) -> None:
+    settings = CONFIG.replace("output: trained", "output: best").replace("steps: 2", "steps: 4")
     (folder / "best.yaml").write_text(settings.replace("validate_every: 2", "validate_every: 1"))
     assert cli.main(["train", str(folder / "best.yaml")]) == 0
-    with safe_open(folder / "best" / trainer.STATE, framework="np") as file:
-        assert json.loads(file.metadata()["progress"])["best"] == 1e-3
+    with (folder / "best" / "log.csv").open() as log:
+        errors_of_matrices = [float(row["h_mae"]) for row in csv.DictReader(log)]
+    with safe_open(folder / "best" / STATE, framework="np") as file:
+        assert json.loads(file.metadata()["progress"])["best"] == pytest.approx(min(errors_of_matrices), rel=1e-12)
+    assert len(errors_of_matrices) == 4
+
+
+def test_one_molecule_in_a_wrong_state_does_not_decide(folder: Path) -> None:
+    with HamiltonianFile(folder / "labels.h5") as file:
+        (example,) = examples_from_record(file[0], file.level, RECIPE)
+    found = evaluate_baseline(example, RECIPE.template)
+
+    def errors_of(*densities: float) -> list[Metrics]:
+        return [found._replace(density=density) for density in densities]
+
+    assert criterion(errors_of(1e-3, 4e-3), periodic=False) == pytest.approx(2e-3)
+    assert criterion(errors_of(1e-4, 1e-4, 0.11), periodic=False) < criterion(
+        errors_of(2e-4, 2e-4, 0.1), periodic=False
+    )
+    assert criterion(errors_of(1e-3, np.inf), periodic=False) == np.inf
+    assert criterion(errors_of(0.0, 0.0), periodic=False) < 1e-9
+    assert criterion(errors_of(1e-3, np.inf), periodic=True) == pytest.approx(found.h_mae)
 
 
 @pytest.mark.parametrize(
