@@ -1,9 +1,10 @@
 """The coarse field of a crystal: Coulomb of the object's fitted integrals, exchange-correlation on a small grid.
 
 A build of PySCF's periodic part is nearly all exchange-correlation, as the orbital values of each k point are computed
-again, or exact exchange of all pairs of k points. Here the former is that of an atomic grid of level 0 with stored
-values. Coulomb is exact; its integrals are read from disk once. The exchange of a change of density is fitted in the
-minimal basis of `pyscf_mlham.field.response`, with PySCF's own treatment of G = 0; that of a whole density is exact.
+again, or exact exchange of all pairs of k points. Here the former is that of an atomic grid of level 1 with stored
+values; on level 0 boron nitride and diamond would take another full build. Coulomb is exact; its integrals are read
+from disk once. The exchange of a change of density is fitted in the minimal basis of `pyscf_mlham.field.response`, with
+PySCF's own treatment of G = 0; that of a whole density is exact.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pyscf import gto, lib
+from pyscf import lib
 from pyscf.dft.gen_grid import gen_atomic_grids
 from pyscf.pbc import df
 from pyscf.pbc.dft.gen_grid import BeckeGrids
@@ -21,12 +22,10 @@ from pyscf.pbc.dft.gen_grid import BeckeGrids
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.grid import Functional
-from pyscf_mlham.field.levels import COARSE, RESPONSE
+from pyscf_mlham.field.levels import COARSE
 from pyscf_mlham.field.partition import shared_grid
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.response import exchange_basis
-
-LIGHT = 15, 50  # radial and angular points of H and He in place of the 10 radial ones of PySCF's level 0
 
 
 class CrystalField(Field):
@@ -36,7 +35,7 @@ class CrystalField(Field):
     object's own shape: (n, n) or (n_k, n, n), and (2, ...) for two spins.
     """
 
-    def __init__(self, mf: Any, grid: int = RESPONSE.grid) -> None:
+    def __init__(self, mf: Any, grid: int = COARSE.grid) -> None:
         """Prepare grid and integrals.
 
         Args:
@@ -134,9 +133,8 @@ def _density(factors: Sequence[Any]) -> Any:
 def _small_grid(mf: Any, xc: Functional, level: int) -> tuple[Any, Any]:
     """Return PySCF's numerical integration with stored orbital values, if memory allows, and an atomic grid for it."""
     cell, ni = mf.mol, copy.copy(mf._numint)
-    light = {symbol: LIGHT for symbol in set(cell.elements) if gto.charge(symbol) <= 2} if level == 0 else {}
     grids = BeckeGrids(cell)  # PySCF's class, for its coordinates and weights alone
-    grids.coords, grids.weights = shared_grid(cell, gen_atomic_grids(cell, light, level=level))
+    grids.coords, grids.weights = shared_grid(cell, gen_atomic_grids(cell, level=level))
     kpts = mf.kpts if mf.istype("KSCF") else mf.kpt
     values = len(grids.weights) * cell.nao * (4 if xc.deriv else 1) * max(1, len(kpts) if np.ndim(kpts) == 2 else 1)
     if 16 * values < free_bytes(mf) / 2:

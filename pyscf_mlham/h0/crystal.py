@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.field import RESPONSE, Builds
+from pyscf_mlham.field import COARSE, Builds
 from pyscf_mlham.scf.multilevel.levels import CheapLevel
 from pyscf_mlham.scf.multilevel.solver import solve
 from pyscf_mlham.scf.problem import Point, Problem
@@ -45,7 +45,7 @@ def self_consistent_crystal(problem: Problem, orbitals: Orbitals | None = None) 
 
 
 @one_blas_thread()
-def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> SelfConsistent:
+def coarse_crystal(problem: Problem, grid: int = COARSE.grid) -> SelfConsistent:
     """Return the solution of a periodic object in the coarse field alone; of hybrids around one full Fock build.
 
     Args:
@@ -55,7 +55,7 @@ def coarse_crystal(problem: Problem, grid: int = RESPONSE.grid) -> SelfConsisten
     return SelfConsistent(_relaxed(problem, level, TIGHT), _builds(level))
 
 
-def _level(problem: Problem, grid: int = RESPONSE.grid) -> CheapLevel:
+def _level(problem: Problem, grid: int = COARSE.grid) -> CheapLevel:
     from pyscf_mlham.field.crystal import CrystalField  # importing PySCF's periodic part takes a second
 
     return CheapLevel(problem, CrystalField(problem.mf, grid))
