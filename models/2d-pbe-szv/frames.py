@@ -1,7 +1,7 @@
 """Label the frames of the training, and split them by number: every sixth for test, every sixth for validation.
 
-python frames.py GEOMETRIES FOLDER, with the folder of the four files; a quarter of a minute for each frame of a layer,
-one to one and a half for each bilayer. Further frames of the layers, for training, are drawn here.
+python frames.py GEOMETRIES FOLDER, with the folder of the five files; a quarter of a minute for each frame of a layer,
+one to two for each bilayer and supercell. Further frames, for training, are drawn here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse --kpts 6 6 1"
-FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18}
+LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse"
+FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18, "graphene_2x2": 14}
 DRAWN = {"graphene_more": (2.46, ("C", "C")), "hbn_more": (2.504, ("B", "N"))}  # lattice constant, Angstrom; elements
 BILAYERS = 32  # of graphene, with any stacking
 STRAIN, SHEAR = 0.03, 0.015
@@ -89,7 +89,8 @@ def main() -> None:
     for name, found in (frames | drawn_frames()).items():
         chosen, labels = args.folder / f"{name}.xyz", args.folder / f"{name}.h5"
         chosen.write_text("".join(found[: args.frames]))
-        subprocess.run(f"mlham data generate {chosen} -o {labels} {LEVEL}".split(), check=True)
+        mesh = "3 3 1" if name.endswith("2x2") else "6 6 1"
+        subprocess.run(f"mlham data generate {chosen} -o {labels} {LEVEL} --kpts {mesh}".split(), check=True)
         with h5py.File(labels, "r+") as file:
             file["split"][:] = np.array([split_of(n) for n in file["name"].asstr()[:]], dtype=object)
 
