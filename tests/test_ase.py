@@ -207,7 +207,7 @@ def test_calculator_errors_are_specific() -> None:
     assert not failing.results
     with pytest.raises(InputError, match="10 electrons cannot have multiplicity 2"):
         energy(quick(), mult=2)
-    with pytest.raises(InputError, match="must be integers"):
+    with pytest.raises(InputError, match="the charge must be an integer"):
         energy(quick(), charge="one")
     with pytest.raises(InputError, match=r"0\.5 is not a whole number"):
         energy(quick(), charge=0.5)
