@@ -25,7 +25,7 @@ from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.record import Level
 from pyscf_mlham.density import orbitals_from_fock
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.h0.atoms import superposed_atoms_of
 
 MEV = 27211.386  # of a Hartree
 EDGES = (-0.2, 0.2)  # bands around the Fermi level, Hartree
@@ -74,7 +74,7 @@ def main() -> None:
     mf = mean_field(args)
     one = pyscf_mlham.OneShot(mf, args.model)
     seconds = {}
-    seconds["H0"], h0 = timed(lambda: superposed_atoms(mf.mol, mf.kpts, mf.xc))
+    seconds["H0"], h0 = timed(lambda: superposed_atoms_of(mf, mf.kpts))
     seconds["model"], _ = timed(one.run)
     bands = {"H0": orbitals_from_fock(mf, h0).energy, "model": one.mo_energy}
     integrals, _ = timed(lambda: mf.with_df.build(j_only=True))

@@ -18,7 +18,7 @@ from pyscf_mlham.data.label import crystal_mean_field
 from pyscf_mlham.data.record import Level
 from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.h0.atoms import superposed_atoms
+from pyscf_mlham.h0.atoms import superposed_atoms_of
 from pyscf_mlham.h0.crystal import coarse_crystal, self_consistent_crystal
 from pyscf_mlham.scf.crystal import problem_of
 
@@ -51,7 +51,7 @@ def main() -> None:
         mf = crystal_mean_field(geometry, level)
         problem = problem_of(mf)
         found = {
-            "atoms": superposed_atoms(mf.mol, mf.kpts, mf.xc),
+            "atoms": superposed_atoms_of(mf, mf.kpts),
             "model": pyscf_mlham.fock(mf, args.model),
             "coarse": coarse_crystal(problem).point.fock,
             "scc": self_consistent_crystal(problem).point.fock,

@@ -70,9 +70,9 @@ def _fingerprint_of_crystals(xc: str) -> float:
     from pyscf.pbc import gto as pbc_gto  # importing PySCF's periodic part takes a second
 
     total, atoms = 0.0, "H 0.3 0.2 0.1; H 0.5 0.4 1.5"
-    for dimension in (3, 2):
+    for dimension, height in ((3, 4.0), (2, 40.0)):
         settings = {"unit": "Bohr", "basis": "gth-szv", "pseudo": "gth-pbe", "dimension": dimension, "verbose": 0}
-        probe = pbc_gto.M(atom=atoms, a=np.diag([4.0, 4.0, 4.0 if dimension == 3 else 40.0]), **settings)
+        probe = pbc_gto.M(atom=atoms, a=np.diag([4.0, 4.0, height]), **settings)
         h0 = superposed_atoms(probe, np.zeros((1, 3)), xc)[0]
         total += float(np.trace(np.linalg.solve(probe.pbc_intor("int1e_ovlp", hermi=1), h0)).real)
     return total
