@@ -47,6 +47,12 @@ def total_charge(info: Mapping[str, Any], charge: Any = 0) -> int:
         raise ValueError(f"the charge must be an integer ({error})") from error
 
 
+def is_closed_shell(info: Mapping[str, Any]) -> bool:
+    """Return whether annotations have no spin, or that of a closed shell."""
+    values = stated(info)
+    return not values.get("spin", 0) and all(values.get(key, 1) == 1 for key in SPIN_KEYS[:2])
+
+
 def stated(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of charge and spin, by keys in lower case; raise ValueError if one has two different values."""
     result: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.record import Level, Periodic, Record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, mult_of_moments, stated, total_charge
+from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, is_closed_shell, mult_of_moments, stated, total_charge
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
 REACH = 25.0  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
@@ -194,9 +194,11 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
         mesh = np.where(periodic, np.ceil(REACH / np.linalg.norm(lattice, axis=1) - ROUNDING), 1).astype(np.int64)
     group = str(atoms.info.get("group") or name)
     try:
-        own = total_charge(atoms.info, charge)
+        own, closed = total_charge(atoms.info, charge), is_closed_shell(atoms.info)
     except ValueError as error:
         raise DataError(f"{place}: {error}.") from error
+    if not closed:
+        raise DataError(f"{place}: an open shell; crystals have no spin here, leave it out of the comment line.")
     found_in = Path(source).name
     return Molecule(name, group, found_in, numbers, positions, own, 0, Periodic(lattice, int(periodic.sum()), mesh))
 

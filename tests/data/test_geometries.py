@@ -240,3 +240,16 @@ def test_default_k_points_of_a_layer_reach_as_far_as_the_shipped_model(tmp_path:
 def test_the_charge_of_a_cell_is_an_integer(tmp_path: Path, charge: str) -> None:
     (layer,) = read(tmp_path / "in.xyz", LAYER.format(about=f"charge={charge}"), crystals=True)
     assert "charge must be an integer" in str(layer)
+
+
+@pytest.mark.parametrize("about", ["mult=1", "spin=0", "charge=0 multiplicity=1"])
+def test_crystals_may_state_that_they_are_closed_shells(tmp_path: Path, about: str) -> None:
+    (layer,) = read(tmp_path / "in.xyz", LAYER.format(about=about), crystals=True)
+    assert isinstance(layer, Molecule)
+    assert layer.spin == 0
+
+
+@pytest.mark.parametrize("about", ["mult=3", "Spin=2", "multiplicity=2"])
+def test_open_shells_of_crystals_are_refused(tmp_path: Path, about: str) -> None:
+    (layer,) = read(tmp_path / "in.xyz", LAYER.format(about=about), crystals=True)
+    assert "open shell" in str(layer)
