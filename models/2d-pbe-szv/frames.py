@@ -1,7 +1,7 @@
 """Label the frames of the training, and split them by number: every sixth for test, every sixth for validation.
 
-python frames.py GEOMETRIES FOLDER, with the folder of the five files; a quarter of a minute for each frame of a layer,
-one to two for each bilayer and supercell. Further frames, for training, are drawn here.
+python frames.py GEOMETRIES FOLDER, with the folder of the files; a quarter of a minute for each frame of a layer,
+one to two for each bilayer, supercell and layer of MoS2. Further frames, for training, are drawn here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ import h5py
 import numpy as np
 
 LEVEL = "--xc pbe --basis gth-szv-molopt-sr --pseudo gth-pbe --smearing 0.002 --solver coarse"
-FILES = {"graphene_1x1": 40, "hbn_1x1": 40, "bigraphene_AB": 18, "bigraphene_AA": 18, "graphene_2x2": 14}
+FILES = {
+    "graphene_1x1": 40,
+    "hbn_1x1": 40,
+    "mos2_1x1": 40,
+    "bigraphene_AB": 18,
+    "bigraphene_AA": 18,
+    "bihbn": 40,
+    "graphene_2x2": 14,
+}
 DRAWN = {"graphene_more": (2.46, ("C", "C")), "hbn_more": (2.504, ("B", "N"))}  # lattice constant, Angstrom; elements
 BILAYERS = 32  # of graphene, with any stacking
+SULPHIDES = 24  # layers of MoS2
 STRAIN, SHEAR = 0.03, 0.015
 HONEYCOMB = np.array([[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
 
@@ -29,9 +38,10 @@ def split_of(name: str) -> str:
 
 def drawn_frames() -> dict[str, list[str]]:
     """Return forty frames of each layer, and bilayers, strained, with displaced atoms, as text."""
-    rng, another = np.random.default_rng(7), np.random.default_rng(11)
+    rng, another, third = (np.random.default_rng(seed) for seed in (7, 11, 13))
     frames = {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
-    return frames | {"bigraphene_more": [drawn_bilayer(another, f"bigraphene_more_{n:02d}") for n in range(BILAYERS)]}
+    frames["bigraphene_more"] = [drawn_bilayer(another, f"bigraphene_more_{n:02d}") for n in range(BILAYERS)]
+    return frames | {"mos2_more": [drawn_sulphide(third, f"mos2_more_{n:02d}") for n in range(SULPHIDES)]}
 
 
 def strained(rng: np.random.Generator, a: float, height: float) -> np.ndarray:
@@ -57,6 +67,15 @@ def drawn_bilayer(rng: np.random.Generator, name: str) -> str:
     positions = np.column_stack([places, np.zeros(4)]) @ lattice
     positions[:, 2] = 7.5 + apart * np.array([0, 0, 1, 1])
     return text_of(rng, name, ("C",) * 4, lattice, positions)
+
+
+def drawn_sulphide(rng: np.random.Generator, name: str) -> str:
+    """Draw a frame of a layer of MoS2."""
+    thickness = 3.13
+    lattice = strained(rng, 3.16, 15 + thickness)
+    positions = np.column_stack([HONEYCOMB[[0, 1, 1]], np.zeros(3)]) @ lattice
+    positions[:, 2] = 7.5 + thickness * np.array([0.5, 1, 0])
+    return text_of(rng, name, ("Mo", "S", "S"), lattice, positions)
 
 
 def text_of(

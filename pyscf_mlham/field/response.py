@@ -15,10 +15,11 @@ import json
 from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import gto, lib
+from pyscf.dft.numint import NumInt
 
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.field.coarse import free_bytes
@@ -78,12 +79,12 @@ class ResponseField(Field):
         other = copy.copy(self)
         other.rough = rough and self._points is not None
         if self._points is not None:
-            name, kind = self._xc.name, self._xc.kind
-            if rough:
-                name, kind = ROUGH_KERNEL.format(share=1 - self._xc.hyb), "LDA"
-            elif kind == "MGGA":
-                name, kind = META_KERNEL.format(share=1 - self._xc.hyb), "GGA"
-            other._kernel = _kernel(self._mf, name, kind, self._coulomb, factors, self._points, self._budget)
+            xc = Semilocal(self._mf._numint, self._xc.name, self._xc.kind)
+            if rough or xc.kind == "MGGA":
+                template, kind = (ROUGH_KERNEL, "LDA") if rough else (META_KERNEL, "GGA")
+                # not the object's NumInt, which may have another functional in the place of every name
+                xc = Semilocal(NumInt(), template.format(share=1 - self._xc.hyb), kind)
+            other._kernel = _kernel(self._mf.mol, xc, self._coulomb, factors, self._points, self._budget)
         return other
 
     def around(self, factors: Sequence[Array], v: Array) -> ResponseField:
@@ -194,14 +195,30 @@ def _exchange_table() -> dict[str, Any]:
     return table
 
 
+class Semilocal(NamedTuple):
+    """A functional without exact exchange: its name or PySCF's formula, kind LDA or GGA, and what evaluates it."""
+
+    ni: NumInt
+    name: str
+    kind: str
+
+    def kernel(self, rho: Array) -> list[Array]:
+        """Return f_xc of rho (spins, 1 or 4, points): one, or those of aa, ab, bb, (1|4, 1|4, points)."""
+        variables, spin = rho if self.kind == "GGA" else rho[:, 0], len(rho) - 1
+        rho_or_pair = variables if spin else variables[0]
+        f = self.ni.eval_xc_eff(self.name, rho_or_pair, deriv=2, xctype=self.kind, spin=spin)[2]
+        f = np.where(rho[:, 0].sum(axis=0) > THIN, f, 0.0)
+        return [f[0, :, 0], f[0, :, 1], f[1, :, 1]] if spin else [f]
+
+
 def _kernel(
-    mf: Any, name: str, kind: str, integrals: FittedIntegrals, factors: Sequence[Array], points: Points, budget: float
+    mol: gto.Mole, xc: Semilocal, integrals: FittedIntegrals, factors: Sequence[Array], points: Points, budget: float
 ) -> Array:
     """Return the Coulomb and semilocal kernel of a density in whitened functions, (spins, spins, rank, rank)."""
     blocks = [slice(*ends) for ends in lib.prange(0, len(points.weights), BLOCK)]
-    rho = np.concatenate(each(lambda block: _density(mf.mol, points.coords[block], kind, factors), blocks), axis=-1)
-    f = [points.weights * kernel for kernel in _kernel_on_grid(mf._numint, name, kind, rho)]
-    work = partial(_kernel_matrices, integrals.auxmol, points, kind, f, blocks)
+    rho = np.concatenate(each(lambda block: _density(mol, points.coords[block], xc.kind, factors), blocks), axis=-1)
+    f = [points.weights * kernel for kernel in xc.kernel(rho)]
+    work = partial(_kernel_matrices, integrals.auxmol, points, xc.kind, f, blocks)
     most = budget / (8 * len(f) * integrals.auxmol.nao**2)
     matrices = np.sum(shared_out(work, len(blocks), most), axis=0)
     folded = [integrals.whitened_operator((matrix + matrix.T) / 2) for matrix in matrices]
@@ -233,12 +250,3 @@ def _density(mol: gto.Mole, coords: Array, kind: str, factors: Sequence[Array]) 
     ao = orbital_values(mol, coords, int(kind != "LDA"), TAIL)
     reached = np.flatnonzero(np.abs(ao[0]).max(axis=0) > TAIL)
     return np.array([density_rows(ao[:, :, reached] @ factor[reached]) for factor in factors])
-
-
-def _kernel_on_grid(ni: Any, name: str, kind: str, rho: Array) -> list[Array]:
-    """Return f_xc of rho (spins, 1 or 4, points): one, or alpha-alpha, alpha-beta, beta-beta, (1|4, 1|4, points)."""
-    variables = rho if kind == "GGA" else rho[:, 0]
-    spin = len(rho) - 1
-    f = ni.eval_xc_eff(name, variables if spin else variables[0], deriv=2, xctype=kind, spin=spin)[2]
-    f = np.where(rho[:, 0].sum(axis=0) > THIN, f, 0.0)
-    return [f[0, :, 0], f[0, :, 1], f[1, :, 1]] if spin else [f]

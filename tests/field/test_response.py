@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyscf import data, gto
+from pyscf.dft import libxc
 
 from pyscf_mlham.density import Orbitals, density_from_orbitals, factors_from_orbitals
 from pyscf_mlham.field import ResponseField, atomic_factor, atomic_factors
@@ -111,3 +112,18 @@ def test_superposed_atoms_with_core_potentials() -> None:
     mol = mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"})
     factor = atomic_factor(mol)
     assert np.einsum("mi,mn,ni->", factor, mol.intor("int1e_ovlp"), factor) == pytest.approx(26, abs=1e-8)
+
+
+def pbe_under_another_name(_: str, *args: Any, **options: Any) -> Any:
+    return libxc.eval_xc("pbe", *args, **options)
+
+
+def test_rough_kernels_of_a_functional_of_the_users_own() -> None:
+    """NumInt with a function in the place of every functional; the rough kernel is that of PBE all the same."""
+    kernels = []
+    for mf in (mole(WATER).RKS(xc="pbe"), mole(WATER).RKS().define_xc_(pbe_under_another_name, "GGA")):
+        mf.grids.level = 0
+        factors = atomic_factors(mf)
+        field = ResponseField(mf).with_kernel(factors, rough=True)
+        kernels.append(field.around(factors, np.zeros((mf.mol.nao,) * 2)).potential([0.9 * f for f in factors]))
+    np.testing.assert_allclose(kernels[1], kernels[0], atol=1e-7)
