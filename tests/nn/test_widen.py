@@ -1,0 +1,60 @@
+"""models/2d-pbe-szv/widen.py: a network for further elements, with more shells, that starts as the old one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from pyscf import gto
+
+from pyscf_mlham import checkpoint
+from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
+from pyscf_mlham.ao.loewdin import metric_from_overlap
+from pyscf_mlham.ao.mole import graph_from_mol
+from pyscf_mlham.checkpoint import ModelConfig
+from pyscf_mlham.features import Cut, inputs_from_h0, sample_from_matrices
+from pyscf_mlham.h0 import hamiltonian
+from pyscf_mlham.nn.batch import batch_from_samples
+from pyscf_mlham.nn.model import network_from_config
+from support.networks import MOLECULE, SIZES
+
+SCRIPT = Path(__file__).parents[2] / "models" / "2d-pbe-szv" / "widen.py"
+
+
+def prediction(folder: Path, mol: gto.Mole) -> np.ndarray:
+    config, weights = checkpoint.read(folder)
+    template = ShellTemplate(tuple(config.options["template"]))
+    network = network_from_config(config, torch.float64)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    overlap = mol.intor("int1e_ovlp")
+    inputs = inputs_from_h0(hamiltonian("sap", mol)[None], overlap, metric_from_overlap(overlap), "sap")[0]
+    cut = Cut.of(graph_from_mol(mol, network.options.cutoff), OrbitalLayout.from_mol(mol), template)
+    sample = sample_from_matrices(cut, mol.charge, inputs, network.options.degree)
+    with torch.no_grad():
+        output = network(batch_from_samples([sample]).to("cpu", torch.float64))
+    return cut.matrix(Blocks(*(tensor.numpy() for tensor in output)))
+
+
+def test_molecules_of_the_old_elements_keep_their_hamiltonian(tmp_path: Path) -> None:
+    sizes = SIZES["qhnetv2"] | {"degree": 2}
+    options = {"template": [2, 1], "network": sizes}
+    old = ModelConfig("old", "qhnetv2", (1, 6, 7, 8), (0,), "sto-3g", "hf", "sap", options=options)
+    torch.manual_seed(1)
+    network = network_from_config(old, torch.float64)
+    weights = {name: (t + 0.1 * torch.randn_like(t)).numpy() for name, t in network.state_dict().items()}
+    checkpoint.write(tmp_path / "old", old, weights)
+    subprocess.run([sys.executable, SCRIPT, tmp_path / "old", tmp_path / "new", "Fe", "Cl"], check=True)
+    config = checkpoint.read_config(tmp_path / "new")
+    assert config.elements == (1, 6, 7, 8, 17, 26)
+    assert config.options["template"] == [4, 3, 1]
+    assert config.options["network"]["degree"] == 4
+    mol = gto.M(atom=MOLECULE, basis="sto-3g", verbose=0)
+    one, other = (prediction(tmp_path / name, mol) for name in ("old", "new"))
+    assert np.abs(one).max() > 1e-2
+    np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max())
+    iron = gto.M(atom="Fe 0 0 0; O 0 0 1.6", basis="sto-3g", verbose=0)
+    assert np.isfinite(prediction(tmp_path / "new", iron)).all()
