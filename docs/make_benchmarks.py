@@ -31,6 +31,11 @@ STATES = {  # sets of molecules
     "QM9": "qm9",
     "W4-11, charged copies": "charged",
     "W4-11, open shells": "open",
+    "ions, 2 to 9 atoms": "ions",
+    "rarer elements, 2 to 7 atoms": "elements",
+    "drug-like": "druglike",
+    "HF, H2O, N2": "nonlocal",
+    "CuO, NiO": "oxides",
 }
 PICTURE = ROOT / "docs" / "assets" / "large.png"
 RESULTS = {
