@@ -24,12 +24,7 @@ def charge_and_spin(info: Mapping[str, Any], protons: int, charge: Any = 0, mult
         mult: multiplicity if info has neither multiplicity nor spin; None for the lowest.
     """
     values, charge = stated(info), total_charge(info, charge)
-    try:
-        given = {key: _number(values[key]) - (key != "spin") for key in SPIN_KEYS if key in values}
-        if not given and mult is not None:
-            given = {"mult": _number(mult) - 1}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"multiplicity and spin must be integers ({error})") from error
+    given = _spins(values) or ({} if mult is None else _spins({"mult": mult}))
     if len(set(given.values())) > 1:
         raise ValueError(" and ".join(f"{key}={values[key]}" for key in given) + " contradict each other")
     electrons = protons - charge
@@ -49,8 +44,7 @@ def total_charge(info: Mapping[str, Any], charge: Any = 0) -> int:
 
 def is_closed_shell(info: Mapping[str, Any]) -> bool:
     """Return whether annotations have no spin, or that of a closed shell."""
-    values = stated(info)
-    return not values.get("spin", 0) and all(values.get(key, 1) == 1 for key in SPIN_KEYS[:2])
+    return not any(_spins(stated(info)).values())
 
 
 def stated(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +66,14 @@ def mult_of_moments(moments: NDArray[np.float64], protons: int) -> int | None:
     spin = round(total)
     possible = abs(total - spin) <= NEARLY and (protons - spin) % 2 == 0
     return spin + 1 if spin and possible else None
+
+
+def _spins(values: Mapping[str, Any]) -> dict[str, int]:
+    """Return n_alpha - n_beta of each key of the spin; raise ValueError if one is not an integer."""
+    try:
+        return {key: _number(values[key]) - (key != "spin") for key in SPIN_KEYS if key in values}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"multiplicity and spin must be integers ({error})") from error
 
 
 def _number(value: Any) -> int:
