@@ -61,6 +61,7 @@ def test_every_molecule_has_its_limit(folder: Path, results: Results) -> None:
         ratios = [case.total_cpu_s / case.limit_cpu_s for case in method.cases.values()]
         expected = np.nan if method.is_bound else np.exp(np.mean(np.log(ratios)))
         assert method.limit_ratio.value == pytest.approx(expected, nan_ok=True)
+        assert method.limit_ratio.value > 0.5 or method.is_bound  # more than 1, but for noise of so short times
         if not method.is_bound and np.isfinite(method.mean_ratio("seconds").value):
             reference = next(m for m in summarise(results) if (m.guess, m.solver) == ("minao", "scf"))
             assert method.limit_ratio.value == pytest.approx(

@@ -12,31 +12,23 @@ from pyscf import gto
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import metric_from_overlap
-from pyscf_mlham.ao.mole import graph_from_mol
 from pyscf_mlham.checkpoint import ModelConfig
-from pyscf_mlham.features import Cut, inputs_from_h0, sample_from_matrices
-from pyscf_mlham.h0 import hamiltonian
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config
-from support.networks import MOLECULE, SIZES
+from support.networks import MOLECULE, SIZES, cut_of, new_sample
 
 SCRIPT = Path(__file__).parents[2] / "models" / "2d-pbe-szv" / "widen.py"
 
 
 def prediction(folder: Path, mol: gto.Mole) -> np.ndarray:
     config, weights = checkpoint.read(folder)
-    template = ShellTemplate(tuple(config.options["template"]))
     network = network_from_config(config, torch.float64)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    overlap = mol.intor("int1e_ovlp")
-    inputs = inputs_from_h0(hamiltonian("sap", mol)[None], overlap, metric_from_overlap(overlap), "sap")[0]
-    cut = Cut.of(graph_from_mol(mol, network.options.cutoff), OrbitalLayout.from_mol(mol), template)
-    sample = sample_from_matrices(cut, mol.charge, inputs, network.options.degree)
+    cutoff, degree = network.options.cutoff, network.options.degree
+    sample = new_sample(mol, cutoff, network.template, degree)
     with torch.no_grad():
         output = network(batch_from_samples([sample]).to("cpu", torch.float64))
-    return cut.matrix(Blocks(*(tensor.numpy() for tensor in output)))
+    return cut_of(mol, cutoff, network.template).matrix(Blocks(*(tensor.numpy() for tensor in output)))
 
 
 def test_molecules_of_the_old_elements_keep_their_hamiltonian(tmp_path: Path) -> None:

@@ -79,15 +79,15 @@ def sample_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Sample:
     return SAMPLES[key]
 
 
-def new_sample(mol: gto.Mole, cutoff: float) -> Sample:
+def new_sample(mol: gto.Mole, cutoff: float, template: ShellTemplate = TEMPLATE, degree: int = 4) -> Sample:
     h0 = hamiltonian("sap", mol)
     overlap = mol.intor("int1e_ovlp")
     inputs = inputs_from_h0(h0[None], overlap, metric_from_overlap(overlap), "sap")[0]
-    return sample_from_matrices(cut_of(mol, cutoff), mol.charge, inputs, 4)
+    return sample_from_matrices(cut_of(mol, cutoff, template), mol.charge, inputs, degree)
 
 
-def cut_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"]) -> Cut:
-    return Cut.of(graph_from_mol(mol, cutoff), OrbitalLayout.from_mol(mol), TEMPLATE)
+def cut_of(mol: gto.Mole, cutoff: float = SMALL["cutoff"], template: ShellTemplate = TEMPLATE) -> Cut:
+    return Cut.of(graph_from_mol(mol, cutoff), OrbitalLayout.from_mol(mol), template)
 
 
 def predicted(network: HamiltonianModel, mol: gto.Mole, charge: int = 0) -> Array:
