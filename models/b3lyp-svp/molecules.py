@@ -1,4 +1,4 @@
-"""Geometry files of the training molecules of this model: closed shells from public sets, and radicals made of them.
+"""Geometry files of this model's training molecules: closed shells of public sets, radicals and triplets made of them.
 
     python molecules.py folder-with-xyz-files out/
 
@@ -17,8 +17,9 @@ from ase import Atoms
 from ase.io import read, write
 
 SETS = ("ions_train", "elements_train", "small_train", "dimers_train", "unlabelled")
-PARENTS = ("unlabelled", "small_train", "elements_train")  # of the radicals
-RADICALS = 1400
+PARENTS = ("unlabelled", "small_train", "elements_train")  # of the radicals and triplets
+RADICALS = 2600
+TRIPLETS = 200
 LARGEST_PARENT = 150  # orbitals
 SIZES = ((0, 110), (110, 140), (140, 170), (170, 200))  # orbitals
 PART = 300
@@ -44,13 +45,22 @@ def radical(atoms: Atoms, rng: np.random.Generator) -> Atoms | None:
     return made if (made.numbers.sum() - charge) % 2 else None
 
 
+def triplet(atoms: Atoms) -> Atoms:
+    """Return the molecule with two unpaired electrons."""
+    made = atoms.copy()
+    made.info = {"name": atoms.info.get("name", "molecule"), "charge": int(atoms.info.get("charge", 0)), "mult": 3}
+    return made
+
+
 def main(source: Path, target: Path) -> None:
     """Read the sets, make radicals, and write everything in parts."""
     rng = np.random.default_rng(SEED)
     sets = {name: read(source / f"{name}.xyz", ":") for name in SETS}
     parents = [atoms for name in PARENTS for atoms in sets[name] if orbitals(atoms) <= LARGEST_PARENT]
-    drawn = rng.permutation(len(parents))[:RADICALS]
+    order = rng.permutation(len(parents))
+    drawn, excited = order[:RADICALS], order[RADICALS : RADICALS + TRIPLETS]
     sets["radicals"] = [made for i in drawn if (made := radical(parents[i], rng)) is not None]
+    sets["triplets"] = [triplet(parents[i]) for i in excited]
     molecules = []
     for name, frames in sets.items():
         for number, atoms in enumerate(frames):
