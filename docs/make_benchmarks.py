@@ -31,6 +31,7 @@ STATES = {  # sets of molecules
     "QM9": "qm9",
     "W4-11, charged copies": "charged",
     "W4-11, open shells": "open",
+    "W4-11, open shells, without VV10": "local",
     "ions, 2 to 9 atoms": "ions",
     "rarer elements, 2 to 7 atoms": "elements",
     "drug-like": "druglike",
