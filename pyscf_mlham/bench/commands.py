@@ -17,7 +17,6 @@ from pyscf_mlham.bench.protocol import (
     Guess,
     Optimisation,
     Protocol,
-    absolute,
     guess_from_text,
     model_hash,
 )
@@ -25,11 +24,9 @@ from pyscf_mlham.bench.results import Results
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
-from pyscf_mlham.data.record import Level
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_command, add_options, add_state, chosen, from_options, names
 from pyscf_mlham.progress import print_line
-from pyscf_mlham.scf.problem import check_functional
 
 SOURCE = "files that ASE reads, SDF, ase:g2 and the like, ase:g2/H2O,CH4"
 BENCH = """examples:
@@ -167,14 +164,11 @@ def run_trust(args: argparse.Namespace, console: Console) -> int:
     from pyscf_mlham.bench import trust
 
     protocol = from_options(Protocol, args, model_sha256=model_hash(args.model))
-    ways = [trust.WAYS[name] for name in (chosen(args.ways, trust.WAYS, "way") if args.ways else trust.WAYS)]
-    model = absolute(protocol.model)
-    methods = tuple((guess._replace(path=model) if guess.kind == "ml" else guess, solver) for guess, solver in ways)
-    plan = from_options(Plan, args, methods=methods, limit=False)
+    ways = chosen(args.ways, trust.WAYS, "way") if args.ways else trust.WAYS
+    plan = from_options(Plan, args, methods=tuple(trust.WAYS[way] for way in ways), limit=False)
     found = _molecules(args, console)
-    judged = trust.run_trust(
-        trust.with_radicals(found) if args.radicals else found, plan, protocol, args.report, console
-    )
+    found = trust.with_radicals(found) if args.radicals else found
+    judged = trust.run_trust(found, plan, protocol, args.report, console)
     print_line(console, f"{args.report / 'trust.html'}")
     return 1 if trust.is_bad(judged) or found.bad else 0
 
@@ -221,12 +215,11 @@ def _guesses(text: str, protocol: Protocol) -> tuple[Guess, ...]:
     if protocol.coarse_grid is None:
         missing["coarse"] = "no level is coarser than --df with --grid 0 or --xc hf; omit the coarse guess."
     text = text or ",".join(guess for guess in DEFAULT_GUESSES if guess not in missing)
-    plain = Guess("ml", "ml", absolute(protocol.model))
-    guesses = dict.fromkeys(plain if part.strip() == "ml" else guess_from_text(part) for part in text.split(","))
+    guesses = tuple(dict.fromkeys(map(guess_from_text, text.split(","))))
     for guess in guesses:
         if guess.kind in missing:
             raise DataError(missing[guess.kind])
-    return tuple(guesses)
+    return guesses
 
 
 def run_guess(args: argparse.Namespace, console: Console) -> int:
@@ -235,15 +228,14 @@ def run_guess(args: argparse.Namespace, console: Console) -> int:
 
     if args.output.suffix not in (".npz", ".chk"):
         raise DataError(f"{args.output}: expected a file name that ends in .npz or .chk.")
-    check_functional(args.xc)
+    protocol = from_options(Protocol, args)
     frames = list(read_geometries(args.file, args.charge, args.mult))  # unreadable ones keep their index
     if not 0 <= args.frame < len(frames):
         raise DataError(f"{args.file}: no frame {args.frame}; the file has {len(frames)} frames, counted from 0.")
     molecule = frames[args.frame]
     if isinstance(molecule, DataError):
         raise molecule
-    level = Level(args.xc, args.basis, args.grid_level, args.density_fit)
-    print_line(console, f"{args.output}: {write_guess(molecule, level, args.scf, args.model, args.output)}")
+    print_line(console, f"{args.output}: {write_guess(molecule, protocol, args.output)}")
     if others := len(frames) - 1:
         which = f"It is for {molecule.name}, frame {args.frame} of {args.file}, which holds {others} more"
         print_line(console, f"{which}; --frame N selects another.")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pyscf_mlham.bench.measure import Row, Task, measure
 from pyscf_mlham.bench.molecules import Input
-from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol
+from pyscf_mlham.bench.protocol import LIMIT, REFERENCE, Guess, Protocol, absolute
 from pyscf_mlham.bench.results import Folder, Results
 from pyscf_mlham.data.label import build
 from pyscf_mlham.errors import DataError
@@ -45,7 +45,8 @@ def run(
     """Run all unfinished runs, and more tasks than those of the plan, and write results.json."""
     _check_molecules(found, protocol)
     with closing(Folder(path, protocol)) as folder:
-        tasks = [*_tasks(found, plan, protocol), *more]
+        there = replace(protocol, model=absolute(protocol.model))  # workers may be in other folders
+        tasks = [task._replace(protocol=there) for task in (*_tasks(found, plan, protocol), *more)]
         keys = [task.key for task in tasks]
         done = {key for key, row in folder.rows.items() if not (row.error and plan.retry_failed)}
         waiting = [task for task in tasks if task.key not in done]

@@ -23,7 +23,6 @@ from pyscf_mlham.bench.protocol import TRACK, Guess, Protocol
 from pyscf_mlham.checkpoint import ModelConfig, replacement
 from pyscf_mlham.data.geometries import Molecule, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import build, mean_field
-from pyscf_mlham.data.record import Level
 from pyscf_mlham.data.schema import FORMAT, HamiltonianFile
 from pyscf_mlham.density import Orbitals, spin_breaking
 from pyscf_mlham.errors import DataError, MLHamError, ModelError
@@ -205,20 +204,20 @@ def _label_as_model(path: Path, molecule: Molecule) -> OracleModel:
     return OracleModel(config, mol, (record.fock if fock is None else fock) - hamiltonian("sap", mol))
 
 
-def write_guess(molecule: Molecule, level: Level, kind: str, model: str, path: Path) -> str:
+def write_guess(molecule: Molecule, protocol: Protocol, path: Path) -> str:
     """Predict, write the guess to a file for numpy (.npz) or for PySCF's `from_chk` (.chk), and return a description.
 
     The file is written under a temporary name first.
     """
-    mf = mean_field(build(molecule, level.basis), level, kind)
+    mf = mean_field_of(build(molecule, protocol.basis), protocol)
     closed = bool(spin_breaking(mf, mf.mol))
     if closed:  # PySCF's default, which breaks the spin symmetry, is not for learned densities
         mf.init_guess_breaksym = 0
-    predictor = resolve(model or None, mf, mf.mol)
+    predictor = resolve(protocol.model or None, mf, mf.mol)
     (density, prediction), config = learned_guess(mf, mf.mol, predictor, own=False), predictor.config
     energy, coeff, occ = prediction.orbitals
     matrices = {"dm": np.asarray(density), "fock": prediction.fock}
-    about = {"model": config.name, "model_sha256": config.weights_sha256, "xc": level.xc, "basis": level.basis}
+    about = {"model": config.name, "model_sha256": config.weights_sha256, "xc": protocol.xc, "basis": protocol.basis}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacement(path, f"{os.getpid()}{path.suffix}") as temporary:
         if path.suffix == ".npz":

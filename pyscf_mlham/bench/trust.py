@@ -22,10 +22,9 @@ from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.geometries import Molecule
 from pyscf_mlham.progress import print_line
 
-Method = tuple[Guess, str]  # and solver
 SAME_S2 = 1e-3  # of first order in the error of the density, as the energy is not: soft modes leave 1e-4
 MINAO, ML, SCC = (Guess(name, name) for name in ("minao", "ml", "scc"))
-WAYS = {
+WAYS = {  # guess and solver
     "ml": (ML, "scf"),
     "scc": (SCC, "scf"),
     "minao/twolevel": (MINAO, "twolevel"),
@@ -94,7 +93,7 @@ def with_radicals(found: Input) -> Input:
 def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, console: Console) -> list[Verdict]:
     """Run all ways and, if states differ, the stability analysis of the higher one; write results and reports."""
     results = run(found, plan, protocol, folder, console)
-    more = _stability_tasks(verdicts(results), found.molecules, plan.methods, protocol)
+    more = _stability_tasks(verdicts(results), found.molecules, protocol)
     if more:
         print_line(console, f"{len(more)} stability analyses, of the higher of two states.")
         results = run(found, plan, protocol, folder, console, more)
@@ -143,11 +142,9 @@ def _run_of(row: Row) -> tuple[str, str, str]:
     return molecule_of(row), row.guess, row.solver
 
 
-def _stability_tasks(
-    judged: Sequence[Verdict], molecules: Sequence[Molecule], methods: Sequence[Method], protocol: Protocol
-) -> list[Task]:
+def _stability_tasks(judged: Sequence[Verdict], molecules: Sequence[Molecule], protocol: Protocol) -> list[Task]:
     by_key = {molecule.key: molecule for molecule in molecules}
-    guesses = {guess.label: guess for guess, _ in (*WAYS.values(), *methods)}
+    guesses = {guess.label: guess for guess, _ in WAYS.values()}
     rows = {_run_of(one.higher): one.higher for one in judged if one.differs and molecule_of(one.row) in by_key}
     return [
         Task(by_key[key], guesses[row.guess], row.solver, 0, protocol, stability=True)
