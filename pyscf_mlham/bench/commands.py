@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from pyscf_mlham.bench.protocol import (
     guess_from_text,
     model_hash,
 )
-from pyscf_mlham.bench.results import Results
+from pyscf_mlham.bench.results import CLOCKS, Results
 from pyscf_mlham.bench.runner import Plan, run
-from pyscf_mlham.bench.summary import CLOCKS
 from pyscf_mlham.data.geometries import MULT, read_geometries
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.options import add_command, add_options, add_state, chosen, from_options, names
@@ -142,12 +142,12 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
     found = _molecules(args, console)
     if not args.dask:  # whose workers are on other machines
         advise(console)
-    results = run(found, plan, protocol, args.report, console)
     # processor seconds are summed over threads, including waiting ones, and do not include the work of a GPU
     clock = args.clock or ("wall" if args.threads > 1 or args.device == "cuda" else "cpu")
+    results = replace(run(found, plan, protocol, args.report, console), clock=clock)
     if args.insert:
-        insert_table(args.insert, results, clock)
-    return _report(results, args.report, clock, console)
+        insert_table(args.insert, results)
+    return _report(results, args.report, console)
 
 
 def _molecules(args: argparse.Namespace, console: Console) -> Input:
@@ -187,15 +187,15 @@ def run_paths(kind: type[MD | Optimisation], args: argparse.Namespace, console: 
     if all(reasons):
         raise DataError(f"there is no molecule to run; {reasons[0]}")
     advise(console)
-    return _report(trajectory.run_paths(paths, settings, args.out, console, bad), args.out, "cpu", console)
+    return _report(trajectory.run_paths(paths, settings, args.out, console, bad), args.out, console)
 
 
-def _report(results: Results, folder: Path, clock: str, console: Console) -> int:
+def _report(results: Results, folder: Path, console: Console) -> int:
     from pyscf_mlham.bench.report import write_report
     from pyscf_mlham.bench.tables import print_summary
 
-    write_report(results, folder, clock)
-    print_summary(results, clock, console)
+    write_report(results, folder)
+    print_summary(results, console)
     print_line(console, f"{folder / 'report.html'}")
     return 1 if results.problems else 0
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -34,17 +33,19 @@ from pyscf_mlham.errors import DataError
 BEGIN, END = "<!-- mlham bench: begin -->", "<!-- mlham bench: end -->"
 MARKED = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", flags=re.DOTALL)
 
+Verdict = tuple[str, str, str, Sequence[str]]  # tone (good, open or bad), heading, text, problems
 
-def write_report(results: Results, folder: Path, clock: str = "cpu") -> None:
+
+def write_report(results: Results, folder: Path) -> None:
     """Write all files that are made from results.json."""
-    figures = draw(sections(results, clock), results.protocol)
+    figures = draw(sections(results), results.protocol)
     plots = {name: svg(figure, name) for name, figure in figures.items()}  # saving a figure moves its layout a little
     replace_file(folder / "results.csv", results.to_csv().encode())
     per_molecule = "" if results.is_path else f"\n{molecule_table(results)}"
-    replace_file(folder / "table.md", (summary_table(results, clock) + per_molecule).encode())
+    replace_file(folder / "table.md", (summary_table(results) + per_molecule).encode())
     for name, figure in figures.items():
         replace_file(folder / f"{name}.png", saved(figure, "png"))
-    replace_file(folder / "report.html", html(results, plots, clock).encode())
+    replace_file(folder / "report.html", html(results, plots).encode())
 
 
 def check_marks(path: Path) -> str:
@@ -55,36 +56,27 @@ def check_marks(path: Path) -> str:
     return text
 
 
-def insert_table(path: Path, results: Results, clock: str = "cpu") -> None:
+def insert_table(path: Path, results: Results) -> None:
     """Replace the text between two marks in a Markdown file by the table of statistics."""
-    text = check_marks(path)
-    table = summary_table(results, clock)
-    replace_file(path, MARKED.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", text).encode())
+    table = summary_table(results)
+    text = MARKED.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", check_marks(path))
+    replace_file(path, text.encode())
 
 
-def html(results: Results, plots: Mapping[str, str], clock: str = "cpu") -> str:
+def html(results: Results, plots: Mapping[str, str]) -> str:
     """Return the page of a benchmark; plots: SVG by name."""
-    tables = [(sheet, plots.get(f"steps-{k}", "")) for k, sheet in enumerate(sheets(results, clock))]
-    return page(results, clock, _verdict(results), tables, plots=plots)
+    return page(results, results.protocol.kind, _verdict(results), sheets(results), plots)
 
 
-def page(
-    results: Results,
-    clock: str,
-    verdict: tuple[str, str, str, Sequence[str]],
-    tables: Sequence[tuple[Sheet, str]],
-    kind: str = "",
-    plots: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """Return a page: a verdict (tone, heading, text, problems), tables with or without SVG, plots, runs, protocol."""
+def page(results: Results, kind: str, verdict: Verdict, tables: Sequence[Sheet], plots: Mapping[str, str]) -> str:
+    """Return a page: verdict, tables, plots, runs and protocol; kind: bench, md, opt or trust."""
     how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
     text: str = environment.get_template("template.html").render(
         results=results,
-        kind=kind or results.protocol.kind,
+        kind=kind,
         subtitle=describe(results),
-        clock=clock,
-        clock_name=clock_name(results, clock),
+        clock_name=clock_name(results),
         verdict=verdict,
         tables=tables,
         plots=plots,
@@ -98,7 +90,7 @@ def page(
     return text
 
 
-def _verdict(results: Results) -> tuple[str, str, str, Sequence[str]]:
+def _verdict(results: Results) -> Verdict:
     problems, notices, runs = results.problems, results.notices, len(results.rows)
     remarks = "".join(f" {notice}." for notice in notices)
     allowed = f"{results.energy_tolerance:.1e}"

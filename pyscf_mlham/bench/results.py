@@ -39,6 +39,7 @@ KINDS = {f.name: sum((TYPES[part.split("[")[0]] for part in str(f.type).split(" 
 # a few 1e-8 Ha between runs of the same state.
 OTHER_ENERGY, OTHER_GAP, OTHER_S2 = 1e-5, 1e-3, 1e-2
 FAILED = "failed: "
+CLOCKS = ("cpu", "wall")
 
 
 class RunProblem(NamedTuple):
@@ -58,6 +59,7 @@ class Results:
     bad_input: list[str]  # messages about unreadable input
     energy_tolerance: float = 1e-8  # allowed difference of energies from the reference, Hartree
     limits: list[Row] = field(default_factory=list)  # timings of set-up and two full builds of each molecule
+    clock: str = CLOCKS[0]  # of the seconds that are compared
 
     @property
     def problems(self) -> list[str]:

@@ -21,7 +21,6 @@ from pyscf_mlham.bench.starts import REFUSED
 COVERED = 0.95  # confidence level of the intervals
 FEWEST = 2  # smallest number of molecules for an interval
 WIDE = 99.0  # bounds beyond it are not shown
-CLOCKS = ("cpu", "wall")
 NAN = float("nan")
 NOTHING = "–"
 # columns of a row that are merged over repetitions
@@ -132,7 +131,7 @@ def geometric_mean(ratios: np.ndarray) -> Ratio:
     return Ratio(*(float(np.exp(logs.mean() + shift)) for shift in (0, -half, half)))
 
 
-def summarise(results: Results, clock: str = "cpu") -> list[Method]:
+def summarise(results: Results) -> list[Method]:
     """Return the statistics of all methods; along a path, each geometry is a case."""
     methods = methods_of(results)
     runs = {pair: [row for row in results.rows if (row.guess, row.solver) == pair] for pair in methods}
@@ -144,7 +143,7 @@ def summarise(results: Results, clock: str = "cpu") -> list[Method]:
     return [
         Method(
             *pair,
-            clock=clock,
+            clock=results.clock,
             cases=cases[pair],
             reference=cases.get(results.protocol.reference, {}),
             total=total,
@@ -165,12 +164,12 @@ def _merged(rows: Sequence[Row]) -> Row:
     return dataclasses.replace(rows[0], converged=converged, e_err=e_err, **numbers)  # type: ignore[arg-type]
 
 
-def sections(results: Results, clock: str = "cpu") -> list[tuple[str, list[Method]]]:
+def sections(results: Results) -> list[tuple[str, list[Method]]]:
     """Return title and methods of each table: one without title, or one for each molecule's path."""
     if not results.is_path:
-        return [("", summarise(results, clock))]
+        return [("", summarise(results))]
     return [
-        (heading(rows), summarise(dataclasses.replace(results, rows=rows), clock))
+        (heading(rows), summarise(dataclasses.replace(results, rows=rows)))
         for rows in grouped(results.rows, molecule_of).values()
     ]
 

@@ -142,9 +142,9 @@ STRATEGIES = (  # of one molecule's path
 )
 
 
-def sheets(results: Results, clock: str = "cpu") -> list[Sheet]:
+def sheets(results: Results) -> list[Sheet]:
     """Return the tables of statistics: one, or one for each molecule's path."""
-    return [_sheet(results, title, methods) for title, methods in sections(results, clock)]
+    return [_sheet(results, title, methods) for title, methods in sections(results)]
 
 
 def _sheet(results: Results, title: str, methods: Sequence[Method]) -> Sheet:
@@ -184,23 +184,23 @@ def describe(results: Results) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def clock_name(results: Results, clock: str) -> str:
+def clock_name(results: Results) -> str:
     """Return which seconds are compared, as text."""
-    kind = "processor seconds" if clock == "cpu" else "wall time"
+    kind = "processor seconds" if results.clock == "cpu" else "wall time"
     threads = getattr(results.protocol, "threads", 0)
     return f"{kind} of {threads} thread{'s' * (threads != 1)}" if threads else f"{kind} of one process, guess included"
 
 
-def summary_table(results: Results, clock: str = "cpu") -> str:
+def summary_table(results: Results) -> str:
     """Return the statistics as Markdown tables with a line on the molecules and the level of theory."""
     lines = []
-    for sheet in sheets(results, clock):
+    for sheet in sheets(results):
         lines += [f"## {sheet.title}", ""] if sheet.title else []
         lines += [sheet.markdown()] if sheet.rows else []
     problems = results.problems
     verdict = "" if not problems else f" **{how_many(problems)}**, the first: {problems[0].rstrip('.')}."
     notices = "".join(f" **Notice**: {notice}." for notice in results.notices)
-    about = f"{describe(results)}; {clock_name(results, clock)}. {_explained(results)}"
+    about = f"{describe(results)}; {clock_name(results)}. {_explained(results)}"
     return "\n".join([*lines, about + verdict + notices]) + "\n"
 
 
@@ -248,10 +248,10 @@ def molecule_table(results: Results) -> str:
     return Sheet("", ["molecule", "atoms", "AOs", *(m.name for m in methods)], rows).markdown() + f"\n{about}\n"
 
 
-def print_summary(results: Results, clock: str, console: Console) -> None:
+def print_summary(results: Results, console: Console) -> None:
     """Print statistics, notices, and problems, except bad input, which is reported when it is read."""
-    print_line(console, f"{describe(results)}; {clock_name(results, clock)}")
-    for sheet in sheets(results, clock):
+    print_line(console, f"{describe(results)}; {clock_name(results)}")
+    for sheet in sheets(results):
         sheet.print(console)
     console.print(_explained(results) if results.is_path else LEGEND, highlight=False)
     reported = {f"input: {text}" for text in results.bad_input}

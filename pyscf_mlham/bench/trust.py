@@ -105,7 +105,7 @@ def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, consol
     tone = "bad" if is_bad(judged) else "good" if all(one.text == "same" for one in judged) else "open"
     allowed = f"Same: |dE| up to {results.energy_tolerance:g} Ha and |dS²| up to {SAME_S2:g}."
     box = tone, _headline(judged), allowed, results.bad_input
-    replace_file(folder / "trust.html", page(results, "cpu", box, [(s, "") for s in sheets], "trust").encode())
+    replace_file(folder / "trust.html", page(results, "trust", box, sheets, {}).encode())
     for sheet in reversed(sheets):
         sheet.print(console)
     print_line(console, _headline(judged))

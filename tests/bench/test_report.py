@@ -141,7 +141,7 @@ def test_the_printed_table_fits_a_narrow_terminal(results: Results) -> None:
     rows = [dataclasses.replace(row, response_solves=12) for row in rows]
     rows[-1] = dataclasses.replace(rows[-1], error="no memory")
     console = Console(file=io.StringIO(), width=80)
-    print_summary(dataclasses.replace(results, rows=rows, bad_input=["lost.xyz: unreadable"]), "cpu", console)
+    print_summary(dataclasses.replace(results, rows=rows, bad_input=["lost.xyz: unreadable"]), console)
     printed = console.file.getvalue()
     begin = next(k for k, line in enumerate(printed.splitlines()) if line.startswith("guess"))
     first, second = printed.splitlines()[begin - 1 : begin + 1]

@@ -54,7 +54,7 @@ def test_methods_of_other_molecules_are_named_everywhere() -> None:
     found = results(run("A", "ml"), run("B", "ml"), run("C", "ml"), run("A", "ml", "twolevel"))
     words = "ml, twolevel: 2 of 3 molecules missing"
     console = Console(file=io.StringIO(), width=80)
-    print_summary(found, "cpu", console)
+    print_summary(found, console)
     page = page_of(found)
     for text in (summary_table(found), page, " ".join(console.file.getvalue().split())):
         assert words in text

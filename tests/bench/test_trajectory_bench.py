@@ -327,7 +327,7 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
         for step in range(41)
     ]  # fmt: skip
     rows[3] = dataclasses.replace(rows[3], e_tot=-76.0 + 2e-10)
-    print_summary(results_from_rows([*rows, limit], protocol, [], [], 1e-7), "cpu", Console(width=80))
+    print_summary(results_from_rows([*rows, limit], protocol, [], [], 1e-7), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     place = next(k for k, line in enumerate(lines) if line.startswith("water, 41 geometries"))
     table = lines[place + 1 : place + 7]
