@@ -122,13 +122,8 @@ def _steps(methods: Sequence[Method]) -> Figure:
     """Full Fock builds against geometries."""
     figure, axes = _axes(3.2, "geometry", "full Fock builds", width=6.6)
     for method in methods:
-        axes.plot(
-            [method.number(case, "builds") for case in method.cases.values()],
-            label=method.name,
-            lw=1.4,
-            marker="o",
-            ms=2.5,
-        )
+        builds = [method.number(case, "builds") for case in method.cases.values()]
+        axes.plot(builds, label=method.name, lw=1.4, marker="o", ms=2.5)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))

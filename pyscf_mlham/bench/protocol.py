@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ import pyscf_mlham
 from pyscf_mlham import checkpoint
 from pyscf_mlham.bench.comparison import COMPARED
 from pyscf_mlham.data.label import KINDS, check_kind
-from pyscf_mlham.data.record import Calculation, Level
+from pyscf_mlham.data.record import Calculation
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.store import find, shipped
 from pyscf_mlham.options import check, chosen, names, option
@@ -104,11 +104,6 @@ class Protocol(Theory):
     def __post_init__(self) -> None:
         check_kind(self.scf, self.xc)
         super().__post_init__()
-
-    @property
-    def level(self) -> Level:
-        """Level of theory."""
-        return Level(**{each.name: getattr(self, each.name) for each in fields(Calculation)})
 
     @property
     def details(self) -> str:

@@ -207,8 +207,7 @@ class Folder:
         self._is_empty = not found
         if (path := self.path / RESULTS).exists():  # read under the lock, so that no process adds to it
             results = read_results(path)
-            if results.protocol.fingerprint != self.protocol.fingerprint:
-                other = self.protocol.differences(results.protocol)
+            if other := self.protocol.differences(results.protocol):
                 raise DataError(f"{self.path} holds results of another protocol: {other}. Name another folder.")
             self.rows = {row.key: row for row in [*results.rows, *results.limits]}
         try:

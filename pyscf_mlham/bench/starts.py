@@ -72,7 +72,7 @@ class Start(NamedTuple):
 
 def mean_field_of(mol: gto.Mole, protocol: Protocol) -> Any:
     """Return a new mean-field object."""
-    mf = mean_field(mol, protocol.level, protocol.scf)
+    mf = mean_field(mol, protocol, protocol.scf)
     if not protocol.nlc:
         mf.nlc = 0
     if protocol.solvent:

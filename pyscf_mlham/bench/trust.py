@@ -14,7 +14,7 @@ from pyscf_mlham.bench.measure import Row, Task
 from pyscf_mlham.bench.molecules import Input
 from pyscf_mlham.bench.protocol import REFERENCE, TRACK, Guess, Protocol
 from pyscf_mlham.bench.report import page
-from pyscf_mlham.bench.results import Results, grouped, molecule_of
+from pyscf_mlham.bench.results import Results, grouped, method_name, molecule_of
 from pyscf_mlham.bench.runner import Plan, run
 from pyscf_mlham.bench.starts import NO_MODEL
 from pyscf_mlham.bench.tables import Sheet, describe
@@ -116,11 +116,10 @@ def verdicts(results: Results) -> list[Verdict]:
     """Return the verdicts of all ways, by molecule."""
     rows = {_run_of(row): row for row in results.rows if not row.key.endswith("stability")}
     stable = {_run_of(row): row.stable for row in results.rows if row.stable is not None}
-    names = {(way.label, solver): name for name, (way, solver) in WAYS.items()}
     found = []
     for (key, _, _), row in rows.items():
-        plain, name = rows.get((key, *REFERENCE)), names.get((row.guess, row.solver))
-        if plain and name:
+        plain, name = rows.get((key, *REFERENCE)), method_name(row.guess, row.solver)
+        if plain and name in WAYS:
             one = Verdict(name, verdict(row, plain, results.energy_tolerance), row, plain)
             found.append(one._replace(stable=stable.get(_run_of(one.higher)) if one.differs else None))
     return found

@@ -12,7 +12,7 @@ from pyscf_mlham.ao.lattice import cells_from_bloch
 from pyscf_mlham.ao.mole import graph_from_mol, is_ghost
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.data.geometries import Molecule, cell_from_geometry, mol_from_geometry
-from pyscf_mlham.data.record import Level, Record, check_record, named_by_spin
+from pyscf_mlham.data.record import Calculation, Level, Record, check_record, named_by_spin
 from pyscf_mlham.density import Orbitals, band_gap, density_from_orbitals, gap
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.field import CoarseField, ResponseField
@@ -154,7 +154,7 @@ def check_kind(kind: str, xc: str) -> None:
         raise DataError(f"--scf {kind} has no functional, and --xc is {xc}; give --xc hf, or the ks kind.")
 
 
-def mean_field(mol: gto.Mole, level: Level, kind: str = "auto") -> Any:
+def mean_field(mol: gto.Mole, level: Calculation, kind: str = "auto") -> Any:
     """Create the mean-field object of a level of theory; "auto": restricted closed shells, unrestricted open ones."""
     pure = level.xc.lower() == "hf"
     if kind == "auto":
