@@ -11,22 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pyscf_mlham.bench import tables
 from pyscf_mlham.bench.figures import colour, draw, saved, svg
-from pyscf_mlham.bench.results import RESULTS, Results
+from pyscf_mlham.bench.results import Results
 from pyscf_mlham.bench.summary import sections
-from pyscf_mlham.bench.tables import (
-    INTERVALS,
-    Sheet,
-    clock_name,
-    compared,
-    describe,
-    how_many,
-    intervals,
-    molecule_table,
-    reference_name,
-    sheets,
-    summary_table,
-)
+from pyscf_mlham.bench.tables import Sheet, how_many, molecule_table, reference_name, summary_table
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.errors import DataError
 
@@ -65,29 +54,16 @@ def insert_table(path: Path, results: Results) -> None:
 
 def html(results: Results, plots: Mapping[str, str]) -> str:
     """Return the page of a benchmark; plots: SVG by name."""
-    return page(results, results.protocol.kind, _verdict(results), sheets(results), plots)
+    return page(results, results.protocol.kind, _verdict(results), tables.sheets(results), plots)
 
 
-def page(results: Results, kind: str, verdict: Verdict, tables: Sequence[Sheet], plots: Mapping[str, str]) -> str:
+def page(results: Results, kind: str, verdict: Verdict, sheets: Sequence[Sheet], plots: Mapping[str, str]) -> str:
     """Return a page: verdict, tables, plots, runs and protocol; kind: bench, md, opt or trust."""
     how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **how)
-    text: str = environment.get_template("template.html").render(
-        results=results,
-        kind=kind,
-        subtitle=describe(results),
-        clock_name=clock_name(results),
-        verdict=verdict,
-        tables=tables,
-        plots=plots,
-        intervals=intervals(results),
-        has_intervals=intervals(results) == INTERVALS,
-        compared=compared(results),
-        protocol=_protocol(results),
-        source=RESULTS,
-        colour=colour,
-    )
-    return text
+    template = environment.get_template("template.html", globals={"tables": tables, "colour": colour})
+    content = {"kind": kind, "verdict": verdict, "sheets": sheets, "plots": plots, "protocol": _protocol(results)}
+    return template.render(results=results, **content)
 
 
 def _verdict(results: Results) -> Verdict:
