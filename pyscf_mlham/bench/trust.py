@@ -80,14 +80,15 @@ class Verdict(NamedTuple):
 
 def with_radicals(found: Input) -> Input:
     """Add the cation and the anion of each closed-shell molecule, as doublets, unless they are there."""
-    known = {molecule.key for molecule in found.molecules}
     ions = [
         molecule._replace(name=f"{molecule.name}{sign}", charge=molecule.charge + charge, spin=1)
         for molecule in found.molecules
         if molecule.spin == 0
         for sign, charge in (("+", 1), ("-", -1))
     ]
-    return found._replace(molecules=[*found.molecules, *(ion for ion in ions if ion.key not in known)])
+    known = {molecule.key for molecule in found.molecules}
+    new = {ion.key: ion for ion in ions if ion.key not in known}  # that of a neutral molecule is also its dication's
+    return found._replace(molecules=[*found.molecules, *new.values()])
 
 
 def run_trust(found: Input, plan: Plan, protocol: Protocol, folder: Path, console: Console) -> list[Verdict]:

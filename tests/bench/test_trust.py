@@ -115,6 +115,8 @@ def test_radicals_are_ions_of_closed_shells() -> None:
     assert trust.with_radicals(found).molecules == found.molecules  # no ion twice, nor "cation"
     states = [(one.name, one.charge, one.spin) for one in found.molecules]
     assert states == [("water", 0, 0), ("cation", 1, 1), ("water-", -1, 1)]
+    two_apart = trust.with_radicals(Input([water(), water(2, 0, "dication")], [], []))
+    assert [one.charge for one in two_apart.molecules] == [0, 2, 1, -1, 3]
 
 
 def test_unknown_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
