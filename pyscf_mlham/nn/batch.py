@@ -44,21 +44,13 @@ def batch_from_samples(samples: Sequence[Sample]) -> Batch:
     sizes = [len(s.numbers) for s in samples]
     offsets = np.cumsum([0, *sizes[:-1]])
     pairs = np.concatenate([s.pairs + o for s, o in zip(samples, offsets, strict=True)])
-
-    def joined(name: str) -> Tensor:
-        return torch.from_numpy(np.concatenate([getattr(s, name) for s in samples]))
-
+    same = ("numbers", "positions", "padding_mask", "distances", "wigner_d", "onsite", "pair")
+    joined = {name: torch.from_numpy(np.concatenate([getattr(s, name) for s in samples])) for name in same}
     return Batch(
-        numbers=joined("numbers"),
-        positions=joined("positions"),
         molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), sizes)),
         charges=torch.tensor([float(s.charge) for s in samples], dtype=torch.float64),
         periodic=torch.tensor([s.periodic for s in samples]),
-        padding_mask=joined("padding_mask"),
         first=torch.from_numpy(pairs[:, 0].copy()),
         second=torch.from_numpy(pairs[:, 1].copy()),
-        distances=joined("distances"),
-        wigner_d=joined("wigner_d"),
-        onsite=joined("onsite"),
-        pair=joined("pair"),
+        **joined,
     )

@@ -126,7 +126,7 @@ class OnsiteHead(nn.Module):
     def __init__(self, backbone: Backbone, n_elements: int) -> None:
         super().__init__()
         o = self.options = backbone.options
-        self.coupling, self.order = backbone.coupling, backbone.order
+        self.coupling = backbone.coupling
         self.scales = nn.Embedding(n_elements, o.channels)
         nn.init.ones_(self.scales.weight)
         self.biases = nn.Embedding(n_elements, self.coupling.channels[0, True])
@@ -134,14 +134,14 @@ class OnsiteHead(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(o.channels, n) * o.channels**-0.5) for n in self.coupling.channels.values()
         )
-        widths = so2.atom_widths(o.degree, self.order, o.channels, pseudo=True)
+        widths = so2.atom_widths(o.degree, backbone.order, o.channels, pseudo=True)
         self.pseudo = so2.Linear([o.pair_channels] * len(widths), widths)
 
     def forward(self, atoms: Tensor, pairs: Tensor, directed: Directed, species: Tensor) -> Tensor:
         """Return (N, B, B) symmetric blocks."""
         o = self.options
         components = self.pseudo(so2.components_from_feature(pairs * directed.envelope))
-        sent = so2.atoms_from_components(components, directed.wigner_d, o.degree, self.order, pseudo=True)
+        sent = so2.atoms_from_components(components, directed.wigner_d, o.degree, pseudo=True)
         pseudo = torch.zeros_like(atoms).index_add(0, directed.first, sent)
         scale = ONSITE_SCALE * self.scales(species)[:, None]
         irreps = {}

@@ -73,7 +73,7 @@ class Layer(MessageLayer):
         widths = so2.atom_widths(o.degree, o.largest_m, o.channels)
         parted = [g.split([n, o.pair_channels], dim=-1) for g, n in zip(update, widths, strict=True)]
         sent, kept = [g for g, _ in parted], torch.cat([g for _, g in parted], dim=1)
-        messages = so2.atoms_from_components(sent, directed.wigner_d, o.degree, o.largest_m) * directed.envelope
+        messages = so2.atoms_from_components(sent, directed.wigner_d, o.degree) * directed.envelope
         pairs = torch.cat([low + kept * directed.envelope, high * (1 + self.rescale(h[:, :1]))], dim=1)
         return Features(self.received(atoms, messages, directed), pairs, directed)
 

@@ -38,12 +38,9 @@ def components_from_atoms(
     Returns:
         widths (degree + 1 - m) C; none for Im z_0, or, of the other parity, none for Re z_0.
     """
-    kept = kept_rows(degree, largest_m)
-    rotated = wigner_d[:, :kept] @ atoms  # (P, kept, C)
-    n_pairs = len(atoms)
     sizes = [degree + 1] + [2 * (degree + 1 - m) for m in range(1, largest_m + 1)]
-    first, *others = rotated.split(sizes, dim=1)
-    channels = atoms.shape[-1]
+    first, *others = (wigner_d[:, : sum(sizes)] @ atoms).split(sizes, dim=1)
+    n_pairs, channels = len(atoms), atoms.shape[-1]
     components = [part.reshape(n_pairs, 2, part.shape[1] // 2 * channels) for part in others]
     if pseudo:
         components = [torch.stack([g[:, 1], -g[:, 0]], dim=1) for g in components]
@@ -51,9 +48,7 @@ def components_from_atoms(
     return [*(ends[::-1] if pseudo else ends), *components]
 
 
-def atoms_from_components(
-    components: Components, wigner_d: Tensor, degree: int, largest_m: int, *, pseudo: bool = False
-) -> Tensor:
+def atoms_from_components(components: Components, wigner_d: Tensor, degree: int, *, pseudo: bool = False) -> Tensor:
     """Rotate m-components back into irreps (P, (degree+1)^2, C) at an atom: the transpose of `components_from_atoms`.
 
     Args:
@@ -65,13 +60,8 @@ def atoms_from_components(
         others = [torch.stack([-g[:, 1], g[:, 0]], dim=1) for g in others]
     channels = first.shape[-1] // (degree + 1)
     parts = [g.reshape(n_pairs, g.shape[1] * g.shape[2] // channels, channels) for g in (first, *others)]
-    kept = kept_rows(degree, largest_m)
-    return wigner_d[:, :kept].transpose(1, 2) @ torch.cat(parts, dim=1)
-
-
-def kept_rows(degree: int, largest_m: int) -> int:
-    """Count the components with |m| <= largest_m among l = 0 .. degree."""
-    return degree + 1 + 2 * sum(degree + 1 - m for m in range(1, largest_m + 1))
+    rows = torch.cat(parts, dim=1)
+    return wigner_d[:, : rows.shape[1]].transpose(1, 2) @ rows
 
 
 def atom_widths(degree: int, largest_m: int, channels: int, *, pseudo: bool = False) -> list[int]:

@@ -66,13 +66,13 @@ class HarmoSE(nn.Module):
         if options.channels % options.heads:
             raise ValueError(f"channels ({options.channels}) must be a multiple of heads ({options.heads}).")
         o = self.options = options
-        sizes, self.order, self.template = backbone.options, backbone.order, backbone.template
+        sizes, order, self.template = backbone.options, backbone.order, backbone.template
         self.degree = sizes.degree
         rows, elements = (sizes.degree + 1) ** 2, self.template.size**2
         self.atom_norm = atom_norm(sizes.degree, sizes.channels)
-        self.pair_norm = pair_norm(self.order, sizes.pair_channels)
+        self.pair_norm = pair_norm(order, sizes.pair_channels)
         self.atom_shown = IrrepsLinear(sizes.degree, sizes.channels, o.shown)
-        widths = so2.atom_widths(sizes.degree, self.order, o.shown)
+        widths = so2.atom_widths(sizes.degree, order, o.shown)
         self.pair_shown = so2.Linear([sizes.pair_channels] * len(widths), widths)
         self.species = nn.Embedding(n_elements, o.channels)
         self.atom_token = nn.Linear(elements + rows * o.shown, o.channels)
@@ -128,7 +128,7 @@ class HarmoSE(nn.Module):
     def _pair_tokens(self, pair: Tensor, pairs: Tensor, directed: Directed) -> Tensor:
         both = (torch.cat([pair, pair.transpose(1, 2)]) / pair_size(directed.distances)).flatten(1)
         components = self.pair_shown(so2.components_from_feature(self.pair_norm(pairs)))
-        shown = so2.atoms_from_components(components, directed.wigner_d, self.degree, self.order)
+        shown = so2.atoms_from_components(components, directed.wigner_d, self.degree)
         harmonics = directed.wigner_d[:, : self.degree + 1].sum(1)  # rows m = 0, one for each l
         return self.pair_token(torch.cat([both, shown.flatten(1), harmonics, directed.edges], dim=-1))
 

@@ -142,7 +142,7 @@ class QHNet(Backbone):
         o = self.options
         first, *others = self.edge_irreps(so2.components_from_feature(pairs))
         first = first + self.harmonics(directed.edges)[:, None]  # in the pair's frame Y_l has m = 0 alone
-        return so2.atoms_from_components([first, *others], directed.wigner_d, o.degree, self.order)
+        return so2.atoms_from_components([first, *others], directed.wigner_d, o.degree)
 
 
 class Message(MessageLayer):
