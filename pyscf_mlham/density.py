@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,37 +146,43 @@ def _open_edges(energy: Array, occ: Array) -> Array:
 
 def gap(orbitals: Orbitals) -> float:
     """Return the HOMO-LUMO gap, the smallest of the spin channels, Hartree; infinite without a HOMO or a LUMO."""
-    gaps = [
-        e[occ <= OCCUPIED].min() - e[occ > OCCUPIED].max()
-        for e, _, occ in _channels(orbitals)
-        if np.any(occ > OCCUPIED) and np.any(occ <= OCCUPIED)
-    ]
-    return float(min(gaps, default=np.inf))
+    return min(map(_gap_between, np.atleast_2d(orbitals.energy), np.atleast_2d(orbitals.occ)))
 
 
 def band_gap(mf: Any, orbitals: Orbitals) -> float:
     """Return the gap of a molecule, or of all k points of a crystal: lowest empty minus highest occupied; Hartree."""
-    energy, occ = np.asarray(orbitals.energy), np.asarray(orbitals.occ)
     spins = 2 if mf.istype("UHF") or mf.istype("KUHF") else 1
-    parts = zip(energy.reshape(spins, -1), occ.reshape(spins, -1), strict=True)
-    return min(gap(Orbitals(e, np.empty((0, 0)), n)) for e, n in parts)
+    return min(map(_gap_between, np.reshape(orbitals.energy, (spins, -1)), np.reshape(orbitals.occ, (spins, -1))))
+
+
+def _gap_between(energy: Array, occ: Array) -> float:
+    filled = occ > OCCUPIED
+    return float(energy[~filled].min() - energy[filled].max()) if filled.any() and not filled.all() else np.inf
 
 
 def has_intruder(orbitals: Orbitals, reference: Orbitals, overlap: Array) -> bool:
-    """Whether an occupied orbital is mostly made of high ones of H0; see `INTRUDER`; reference: orbitals of H0."""
-    for (_, own, own_occ), (energy, coeff, occ) in zip(_channels(orbitals), _channels(reference), strict=True):
+    """Whether an occupied orbital, of any spin and k point, is mostly made of high ones of H0; see `INTRUDER`.
+
+    Args:
+        reference: orbitals of H0.
+        overlap: (n, n), or (N_k, n, n) of a crystal.
+    """
+    channels = zip(_channels(orbitals), _channels(reference), strict=True)
+    at_k = overlap if overlap.ndim == 3 else [overlap]
+    for ((_, own, own_occ), (energy, coeff, occ)), s in zip(channels, cycle(at_k)):
         filled = energy[occ > OCCUPIED]
         high = coeff[:, energy > filled.max() + HIGH] if len(filled) else coeff[:, :0]
-        weights = np.abs(high.conj().T @ overlap @ own[:, own_occ > OCCUPIED]) ** 2
+        weights = np.abs(high.conj().T @ s @ own[:, own_occ > OCCUPIED]) ** 2
         if weights.sum(axis=0).max(initial=0.0) >= INTRUDER:
             return True
     return False
 
 
 def _channels(orbitals: Orbitals) -> list[tuple[Array, Array, Array]]:
-    """Return energies, coefficients and occupations of each spin channel, one channel if both share orbitals."""
+    """Return energies, coefficients and occupations of each spin channel and k point."""
     energy, coeff, occ = (np.asarray(a) for a in orbitals)
-    return list(zip(energy, coeff, occ, strict=True)) if coeff.ndim == 3 else [(energy, coeff, occ)]
+    n_ao, n = coeff.shape[-2:]
+    return list(zip(energy.reshape(-1, n), coeff.reshape(-1, n_ao, n), occ.reshape(-1, n), strict=True))
 
 
 def fock_for(mf: Any, matrix: Array, n_ao: int) -> Array:

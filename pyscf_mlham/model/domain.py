@@ -123,17 +123,15 @@ def _unusual(mf: Any) -> str:
 
 def _check_functions(cell: Any, config: ModelConfig) -> None:
     """Raise OutOfDomainError if basis set or pseudopotentials are not those of a model."""
-    for symbol in {cell.atom_pure_symbol(i) for i in range(cell.natm)}:
-        places = [i for i in range(cell.natm) if cell.atom_pure_symbol(i) == symbol]
-        labels = {cell.atom_symbol(i) for i in places}
+    for label, symbol in {cell.atom_symbol(i): cell.atom_pure_symbol(i) for i in range(cell.natm)}.items():
         try:
             basis = element_shells(config.basis, symbol)
             pseudo = gto.mole.format_pseudo({symbol: config.pseudo}).get(symbol)
         except (KeyError, RuntimeError, ValueError):  # PySCF's parsers
             raise OutOfDomainError(f"{config.pseudo} or {config.basis} lacks {symbol}") from None
-        if any(not _alike(cell._basis.get(label), basis) for label in labels):
+        if not _alike(cell._basis.get(label), basis):
             raise OutOfDomainError(f"the basis set of {symbol} is not that of model {config.name}, {config.basis}")
-        if any(not _alike(cell._pseudo.get(label), pseudo) for label in labels):
+        if not _alike(cell._pseudo.get(label), pseudo):
             raise OutOfDomainError(f"{symbol} has no pseudopotential {config.pseudo}, as model {config.name} does")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,9 +163,9 @@ def _predict_crystal(mf: Any, model: Predictor, start: float, refine: bool) -> P
     if dh.shape != h0.shape:
         raise PredictionError(f"the model's matrix has shape {dh.shape}, expected {h0.shape}")
     h0, fock = (m if mf.istype("KSCF") else m[..., 0, :, :].real for m in (h0, h0 + _hermitian(dh)))
-    overlap = mf.get_ovlp()
+    overlap = np.asarray(mf.get_ovlp())
     orbitals = orbitals_from_fock(mf, fock, overlap)
-    if not model.exact and _intrudes(overlap, orbitals, orbitals_from_fock(mf, h0, overlap)):
+    if not model.exact and has_intruder(orbitals, orbitals_from_fock(mf, h0, overlap), overlap):
         raise PredictionError("an empty orbital is among the occupied ones of the prediction")
     builds = Builds()
     if refine and not model.exact and not hasattr(mf, "undo_accelerate") and not unknown_field(mf):
@@ -187,18 +186,6 @@ def counted(builds: Builds) -> Iterator[None]:
     except MLHamError as error:
         error.builds = builds
         raise
-
-
-def _intrudes(overlap: Array, orbitals: Orbitals, reference: Orbitals) -> bool:
-    """Whether an occupied orbital of any spin and k point is mostly made of high orbitals of H0."""
-
-    def at_each_k(arrays: Orbitals) -> list[Orbitals]:
-        energy, coeff, occ = (np.asarray(a) for a in arrays)
-        n_ao, n = coeff.shape[-2:]
-        return list(map(Orbitals, energy.reshape(-1, n), coeff.reshape(-1, n_ao, n), occ.reshape(-1, n)))
-
-    overlaps = itertools.cycle(np.reshape(overlap, (-1, *np.shape(overlap)[-2:])))
-    return any(map(has_intruder, at_each_k(orbitals), at_each_k(reference), overlaps))
 
 
 def native_if_applicable(mf: Any, mol: gto.Mole, model: Predictor) -> gto.Mole:
