@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, distributed
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from pyscf_mlham import checkpoint
 from pyscf_mlham.checkpoint import ModelConfig
@@ -155,7 +156,7 @@ class Trainer:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             found_and_asked = _sum_over_processes(gradients, np.append(sums, float(self._asked)), self.device)
             sums, self._stop = found_and_asked[:-1], bool(found_and_asked[-1])  # all stop at the same step
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.step += 1
         if self._counted(bool(torch.isfinite(norm)), batch):
             for group in self.optimizer.param_groups:
@@ -311,13 +312,11 @@ def _start_at_the_mean(model: HamiltonianModel, train: Sequence[Example]) -> Non
 
 def _sum_over_processes(gradients: list[Tensor], sums: np.ndarray, device: torch.device) -> np.ndarray:
     """Sum gradients in place, and return the sum of the errors, over all processes."""
-    errors_ = torch.tensor(sums, dtype=torch.float32, device=device)
-    flat = torch.cat([errors_, *(g.flatten() for g in gradients)])
+    summed = [torch.tensor(sums, dtype=torch.float32, device=device), *gradients]
+    flat = parameters_to_vector(summed)
     distributed.all_reduce(flat)
-    parts = flat[len(errors_) :].split([g.numel() for g in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return flat[: len(errors_)].double().cpu().numpy()
+    vector_to_parameters(flat, summed)
+    return summed[0].double().cpu().numpy()
 
 
 def train(config: TrainConfig, console: Console) -> None:
