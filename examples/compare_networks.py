@@ -36,9 +36,8 @@ from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
 from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.train.config import TrainConfig
-from pyscf_mlham.train.evaluation import in_domain
 from pyscf_mlham.train.metrics import equivariance_error, evaluate, mean
-from pyscf_mlham.train.preparation import network_options, prepare, recipe_of
+from pyscf_mlham.train.preparation import in_domain, network_options, prepare, recipe_of
 from pyscf_mlham.train.trainer import Trainer, epoch_batches
 
 TRIAL = 14  # rounds in which every network takes a step and is timed; the first two are not counted
@@ -150,7 +149,7 @@ def read_data(args: argparse.Namespace, console: Console) -> Data:
     """Prepare the molecules once; every backbone reads the same."""
     train, val, config = prepare(settings("qhnetv2", 0, 0, args), console)
     with HamiltonianFile(args.data) as file:
-        test = list(examples(args.data, in_domain(file, "test", config), recipe_of(config)))
+        test = list(examples(args.data, in_domain(file, "test", config, config.elements), recipe_of(config)))
     return Data(train, val[: args.validation], test, config)
 
 
@@ -221,7 +220,7 @@ def mean_cycles(name: str, args: argparse.Namespace) -> tuple[float, int]:
     counts, refused = [], 0
     with HamiltonianFile(args.data) as file:
         known = load(next(args.out.glob("*/result.json")).parent / "model").config
-        for index in in_domain(file, "test", known)[: args.scf]:
+        for index in in_domain(file, "test", known, known.elements)[: args.scf]:
             mol = mol_from_geometry(file[index], file.level.basis)
             mf = dft.RKS(mol, xc=file.level.xc).density_fit().set(conv_tol=file.level.conv_tol, verbose=0)
             mf.grids.level = 1

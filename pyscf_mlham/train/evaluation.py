@@ -10,14 +10,12 @@ from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 from rich.table import Table
 
-from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
 from pyscf_mlham.data.label import object_of
 from pyscf_mlham.data.record import SPLITS
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
-from pyscf_mlham.h0 import SCC
 from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
@@ -25,7 +23,7 @@ from pyscf_mlham.model.store import load
 from pyscf_mlham.options import chosen
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
-from pyscf_mlham.train.preparation import recipe_of
+from pyscf_mlham.train.preparation import in_domain, recipe_of
 
 
 def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesses: str, console: Console) -> None:
@@ -39,7 +37,7 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
             expected = f"{config.xc}/{config.basis} of model {config.name}"
             raise DataError(f"{path} is {level.xc}/{level.basis}, expected {expected}.")
         splits = SPLITS if split == "all" else (split,)
-        indices = [i for s in splits for i in in_domain(file, s, config)]
+        indices = [i for s in splits for i in in_domain(file, s, config, config.elements)]
         counts = {s: len(file.indices(s)) for s in SPLITS}
         if not sum(counts[s] for s in splits):
             held = ", ".join(f"{count} {s}" for s, count in counts.items())
@@ -67,13 +65,6 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         print_line(console, f"Rotated molecules: {text}.")
         if scf_molecules:
             compare_guesses(file, indices[:scf_molecules], model, guesses, console)
-
-
-def in_domain(file: HamiltonianFile, split: str, config: ModelConfig) -> list[int]:
-    """Return the records of a split in the domain of a model: its charges, elements and spins of its baseline."""
-    supported = set(config.elements)
-    inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
-    return [int(i) for i in file.indices(split) if inside[i] and supported.issuperset(file.numbers(i).tolist())]
 
 
 def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, console: Console) -> None:

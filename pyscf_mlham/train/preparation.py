@@ -162,7 +162,11 @@ def choose(
     files: Sequence[HamiltonianFile], config: TrainConfig, console: Console, started: tuple[int, ...] | None = None
 ) -> tuple[dict[str, list[Place]], tuple[int, ...]]:
     """Choose molecules by charge and split, and the elements: the training molecules', or those given for a start."""
-    chosen = {split: _requested(files, config, split) for split in ("train", "val")}
+    requested = {ELEMENTS.index(symbol) for symbol in config.elements}
+    chosen = {
+        split: [Place(file, i) for file in files for i in in_domain(file, split, config, requested)]
+        for split in ("train", "val")
+    }
     if held := held_out_elsewhere(files, chosen["train"]):
         print_line(
             console,
@@ -202,14 +206,14 @@ def _elements(places: Iterable[Place]) -> set[int]:
     return {z for place in places for z in place.composition}
 
 
-def _requested(files: Sequence[HamiltonianFile], config: TrainConfig, split: str) -> list[Place]:
-    """Return the requested records of a split, with open shells only if the baseline depends on spin."""
-    requested = {ELEMENTS.index(symbol) for symbol in config.elements}
-    places = [Place(file, int(i)) for file in files for i in file.indices(split)]
-    places = [p for p in places if p.file.charge[p.index] in config.charges]
-    if config.baseline != SCC:
-        places = [p for p in places if p.file.spin[p.index] == 0]
-    return [p for p in places if not requested or requested.issuperset(p.composition)]
+def in_domain(
+    file: HamiltonianFile, split: str, config: TrainConfig | ModelConfig, elements: Iterable[int] = ()
+) -> list[int]:
+    """Return the records of a split in the domain of a model: its charges, spins of its baseline, elements if given."""
+    supported = set(elements)
+    inside = ((file.spin == 0) | (config.baseline == SCC)) & np.isin(file.charge, config.charges)
+    chosen = [int(i) for i in file.indices(split) if inside[i]]
+    return [i for i in chosen if not supported or supported.issuperset(file.numbers(i).tolist())]
 
 
 def held_out_elsewhere(files: Sequence[HamiltonianFile], train: Sequence[Place]) -> set[Place]:
