@@ -59,8 +59,7 @@ class Example(NamedTuple):
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
     """Return the shape of a block that holds every element's shells."""
     atoms = [(int(z), (0.0, 0.0, 10.0 * i)) for i, z in enumerate(elements)]
-    electrons = sum(z for z, _ in atoms)
-    return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=electrons % 2, verbose=0)).template()
+    return OrbitalLayout.from_mol(gto.M(atom=atoms, basis=basis, spin=None, verbose=0)).template()
 
 
 def examples_from_record(record: Record, level: Level, recipe: Recipe) -> list[Example]:

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -85,7 +85,7 @@ def read_deeph(folder: Path) -> Crystal:
             f"{folder}: element.dat, site_positions.dat and orbital_types.dat have {len(numbers)}, {len(positions)} "
             f"and {layout.n_atoms} atoms; expected the same number in all of them."
         )
-    info = _info(folder / "info.json")
+    fermi_level = _fermi_level(folder / "info.json")
     overlaps = _read_matrices(folder / "overlaps.h5", layout)
     path = folder / "hamiltonians.h5"
     hamiltonians = _read_matrices(path, layout) if path.exists() else {}
@@ -99,7 +99,7 @@ def read_deeph(folder: Path) -> Crystal:
         layout,
         _blocks(overlaps, graph, layout, 1.0),
         _blocks(hamiltonians, graph, layout, nist.HARTREE2EV) if hamiltonians else None,
-        info["fermi_level"] / nist.HARTREE2EV,
+        fermi_level / nist.HARTREE2EV,
     )
 
 
@@ -190,15 +190,16 @@ def _layout(path: Path) -> OrbitalLayout:
     return OrbitalLayout(len(degrees), atom, degree, np.cumsum(2 * degree + 1) - (2 * degree + 1))
 
 
-def _info(path: Path) -> dict[str, Any]:
+def _fermi_level(path: Path) -> float:
+    """Return the Fermi level in info.json, eV."""
     try:
-        info: dict[str, Any] = dict(json.loads(read_bounded(path, MOST_TEXT)))
-        info["fermi_level"] = float(info.get("fermi_level", 0.0))
+        info = dict(json.loads(read_bounded(path, MOST_TEXT)))
+        fermi_level = float(info.get("fermi_level", 0.0))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: {error}; expected JSON with isspinful and fermi_level.") from error
     if info.get("isspinful"):
         raise DataError(f"{path}: isspinful is true; Hamiltonians with spin-orbit coupling are not supported.")
-    return info
+    return fermi_level
 
 
 def _local_coordinates(graph: Graph) -> Iterator[tuple[Key, Array]]:

@@ -56,25 +56,20 @@ class Predictor(Protocol):
     @property
     def config(self) -> ModelConfig:
         """Elements, charges, native basis, functional and H0."""
-        ...
 
     @property
     def exact(self) -> bool:
         """Whether the prediction needs no check for intruder orbitals (an oracle's)."""
-        ...
 
     @property
     def restricted(self) -> bool:
         """Whether the prediction is one matrix for both spins for all molecules."""
-        ...
 
     def native(self, mol: gto.Mole) -> gto.Mole:
         """Return the same nuclei in the model's own basis set."""
-        ...
 
     def correction(self, native: gto.Mole, h0: Array, kpts: Array | None = None) -> Array:
         """Return dH = F - H0, (n, n) or (2, n, n) in PySCF's AO order, Hartree; of a cell with k points like H0."""
-        ...
 
 
 class Prediction(NamedTuple):
