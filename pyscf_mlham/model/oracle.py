@@ -14,7 +14,7 @@ import numpy as np
 from pyscf import gto
 
 from pyscf_mlham import checkpoint
-from pyscf_mlham.ao.mole import graph_from_mol, is_periodic, numbers_of
+from pyscf_mlham.ao.mole import is_periodic, numbers_of
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.density import fock_for
@@ -36,7 +36,6 @@ class OracleModel:
     def __init__(self, config: ModelConfig, mol: gto.Mole, correction: Array, at_k: bool = False) -> None:
         self.config, self._at_k = config, at_k
         self._mol = mol
-        self._graph = graph_from_mol(mol)
         self._correction = correction
         self.restricted = correction.shape == (mol.nao, mol.nao)
 
@@ -72,9 +71,9 @@ class OracleModel:
 
     def native(self, mol: gto.Mole) -> gto.Mole:
         """Return the molecule of the calculation."""
-        graph = graph_from_mol(mol)
-        same_atoms = np.array_equal(graph.numbers, self._graph.numbers) and _same_lattice(mol, self._mol)
-        if not same_atoms or np.abs(graph.positions - self._graph.positions).max() > SAME_GEOMETRY:
+        here, own = _places(mol), _places(self._mol)
+        same_atoms = here.shape == own.shape and np.array_equal(numbers_of(mol), numbers_of(self._mol))
+        if not same_atoms or not np.abs(here - own).max() <= SAME_GEOMETRY:
             raise OutOfDomainError(f"model {self.config.name} supports one geometry only, and this is another")
         return self._mol
 
@@ -93,7 +92,7 @@ class OracleModel:
             raise ModelError("an oracle of a crystal cannot be saved; keep the object.")
         if not isinstance(self._mol.basis, str) or self._mol.cart:
             raise ModelError("only an oracle in a named spherical basis set can be saved; give mol.basis as one name.")
-        weights = {"numbers": self._graph.numbers, "positions": self._graph.positions}
+        weights = {"numbers": numbers_of(self._mol), "positions": _places(self._mol)}
         weights |= {"spin": np.array(self._mol.spin), "correction": self._correction}
         checkpoint.write(folder, self.config, weights)
 
@@ -130,8 +129,6 @@ def _h0_of(mf: Any, h0: str) -> Array:
     return np.asarray(fock_for(mf, np.asarray(mf.get_hcore(mol)), mol.nao) + fock_for(mf, v0, mol.nao))
 
 
-def _same_lattice(mol: gto.Mole, other: gto.Mole) -> bool:
-    """Whether two molecules, or two cells, have the same lattice vectors."""
-    if not (is_periodic(mol) and is_periodic(other)):
-        return is_periodic(mol) == is_periodic(other)
-    return bool(np.abs(mol.lattice_vectors() - other.lattice_vectors()).max() < SAME_GEOMETRY)
+def _places(mol: gto.Mole) -> Array:
+    """Return the positions of a molecule's atoms, (N, 3) Bohr; of a cell with its lattice vectors, (N + 3, 3)."""
+    return np.vstack([mol.atom_coords(), *([mol.lattice_vectors()] if is_periodic(mol) else [])])
