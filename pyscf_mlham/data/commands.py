@@ -100,9 +100,8 @@ def level_of(args: argparse.Namespace) -> Level:
     Rough labels have a level of their own, so that they are never added to a file of full ones.
     """
     check_functional(args.xc)
-    level = from_options(Level, args)
+    level = from_options(Level, args, approximate=getattr(args, "solver", "") == "coarse")
     check(level)
-    level = dataclasses.replace(level, approximate=getattr(args, "solver", "") == "coarse")
     if level.pseudo:
         level = dataclasses.replace(level, density_fit=True)
     elif level.approximate:

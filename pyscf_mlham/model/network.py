@@ -110,9 +110,12 @@ class NetworkModel:
 
 def check_shapes(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> None:
     """Raise ModelError if weights are not those of the network, before any memory is allocated for it."""
-    from pyscf_mlham.nn.model import weight_shapes
+    torch = needed("torch")
 
-    expected = weight_shapes(config)
+    from pyscf_mlham.nn.model import network_from_config
+
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in network_from_config(config).state_dict().items()}
     found = {name: array.shape for name, array in weights.items()}
     if other := [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]:
         name = min(other)

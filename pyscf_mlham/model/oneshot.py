@@ -107,8 +107,7 @@ class _OneShotSCF(Decoration):
         """HOMO-LUMO gap, the smallest of the spins', of a crystal of all k points together, Hartree."""
         if self.mo_energy is None:
             raise ModelError("no orbitals yet; call run() first.")
-        orbitals = Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ)
-        return band_gap(self, orbitals)
+        return band_gap(self, Orbitals(self.mo_energy, self.mo_coeff, self.mo_occ))
 
     def reset(self: Any, mol: Any = None) -> Any:
         """Forget the prediction and, if given, take another molecule."""

@@ -227,12 +227,6 @@ def _read_options(known: Mapping[str, Entry], name: str, options: Mapping[str, A
     return from_keys(known[name].load()[1], dict(options), name)
 
 
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights by name, without memory for them."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in network_from_config(config).state_dict().items()}
-
-
 def network_from_config(config: ModelConfig, dtype: torch.dtype = torch.float32) -> HamiltonianModel:
     """Build the network that the options of a model's config describe, with random weights."""
     options, parts = config.options, ("wrapper", "refiner")
