@@ -20,15 +20,7 @@ from safetensors.numpy import load, save
 
 from pyscf_mlham.data.geometries import Molecule, identity_of_record, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import SOLVERS, Entry, Task, label
-from pyscf_mlham.data.record import (
-    Level,
-    Periodic,
-    Record,
-    flat_from_matrix,
-    has_spins,
-    matrix_from_flat,
-    named_by_spin,
-)
+from pyscf_mlham.data.record import Level, Periodic, Record, has_spins, named_by_spin
 from pyscf_mlham.data.schema import SCALARS, TEXTS, HamiltonianFile, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
@@ -86,7 +78,7 @@ class Journal(Store):
             arrays = {key: np.ascontiguousarray(getattr(record, key)) for key in ("numbers", "positions")}
             if record.periodic:
                 arrays |= {key: np.array(value) for key, value in record.periodic._asdict().items()}
-            data = save(arrays | {key: flat_from_matrix(matrix) for key, matrix in record.matrices.items()})
+            data = save(arrays | record.stored)
         self.put(entry.key, values, data)
         self.entries[entry.key] = values
 
@@ -100,8 +92,7 @@ class Journal(Store):
                 lattice, dimension, mesh = (arrays.pop(name) for name in Periodic._fields)
                 periodic = Periodic(lattice, int(dimension), mesh)
                 size = int(np.sqrt(len(arrays["fock"]) / mesh.prod()))
-            matrices = {name: matrix_from_flat(flat, size, periodic) for name, flat in arrays.items()}
-            return Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
+            return Record.from_stored(values, arrays, size, periodic)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: an entry is damaged ({error}); remove the file, and run again.") from error
 

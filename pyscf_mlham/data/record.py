@@ -112,6 +112,25 @@ class Record(NamedTuple):
         """All matrices by the name of their dataset."""
         return {"fock": self.fock, **self.extra}
 
+    @property
+    def stored(self) -> dict[str, NDArray[np.float32]]:
+        """All matrices as they are stored: lower triangles, of a crystal all elements, in one row."""
+        return {
+            key: matrix.astype(np.float32).ravel() if self.periodic else triangle_from_matrix(matrix)
+            for key, matrix in self.matrices.items()
+        }
+
+    @classmethod
+    def from_stored(
+        cls, values: Mapping[str, Any], stored: Mapping[str, Array], size: int, periodic: Periodic | None
+    ) -> Record:
+        """Return a record of its matrices as stored, n = size, and of all its other fields."""
+        matrices = {
+            key: flat.astype(np.float64).reshape(-1, size, size) if periodic else matrix_from_triangle(flat, size)
+            for key, flat in stored.items()
+        }
+        return cls(**values, fock=matrices.pop("fock"), extra=matrices, periodic=periodic)
+
     def by_spin(self, name: str) -> Array | None:
         """Return a matrix (n, n), of an open shell (2, n, n) of alpha and beta electrons; None if it is missing."""
         names = _names(name)[: 2 if self.spin else 1]
@@ -149,18 +168,6 @@ def check_record(record: Record, place: str) -> None:
     electrons = int(record.numbers.sum()) - record.charge
     if electrons < 1 or (electrons - record.spin) % 2 or abs(record.spin) > electrons:
         raise DataError(f"{place}: {electrons} electrons cannot have spin {record.spin} (n_alpha - n_beta).")
-
-
-def flat_from_matrix(matrix: Array) -> NDArray[np.float32]:
-    """Return the stored elements of a symmetric matrix (n, n), or of matrices between cells (N_k, n, n)."""
-    return matrix.astype(np.float32).ravel() if matrix.ndim == 3 else triangle_from_matrix(matrix)
-
-
-def matrix_from_flat(flat: NDArray[np.floating], size: int, periodic: Periodic | None) -> Array:
-    """Return the matrix of stored elements: the inverse of `flat_from_matrix`; size: n."""
-    if periodic is None:
-        return matrix_from_triangle(flat, size)
-    return np.asarray(flat, dtype=np.float64).reshape(-1, size, size)
 
 
 def triangle_from_matrix(matrix: Array) -> NDArray[np.float32]:

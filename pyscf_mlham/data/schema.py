@@ -20,7 +20,7 @@ import numpy as np
 
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.checkpoint import replacement
-from pyscf_mlham.data.record import SPLITS, Level, Periodic, Record, check_record, flat_from_matrix, matrix_from_flat
+from pyscf_mlham.data.record import SPLITS, Level, Periodic, Record, check_record
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
@@ -160,17 +160,17 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         place = f"{self.path}: record {index} ({self.name[index]})"
-        matrices: dict[str, Array] = {}
+        stored: dict[str, Array] = {}
         for key in self.matrices:
             try:
                 flat = self._file[key][self._triangles[index] : self._triangles[index + 1]]
             except OSError as error:
                 raise DataError(f"{place}: {key} cannot be read ({error}); the file is damaged.") from error
-            matrices[key] = matrix_from_flat(flat, int(self.n_ao[index]), self.periodic(index))
+            stored[key] = flat
         values: dict[str, Any] = {name: str(getattr(self, name)[index]) for name in TEXTS}
         values |= {name: getattr(self, name)[index].item() for name in ("charge", "spin", *SCALARS)}
         values |= {"numbers": self.numbers(index), "positions": self.positions(index)}
-        record = Record(**values, fock=matrices.pop("fock"), extra=matrices, periodic=self.periodic(index))
+        record = Record.from_stored(values, stored, int(self.n_ao[index]), self.periodic(index))
         check_record(record, place)
         return record
 
@@ -234,8 +234,8 @@ def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[
             sets = {key: _growing(file, key) for key in record.matrices}
         if sets.keys() != record.matrices.keys():
             raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
-        for key, matrix in record.matrices.items():
-            start, flat = len(sets[key]), flat_from_matrix(matrix)
+        for key, flat in record.stored.items():
+            start = len(sets[key])
             sets[key].resize((start + len(flat),))
             sets[key][start:] = flat
     if not sets:
