@@ -67,7 +67,7 @@ def inputs_from_h0(
     """
     levels = LEVELS[baseline]
     spins: list[tuple[Array, Array]] = [np.linalg.eigh(orthogonal_from_ao(matrix, metric)) for matrix in h0]
-    fillings = [filling(e, n, SMEARING * periodic) for (e, _), n in zip(spins, occupied, strict=False)]
+    fillings = [filling(e, n, periodic) for (e, _), n in zip(spins, occupied, strict=False)]
     if periodic:
         total = sum(float(np.sum(e * f)) for (e, _), f in zip(spins, fillings, strict=True))
         origin = total / sum(float(f.sum()) for f in fillings) - MEAN_ENERGY
@@ -84,21 +84,20 @@ def inputs_from_h0(
     return [np.stack(matrices) for matrices in functions]
 
 
-def filling(energies: Array, occupied: float, width: float) -> Array:
+def filling(energies: Array, occupied: float, periodic: bool) -> Array:
     """Return occupations between 0 and 1 of the orbitals of one spin, those of all k points filled together.
 
     Args:
-        energies: (n,) or (N_k, n) Hartree.
+        energies: (n,) in ascending order, or (N_k, n) of a crystal; Hartree.
         occupied: number of occupied orbitals at each k point.
-        width: of Fermi's function, Hartree; 0 fills the lowest orbitals.
+        periodic: whether they are those of a crystal, with occupations smeared by `SMEARING`.
     """
-    electrons = occupied * (energies.size // energies.shape[-1])
-    if width:
-        inside = (float(energies.min()) - 50 * width, float(energies.max()) + 50 * width)
-        mu = brentq(lambda mu: float(expit((mu - energies) / width).sum()) - electrons, *inside, xtol=1e-14)
-        return np.asarray(expit((mu - energies) / width))
-    lowest = np.argsort(energies, axis=None, kind="stable")[: round(electrons)]
-    return np.isin(np.arange(energies.size), lowest).reshape(energies.shape).astype(np.float64)
+    if not periodic:
+        return (np.arange(energies.size) < round(occupied)).astype(np.float64)
+    inside = (float(energies.min()) - 50 * SMEARING, float(energies.max()) + 50 * SMEARING)
+    electrons = occupied * len(energies)
+    mu = brentq(lambda mu: float(expit((mu - energies) / SMEARING).sum()) - electrons, *inside, xtol=1e-14)
+    return np.asarray(expit((mu - energies) / SMEARING))
 
 
 def _with_eigenvalues(values: Array, vectors: Array) -> Array:

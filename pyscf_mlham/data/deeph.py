@@ -71,7 +71,7 @@ def write_deeph(folder: Path, crystal: Crystal) -> None:
         _write_blocks(folder / "hamiltonians.h5", crystal.hamiltonian, graph, columns, nist.HARTREE2EV)
     with h5py.File(folder / "rc.h5", "w") as file:
         for key, axes in _local_coordinates(graph):
-            file[_name(key)] = axes
+            file[str(list(key))] = axes
 
 
 def read_deeph(folder: Path) -> Crystal:
@@ -123,14 +123,10 @@ def _keys(graph: Graph) -> list[Key]:
     return onsite + [tuple(key) for key in np.hstack([graph.translations, graph.pairs + 1]).tolist()]
 
 
-def _name(key: Key) -> str:
-    return str(list(key))
-
-
 def _write_blocks(path: Path, blocks: Blocks, graph: Graph, columns: list[IntArray], unit: float) -> None:
     with h5py.File(path, "w") as file:
         for key, block in zip(_keys(graph), np.concatenate([blocks.onsite, blocks.pair]), strict=True):
-            file[_name(key)] = block[np.ix_(columns[key[3] - 1], columns[key[4] - 1])] * unit
+            file[str(list(key))] = block[np.ix_(columns[key[3] - 1], columns[key[4] - 1])] * unit
 
 
 def _blocks(matrices: dict[Key, Array], graph: Graph, layout: OrbitalLayout, unit: float) -> Blocks:
