@@ -75,12 +75,6 @@ class HamiltonianModel(nn.Module):
             return None
         return rotation_from_matrix(random_orthogonal(seed), self.options.degree, self.template)
 
-    def freeze_first_stage(self) -> None:
-        """Freeze all parameters but the refiner's."""
-        self.requires_grad_(False)
-        if self.refiner is not None:
-            self.refiner.requires_grad_(True)
-
     def _predicted(
         self, batch: Batch, species: Tensor, rotation: Rotation | None
     ) -> tuple[Output, Features, tuple[Tensor, Tensor] | None]:

@@ -251,8 +251,8 @@ def start_from(model: HamiltonianModel, config: TrainConfig, model_config: Model
     fresh = ("refiner.",) if config.frozen else ("wrapper.", "refiner.")
     if others := unexpected + [key for key in missing if not key.startswith(fresh)]:
         raise ModelError(f"start: the weights in {folder} are not those of this network ({', '.join(others[:3])} ...).")
-    if config.frozen:
-        model.freeze_first_stage()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not config.frozen or name.startswith("refiner."))
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
