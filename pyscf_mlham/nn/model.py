@@ -39,11 +39,7 @@ class HamiltonianModel(nn.Module):
     unit: Tensor
 
     def __init__(
-        self,
-        backbone: Backbone,
-        elements: tuple[int, ...],
-        wrapper: TraceGrad | None = None,
-        refiner: HarmoSE | None = None,
+        self, backbone: Backbone, elements: tuple[int, ...], wrapper: TraceGrad | None, refiner: HarmoSE | None
     ) -> None:
         super().__init__()
         self.backbone, self.options, self.template = backbone, backbone.options, backbone.template
