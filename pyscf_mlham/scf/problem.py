@@ -227,10 +227,6 @@ class Point:
         assert self.orbitals is not None
         return self.orbitals
 
-    def with_potential(self, v: Array) -> Point:
-        """Return the same density with another potential, Hartree."""
-        return self.problem.point(self.orbitals, self.factors, self.density, v)
-
 
 def check_functional(xc: str) -> None:
     """Raise DataError if PySCF lacks a functional, before the first SCF starts; xc: name of the functional, or "hf"."""

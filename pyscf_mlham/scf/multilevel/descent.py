@@ -25,7 +25,6 @@ from pyscf import lib
 
 from pyscf_mlham.ao.mole import has_open_d_shell, is_periodic
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import Orbitals
 from pyscf_mlham.field import Field, ResponseField
 from pyscf_mlham.scf.multilevel.levels import CheapLevel, FullLevel
 from pyscf_mlham.scf.multilevel.rotations import Rotations
@@ -70,7 +69,7 @@ def descended(level: CheapLevel | FullLevel, surface: Surface, tolerance: float,
         if done and not saddle:
             break
         step = surface.along(radius) if saddle else surface.step(radius)
-        there = level.build(surface.rotated(step.angles))
+        there = level.build(surface.rotations.rotated(step.angles))
         met = level.converged(there, point, tolerance)
         change, size = point.problem.energy_change(point, there), float(np.linalg.norm(step.angles))
         ratio = change / min(step.expected, -TINY)
@@ -112,6 +111,7 @@ class Surface:
     """The energy to second order in rotations of a point's orbitals.
 
     Attributes:
+        rotations: of the canonical orbitals.
         gradient: of the energy by all angles, Hartree.
         diagonal: of the Hessian without the response, Hartree.
         response: field of the same gradient and Hessian, exact at the point.
@@ -127,18 +127,17 @@ class Surface:
             seen: curvature that the response lacks.
             finer: field that tests the lowest curvatures.
         """
-        self.point, self._finer = point, finer
-        self._problem = problem = point.problem
+        self.point, self._finer, problem = point, finer, point.problem
         orbitals = problem.canonical(point.known_orbitals, point.fock)
-        self._rotations = Rotations(orbitals, shared=problem.mf.istype("ROHF"))
-        self._spins = self._rotations.spins
+        self.rotations = Rotations(orbitals, shared=problem.mf.istype("ROHF"))
+        self._spins = self.rotations.spins
         fock = problem.hcore + (point.v if point.v.ndim == 3 else point.v[None])
         self._factors = [spin.occupied * np.sqrt(spin.filling) for spin in self._spins]
         self.response = response.with_kernel(self._factors).around(self._factors, point.v)
         self._blocks = [spin.blocks(f) for spin, f in zip(self._spins, fock, strict=True)]
-        self.gradient = self._rotations.flat([vo for vo, _, _ in self._blocks])
+        self.gradient = self.rotations.flat([vo for vo, _, _ in self._blocks])
         curvatures = [np.subtract.outer(vv.diagonal(), oo.diagonal()) for _, vv, oo in self._blocks]
-        self.diagonal = self._rotations.flat(curvatures)
+        self.diagonal = self.rotations.flat(curvatures)
         self._missing = seen.missing if seen else 0.0
         self._direction = self._read(seen.direction) if seen else np.zeros_like(self.gradient)
 
@@ -154,7 +153,7 @@ class Surface:
 
     def _product(self, field: Field, angles: Array, length: float) -> Array:
         """Return H x with the response of a field, from its potentials at rotations by +- length x."""
-        parts = self._rotations.parts(angles)
+        parts = self.rotations.parts(angles)
         displaced = [
             length * (spin.virtual @ x) * np.sqrt(spin.filling) for spin, x in zip(self._spins, parts, strict=True)
         ]
@@ -163,22 +162,22 @@ class Surface:
         v = v if v.ndim == 3 else v[None]
         answers = [spin.virtual.T @ dv @ spin.occupied for spin, dv in zip(self._spins, v, strict=True)]
         pairs = zip(self._blocks, parts, answers, strict=True)
-        product = self._rotations.flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
-        return product + self._rotations.mixed(angles, [vo for vo, _, _ in self._blocks])
+        product = self.rotations.flat([vv @ x - x @ oo + answer for (_, vv, oo), x, answer in pairs])
+        return product + self.rotations.mixed(angles, [vo for vo, _, _ in self._blocks])
 
     def seen(self, step: Step, change: float) -> Seen:
         """Return the curvature along a step that changed the energy (Hartree)."""
         size = float(np.linalg.norm(step.angles))
         x = step.angles / size
         missing = 2 * (change - step.expected) / size**2 + self._missing * float(self._direction @ x) ** 2
-        parts = zip(self._spins, self._rotations.parts(x), strict=True)
+        parts = zip(self._spins, self.rotations.parts(x), strict=True)
         return Seen([spin.virtual @ part @ spin.occupied.T for spin, part in parts], missing)
 
     def _read(self, direction: list[Array]) -> Array:
         """Return the angles of a direction at a nearby point; see `Seen`."""
-        s = self._problem.overlap
+        s = self.point.problem.overlap
         parts = zip(self._spins, direction, strict=True)
-        return self._rotations.angles([spin.virtual.T @ s @ x @ s @ spin.occupied for spin, x in parts])
+        return self.rotations.angles([spin.virtual.T @ s @ x @ s @ spin.occupied for spin, x in parts])
 
     def step(self, radius: float) -> Step:
         """Return the step to the lowest energy within a radius, in a space of trial vectors as in Davidson's method."""
@@ -236,10 +235,6 @@ class Surface:
         x = direction * (length / np.linalg.norm(direction))
         x = -x if self.gradient @ x > 0 else x
         return Step(x, float(self.gradient @ x + x @ self.curved(x) / 2))
-
-    def rotated(self, angles: Array) -> Orbitals:
-        """Return the orbitals C exp(K)."""
-        return self._rotations.rotated(angles)
 
 
 def lowest_within(slope: Array, matrix: Array, radius: float) -> tuple[Array, float]:

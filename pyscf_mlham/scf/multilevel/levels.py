@@ -41,7 +41,11 @@ class CheapLevel:
         self.trust = COARSE_TRUST if trust is None else trust
         response = field.name == RESPONSE.name
         self.share, self._cycles = (RESPONSE_SHARE, RESPONSE_CYCLES) if response else (COARSE_SHARE, CYCLES)
-        self._diis = diis_of(problem)
+        mf = problem.mf
+        kind = mf.DIIS if issubclass(mf.DIIS, CDIIS) else CDIIS  # others need energies, which cheap fields lack
+        self._diis: Any = kind(mf)
+        self._diis.space, self._diis.rollback, self._diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
+        self._diis.Corth, self._diis.verbose = problem.x, 0
 
     def build(self, orbitals: Orbitals) -> Point:
         """Build the Fock matrix of orbitals; see `Cheaper`."""
@@ -71,16 +75,6 @@ class CheapLevel:
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002
         """Whether a point has orbitals of a small enough gradient."""
         return point.gradient < tolerance and point.orbitals is not None
-
-
-def diis_of(problem: Problem) -> Any:
-    """Return a DIIS object with the settings of the mean-field object."""
-    mf = problem.mf
-    kind = mf.DIIS if issubclass(mf.DIIS, CDIIS) else CDIIS  # others need energies, which cheap fields lack
-    diis = kind(mf)
-    diis.space, diis.rollback, diis.damp = mf.diis_space, mf.diis_space_rollback, mf.diis_damp
-    diis.Corth, diis.verbose = problem.x, 0
-    return diis
 
 
 @dataclass(frozen=True)
@@ -192,22 +186,25 @@ class FullLevel:
             return True
         if not self.left:
             self.outcome = Outcome(here, "the limit of full builds is reached")
-        elif self._is_unfilled_minimum(here):  # DIIS, which fills the lowest orbitals, would leave it
+        elif not self._problem.filled_from_below(here.known_orbitals) and self.is_minimum(here):  # DIIS would leave it
             self.outcome = Outcome(here, "the orbitals are not filled from below")
         elif slow:
             self.outcome = Outcome(here, "the orbital gradient falls too slowly", slow=True)
         return bool(self.outcome.failure)
-
-    def _is_unfilled_minimum(self, point: Iterate) -> bool:
-        """Whether orbitals are not filled from below, but no rotation of them lowers the energy."""
-        return not self._problem.filled_from_below(point.known_orbitals) and self.is_minimum(point)
 
     def converged(self, point: Point, last: Point | None, tolerance: float) -> bool:  # noqa: ARG002  (of the object)
         """Whether a new point meets the object's own criteria, and report the build."""
         assert isinstance(point, Iterate)
         assert last is None or isinstance(last, Iterate)
         envs = state_of(self._problem, point, last, self._start, self.builds)
-        found = _is_converged(self._problem, point, last, envs)
+        mf, criterion = self._problem.mf, self._problem.mf.check_convergence
+        if last is not None and point.lies_above(last):
+            found = False  # a higher state has replaced a lower one
+        elif callable(criterion):
+            # it may compare with the previous build, which the first one lacks
+            found = last is not None and bool(criterion(envs))
+        else:
+            found = point.gradient < self._problem.tolerance and point.lowering < mf.conv_tol
         if found and not self._problem.filled_from_below(point.known_orbitals):
             found = self.is_minimum(point)  # otherwise a stationary state above the ground state
         self._report(point, envs | {"scf_conv": found})
@@ -244,16 +241,3 @@ def state_of(problem: Problem, here: Iterate, last: Iterate | None, start: Array
         "h1e": problem.hcore, "s1e": problem.overlap, "x_orth": problem.x,
         "conv_tol": mf.conv_tol, "conv_tol_grad": problem.tolerance, "cput0": problem.clock, "cput1": before.clock,
     }  # fmt: skip
-
-
-def _is_converged(problem: Problem, here: Iterate, last: Iterate | None, envs: dict[str, Any]) -> bool:
-    """Whether a full build meets the object's own convergence criteria."""
-    if last is not None and here.lies_above(last):
-        return False  # a higher state has replaced a lower one
-    criterion = problem.mf.check_convergence
-    if callable(criterion):
-        # it may compare with the previous build, which the first one lacks
-        converged = last is not None and bool(criterion(envs))
-    else:
-        converged = here.gradient < problem.tolerance and here.lowering < problem.mf.conv_tol
-    return converged

@@ -143,7 +143,7 @@ def combined(points: Sequence[Point], response: Cheaper) -> Point:
         return last
     *weights, own = diis_weights([point.error for point in points])
     v = own * last.v + sum(c * response.carried(point, last) for c, point in zip(weights, earlier, strict=True))
-    return last.with_potential(v)
+    return last.problem.point(last.orbitals, last.factors, last.density, v)
 
 
 def diis_weights(errors: Sequence[Array]) -> Array:

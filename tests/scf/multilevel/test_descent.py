@@ -44,7 +44,7 @@ def test_gradient_and_hessian_are_derivatives_of_the_energy(name: str, small_gri
     rng, h = np.random.default_rng(0), 0.02
     x, z = rng.normal(size=(2, surface.gradient.size))
     x /= np.linalg.norm(x)
-    up, down = (point.problem.energy_change(point, anchored.build(surface.rotated(t * x))) for t in (h, -h))
+    up, down = (point.problem.energy_change(point, anchored.build(surface.rotations.rotated(t * x))) for t in (h, -h))
     assert (up - down) / (2 * h) == pytest.approx(surface.gradient @ x, abs=2e-3)
     assert (up + down) / h**2 == pytest.approx(x @ surface.curved(x), rel=1e-3)
     assert z @ surface.curved(x) == pytest.approx(x @ surface.curved(z), rel=1e-4)
@@ -120,7 +120,7 @@ def test_a_low_curvature_is_that_of_the_finer_field(small_grids: None) -> None:
     surface = Surface(closed, ResponseField(mf), finer=level.field)
     value, x = surface.lowest
     h = 0.05
-    up, down = (closed.problem.energy_change(closed, level.build(surface.rotated(t * x))) for t in (h, -h))
+    up, down = (closed.problem.energy_change(closed, level.build(surface.rotations.rotated(t * x))) for t in (h, -h))
     assert value == pytest.approx((up + down) / h**2, abs=1e-3)
     assert abs(value - rough) > 5e-3
     assert x @ surface.curved(x) == pytest.approx(value, abs=1e-6)  # the steps know it too
