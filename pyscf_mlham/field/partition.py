@@ -9,14 +9,13 @@ of overlap matrices of four crystals are 3 to 50 times smaller than on PySCF's g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pyscf import dft, gto
 from scipy.spatial import cKDTree
 
 from pyscf_mlham.ao.cell import cells_within, heights
-from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.field.atoms import atomic_densities
 from pyscf_mlham.threads import each
@@ -70,42 +69,40 @@ class Radial(NamedTuple):
         return np.asarray(self.density(r).clip(0) / r**2)
 
 
-def radial_densities(mol: gto.Mole) -> dict[str, Radial]:
-    """Return the densities of a molecule's or crystal's neutral atoms, by symbol."""
-    return {symbol: Radial.of(*atom) for symbol, atom in atomic_densities(mol).items()}
+def radial_densities(cell: Any) -> dict[str, Radial]:
+    """Return the densities of a crystal's neutral atoms, by symbol."""
+    return {symbol: Radial.of(*atom) for symbol, atom in atomic_densities(cell).items()}
 
 
-def shared_grid(mol: gto.Mole, atomic_grids: AtomicGrids) -> tuple[Array, Array]:
-    """Return the points, (n, 3) Bohr, and weights of a molecule or of the cell of a crystal."""
-    radials = radial_densities(mol)
-    real = [i for i in range(mol.natm) if mol.atom_symbol(i) in radials]
-    coords, weights = zip(*each(lambda i: atom_grid(mol, radials, atomic_grids, i)[:2], real), strict=True)
+def shared_grid(cell: Any, atomic_grids: AtomicGrids) -> tuple[Array, Array]:
+    """Return the points, (n, 3) Bohr, and weights of the cell of a crystal."""
+    radials = radial_densities(cell)
+    real = [i for i in range(cell.natm) if cell.atom_symbol(i) in radials]
+    coords, weights = zip(*each(lambda i: atom_grid(cell, radials, atomic_grids, i)[:2], real), strict=True)
     return np.concatenate(coords), np.concatenate(weights)
 
 
-def atom_grid(mol: gto.Mole, radials: Mapping[str, Radial], atomic_grids: AtomicGrids, center: int) -> AtomGrid:
+def atom_grid(cell: Any, radials: Mapping[str, Radial], atomic_grids: AtomicGrids, center: int) -> AtomGrid:
     """Return the grid of an atom, with its shares."""
-    symbol, origin = mol.atom_symbol(center), mol.atom_coord(center)
+    symbol, origin = cell.atom_symbol(center), cell.atom_coord(center)
     vectors, weights = atomic_grids[symbol]
     inside = np.linalg.norm(vectors, axis=1) < radials[symbol].reach
     vectors, weights = vectors[inside], weights[inside]
     total, tree, neighbours = np.zeros(len(vectors)), cKDTree(vectors), []
-    for other, image in images(mol, origin, radials[symbol].reach + max(radial.reach for radial in radials.values())):
-        if radial := radials.get(mol.atom_symbol(other)):
+    for other, image in images(cell, origin, radials[symbol].reach + max(radial.reach for radial in radials.values())):
+        if radial := radials.get(cell.atom_symbol(other)):
             near = np.array(tree.query_ball_point(image - origin, radial.reach), dtype=np.int64)
-            neighbours.append(Neighbour(mol.atom_symbol(other), near, vectors[near] - (image - origin)))
+            neighbours.append(Neighbour(cell.atom_symbol(other), near, vectors[near] - (image - origin)))
             total[near] += radial.weight(neighbours[-1].vectors)
     return AtomGrid(origin + vectors, weights * radials[symbol].weight(vectors) / total.clip(TINY), neighbours)
 
 
-def images(mol: gto.Mole, origin: Array, distance: float) -> Iterator[tuple[int, Array]]:
-    """Yield the atoms within a distance of a point, with all images in a crystal, and their positions, Bohr."""
-    positions, cells = mol.atom_coords(), np.zeros((1, 3))
-    if is_periodic(mol):
-        lattice = np.asarray(mol.lattice_vectors())
-        apart = (positions - origin) @ np.linalg.inv(lattice)
-        reach = np.ceil(distance / heights(lattice) + np.abs(apart).max(axis=0))
-        cells = cells_within(np.where(np.arange(3) < mol.dimension, reach, 0)) @ lattice
-    every = positions[:, None] + cells
-    for atom, cell in np.argwhere(np.linalg.norm(every - origin, axis=2) < distance):
-        yield int(atom), every[atom, cell]
+def images(cell: Any, origin: Array, distance: float) -> Iterator[tuple[int, Array]]:
+    """Yield the atoms of a crystal within a distance of a point, and their positions, Bohr."""
+    positions, lattice = cell.atom_coords(), np.asarray(cell.lattice_vectors())
+    apart = (positions - origin) @ np.linalg.inv(lattice)
+    reach = np.ceil(distance / heights(lattice) + np.abs(apart).max(axis=0))
+    translations = cells_within(np.where(np.arange(3) < cell.dimension, reach, 0)) @ lattice
+    every = positions[:, None] + translations
+    for atom, image in np.argwhere(np.linalg.norm(every - origin, axis=2) < distance):
+        yield int(atom), every[atom, image]

@@ -45,7 +45,5 @@ def sap_potential(mol: gto.Mole) -> Array:
 @cache
 def _sap_charges(symbol: str) -> tuple[Array, Array]:
     """Return exponents (1/Bohr^2) and charges (e) of an atom's fitted electron density."""
-    loaded = gto.basis.load(SAP_BASIS, symbol)
-    shells = loaded[symbol] if isinstance(loaded, dict) else loaded
-    table = np.asarray(shells[0][1:], dtype=np.float64)
+    table = np.asarray(gto.basis.load(SAP_BASIS, symbol)[0][1:], dtype=np.float64)
     return table[:, 0], table[:, 1]
