@@ -33,7 +33,14 @@ def atomic_factor(mol: gto.Mole) -> Array:
 def single_atoms(mol: gto.Mole) -> dict[str, gto.Mole]:
     """Return each kind of real atom alone, in its own basis set; equal symbols have equal ones."""
     filled = [i for i, (_, _, begin, end) in enumerate(mol.aoslice_by_atom()) if end > begin and not is_ghost(mol, i)]
-    return {symbol: _alone(mol, symbol) for symbol in dict.fromkeys(map(mol.atom_symbol, filled))}
+    atoms = {symbol: gto.Mole() for symbol in map(mol.atom_symbol, filled)}
+    for symbol, alone in atoms.items():
+        alone.atom, alone.unit, alone.cart, alone.verbose = [(symbol, (0.0, 0.0, 0.0))], "Bohr", mol.cart, 0
+        alone.basis = {symbol: mol._basis[symbol]}
+        alone.ecp = {symbol: mol._ecp[symbol]} if symbol in mol._ecp else {}
+        alone.spin = None
+        alone.build(dump_input=False, parse_arg=False)
+    return atoms
 
 
 def atomic_densities(mol: gto.Mole) -> dict[str, tuple[gto.Mole, Array]]:
@@ -49,15 +56,6 @@ def atomic_densities(mol: gto.Mole) -> dict[str, tuple[gto.Mole, Array]]:
         factor = _factor(alone) if symbol not in mol._pseudo else solved[symbol][2] * np.sqrt(solved[symbol][3])
         densities[symbol] = alone, factor @ factor.T
     return densities
-
-
-def _alone(mol: gto.Mole, symbol: str) -> gto.Mole:
-    alone = gto.Mole()
-    alone.atom, alone.unit, alone.cart, alone.verbose = [(symbol, (0.0, 0.0, 0.0))], "Bohr", mol.cart, 0
-    alone.basis = {symbol: mol._basis[symbol]}
-    alone.ecp = {symbol: mol._ecp[symbol]} if symbol in mol._ecp else {}
-    alone.spin = None
-    return alone.build(dump_input=False, parse_arg=False)
 
 
 def _factor(alone: gto.Mole) -> Array:

@@ -69,15 +69,15 @@ class CoarseField(Field):
     def potential(self, factors: Sequence[Array]) -> Array:
         """Return the potential of a density, and its change from the reference if there is one; see `Field`."""
         self.tally.builds += 1
-        j, ks = self._coulomb.coulomb_exchange(factors, self._reference, with_k=self._xc.hyb != 0)
+        v = np.stack([self._coulomb.coulomb(factors, self._reference)] * len(factors))
         per_electron = len(factors) / 2  # a closed shell's factor holds both spins
-        v = [j - per_electron * self._xc.hyb * k for k in ks]
+        if self._xc.hyb:
+            v -= per_electron * self._xc.hyb * self._coulomb.exchange_of_each(factors, self._reference)
         if self._long_range is not None:
-            ranged = self._long_range.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)
-            v = [a - per_electron * self._xc.long_range * k for a, k in zip(v, ranged[1], strict=True)]
+            v -= per_electron * self._xc.long_range * self._long_range.exchange_of_each(factors, self._reference)
         if self._grid is not None:
-            v = [a + b for a, b in zip(v, self._grid.potential(factors), strict=True)]
-        field = np.stack(v) if len(factors) == 2 else np.asarray(v[0])
+            v += self._grid.potential(factors)
+        field = v if len(factors) == 2 else v[0]
         if self._solvent is not None:
             density = density_of(factors)
             change = density - density_of(self._reference) if self._reference else None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pyscf import df, gto, lib
@@ -18,7 +18,7 @@ from pyscf_mlham.field.atoms import atomic_factor
 from pyscf_mlham.field.auxiliary import auxiliary_basis, auxiliary_molecule, loaded
 from pyscf_mlham.field.grid import Functional
 from pyscf_mlham.field.levels import Level, shared
-from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes, in_precision
+from pyscf_mlham.field.pairs import BLOCK_BYTES, Pairs, changes
 from pyscf_mlham.field.three_centre import three_centre
 from pyscf_mlham.field.whitening import AtomicWhitening, Whitening, coulomb_metric
 from pyscf_mlham.threads import PIECE, all_blas_threads, shared_out
@@ -39,7 +39,6 @@ class FittedIntegrals:
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
         self.auxmol = df.make_auxmol(mol, loaded(basis))
         self.pairs = Pairs(mol, min(level.far, self.far))
-        self._unpacked: list[Array] | None = None
         with all_blas_threads():
             self._prepare(mol, omega)
             self._b = self._allocated((self._stored.rank, len(self.pairs)), level, budget)
@@ -71,7 +70,8 @@ class FittedIntegrals:
     @property
     def nbytes(self) -> int:
         """Memory of the integrals and the root of their metric, bytes."""
-        return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked or ()) + self._stored.nbytes
+        unpacked: list[Array] = vars(self).get("_unpacked", [])
+        return int(self._b.nbytes) + sum(a.nbytes for a in unpacked) + self._stored.nbytes
 
     def charges(self, density: Array) -> Array:
         """Return a density (n, n) in the whitened auxiliary functions: sum_mn B_P,mn D_mn, (rank,)."""
@@ -83,27 +83,18 @@ class FittedIntegrals:
         q = charges.astype(self._b.dtype)
         return self.pairs.matrix(np.sum(self._shared_out(lambda part: q[part] @ self._b[part]), axis=0))
 
-    def interaction(self, others: gto.Mole) -> Array:
-        """Return the Coulomb interaction of the whitened auxiliary functions with a molecule's basis, (rank, n)."""
-        return self._whitened(gto.mole.intor_cross("int2c2e", self.auxmol, others))
-
     def whitened_operator(self, matrix: Array) -> Array:
         """Return a symmetric operator <P|O|Q> (n_aux, n_aux) in the whitened auxiliary functions, (rank, rank)."""
-        half = self._whitened(np.array(matrix, dtype=float))
-        return self._whitened(np.array(half.T))
+        half = self.whitened(np.array(matrix, dtype=float))
+        return self.whitened(np.array(half.T))
 
-    def _whitened(self, rows: Array) -> Array:
+    def whitened(self, rows: Array) -> Array:
         """Return L^-1 of rows (n_aux, n), which may be overwritten; V = L L^T is the metric."""
         return self._stored(rows)
 
-    def coulomb_exchange(
-        self, factors: Sequence[Array], reference: Sequence[Array], with_k: bool, with_j: bool = True
-    ) -> tuple[Array, list[Array]]:
-        """Return J of the sum of the densities, and K of each, minus those of the reference; zero if not requested."""
-        j = self.coulomb(factors, reference) if with_j else np.zeros(factors[0].shape[:1] * 2)
-        if not with_k:
-            return j, [np.zeros(j.shape) for _ in factors]
-        return j, list(self.pairs.exchange(self._b, in_precision(changes(factors, reference), self._b.dtype)))
+    def exchange_of_each(self, factors: Sequence[Array], reference: Sequence[Array]) -> Array:
+        """Return K (spins, n, n) of each density, minus that of the reference."""
+        return self.pairs.exchange(self._b, changes(factors, reference, self._b.dtype))
 
     def coulomb(self, factors: Sequence[Array], reference: Sequence[Array] = ()) -> Array:
         """Return J (n, n) of the sum of the densities, minus that of the reference; summed in double precision."""
@@ -135,7 +126,7 @@ class FittedIntegrals:
         """
         if half is None:
             half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=self._b.dtype)
-        self.pairs.half_transform(self._both_orders(), factor, half)
+        self.pairs.half_transform(self._unpacked, factor, half)
         return half
 
     def exchange(self, factor: Array) -> Array:
@@ -144,22 +135,10 @@ class FittedIntegrals:
         parts = shared_out(lambda part: half[:, part] @ half[:, part].T, half.shape[1], half.nbytes / PIECE)
         return np.asarray(np.sum(parts, axis=0))
 
-    def exchange_of_change(self, change: Array, doubled: Array, work: Array) -> Array:
-        """Return K of (a (2 L + a)^T + transpose) / 2, the change of a density L L^T if L becomes L + a.
-
-        Args:
-            change: a, (n, columns).
-            doubled: half-transformed 2 L, (n, rank, columns).
-            work: array of the same shape, overwritten.
-        """
-        a, b = (half.reshape(len(change), -1) for half in (self.half_transformed(change, work), doubled))
-        k = np.sum(shared_out(partial(_exchange_of_change, a, b), a.shape[1], a.nbytes / PIECE), axis=0)
-        return np.asarray(k + k.T) / 2
-
-    def _both_orders(self) -> list[Array]:
-        if self._unpacked is None:
-            self._unpacked = self.pairs.unpacked(self._b)
-        return self._unpacked
+    @cached_property
+    def _unpacked(self) -> list[Array]:
+        """The integrals of both orders of each pair."""
+        return self.pairs.unpacked(self._b)
 
     def half_bytes(self, columns: int) -> float:
         """Return the bytes of half-transformed integrals and of the integrals stored for them."""
@@ -202,7 +181,8 @@ class CoulombIntegrals(FittedIntegrals):
         """Return the potential of charges; see `FittedIntegrals`."""
         return super().potential(self._rest.transposed(charges))
 
-    def _whitened(self, rows: Array) -> Array:
+    def whitened(self, rows: Array) -> Array:
+        """Return L^-1 of rows; see `FittedIntegrals`."""
         return self._rest(self._stored(rows))
 
     def _fit(self, charges: Array) -> Array:
@@ -287,16 +267,7 @@ def fitted_in(
 ) -> FittedIntegrals:
     """Fit the integrals in a given auxiliary basis set; see `fitted` and `FittedIntegrals`."""
     make = partial(FittedIntegrals if exchange else CoulombIntegrals, mol, basis, level, omega, budget)
-    return cast(FittedIntegrals, shared(("fit", level, str(sorted(basis.items())), omega, exchange), mol, make))
-
-
-def _exchange_of_change(a: Array, b: Array, part: slice) -> Array:
-    """Return a (a + b)^T of some of the columns, a few at a time."""
-    k = np.zeros((len(a), len(a)))
-    step = max(1, int(BLOCK_BYTES / (2 * a.itemsize * len(a))))
-    for start, stop in lib.prange(part.start, part.stop, step):
-        k += a[:, start:stop] @ (a[:, start:stop] + b[:, start:stop]).T
-    return k
+    return shared(("fit", level, str(sorted(basis.items())), omega, exchange), mol, make)
 
 
 def density_of(factors: Sequence[Array]) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import dft, gto, lib
@@ -66,8 +66,10 @@ class Points(NamedTuple):
 
     @classmethod
     def of(cls, grids: dft.gen_grid.Grids) -> Points:
-        """Sort the points of a built grid."""
-        order = neighbours_first(grids.coords)
+        """Sort the points of a built grid, box by box, in a tenth of the time of PySCF's own sorting."""
+        box = np.floor((grids.coords - grids.coords.min(axis=0)) / BOX).astype(int)
+        ny, nz = box[:, 1].max() + 1, box[:, 2].max() + 1
+        order = np.argsort((box[:, 0] * ny + box[:, 1]) * nz + box[:, 2], kind="stable")
         return cls(grids.coords[order], grids.weights[order])
 
     @classmethod
@@ -98,11 +100,6 @@ class GridOrbitals:
         self._coords, self.weights = points
         self._mol, self.dtype, self._deriv = mol.copy(), dtype, deriv  # callers may move their molecules
         self._kept: list[Block] = []
-
-    @classmethod
-    def of_level(cls, mol: gto.Mole, level: Level, prune: Any, deriv: int) -> GridOrbitals:
-        """Return values on the grid of a level."""
-        return cls(mol, Points.of_level(mol, level, prune), level.dtype, deriv)
 
     def release(self) -> None:
         """Free the values; they are recomputed when needed."""
@@ -139,13 +136,6 @@ def is_of_level(grids: dft.gen_grid.Grids, level: Level) -> bool:
     return bool(grids.level == level.grid and not grids.atom_grid and not changed)
 
 
-def neighbours_first(coords: Array) -> Array:
-    """Return an order of points, box by box, in a tenth of the time of PySCF's own sorting."""
-    box = np.floor((coords - coords.min(axis=0)) / BOX).astype(int)
-    ny, nz = box[:, 1].max() + 1, box[:, 2].max() + 1
-    return np.argsort((box[:, 0] * ny + box[:, 1]) * nz + box[:, 2], kind="stable")
-
-
 class Weighted(NamedTuple):
     """A potential on a block of points."""
 
@@ -167,9 +157,12 @@ class GridXC:
     def of_level(cls, mf: Any, functional: Functional, level: Level, budget: float) -> GridXC:
         """Return the potential on the grid of a level, whose orbital values all fields of the molecule share."""
         prune, deriv = mf.grids.prune, functional.deriv
-        make = partial(GridOrbitals.of_level, mf.mol, level, prune, deriv)
+
+        def make() -> GridOrbitals:
+            return GridOrbitals(mf.mol, Points.of_level(mf.mol, level, prune), level.dtype, deriv)
+
         orbitals = shared(("grid", level.grid, level.dtype, prune, deriv), mf.mol, make)
-        return cls(mf, functional, cast(GridOrbitals, orbitals), budget)
+        return cls(mf, functional, orbitals, budget)
 
     def release(self) -> None:
         """Free the memory of the orbital values."""
@@ -182,13 +175,13 @@ class GridXC:
         change._reference = [weighted for together in change._on_grid(factors) for _, _, weighted in together]
         return change
 
-    def potential(self, factors: Sequence[Array]) -> list[Array]:
-        """Return the potential matrix of each spin, minus that of the reference; see `CoarseField.potential`."""
+    def potential(self, factors: Sequence[Array]) -> Array:
+        """Return the potential (spins, n, n), minus that of the reference; see `CoarseField.potential`."""
         v = np.zeros((len(factors), self._mol.nao, self._mol.nao))
         for together in self._on_grid(factors):
             for part in shared_out(partial(self._summed, together), len(together)):
                 v += part
-        return [a + a.T for a in v]
+        return np.asarray(v + v.swapaxes(1, 2))
 
     def _on_grid(self, factors: Sequence[Array]) -> Iterator[list[Weighted]]:
         """Yield potentials minus those of the reference, several blocks at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -51,13 +51,14 @@ SINGLE = Level("single", "", "", 0)  # the object's own integrals and grid; see 
 RESPONSE = Level("response", "", "", 0, far=3e-4)
 
 
+T = TypeVar("T")
 _in_use: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
 
-def shared(what: tuple[Any, ...], mol: gto.Mole, make: Callable[[], Any]) -> Any:
+def shared(what: tuple[Any, ...], mol: gto.Mole, make: Callable[[], T]) -> T:
     """Create data of a molecule, or share those of another field of the same molecule."""
     key = (*what, mol.cart, mol._atm.tobytes(), mol._bas.tobytes(), mol._env.tobytes())
-    data = _in_use.get(key)
+    data: T | None = _in_use.get(key)
     if data is None:
         data = _in_use[key] = make()
     return data

@@ -21,6 +21,7 @@ class Pairs:
 
     Attributes:
         both: orbitals m and n of each pair, (pairs,) each.
+        orders: number of pairs in both orders.
         shells: orbitals of each shell; all of them overlap with the same ones.
     """
 
@@ -31,17 +32,13 @@ class Pairs:
         place = np.empty(overlap.shape, dtype=int)
         place[m, n] = place[n, m] = np.arange(len(m))
         self._both_ways = place[overlap]  # index of the pair of each overlapping m, n in both orders, ...
+        self.orders = len(self._both_ways)
         self._columns = np.nonzero(overlap)[1]  # ... the n of each, ...
         self._starts = np.append(0, np.cumsum(overlap.sum(axis=1)))  # ... and the first one of each m
         self.shells = [slice(*ends) for ends in itertools.pairwise(mol.ao_loc_nr().tolist())]
 
     def __len__(self) -> int:
         return len(self.both[0])
-
-    @property
-    def orders(self) -> int:
-        """Number of pairs in both orders."""
-        return len(self._both_ways)
 
     @property
     def packed(self) -> Array:
@@ -130,24 +127,16 @@ def overlapping(mol: gto.Mole, far: float) -> Array:
     return np.repeat(np.repeat(bound > far, orbitals, axis=0), orbitals, axis=1)
 
 
-def changes(factors: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
+def changes(factors: Sequence[Array], reference: Sequence[Array], dtype: Any = float) -> list[tuple[Array, Array]]:
     """Return pairs a, b with L L^T - L0 L0^T = (a b^T + b a^T) / 2, where a is as small as the change."""
     if not reference:
-        return [(factor, factor) for factor in factors]
+        rounded = [factor.astype(dtype) for factor in factors]
+        return [(factor, factor) for factor in rounded]
     pairs = []
     for factor, origin in zip(factors, reference, strict=True):
         columns = max(factor.shape[1], origin.shape[1])
         factor, origin = (np.pad(x, ((0, 0), (0, columns - x.shape[1]))) for x in (factor, origin))
         u, _, vt = np.linalg.svd(factor.T @ origin)
         change = factor @ (u @ vt) - origin  # the rotation among occupied orbitals that brings them nearest
-        pairs.append((change, 2 * origin + change))
+        pairs.append((change.astype(dtype), (2 * origin + change).astype(dtype)))
     return pairs
-
-
-def in_precision(pairs: Sequence[tuple[Array, Array]], dtype: Any) -> list[tuple[Array, Array]]:
-    """Return pairs of factors in another precision; equal ones stay one array."""
-    single = []
-    for one, other in pairs:
-        a = one.astype(dtype)
-        single.append((a, a if other is one else other.astype(dtype)))
-    return single

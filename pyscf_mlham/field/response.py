@@ -26,10 +26,10 @@ from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import FittedIntegrals, density_of, fitted, fitted_in
 from pyscf_mlham.field.grid import Functional, Points, density_rows, orbital_values
 from pyscf_mlham.field.levels import COARSE, RESPONSE, Level
-from pyscf_mlham.field.pairs import changes
+from pyscf_mlham.field.pairs import BLOCK_BYTES, changes
 from pyscf_mlham.field.protocol import Field, Tally
 from pyscf_mlham.field.solvent import reaction_of
-from pyscf_mlham.threads import each, shared_out
+from pyscf_mlham.threads import PIECE, each, shared_out
 
 THIN = 1e-4  # electrons/Bohr^3; the kernel of lower densities is neglected
 # The kernel of a meta-GGA also depends on the kinetic energy density, which a fitted density lacks. Without that part
@@ -114,9 +114,9 @@ class ResponseField(Field):
         v = self._coulomb_and_kernel(changes)
         per_electron = len(factors) / 2  # a closed shell's factor holds both spins
         for i, (_, share) in enumerate(self._shares):
-            ks = self._exchange_of_change(i, factors)
-            v = [a - per_electron * share * k for a, k in zip(v, ks, strict=True)]
-        field = np.stack(v) if len(factors) == 2 else v[0]
+            for of_spin, k in zip(v, self._exchange_of_change(i, factors), strict=True):
+                of_spin -= per_electron * share * k
+        field = v if len(factors) == 2 else v[0]
         if self._solvent is not None:
             field = field + self._solvent.response(density_of(factors) - density_of(self._reference))
         return np.asarray(field + self._constant)
@@ -126,19 +126,16 @@ class ResponseField(Field):
         integrals, columns = self._exchange[i], max(factor.shape[1] for factor in self._reference)
         # for each spin the reference and the change
         if integrals.half_bytes(2 * len(factors) * columns) > self._budget / len(self._shares):
-            return integrals.coulomb_exchange(factors, self._reference, with_k=True, with_j=False)[1]
+            return list(integrals.exchange_of_each(factors, self._reference))
         return [change(factor) for change, factor in zip(self._changes[i], factors, strict=True)]
 
-    def _coulomb_and_kernel(self, changes: Sequence[Array]) -> list[Array]:
-        """Return the Coulomb and semilocal response of each spin."""
+    def _coulomb_and_kernel(self, changes: Sequence[Array]) -> Array:
+        """Return the Coulomb and semilocal response, (spins, n, n)."""
         charges = [self._coulomb.charges(change) for change in changes]
         if self._kernel is None:
-            both = self._coulomb.potential(np.sum(charges, axis=0))
-            return [both for _ in changes]
-        return [
-            self._coulomb.potential(sum(kernel @ q for kernel, q in zip(row, charges, strict=True)))
-            for row in self._kernel
-        ]
+            return np.stack([self._coulomb.potential(np.sum(charges, axis=0))] * len(changes))
+        induced = (sum(kernel @ q for kernel, q in zip(row, charges, strict=True)) for row in self._kernel)
+        return np.stack([self._coulomb.potential(q) for q in induced])
 
 
 class _ExchangeOfChange:
@@ -158,11 +155,23 @@ class _ExchangeOfChange:
             self._doubled = self._integrals.half_transformed(2 * padded)
             self._work = np.empty_like(self._doubled)
         ((change, _),) = changes([factor], [origin])
-        return self._integrals.exchange_of_change(change, self._doubled, self._work)
+        half = self._integrals.half_transformed(change, self._work)
+        a, b = (array.reshape(len(change), -1) for array in (half, self._doubled))
+        k = np.sum(shared_out(partial(_products, a, b), a.shape[1], a.nbytes / PIECE), axis=0)
+        return np.asarray(k + k.T) / 2
 
     @cached_property
     def _whole(self) -> Array:
         return self._integrals.exchange(self._origin)
+
+
+def _products(a: Array, b: Array, part: slice) -> Array:
+    """Return a (a + b)^T of some of the columns, a few at a time."""
+    k = np.zeros((len(a), len(a)))
+    step = max(1, int(BLOCK_BYTES / (2 * a.itemsize * len(a))))
+    for start, stop in lib.prange(part.start, part.stop, step):
+        k += a[:, start:stop] @ (a[:, start:stop] + b[:, start:stop]).T
+    return k
 
 
 def exchange_basis(mol: gto.Mole) -> dict[str, Any]:

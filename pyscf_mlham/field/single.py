@@ -19,7 +19,7 @@ from pyscf_mlham.field.coarse import free_bytes
 from pyscf_mlham.field.fitting import density_of, fit_overlapping, fits_unstored, fitted
 from pyscf_mlham.field.grid import Functional, GridOrbitals, GridXC, Points, is_of_level
 from pyscf_mlham.field.levels import COARSE, SINGLE, Level
-from pyscf_mlham.field.pairs import Pairs, changes, in_precision
+from pyscf_mlham.field.pairs import Pairs, changes
 from pyscf_mlham.field.protocol import Builds, Field, Tally
 
 PRUNED = 1e-20  # small_rho_cutoff above which PySCF removes points by the density of the first build
@@ -70,12 +70,12 @@ class SingleField(Field):
         else:
             v += self._coulomb.coulomb(factors)
         if self._xc.kind != "HF":
-            v = v + np.array(self._on_grid(density).potential(factors))
+            v += self._on_grid(density).potential(factors)
         return np.asarray((v if len(factors) == 2 else v[0]) + self._constant)
 
     def _exchange(self, factors: Sequence[Array]) -> Array:
         """Return the exchange potential of each spin, (spins, n, n)."""
-        pairs = in_precision(changes(factors, []), SINGLE.dtype)
+        pairs = changes(factors, [], SINGLE.dtype)
         per_electron = len(factors) / 2  # a closed shell's factor holds both spins
         k = np.zeros((len(factors), *2 * factors[0].shape[:1]))
         for omega, share in self._xc.exchange:

@@ -45,7 +45,8 @@ class FittedReaction:
         self._solver = scipy.linalg.lu_factor(solvent._intermediates["K"])
         surface = solvent.surface
         charges = gto.fakemol_for_charges(surface["grid_coords"], expnt=surface["charge_exp"] ** 2)
-        self._to_surface = integrals.interaction(charges)  # (rank, n_surface)
+        # Coulomb interaction of the whitened auxiliary functions with the surface, (rank, n_surface)
+        self._to_surface = integrals.whitened(gto.mole.intor_cross("int2c2e", integrals.auxmol, charges))
 
     def potential(self, density: Array) -> Array:
         """Return the reaction field of the nuclei and a density (n, n) of both spins, (n, n) Hartree."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pyscf_mlham.field import COARSE, CoarseField, Level, fitting, grid, three_c
 from pyscf_mlham.field import pairs as pairs_of_orbitals
 from pyscf_mlham.field.auxiliary import auxiliary_basis
 from pyscf_mlham.field.fitting import FittedIntegrals, fitted
-from pyscf_mlham.field.grid import Block, Functional, GridOrbitals, GridXC
+from pyscf_mlham.field.grid import Block, Functional, GridOrbitals, GridXC, Points
 from support.molecules import ETHYLENE, mole
 
 DOUBLE = Level("double", "def2-universal-jfit", "def2-universal-jfit", 0, np.float64)
@@ -101,9 +102,8 @@ def test_integrals_in_a_file_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_p
     (file,) = tmp_path.iterdir()
     pairs = mf.mol.nao * (mf.mol.nao + 1) // 2
     assert file.stat().st_size == len(fit.charges(left @ left.T)) * pairs * 8
-    (j, (k,)), (same_j, (same_k,)) = (each.coulomb_exchange([left], [], True) for each in (fit, whole))
-    np.testing.assert_allclose(j, same_j, atol=1e-11)
-    np.testing.assert_allclose(k, same_k, atol=1e-11)
+    np.testing.assert_allclose(*(each.coulomb([left]) for each in (fit, whole)), atol=1e-11)
+    np.testing.assert_allclose(*(each.exchange_of_each([left], []) for each in (fit, whole)), atol=1e-11)
     del fit
     assert list(tmp_path.iterdir()) == []
 
@@ -116,9 +116,10 @@ def values_of(orbitals: GridOrbitals, budget: float) -> list[Block]:
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
 def test_orbital_values_are_stored_as_far_as_memory_allows(share: float) -> None:
     mf = mean_field("b3lyp")
-    expected = values_of(GridOrbitals.of_level(mf.mol, DOUBLE, mf.grids.prune, 1), 1e9)
+    points = Points.of_level(mf.mol, DOUBLE, mf.grids.prune)
+    expected = values_of(GridOrbitals(mf.mol, points, DOUBLE.dtype, 1), 1e9)
     size = sum(values.nbytes for _, values in expected)
-    orbitals = GridOrbitals.of_level(mf.mol, DOUBLE, mf.grids.prune, 1)
+    orbitals = GridOrbitals(mf.mol, points, DOUBLE.dtype, 1)
     first, second = (values_of(orbitals, share * size) for _ in range(2))
     for blocks in (first, second):
         for (columns, values), (same_columns, same_values) in zip(blocks, expected, strict=True):
@@ -191,9 +192,8 @@ def test_dependent_auxiliary_functions_are_left_out() -> None:
     fits = [FittedIntegrals(mf.mol, {s: b * n for s, b in once.items()}, DOUBLE, 0.0, 1e9) for n in (1, 2)]
     one, two = (len(fit.charges(left @ left.T)) for fit in fits)
     assert two < 1.5 * one
-    (j, (k,)), (same_j, (same_k,)) = (fit.coulomb_exchange([left], [], True) for fit in fits)
-    np.testing.assert_allclose(same_j, j, atol=1e-5)
-    np.testing.assert_allclose(same_k, k, atol=1e-5)
+    np.testing.assert_allclose(*(fit.coulomb([left]) for fit in fits), atol=1e-5)
+    np.testing.assert_allclose(*(fit.exchange_of_each([left], []) for fit in fits), atol=1e-5)
 
 
 def test_fields_of_a_molecule_share_integrals_and_orbital_values(calculated: Counter[str]) -> None:
@@ -217,7 +217,7 @@ def test_fields_of_a_molecule_share_integrals_and_orbital_values(calculated: Cou
 
 def test_two_readers_at_once_get_the_same_values(calculated: Counter[str]) -> None:
     mf = mean_field("b3lyp")
-    orbitals = GridOrbitals.of_level(mf.mol, SINGLE, mf.grids.prune, 1)
+    orbitals = GridOrbitals(mf.mol, Points.of_level(mf.mol, SINGLE, mf.grids.prune), SINGLE.dtype, 1)
     slow = orbitals.blocks(1e9)
     early = next(slow)
     whole = values_of(orbitals, 1e9)
@@ -256,8 +256,9 @@ def test_ghost_atoms(name: str) -> None:
 
 def test_neighbours_are_in_one_block() -> None:
     coords = np.random.default_rng(0).uniform(-20, 20, size=(20000, 3))
-    order = grid.neighbours_first(coords)
+    sorted_, order = Points.of(SimpleNamespace(coords=coords, weights=np.arange(len(coords))))
     np.testing.assert_array_equal(np.sort(order), np.arange(len(coords)))
+    np.testing.assert_array_equal(sorted_, coords[order])
     box = np.floor((coords - coords.min(axis=0)) / grid.BOX)[order]
     changes = np.any(np.diff(box, axis=0) != 0, axis=1).sum()
     assert changes + 1 == len(np.unique(box, axis=0))
