@@ -25,7 +25,8 @@ def graph_from_lattice(
         cutoff: Bohr; 0 for no pairs, infinite for all of a molecule.
         dimension: number of periodic directions, those of the first lattice vectors; 0 for a molecule.
     """
-    _check_finite(positions)
+    if len(bad := np.flatnonzero(~np.all(np.isfinite(positions), axis=1))):
+        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")
     fractions = positions @ np.linalg.inv(lattice)
     radius = max(cutoff, COINCIDENT)
     reach = np.floor(radius / heights(lattice) + np.ptp(fractions, axis=0))
@@ -53,12 +54,6 @@ def heights(lattice: Array) -> Array:
 def cells_within(reach: Array) -> IntArray:
     """Return all translations with |R_a| <= reach_a, (n, 3)."""
     return np.array(list(product(*(range(-int(n), int(n) + 1) for n in reach))), dtype=np.int64)
-
-
-def _check_finite(positions: Array) -> None:
-    """Raise ValueError for positions (N, 3) that are not finite."""
-    if len(bad := np.flatnonzero(~np.all(np.isfinite(positions), axis=1))):
-        raise ValueError(f"coordinates of atoms {bad.tolist()} are not finite; check the input geometry.")
 
 
 def _check_apart(keys: IntArray, distances: Array, dimension: int) -> None:

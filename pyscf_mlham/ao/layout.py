@@ -209,11 +209,9 @@ class OrbitalLayout:
 
     def template(self) -> ShellTemplate:
         """Return the smallest template that holds every atom of this molecule."""
-        if len(self.shell_degree) == 0:
-            return ShellTemplate(())
-        counts = np.zeros((self.n_atoms, int(self.shell_degree.max()) + 1), dtype=np.int64)
+        counts = np.zeros((self.n_atoms, int(self.shell_degree.max(initial=-1)) + 1), dtype=np.int64)
         np.add.at(counts, (self.shell_atom, self.shell_degree), 1)
-        return ShellTemplate(tuple(int(n) for n in counts.max(axis=0)))
+        return ShellTemplate(tuple(counts.max(axis=0, initial=0).tolist()))
 
     def slots(self, template: ShellTemplate) -> IntArray:
         """Irreps-order component in each place of a template, (N, size); -1 if an atom lacks the shell."""

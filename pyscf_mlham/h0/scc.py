@@ -67,7 +67,11 @@ def guess(mf: Any, mol: gto.Mole) -> tuple[Array, GuessInfo]:
     if reason := inapplicable(mf, mol):
         raise OutOfDomainError(reason)
     problem = problem_of(mf)
-    orbitals, builds = (_of_crystal if is_periodic(mol) else _of_molecule)(problem)
+    if is_periodic(mol):
+        point, builds = self_consistent_crystal(problem)
+        orbitals = problem.orbitals(point.fock)
+    else:
+        orbitals, builds = _of_molecule(problem)
     if spin_breaking(mf, mol):
         orbitals = with_mixed_frontier(mol, orbitals)
     keep_core(problem)
@@ -86,9 +90,3 @@ def _of_molecule(problem: Problem) -> tuple[Orbitals, Builds]:
     if field is None:
         return orbitals, coarse.cost
     return problem.orbitals(stepped(problem, orbitals, field, response).fock), coarse.cost.plus(field.cost)
-
-
-def _of_crystal(problem: Problem) -> tuple[Orbitals, Builds]:
-    """Return the orbitals of a crystal's scc baseline."""
-    point, builds = self_consistent_crystal(problem)
-    return problem.orbitals(point.fock), builds
