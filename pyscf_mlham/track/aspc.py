@@ -29,8 +29,7 @@ def predicted_orbitals(place: Place, steps: list[Step]) -> Array:
     """Return sum_j B_j (D_j S_j) C_last, orthonormalised: (s, n, n) in Loewdin orbitals, the occupied ones first.
 
     Args:
-        place: the new geometry.
-        steps: the old ones, the latest first, not rotated.
+        steps: the old geometries, the latest first, not rotated.
     """
     steps = steps[:POINTS]
     metrics = [metric_from_overlap(step.overlap) for step in steps]

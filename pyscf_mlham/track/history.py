@@ -78,12 +78,7 @@ class History:
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
-        """Create an empty history.
-
-        Args:
-            strategy: one of STRATEGIES.
-            depth: number of steps to keep.
-        """
+        """Create an empty history; strategy: one of STRATEGIES, depth: number of steps to keep."""
         if strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
         if depth < 1:
@@ -237,13 +232,7 @@ class History:
         return None if nearest is None else place
 
     def record(self, mf: Any, kept: Kept | None = None, shadow: bool = False) -> None:
-        """Add a converged calculation.
-
-        Args:
-            mf: PySCF mean-field object.
-            kept: what its cheaper levels leave; None if they were not asked.
-            shadow: whether its orbitals are those of shadow dynamics.
-        """
+        """Add a converged calculation, and what its cheaper levels leave; shadow: whether by shadow dynamics."""
         if not self._takes(mf):
             return
         guessed, self._guessed, self.error = self._guessed, None, np.inf
@@ -297,9 +286,7 @@ class History:
         """Return orbitals of the guess, (s, n, n) in Loewdin orbitals, the occupied ones first, and the misfit.
 
         Args:
-            mf: PySCF mean-field object.
-            place: its geometry.
-            steps: the old ones near it; for the strategies that fit, rotated onto it.
+            steps: the old ones near the place; for the strategies that fit, rotated onto it.
         """
         if self.strategy == "aspc":
             return predicted_orbitals(place, steps), np.inf

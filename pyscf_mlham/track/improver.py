@@ -33,12 +33,7 @@ class Improver:
     """
 
     def __init__(self, mf: Any, guess: Array | None) -> None:
-        """Set up the levels.
-
-        Args:
-            mf: plain mean-field object.
-            guess: a history's guess, None for another one.
-        """
+        """Set up the levels of a plain object; guess: a history's, None for another one."""
         self._problem, self._guess = Problem.of(mf), guess
         self.ladder = Ladder(self._problem, getattr(guess, "defect", None), getattr(guess, "response", None))
         self.veff: tuple[Any, Any] | None = None
@@ -72,7 +67,6 @@ def kept(ladder: Ladder, full: Point, alone: bool) -> Kept:
     """Return what the history keeps of a converged point: the defect of its coarse field only if guesses need it.
 
     Args:
-        ladder: the cheaper levels.
         full: point of the full level, of canonical orbitals.
         alone: whether an extrapolated density was sufficient without the cheaper levels.
     """

@@ -13,7 +13,7 @@ from pyscf.scf import chkfile, hf
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
-from pyscf_mlham.density import density_from_orbitals, undisturbed
+from pyscf_mlham.density import density_from_orbitals
 from pyscf_mlham.errors import reason_of
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.decorator import Decoration, private_parts, start_of
@@ -29,7 +29,6 @@ from pyscf_mlham.track.shadow import Shadow, shadow_of, unsupported
 
 # of the decoration, removed with it
 OWN = ("history", "loose_above", "_loosened", "_criteria", "_own_coeff", "_failed", "_kept", "_improver")
-DEPENDENT = "the basis set is nearly linearly dependent"
 COMPLETED = 1e-2  # orbital gradient, Hartree, up to which the response level completes an SCF of builds=1
 SMALL = 20  # AOs, below which full builds of plain SCF cost less than the cheaper levels that save them
 
@@ -98,7 +97,6 @@ class _TrackedSCF(Decoration):
 
         Args:
             dm0: density matrix to start from; by default from the history, else as PySCF does.
-            kwargs: passed on.
         """
         self.build(self.mol)
         self._criteria = self._loose_criteria()
@@ -138,7 +136,6 @@ class _TrackedSCF(Decoration):
             dm0: density matrix to start from, None for the object's initial guess.
             earlier: full builds before.
             final: whether no other try follows if this one fails.
-            kwargs: passed on.
         """
         self._kept = None
         self._improver = self._new_improver(dm0)
@@ -217,7 +214,7 @@ class _TrackedSCF(Decoration):
             orbitals = self.history.auxiliary_orbitals(self)
             if orbitals is None:
                 return None
-            if reason := unsupported(self) or DEPENDENT * (not self._independent()):
+            if reason := unsupported(self):
                 logger.note(self, "shadow: not for this object, as %s.", reason)
                 return None
             shadow = shadow_of(self, orbitals)
@@ -241,12 +238,6 @@ class _TrackedSCF(Decoration):
         logger.note(self, "shadow: energy = %.15g after one full Fock build", self.e_tot)
         self._to_history(shadow=True)
         return float(self.e_tot)
-
-    def _independent(self: Any) -> bool:
-        """Whether PySCF drops no function of the basis set."""
-        with undisturbed(self):
-            kept = self.check_linear_dependency(self.get_ovlp(self.mol))
-        return bool(kept.shape[-1] == kept.shape[-2])
 
     def _from_history(self: Any, otherwise: Array | None) -> Any:
         start, guess = time.perf_counter(), None

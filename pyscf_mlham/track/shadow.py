@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyscf.lib import logger
 
-from pyscf_mlham.density import Orbitals, density_from_orbitals, gap
+from pyscf_mlham.density import Orbitals, density_from_orbitals, gap, undisturbed
 from pyscf_mlham.scf.applicability import inapplicable
 from pyscf_mlham.scf.multilevel.ladder import Ladder
 from pyscf_mlham.scf.multilevel.levels import FullLevel, state_of
@@ -50,7 +50,11 @@ def unsupported(mf: Any) -> str:
         return "the forces of a solvent are those of its last density"
     if mf.mol.symmetry:
         return "orbitals have point-group symmetry"
-    return inapplicable(mf)
+    if reason := inapplicable(mf):
+        return reason
+    with undisturbed(mf):
+        kept = mf.check_linear_dependency(mf.get_ovlp(mf.mol))
+    return "" if kept.shape[-1] == kept.shape[-2] else "the basis set is nearly linearly dependent"
 
 
 @one_blas_thread()
