@@ -83,11 +83,6 @@ class FittedIntegrals:
         q = charges.astype(self._b.dtype)
         return self.pairs.matrix(np.sum(self._shared_out(lambda part: q[part] @ self._b[part]), axis=0))
 
-    def whitened_operator(self, matrix: Array) -> Array:
-        """Return a symmetric operator <P|O|Q> (n_aux, n_aux) in the whitened auxiliary functions, (rank, rank)."""
-        half = self.whitened(np.array(matrix, dtype=float))
-        return self.whitened(np.array(half.T))
-
     def whitened(self, rows: Array) -> Array:
         """Return L^-1 of rows (n_aux, n), which may be overwritten; V = L L^T is the metric."""
         return self._stored(rows)

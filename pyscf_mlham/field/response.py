@@ -230,7 +230,8 @@ def _kernel(
     work = partial(_kernel_matrices, integrals.auxmol, points, xc.kind, f, blocks)
     most = budget / (8 * len(f) * integrals.auxmol.nao**2)
     matrices = np.sum(shared_out(work, len(blocks), most), axis=0)
-    folded = [integrals.whitened_operator((matrix + matrix.T) / 2) for matrix in matrices]
+    halves = [integrals.whitened((matrix + matrix.T) / 2) for matrix in matrices]
+    folded = [integrals.whitened(np.array(half.T)) for half in halves]
     for matrix in folded:
         matrix[np.diag_indices_from(matrix)] += 1.0
     same, *rest = folded
