@@ -44,7 +44,7 @@ class Improver:
         guess: Any = self._guess
         orbitals = tagged_orbitals(guess)
         better = improved(self._problem, self.ladder, orbitals, guess)
-        for field in self.ladder.fields:
+        for field in self.ladder.fields.values():
             field.release()
         if better is orbitals:
             return np.asanyarray(guess)

@@ -47,7 +47,7 @@ class Ladder:
     """The cheaper fields of a problem, created when needed; their settings are those of an accelerated object.
 
     Attributes:
-        fields: the fields created so far.
+        fields: the fields created so far, by name.
         has_single: whether there is a field in single precision that differs from the full one by rounding only.
         defect: full potential minus that of the coarse field in double precision, (n, n) or (2, n, n) Hartree; None if
             unknown. Single precision would make it too noisy to extrapolate.
@@ -58,7 +58,7 @@ class Ladder:
         self._problem, self.defect, mf = problem, defect, problem.mf
         self._coarse, self._fine = getattr(mf, "coarse_level", COARSE), getattr(mf, "fine_level", FINE)
         self._moved = response
-        self.fields: list[Field] = [] if response is None else [response]
+        self.fields: dict[str, Field] = {} if response is None else {response.name: response}
         self._failed: set[str] = set()  # levels that cannot be made
         self._surface: Surface | None = None
         self._kernel_factors: list[Array] = []  # of the density whose kernel a new response level uses
@@ -71,8 +71,8 @@ class Ladder:
     @property
     def response(self) -> ResponseField | MovedResponse | None:
         """The response level that geometries nearby can use; None before it is made, and with a solvent."""
-        fields = (field for field in self.fields if isinstance(field, ResponseField))
-        return next((field for field in fields if field.is_portable and not field.rough), self._moved)
+        field = self.fields.get(RESPONSE.name)
+        return field if isinstance(field, ResponseField) and field.is_portable and not field.rough else self._moved
 
     @property
     def improving(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Ladder:
             return None
         moved, self._moved = self._moved, None
         if moved is not None:  # second-order steps need the response of this geometry
-            self.fields.remove(moved)
+            del self.fields[moved.name]
         try:
             response = self._field(RESPONSE.name)
             if not isinstance(response, ResponseField):
@@ -109,8 +109,8 @@ class Ladder:
         return surface is not None and surface.is_minimum
 
     def builds(self, name: str) -> int:
-        """Return the number of potentials built by fields of this name."""
-        return sum(field.tally.builds for field in self.fields if field.name == name)
+        """Return the number of potentials built by the field of this name."""
+        return self.fields[name].tally.builds if name in self.fields else 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -139,23 +139,18 @@ class Ladder:
     def sharpen(self, point: Point) -> None:
         """Use the semilocal kernel of a nearly converged density in the response level, unless it has such a one."""
         self._kernel_factors = point.factors
-        for i, field in enumerate(self.fields):
-            if isinstance(field, ResponseField) and field.rough:
-                try:
-                    self.fields[i] = field.with_kernel(point.factors)
-                except Exception as error:
-                    del self.fields[i]
-                    self._lacking(field.name, error)
-                return
+        field = self.fields.get(RESPONSE.name)
+        if isinstance(field, ResponseField) and field.rough:
+            try:
+                self.fields[field.name] = field.with_kernel(point.factors)
+            except Exception as error:
+                del self.fields[field.name]
+                self._lacking(field.name, error)
 
     def _field(self, name: str) -> Field | None:
-        for existing in self.fields:
-            if existing.name == name:
-                return existing
-        field = None if name in self._failed else self._created(name)
-        if field is not None:
-            self.fields.append(field)
-        return field
+        if name not in self.fields and name not in self._failed and (field := self._created(name)) is not None:
+            self.fields[name] = field
+        return self.fields.get(name)
 
     def _created(self, name: str) -> Field | None:
         mf = self._problem.mf

@@ -109,7 +109,7 @@ class FullLevel:
 
     Attributes:
         builds: number of full Fock builds so far.
-        fields: cheaper fields; they free memory for a full build.
+        fields: cheaper fields, by name; they free memory for a full build.
         is_minimum: whether no rotation of the orbitals of a stationary point lowers its energy; False if unknown.
     """
 
@@ -128,7 +128,7 @@ class FullLevel:
         self._problem, self._start, self._write = problem, start, write
         self._limit = int(min(limit or problem.mf.max_cycle, problem.mf.max_cycle))
         self._best: Iterate | None = None
-        self.fields: list[Field] = []
+        self.fields: dict[str, Field] = {}
         self.is_minimum: Callable[[Point], bool] = lambda _: False
         self.builds = 0
 
@@ -148,7 +148,7 @@ class FullLevel:
 
     def build(self, orbitals: Orbitals) -> Iterate:
         """Build the full Fock matrix, incrementally if the object builds incrementally; see `Solvable`."""
-        for field in self.fields:
+        for field in self.fields.values():
             field.release()
         problem, mf = self._problem, self._problem.mf
         density = density_from_orbitals(mf, orbitals)
@@ -213,7 +213,7 @@ class FullLevel:
     def _report(self, here: Iterate, envs: dict[str, Any]) -> None:
         """Log the build, write the checkpoint file and call mf.callback, as PySCF's kernel does."""
         mf = self._problem.mf
-        counts = ", ".join(f"{field.tally.builds} {field.name}" for field in self.fields)
+        counts = ", ".join(f"{field.tally.builds} {field.name}" for field in self.fields.values())
         logger.info(
             mf, "full build %d  E= %.15g  |g|= %4.3g  expected lowering= %4.3g  cheaper builds= %s",
             envs["cycle"] + 1, here.energy, here.gradient, here.lowering, counts or "0",

@@ -135,8 +135,8 @@ def test_no_room_after_the_first_full_build(monkeypatch: pytest.MonkeyPatch) -> 
     def no_room(*_: Any) -> None:
         raise ResourceError("no room")
 
-    monkeypatch.setattr(ladder, "ResponseField", no_room)
-    monkeypatch.setattr(ladder, "CoarseField", no_room)
+    monkeypatch.setattr(ladder.ResponseField, "__init__", no_room)
+    monkeypatch.setattr(ladder.CoarseField, "__init__", no_room)
     quick = accelerate(moved.copy())
     assert quick.kernel(start) == pytest.approx(moved.kernel(), abs=1e-8)
     assert quick.converged
