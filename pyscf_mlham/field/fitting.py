@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -39,6 +39,7 @@ class FittedIntegrals:
     def __init__(self, mol: gto.Mole, basis: dict[str, Any], level: Level, omega: float, budget: float) -> None:
         self.auxmol = df.make_auxmol(mol, loaded(basis))
         self.pairs = Pairs(mol, min(level.far, self.far))
+        self._unpacked: list[Array] = []  # the integrals of both orders of each pair, for exchange
         with all_blas_threads():
             self._prepare(mol, omega)
             self._b = self._allocated((self._stored.rank, len(self.pairs)), level, budget)
@@ -70,8 +71,7 @@ class FittedIntegrals:
     @property
     def nbytes(self) -> int:
         """Memory of the integrals and the root of their metric, bytes."""
-        unpacked: list[Array] = vars(self).get("_unpacked", [])
-        return int(self._b.nbytes) + sum(a.nbytes for a in unpacked) + self._stored.nbytes
+        return int(self._b.nbytes) + sum(a.nbytes for a in self._unpacked) + self._stored.nbytes
 
     def charges(self, density: Array) -> Array:
         """Return a density (n, n) in the whitened auxiliary functions: sum_mn B_P,mn D_mn, (rank,)."""
@@ -121,6 +121,8 @@ class FittedIntegrals:
         """
         if half is None:
             half = np.empty((len(factor), len(self._b), factor.shape[1]), dtype=self._b.dtype)
+        if not self._unpacked:
+            self._unpacked = self.pairs.unpacked(self._b)
         self.pairs.half_transform(self._unpacked, factor, half)
         return half
 
@@ -129,11 +131,6 @@ class FittedIntegrals:
         half = self.half_transformed(factor).reshape(len(factor), -1)
         parts = shared_out(lambda part: half[:, part] @ half[:, part].T, half.shape[1], half.nbytes / PIECE)
         return np.asarray(np.sum(parts, axis=0))
-
-    @cached_property
-    def _unpacked(self) -> list[Array]:
-        """The integrals of both orders of each pair."""
-        return self.pairs.unpacked(self._b)
 
     def half_bytes(self, columns: int) -> float:
         """Return the bytes of half-transformed integrals and of the integrals stored for them."""
