@@ -1,7 +1,7 @@
 """Prepare a model for further elements, which may have more shells: the start of a training.
 
 python widen.py MODEL FOLDER Mo S. Weights of a network qhnetv2 are put among random new ones. Crystals of the model's
-elements keep their Hamiltonian, but for the small numbers that norms add to their squares.
+elements keep their Hamiltonian, but for the small numbers that norms add to their squares; with --largest-m nearly so.
 """
 
 from __future__ import annotations
@@ -95,12 +95,18 @@ def of_inputs(channels: np.ndarray, width: int) -> np.ndarray:
 def widened(old: HamiltonianModel, new: HamiltonianModel, places: Places) -> dict[str, np.ndarray]:
     """Return the weights of the new network."""
     weights = {name: tensor.clone() for name, tensor in new.state_dict().items()}
-    fewer = (old.options.degree + 1) / (new.options.degree + 1)  # rows of an atom's features, which are not zero
-    for name, tensor in old.state_dict().items():
+    for name, tensor in weights.items():
         if re.search(r"layers.\d+.leave", name):
-            weights[name] *= 0.0  # no message of higher degree from the elements of the old model
+            tensor *= 0.0  # no message of higher degree or order from the elements of the old model
+        if re.search(r"layers.\d+.enter.weights", name):
+            tensor[:, -2 * new.options.product :] *= 0.0  # nor in the tensor product
+    fewer = (old.options.degree + 1) / (new.options.degree + 1)  # rows of an atom's features, which are not zero
+    fewer_orders = ((old.options.largest_m + 1) / (new.options.largest_m + 1)) ** 0.5
+    for name, tensor in old.state_dict().items():
         if re.search("atom_norm|out_norm", name):
             tensor = tensor * fewer
+        if "pair_norm" in name:
+            tensor = tensor * fewer_orders
         place = name
         if name.startswith("onsite.weights"):
             place = f"onsite.weights.{places.keys[1].index(places.keys[0][int(name.split('.')[-1])])}"
@@ -114,13 +120,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("elements", nargs="+")
+    parser.add_argument("elements", nargs="*")
+    parser.add_argument("--largest-m", type=int, help="of the tensor products; 4 reaches all elements of two d shells")
     args = parser.parse_args()
     config, weights = checkpoint.read(args.model)
     elements = sorted({*config.elements, *map(ELEMENTS.index, args.elements)})
     template = template_of(elements, config.basis)
     degree = max(config.options["network"]["degree"], 2 * (len(template.counts) - 1))
-    options = {"template": list(template.counts), "network": {**config.options["network"], "degree": degree}}
+    sizes = config.options["network"] | {"degree": degree}
+    if args.largest_m is not None:
+        sizes["largest_m"] = args.largest_m
+    options = {"template": list(template.counts), "network": sizes}
     wider = dataclasses.replace(config, name=args.folder.name, elements=tuple(elements), options=options)
     torch.manual_seed(0)
     old, new = network_from_config(config), network_from_config(wider)

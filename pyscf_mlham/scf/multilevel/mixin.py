@@ -149,7 +149,8 @@ class _MultilevelSCF(Decoration):
             return self
         super().dump_flags(verbose)  # type: ignore[misc]
         if is_periodic(self.mol) and not self.plain_reason:
-            logger.info(self, "multilevel SCF: coarse level of the object's own fitted Coulomb, grid level 0")
+            text = "multilevel SCF: coarse level of the object's own fitted Coulomb, grid level %d"
+            logger.info(self, text, COARSE.grid)
         elif not self.plain_reason:
             logger.info(self, "multilevel SCF: coarse level %s", self.coarse_level)
             logger.info(self, "multilevel SCF: if that is too coarse, %s", self.fine_level)
