@@ -1,4 +1,4 @@
-"""models/2d-pbe-szv/widen.py: a network for further elements, with more shells, that starts as the old one."""
+"""models/widen.py: a network for further elements, with more shells, that starts as the old one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyscf_mlham.nn.batch import batch_from_samples
 from pyscf_mlham.nn.model import network_from_config
 from support.networks import MOLECULE, SIZES, cut_of, new_sample
 
-SCRIPT = Path(__file__).parents[2] / "models" / "2d-pbe-szv" / "widen.py"
+SCRIPT = Path(__file__).parents[2] / "models" / "widen.py"
 
 
 def prediction(folder: Path, mol: gto.Mole) -> np.ndarray:
