@@ -36,6 +36,8 @@ class BackboneOptions:
     hidden: int = sized(96)  # channels inside a layer
     radial: int = sized(32)  # number of radial functions
     cutoff: float = number(16.0, above=0, below=inf)  # Bohr
+    # share of the cutoff within which the features of pairs are not damped; predictions are zero from the cutoff on
+    flat: float = number(0.0, least=0, below=1)
     # scale of the output, the typical size of dH over that of dH from the minao field
     scale: float = number(1.0, above=0, below=inf)
 
@@ -72,7 +74,7 @@ class Backbone(nn.Module):
         self.options, self.template = options, template
         self.elements = nn.Embedding(n_elements, o.channels)
         self.charge = nn.Linear(1, o.channels, bias=False)
-        self.radial = Radial(o.radial, o.cutoff)
+        self.radial = Radial(o.radial, o.cutoff, o.flat)
         self.edge = nn.Sequential(nn.Linear(o.radial + 2 * o.channels, o.hidden), nn.SiLU())
         self.coupling, self.polar = Coupling(template), PolarCoupling(template)
         shown = [n_inputs * self.coupling.channels.get((l, True), 0) for l in range(o.degree + 1)]

@@ -88,13 +88,17 @@ class FeedForward(nn.Module):
 
 
 class Radial(nn.Module):
-    """Gaussians of the distance, and the envelope that takes messages smoothly to zero at the cutoff, Bohr."""
+    """Gaussians of the distance, and the envelope that takes messages smoothly to zero at the cutoff, Bohr.
+
+    Args:
+        flat: share of the cutoff up to which the envelope is one.
+    """
 
     centres: Tensor
 
-    def __init__(self, count: int, cutoff: float) -> None:
+    def __init__(self, count: int, cutoff: float, flat: float = 0.0) -> None:
         super().__init__()
-        self.cutoff = cutoff
+        self.cutoff, self.flat = cutoff, flat
         self.width = cutoff / count
         self.register_buffer("centres", torch.linspace(0, cutoff, count, dtype=torch.float64), persistent=False)
 
@@ -103,6 +107,6 @@ class Radial(nn.Module):
         return torch.exp(-0.5 * ((distances[:, None] - self.centres) / self.width) ** 2)
 
     def envelope(self, distances: Tensor) -> Tensor:
-        """One at 0, zero from the cutoff on, twice continuously differentiable: (P,)."""
-        x = (distances / self.cutoff).clamp(max=1.0)
+        """One up to `flat`, zero from the cutoff on, twice continuously differentiable: (P,)."""
+        x = ((distances / self.cutoff - self.flat) / (1 - self.flat)).clamp(0.0, 1.0)
         return (1 - x) ** 3 * (1 + 3 * x + 6 * x * x)  # 1 - 10 x^3 ... would lose its digits near the cutoff

@@ -161,6 +161,17 @@ def test_the_envelope_keeps_its_digits_and_its_sign_near_the_cutoff() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
 
 
+def test_a_flat_envelope_falls_smoothly_from_one_to_zero() -> None:
+    radial, whole = Radial(8, 16.0, flat=0.75), Radial(8, 16.0)
+    distances = torch.linspace(0, 16.1, 1611, dtype=torch.float64)
+    found = radial.envelope(distances)
+    assert (found[distances <= 12] == 1).all()
+    assert (found[distances >= 16] == 0).all()
+    torch.testing.assert_close(found[1200:1601], whole.envelope(torch.linspace(0, 16, 401, dtype=torch.float64)))
+    curvatures = found.diff(n=2) / 0.01**2
+    assert curvatures.diff().abs().max() < 0.02  # it is 0.36 at most, and has no jump
+
+
 @pytest.fixture(scope="module")
 def prepared(data: Path) -> Prepared:
     return prepare(settings(data, data.parent, **FULL), silent())
