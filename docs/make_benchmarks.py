@@ -34,6 +34,7 @@ STATES = {  # sets of molecules
     "W4-11, open shells, without VV10": "local",
     "ions, 2 to 9 atoms": "ions",
     "rarer elements, 2 to 7 atoms": "elements",
+    "dimers, 4 to 19 atoms": "dimers",
     "drug-like": "druglike",
     "HF, H2O, N2": "nonlocal",
     "CuO, NiO": "oxides",
