@@ -14,6 +14,8 @@ import numpy as np
 
 from pyscf_mlham.arrays import Array
 
+LOEWDIN = "loewdin"  # name of this form of dH
+
 
 class Metric(NamedTuple):
     """Roots of the overlap, or of S(k) at each k point of a crystal."""

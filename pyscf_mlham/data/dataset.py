@@ -41,8 +41,9 @@ class Example(NamedTuple):
     """A sample and its label; matrices and vectors in irreps order."""
 
     sample: Sample  # input of the network
-    onsite: FloatArray  # (N, B, B) onsite blocks of dH in Loewdin orbitals, Hartree
+    onsite: FloatArray  # (N, B, B) onsite blocks of dH in the form that a network predicts, Hartree
     pair: FloatArray  # (P, B, B) pair blocks of dH, in the pairs' frames, Hartree
+    is_of_atoms: bool  # whether this form is that of atoms and a rest, see `ao.mulliken`; in Loewdin orbitals otherwise
     slots: IntArray  # (N, B) index of each block element's orbital in the vector, -1 = empty
     phases: ComplexArray  # (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point
     orbitals: ComplexArray  # (N_k, n, n) converged orbitals in Loewdin orbitals
@@ -105,11 +106,12 @@ def _examples(record: Record, level: Level, recipe: Recipe) -> list[Example]:
 def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Array, n_occupied: int) -> Example:
     """Cut the label of one spin into blocks; fock, h0: (n, n), or (N_k, n, n) of a crystal, Hartree."""
     cut, metric = inputs.cut, inputs.metric
-    layout, dh = cut.layout, orthogonal_from_ao(fock - h0, metric)
-    target = cut.blocks(dh)
+    layout, dh = cut.layout, fock - h0
+    target = cut.blocks(inputs.target(dh))
     beyond = np.zeros((0, 0, 0))
     if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
-        beyond = _at_k(layout.irreps_from_ao(dh - cut.matrix(target)))
+        missing = dh - inputs.correction(cut.matrix(target))
+        beyond = _at_k(layout.irreps_from_ao(orthogonal_from_ao(missing, metric)))
     e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
     phases = np.ones((1, len(sample.pairs)))
     if cut.kpts is not None:
@@ -119,6 +121,7 @@ def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Ar
         sample=sample._replace(**{name: _single(getattr(sample, name)) for name in fields}),
         onsite=_single(target.onsite),
         pair=_single(target.pair),
+        is_of_atoms=inputs.atoms is not None,
         slots=layout.slots(cut.template),
         phases=_single(phases),
         orbitals=_single(V[:, layout.order]),

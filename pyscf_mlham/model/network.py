@@ -11,9 +11,10 @@ from pyscf import gto
 
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
-from pyscf_mlham.ao.loewdin import Metric, ao_from_orthogonal, metric_from_overlap
+from pyscf_mlham.ao.loewdin import LOEWDIN, Metric, ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
 from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol, is_periodic
-from pyscf_mlham.arrays import Array
+from pyscf_mlham.ao.mulliken import MULLIKEN, ao_from_parts, parts_from_ao
+from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError, needed
 from pyscf_mlham.features import Cut, Sample, inputs_from_h0, sample_from_matrices
@@ -31,6 +32,7 @@ class Recipe(NamedTuple):
     degree: int  # largest l of features at atoms
     cutoff: float  # cutoff of pairs, Bohr
     baseline: str  # name of H0
+    target: str = LOEWDIN  # form of dH that it predicts
 
 
 class Inputs(NamedTuple):
@@ -38,7 +40,9 @@ class Inputs(NamedTuple):
 
     samples: list[Sample]  # one for each spin of H0
     cut: Cut
+    overlap: Array
     metric: Metric  # roots of its overlap
+    atoms: IntArray | None  # atom of each AO, if dH is that of atoms and a rest; None in Loewdin orbitals
 
     @classmethod
     def from_mol(cls, mol: gto.Mole, h0: Array, recipe: Recipe, kpts: Array | None = None) -> Inputs:
@@ -60,7 +64,21 @@ class Inputs(NamedTuple):
         occupied = (mol.nelectron + unpaired) / 2, (mol.nelectron - unpaired) / 2
         inputs = inputs_from_h0(spins, overlap, metric, recipe.baseline, occupied, kpts is not None)
         samples = [sample_from_matrices(cut, mol.charge, matrices, recipe.degree) for matrices in inputs]
-        return cls(samples, cut, metric)
+        first, last = mol.aoslice_by_atom()[:, 2:].T
+        atoms = np.repeat(np.arange(mol.natm), last - first) if recipe.target == MULLIKEN else None
+        return cls(samples, cut, overlap, metric, atoms)
+
+    def target(self, dh: Array) -> Array:
+        """Bring dH from AOs into the form that the network predicts; dh: (n, n) or (N_k, n, n) Hartree."""
+        if self.atoms is None:
+            return orthogonal_from_ao(dh, self.metric)
+        return parts_from_ao(dh, self.overlap, self.atoms)
+
+    def correction(self, target: Array) -> Array:
+        """Return dH in AOs: the inverse of `target`."""
+        if self.atoms is None:
+            return ao_from_orthogonal(target, self.metric)
+        return ao_from_parts(target, self.overlap, self.atoms)
 
 
 class NetworkModel:
@@ -73,7 +91,7 @@ class NetworkModel:
         self.restricted = config.baseline != SCC
         self.network = network.requires_grad_(False)
         sizes = network.options
-        self._recipe = Recipe(network.template, sizes.degree, sizes.cutoff, config.baseline)
+        self._recipe = Recipe(network.template, sizes.degree, sizes.cutoff, config.baseline, sizes.target)
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> NetworkModel:
@@ -99,12 +117,12 @@ class NetworkModel:
 
         from pyscf_mlham.nn.batch import batch_from_samples
 
-        samples, cut, metric = Inputs.from_mol(native, h0, self._recipe, kpts)
+        inputs = Inputs.from_mol(native, h0, self._recipe, kpts)
         weight = next(self.network.parameters())
         with torch.no_grad():
-            output = self.network(batch_from_samples(samples).to(weight.device, weight.dtype))
-        onsite, pair = (np.split(t.double().cpu().numpy(), len(samples)) for t in output)
-        dh = [ao_from_orthogonal(cut.matrix(blocks), metric) for blocks in map(Blocks, onsite, pair)]
+            output = self.network(batch_from_samples(inputs.samples).to(weight.device, weight.dtype))
+        onsite, pair = (np.split(t.double().cpu().numpy(), len(inputs.samples)) for t in output)
+        dh = [inputs.correction(inputs.cut.matrix(blocks)) for blocks in map(Blocks, onsite, pair)]
         return np.stack(dh).reshape(h0.shape)
 
 

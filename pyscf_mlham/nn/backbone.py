@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from pyscf_mlham.ao.frames import flipped_block, flipped_wigner
 from pyscf_mlham.ao.layout import MAX_DEGREE, ShellTemplate
+from pyscf_mlham.ao.loewdin import LOEWDIN
+from pyscf_mlham.ao.mulliken import MULLIKEN
 from pyscf_mlham.nn import so2
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Coupling, PolarCoupling
 from pyscf_mlham.nn.layers import FeedForward, GroupNorm, IrrepsLinear, Radial
 from pyscf_mlham.options import number
 
+TARGETS = (LOEWDIN, MULLIKEN)  # forms of dH
 NEIGHBOURS = 10.0  # typical sum of the envelope over an atom's neighbours; messages are divided by its square root
 
 
@@ -38,6 +41,8 @@ class BackboneOptions:
     cutoff: float = number(16.0, above=0, below=inf)  # Bohr
     # share of the cutoff within which the features of pairs are not damped; predictions are zero from the cutoff on
     flat: float = number(0.0, least=0, below=1)
+    # dH in Loewdin orbitals, or, for crystals with far-reaching orbitals, that of atoms and a rest, see `ao.mulliken`
+    target: str = LOEWDIN
     # scale of the output, the typical size of dH over that of dH from the minao field
     scale: float = number(1.0, above=0, below=inf)
 
@@ -71,6 +76,8 @@ class Backbone(nn.Module):
     def __init__(self, options: BackboneOptions, template: ShellTemplate, n_elements: int, n_inputs: int) -> None:
         super().__init__()
         o = options
+        if o.target not in TARGETS:
+            raise ValueError(f"target {o.target!r}, expected {' or '.join(TARGETS)}.")
         self.options, self.template = options, template
         self.elements = nn.Embedding(n_elements, o.channels)
         self.charge = nn.Linear(1, o.channels, bias=False)

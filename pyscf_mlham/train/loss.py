@@ -41,6 +41,9 @@ class Targets(NamedTuple):
     virtual: Tensor  # (M, n+1, v) virtual orbitals, padded with zeros
     inverse_gap: Tensor  # (M, o, v) 1 / (e_v - e_o), padded with zeros
     beyond: Tensor  # (M, o, v) dH beyond the cutoff, between occupied and virtual orbitals, Hartree
+    # (M, n+1, o) and (M, n+1, v) the overlap times the orbitals, if dH is that of atoms and a rest; empty otherwise
+    weighted_occupied: Tensor
+    weighted_virtual: Tensor
 
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
@@ -103,23 +106,28 @@ def _terms(counts: Sequence[int], examples: Sequence[Example]) -> IntArray:
 
 
 def _orbital_targets(examples: Sequence[Example], size: int) -> tuple[np.ndarray, ...]:
-    """Return occupied and virtual orbitals, inverse gaps, and dH beyond the cutoff; see `Targets`."""
+    """Return the last fields of `Targets`, from occupied orbitals on."""
     n_occ = max(e.n_occupied for e in examples)
     n_virt = max(e.orbitals.shape[-1] - e.n_occupied for e in examples)
     count, kind = sum(len(e.phases) for e in examples), np.result_type(*(e.orbitals for e in examples))
     occupied, virtual = np.zeros((count, size, n_occ), dtype=kind), np.zeros((count, size, n_virt), dtype=kind)
     inverse_gap = np.zeros((count, n_occ, n_virt), dtype=np.float32)
     beyond = np.zeros(inverse_gap.shape, dtype=kind)
+    of_atoms = examples[0].is_of_atoms
+    weighted = [np.zeros_like(a) if of_atoms else np.zeros((0, *a.shape[1:]), dtype=kind) for a in (occupied, virtual)]
     start = 0
     for e in examples:
         o, n, here = e.n_occupied, e.orbitals.shape[-1], slice(start, start + len(e.phases))
         start = here.stop
         filled, empty = e.orbitals[..., :o], e.orbitals[..., o:]
         occupied[here, :n, :o], virtual[here, :n, : n - o] = filled, empty
+        if of_atoms:  # C and S C
+            occupied[here, :n, :o], virtual[here, :n, : n - o] = np.split(np.linalg.solve(e.half, e.orbitals), [o], -1)
+            weighted[0][here, :n, :o], weighted[1][here, :n, : n - o] = e.half @ filled, e.half @ empty
         inverse_gap[here, :o, : n - o] = 1 / gaps(e)
         if e.beyond.size:
             beyond[here, :o, : n - o] = np.swapaxes(filled.conj(), 1, 2) @ e.beyond @ empty
-    return occupied, virtual, inverse_gap, beyond
+    return occupied, virtual, inverse_gap, beyond, *weighted
 
 
 def gaps(example: Example) -> np.ndarray:
@@ -135,8 +143,7 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
     pair = (output.pair - targets.pair) * targets.pair_mask
     absolute = _per_molecule(onsite.abs(), pair.abs(), batch, targets) / targets.n_elements
     squared = _per_molecule(onsite.square(), pair.square(), batch, targets)
-    matrix = dense(onsite, pair, batch, targets, template)
-    ov = (targets.occupied.mH @ matrix @ targets.virtual - targets.beyond) * targets.inverse_gap
+    ov = (_between_orbitals(onsite, pair, batch, targets, template) - targets.beyond) * targets.inverse_gap
     n_occ = targets.occupied.abs().any(1).sum(1)
     of_matrix = ov.abs().square().sum((1, 2)) / n_occ
     n_k = torch.bincount(targets.matrix_molecule)
@@ -144,22 +151,38 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
     return Errors(absolute, (squared / targets.n_ao + TINY).sqrt(), (density + TINY).sqrt())
 
 
+def _between_orbitals(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
+    """Return the matrix of blocks between occupied and virtual orbitals, (M, o, v)."""
+    matrix = dense(onsite, pair, batch, targets, template)
+    if not len(targets.weighted_occupied):
+        return targets.occupied.mH @ matrix @ targets.virtual
+    atoms = _of_atoms(onsite, targets)
+    left, right = targets.weighted_occupied.mH @ atoms, atoms @ targets.weighted_virtual
+    weighted = (left @ targets.virtual + targets.occupied.mH @ right) / 2
+    return targets.occupied.mH @ (matrix - atoms) @ targets.virtual + weighted
+
+
 def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
     """Assemble blocks, those of pairs in their frames, into the padded matrix at each k point, (M, n+1, n+1)."""
-    size = targets.occupied.shape[1]
     R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
-    atoms, at = targets.atom_terms
-    here = targets.slots[atoms]
-    kind = torch.result_type(onsite, targets.phases)
-    matrix = torch.zeros(len(targets.occupied), size, size, dtype=kind, device=onsite.device)
-    matrix = matrix.index_put((at[:, None, None], here[:, :, None], here[:, None, :]), onsite[atoms].to(kind))
+    matrix = _of_atoms(onsite, targets)
     pairs, at = targets.pair_terms
     rows, columns = targets.slots[batch.first][pairs], targets.slots[batch.second][pairs]
     terms = pair[pairs] * targets.phases[:, None, None]  # several images of a pair add up
     at = at[:, None, None]
     matrix = matrix.index_put((at, rows[:, :, None], columns[:, None, :]), terms, accumulate=True)
     return matrix.index_put((at, columns[:, :, None], rows[:, None, :]), terms.mH, accumulate=True)
+
+
+def _of_atoms(onsite: Tensor, targets: Targets) -> Tensor:
+    """Assemble the blocks of atoms alone; see `dense`."""
+    size = targets.occupied.shape[1]
+    atoms, at = targets.atom_terms
+    here = targets.slots[atoms]
+    kind = torch.result_type(onsite, targets.phases)
+    matrix = torch.zeros(len(targets.occupied), size, size, dtype=kind, device=onsite.device)
+    return matrix.index_put((at[:, None, None], here[:, :, None], here[:, None, :]), onsite[atoms].to(kind))
 
 
 def traces_of(onsite: Tensor, pair: Tensor, template: ShellTemplate) -> Traces:

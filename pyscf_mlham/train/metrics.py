@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
+from pyscf_mlham.ao.mulliken import ao_from_parts
+from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch
@@ -135,9 +137,21 @@ def _judged_blocks(
     pair = (pair - targets.pair) * targets.pair_mask
     error = dense(onsite, pair, batch, targets, template)[:, :-1, :-1].cpu().numpy()
     error = error.astype(np.result_type(error, np.float64))
+    if example.is_of_atoms:
+        half = example.half.astype(error.dtype)
+        inverse = np.linalg.inv(half)
+        error = inverse @ ao_from_parts(error, half @ half, _atoms_of(example)) @ inverse
     if example.beyond.size:
         error = error - example.beyond  # zero in the assembled matrix
     return metrics_or_failed(error, example)
+
+
+def _atoms_of(example: Example) -> IntArray:
+    """Return the atom of each orbital, in irreps order."""
+    atoms = np.zeros(example.orbitals.shape[-1], dtype=np.int64)
+    for atom, places in enumerate(example.slots):
+        atoms[places[places >= 0]] = atom
+    return atoms
 
 
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:

@@ -125,7 +125,7 @@ def recipe_of(config: ModelConfig) -> Recipe:
     """Return the properties of a model's network that determine its input."""
     network = options_of(config.architecture, config.options["network"])
     template = ShellTemplate(tuple(config.options["template"]))
-    return Recipe(template, network.degree, network.cutoff, config.baseline)
+    return Recipe(template, network.degree, network.cutoff, config.baseline, network.target)
 
 
 @dataclass(frozen=True)

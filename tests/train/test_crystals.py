@@ -10,12 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from pyscf_mlham import cli, guess
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.lattice import bloch_from_cells, cells_from_bloch
-from pyscf_mlham.ao.loewdin import ao_from_orthogonal
+from pyscf_mlham.ao.loewdin import ao_from_orthogonal, orthogonal_from_ao
 from pyscf_mlham.data.dataset import examples_from_record, template_of
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.label import crystal_mean_field
@@ -24,6 +25,7 @@ from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0.atoms import superposed_atoms
 from pyscf_mlham.model.network import Inputs, Recipe
+from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.loss import collate, dense, errors
 from pyscf_mlham.train.metrics import Metrics, criterion, evaluate_baseline
 from pyscf_mlham.train.trainer import STATE
@@ -74,10 +76,12 @@ def test_labels_of_crystals(folder: Path) -> None:
     assert_close(again, record.fock, 1e-12)
 
 
-def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path) -> None:
+@pytest.mark.parametrize("target", ["loewdin", "mulliken"])
+def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path, target: str) -> None:
+    recipe = RECIPE._replace(target=target)
     with HamiltonianFile(folder / "labels.h5") as file:
         record, level = file[0], file.level
-    (example,) = examples_from_record(record, level, RECIPE)
+    (example,) = examples_from_record(record, level, recipe)
     batch, targets = collate([example, example])
     found = errors(targets, batch, targets, RECIPE.template)  # type: ignore[arg-type]
     assert float(found.absolute.max()) == 0
@@ -85,21 +89,27 @@ def test_blocks_and_what_is_beyond_them_are_the_label(folder: Path) -> None:
     fock = bloch_from_cells(record.fock, periodic.kpts, periodic.lattice)
     cell = crystal_mean_field(record, level).mol
     h0 = superposed_atoms(cell, periodic.kpts, "pbe")
-    _, cut, metric = Inputs.from_mol(cell, h0, RECIPE, periodic.kpts)
+    inputs = Inputs.from_mol(cell, h0, recipe, periodic.kpts)
+    cut, metric = inputs.cut, inputs.metric
     dh = cut.matrix(Blocks(example.onsite.astype(float), example.pair.astype(float)))
-    whole = dh + cut.layout.ao_from_irreps(example.beyond)
+    whole = orthogonal_from_ao(inputs.correction(dh), metric) + cut.layout.ao_from_irreps(example.beyond)
     assert_close(ao_from_orthogonal(whole, metric), fock - h0, 1e-6)
     assembled = dense(targets.onsite, targets.pair, batch, targets, RECIPE.template)[: len(dh), :-1, :-1].numpy()
     assert_close(assembled, cut.layout.irreps_from_ao(dh), 1e-6)
     of_h0 = evaluate_baseline(example, RECIPE.template)
     assert of_h0.h_mae == pytest.approx(np.abs(fock - h0).mean(), rel=1e-3)
     assert of_h0.lowdin_mae == pytest.approx(np.abs(whole).mean(), rel=1e-3)
+    zero = Output(torch.zeros_like(targets.onsite), torch.zeros_like(targets.pair))
+    density = float(errors(zero, batch, targets, RECIPE.template).density[0])
+    assert density == pytest.approx(of_h0.density / example.n_occupied**0.5, rel=1e-3)
 
 
-def test_a_model_is_trained_and_used(folder: Path) -> None:
-    (folder / "run.yaml").write_text(CONFIG)
+@pytest.mark.parametrize("target", ["loewdin", "mulliken"])
+def test_a_model_is_trained_and_used(folder: Path, target: str) -> None:
+    settings = CONFIG.replace("cutoff: 3.7", f"cutoff: 3.7, flat: 0.5, target: {target}")
+    (folder / "run.yaml").write_text(settings.replace("output: trained", f"output: {target}"))
     assert cli.main(["train", str(folder / "run.yaml")]) == 0
-    model = folder / "trained" / "model"
+    model = folder / target / "model"
     assert cli.main(["eval", str(model), str(folder / "labels.h5"), "--split", "val"]) == 0
     with HamiltonianFile(folder / "labels.h5") as file:
         mf = crystal_mean_field(file[0], file.level)

@@ -12,7 +12,6 @@ import torch
 from pyscf import gto, scf
 
 from pyscf_mlham.ao.blocks import Blocks
-from pyscf_mlham.ao.loewdin import ao_from_orthogonal
 from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.record import Record
@@ -58,20 +57,23 @@ def neon(record: Record) -> Record:
     )
 
 
-def assembled(example: Example, record: Record, cutoff: float) -> np.ndarray:
+def assembled(example: Example, record: Record, recipe: Recipe) -> np.ndarray:
     """The Fock matrix that inference makes of the label's blocks."""
     mol = mol_from_geometry(record, LEVEL.basis)
     h0 = hamiltonian("sap", mol)
-    _, cut, metric = Inputs.from_mol(mol, h0, RECIPE._replace(cutoff=cutoff))
-    return h0 + ao_from_orthogonal(cut.matrix(Blocks(example.onsite.astype(float), example.pair.astype(float))), metric)
+    inputs = Inputs.from_mol(mol, h0, recipe)
+    blocks = Blocks(example.onsite.astype(float), example.pair.astype(float))
+    return h0 + inputs.correction(inputs.cut.matrix(blocks))
 
 
 @pytest.mark.parametrize("cutoff", [16.0, 3.0, 1.0])
-def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float) -> None:
-    (example,) = examples_from_record(record, LEVEL, RECIPE._replace(cutoff=cutoff))
+@pytest.mark.parametrize("target", ["loewdin", "mulliken"])
+def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float, target: str) -> None:
+    recipe = RECIPE._replace(cutoff=cutoff, target=target)
+    (example,) = examples_from_record(record, LEVEL, recipe)
     (found,) = evaluate(Perfect(example), [example])
     mol = mol_from_geometry(record, LEVEL.basis)
-    matrix, o = assembled(example, record, cutoff), mol.nelectron // 2
+    matrix, o = assembled(example, record, recipe), mol.nelectron // 2
     error = np.abs(matrix - record.fock)
     overlap = mol.intor("int1e_ovlp")
     energies = [scf.hf.eig(F, overlap)[0][:o] for F in (matrix, record.fock)]
