@@ -34,6 +34,11 @@ def numbers_of(mol: gto.Mole) -> NDArray[np.int64]:
     return np.array([gto.charge(mol.atom_symbol(i)) for i in range(mol.natm)], dtype=np.int64)
 
 
+def atom_of_each_ao(mol: gto.Mole) -> NDArray[np.int64]:
+    """Return the atom of each AO, (n,)."""
+    return np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:]).ravel())
+
+
 def is_ghost(mol: gto.Mole, atom: int) -> bool:
     """Whether an atom carries basis functions but no nucleus."""
     return bool(gto.is_ghost_atom(mol.atom_symbol(atom)))

@@ -24,22 +24,17 @@ def parts_from_ao(matrix: Array, overlap: Array, atoms: IntArray) -> Array:
         overlap: of the same shape.
         atoms: (n,) atom of each AO.
     """
-    s, U = np.linalg.eigh(_of_atoms(overlap, atoms))
-    D = U @ (2 * (U.T @ _of_atoms(matrix, atoms) @ U) / (s[:, None] + s)) @ U.T
-    return np.asarray(matrix - _weighted(D, overlap) + D)
+    s, U = np.linalg.eigh(of_atoms(overlap, atoms))
+    D = U @ (2 * (U.T @ of_atoms(matrix, atoms) @ U) / (s[:, None] + s)) @ U.T
+    return np.asarray(matrix - (D @ overlap + overlap @ D) / 2 + D)
 
 
-def ao_from_parts(parts: Array, overlap: Array, atoms: IntArray) -> Array:
-    """Return dH in AOs: the inverse of `parts_from_ao`."""
-    D = _of_atoms(parts, atoms)
-    return np.asarray(parts - D + _weighted(D, overlap))
+def ao_from_parts(parts: Array, overlap: Array, D: Array) -> Array:
+    """Return dH in AOs, at any k points: the inverse of `parts_from_ao`; D: `of_atoms` of the parts on a mesh."""
+    return np.asarray(parts - D + (D @ overlap + overlap @ D) / 2)
 
 
-def _weighted(D: Array, overlap: Array) -> Array:
-    return np.asarray((D @ overlap + overlap @ D) / 2)
-
-
-def _of_atoms(matrix: Array, atoms: IntArray) -> Array:
-    """Return the blocks of each atom with itself in the same cell, (n, n)."""
+def of_atoms(matrix: Array, atoms: IntArray) -> Array:
+    """Return the blocks of each atom with itself in the same cell, (n, n), of matrices on a mesh of k points."""
     same = matrix.reshape(-1, *matrix.shape[-2:]).mean(axis=0).real
     return np.asarray(np.where(atoms[:, None] == atoms, same, 0.0))

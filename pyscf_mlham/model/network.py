@@ -12,8 +12,8 @@ from pyscf import gto
 from pyscf_mlham.ao.blocks import Blocks
 from pyscf_mlham.ao.layout import OrbitalLayout, ShellTemplate
 from pyscf_mlham.ao.loewdin import LOEWDIN, Metric, ao_from_orthogonal, metric_from_overlap, orthogonal_from_ao
-from pyscf_mlham.ao.mole import graph_from_cell, graph_from_mol, is_periodic
-from pyscf_mlham.ao.mulliken import MULLIKEN, ao_from_parts, parts_from_ao
+from pyscf_mlham.ao.mole import atom_of_each_ao, graph_from_cell, graph_from_mol, is_periodic
+from pyscf_mlham.ao.mulliken import MULLIKEN, ao_from_parts, of_atoms, parts_from_ao
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import ModelError, needed
@@ -64,8 +64,7 @@ class Inputs(NamedTuple):
         occupied = (mol.nelectron + unpaired) / 2, (mol.nelectron - unpaired) / 2
         inputs = inputs_from_h0(spins, overlap, metric, recipe.baseline, occupied, kpts is not None)
         samples = [sample_from_matrices(cut, mol.charge, matrices, recipe.degree) for matrices in inputs]
-        first, last = mol.aoslice_by_atom()[:, 2:].T
-        atoms = np.repeat(np.arange(mol.natm), last - first) if recipe.target == MULLIKEN else None
+        atoms = atom_of_each_ao(mol) if recipe.target == MULLIKEN else None
         return cls(samples, cut, overlap, metric, atoms)
 
     def target(self, dh: Array) -> Array:
@@ -78,7 +77,7 @@ class Inputs(NamedTuple):
         """Return dH in AOs: the inverse of `target`."""
         if self.atoms is None:
             return ao_from_orthogonal(target, self.metric)
-        return ao_from_parts(target, self.overlap, self.atoms)
+        return ao_from_parts(target, self.overlap, of_atoms(target, self.atoms))
 
 
 class NetworkModel:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
-from pyscf_mlham.ao.mulliken import ao_from_parts
+from pyscf_mlham.ao.mulliken import ao_from_parts, of_atoms
 from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.dataset import Example
@@ -140,7 +140,7 @@ def _judged_blocks(
     if example.is_of_atoms:
         half = example.half.astype(error.dtype)
         inverse = np.linalg.inv(half)
-        error = inverse @ ao_from_parts(error, half @ half, _atoms_of(example)) @ inverse
+        error = inverse @ ao_from_parts(error, half @ half, of_atoms(error, _atoms_of(example))) @ inverse
     if example.beyond.size:
         error = error - example.beyond  # zero in the assembled matrix
     return metrics_or_failed(error, example)
