@@ -8,6 +8,7 @@ Prints the mean absolute error of H in AOs if the pairs of atoms beyond a cutoff
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyscf_mlham.ao.loewdin import ao_from_orthogonal, metric_from_overlap, orth
 from pyscf_mlham.ao.mole import atom_of_each_ao, graph_from_cell
 from pyscf_mlham.ao.mulliken import ao_from_parts, of_atoms, parts_from_ao
 from pyscf_mlham.ao.structure import with_pairs
+from pyscf_mlham.arrays import Array
 from pyscf_mlham.data.geometries import cell_from_geometry
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.h0.atoms import superposed_atoms
@@ -35,13 +37,15 @@ def main() -> None:
     args = parser.parse_args()
     with HamiltonianFile(args.labels) as file:
         record, level = file[args.frame], file.level
+    if record.periodic is None:
+        raise SystemExit(f"{args.labels} holds molecules; expected crystals.")
     cell, kpts = cell_from_geometry(record, level), record.periodic.kpts
     dh = bloch_from_cells(record.fock, kpts, record.periodic.lattice) - superposed_atoms(cell, kpts, level.xc)
     overlap = np.asarray(cell.pbc_intor("int1e_ovlp", hermi=1, kpts=kpts))
     metric, atoms = metric_from_overlap(overlap), atom_of_each_ao(cell)
     graph, layout = complete_graph(graph_from_cell(cell), kpts), OrbitalLayout.from_mol(cell)
     distances = np.linalg.norm(graph.vectors, axis=1)
-    forms = {
+    forms: dict[str, tuple[Array, Callable[[Array], Array]]] = {
         "AOs": (dh, lambda x: x),
         "Loewdin orbitals": (orthogonal_from_ao(dh, metric), lambda x: ao_from_orthogonal(x, metric)),
         "atoms and a rest": (
