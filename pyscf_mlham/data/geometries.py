@@ -25,7 +25,7 @@ from pyscf_mlham.errors import DataError
 from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, is_closed_shell, mult_of_moments, stated, total_charge
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
-REACH = 25.0  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
+REACH = 26.6  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
 ROUNDING = 1e-6
 COLLECTION = "ase:"  # prefix of a collection's name
 GAUSSIAN = (".com", ".gjf")  # Gaussian input, with charge and multiplicity
