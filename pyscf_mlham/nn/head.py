@@ -33,14 +33,14 @@ def undirected(blocks: Tensor, signs: Tensor | float = 1.0) -> Tensor:
 
 
 class Output(NamedTuple):
-    """Predicted blocks of dH in Loewdin orbitals, Hartree."""
+    """Predicted blocks of dH in the form of `target`, Hartree."""
 
     onsite: Tensor  # (N, B, B) symmetric, in the global frame
     pair: Tensor  # (P, B, B) for atoms i < j, in the pairs' frames
 
 
 class Traces(NamedTuple):
-    """tr(Q Q^T) of the blocks of dH in Loewdin orbitals for each two shells, Hartree^2."""
+    """tr(Q Q^T) of the blocks of dH for each two shells, Hartree^2."""
 
     onsite: Tensor  # (N, S, S)
     pair: Tensor  # (P, S, S), atoms i < j

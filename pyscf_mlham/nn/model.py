@@ -1,4 +1,4 @@
-"""HamiltonianModel = backbone (+ wrapper) + head (+ refiner): from molecules to blocks of dH in Loewdin orbitals."""
+"""HamiltonianModel = backbone (+ wrapper) + head (+ refiner): from molecules to blocks of dH."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SCHEDULES = ("cosine", "wsd")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms of the loss; errors are those of dH in Loewdin orbitals, Hartree.
+    """Weights of the terms of the loss; errors are those of dH in the form of the network's `target`, Hartree.
 
     Attributes:
         absolute: mean absolute error of the elements.

@@ -53,7 +53,7 @@ class Targets(NamedTuple):
 class Errors(NamedTuple):
     """Errors of each molecule, (molecules,)."""
 
-    absolute: Tensor  # mean absolute error of dH in Loewdin orbitals, Hartree
+    absolute: Tensor  # mean absolute error of dH in the form that the network predicts, Hartree
     spectral: Tensor  # root of the squared error per orbital, Hartree
     # norm of the first-order error of the density matrix over the root of the number of occupied orbitals
     density: Tensor
@@ -120,9 +120,9 @@ def _orbital_targets(examples: Sequence[Example], size: int) -> tuple[np.ndarray
         o, n, here = e.n_occupied, e.orbitals.shape[-1], slice(start, start + len(e.phases))
         start = here.stop
         filled, empty = e.orbitals[..., :o], e.orbitals[..., o:]
-        occupied[here, :n, :o], virtual[here, :n, : n - o] = filled, empty
-        if of_atoms:  # C and S C
-            occupied[here, :n, :o], virtual[here, :n, : n - o] = np.split(np.linalg.solve(e.half, e.orbitals), [o], -1)
+        inner = np.linalg.solve(e.half, e.orbitals) if of_atoms else e.orbitals  # C
+        occupied[here, :n, :o], virtual[here, :n, : n - o] = inner[..., :o], inner[..., o:]
+        if of_atoms:  # S C
             weighted[0][here, :n, :o], weighted[1][here, :n, : n - o] = e.half @ filled, e.half @ empty
         inverse_gap[here, :o, : n - o] = 1 / gaps(e)
         if e.beyond.size:
@@ -153,20 +153,24 @@ def errors(output: Output, batch: Batch, targets: Targets, template: ShellTempla
 
 def _between_orbitals(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
     """Return the matrix of blocks between occupied and virtual orbitals, (M, o, v)."""
-    matrix = dense(onsite, pair, batch, targets, template)
-    if not len(targets.weighted_occupied):
-        return targets.occupied.mH @ matrix @ targets.virtual
     atoms = _of_atoms(onsite, targets)
+    if not len(targets.weighted_occupied):
+        return targets.occupied.mH @ _with_pairs(atoms, pair, batch, targets, template) @ targets.virtual
+    rest = _with_pairs(torch.zeros_like(atoms), pair, batch, targets, template)
     left, right = targets.weighted_occupied.mH @ atoms, atoms @ targets.weighted_virtual
     weighted = (left @ targets.virtual + targets.occupied.mH @ right) / 2
-    return targets.occupied.mH @ (matrix - atoms) @ targets.virtual + weighted
+    return targets.occupied.mH @ rest @ targets.virtual + weighted
 
 
 def dense(onsite: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
     """Assemble blocks, those of pairs in their frames, into the padded matrix at each k point, (M, n+1, n+1)."""
+    return _with_pairs(_of_atoms(onsite, targets), pair, batch, targets, template)
+
+
+def _with_pairs(matrix: Tensor, pair: Tensor, batch: Batch, targets: Targets, template: ShellTemplate) -> Tensor:
+    """Add the blocks of pairs; see `dense`."""
     R = block_rotations(batch.wigner_d, template)
     pair = R.transpose(1, 2) @ pair @ R
-    matrix = _of_atoms(onsite, targets)
     pairs, at = targets.pair_terms
     rows, columns = targets.slots[batch.first][pairs], targets.slots[batch.second][pairs]
     terms = pair[pairs] * targets.phases[:, None, None]  # several images of a pair add up

@@ -82,10 +82,8 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
     half, V = example.half.astype(kind), example.orbitals.astype(kind)
     o, e = example.n_occupied, example.energies.astype(np.float64)
     in_aos = np.abs(half @ error @ half)
-    same = np.zeros(in_aos.shape[1:], dtype=bool)
-    for places in example.slots:
-        inside = places[places >= 0]
-        same[np.ix_(inside, inside)] = True
+    atoms = _atoms_of(example)
+    same = atoms[:, None] == atoms
     between = np.swapaxes(V.conj(), 1, 2) @ error @ V
     predicted, U = np.linalg.eigh(between + e[:, :, None] * np.eye(e.shape[1]))
     gap = true_gap = SMALLEST_GAP  # without virtual orbitals the gap has no error

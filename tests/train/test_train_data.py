@@ -12,6 +12,7 @@ import torch
 from pyscf import gto, scf
 
 from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.mole import atom_of_each_ao
 from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
 from pyscf_mlham.data.record import Record
@@ -77,7 +78,7 @@ def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float
     error = np.abs(matrix - record.fock)
     overlap = mol.intor("int1e_ovlp")
     energies = [scf.hf.eig(F, overlap)[0][:o] for F in (matrix, record.fock)]
-    atom = np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:]).ravel())
+    atom = atom_of_each_ao(mol)
     assert found.h_mae == pytest.approx(error.mean(), rel=1e-3, abs=1e-6)
     assert found.pair_mae == pytest.approx(error[atom[:, None] != atom].mean(), rel=1e-3, abs=1e-6)
     assert found.occupied_mae == pytest.approx(np.abs(energies[0] - energies[1]).mean(), rel=1e-3, abs=1e-6)
