@@ -18,6 +18,7 @@ from pyscf.data.elements import ELEMENTS
 from torch import Tensor
 
 from pyscf_mlham import checkpoint
+from pyscf_mlham.ao.layout import MAX_DEGREE
 from pyscf_mlham.data.dataset import template_of
 from pyscf_mlham.features import N_INPUTS
 from pyscf_mlham.nn.model import HamiltonianModel, network_from_config
@@ -122,12 +123,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("elements", nargs="*")
     parser.add_argument("--largest-m", type=int, help="of the tensor products; 4 reaches all elements of two d shells")
+    parser.add_argument("--largest-l", type=int, help="of the shells that are corrected, 2 for d shells")
     args = parser.parse_args()
     config, weights = checkpoint.read(args.model)
     elements = sorted({*config.elements, *map(ELEMENTS.index, args.elements)})
-    template = template_of(elements, config.basis)
-    degree = max(config.options["network"]["degree"], 2 * (len(template.counts) - 1))
-    sizes = config.options["network"] | {"degree": degree}
+    sizes = dict(config.options["network"])
+    if args.largest_l is not None:
+        sizes["largest_l"] = args.largest_l
+    template = template_of(elements, config.basis).within(sizes.get("largest_l", MAX_DEGREE))
+    sizes["degree"] = max(sizes["degree"], 2 * (len(template.counts) - 1))
     if args.largest_m is not None:
         sizes["largest_m"] = args.largest_m
     options = {"template": list(template.counts), "network": sizes}

@@ -106,11 +106,16 @@ class ShellTemplate:
     """Padded set of shells that holds every atom of a set of elements: the shape of one block."""
 
     counts: tuple[int, ...]  # number of shells of each degree l = 0, 1, 2 ...
+    largest_l: int = MAX_DEGREE  # shells beyond it are left out of blocks
 
     @property
     def size(self) -> int:
         """Number of components, the width B of a block."""
         return sum(n * (2 * l + 1) for l, n in enumerate(self.counts))
+
+    def within(self, largest_l: int) -> ShellTemplate:
+        """Return the template without shells beyond l = largest_l."""
+        return ShellTemplate(self.counts[: largest_l + 1], largest_l)
 
     @cached_property
     def slices(self) -> tuple[slice, ...]:
@@ -215,7 +220,7 @@ class OrbitalLayout:
 
     def slots(self, template: ShellTemplate) -> IntArray:
         """Irreps-order component in each place of a template, (N, size); -1 if an atom lacks the shell."""
-        own = self.template().counts
+        own = self.template().within(template.largest_l).counts
         if len(own) > len(template.counts) or any(map(gt, own, template.counts)):
             raise ValueError(
                 f"template {template.counts} is too small for shells {own} (per degree l); "
@@ -223,7 +228,9 @@ class OrbitalLayout:
             )
         slots = np.full((self.n_atoms, template.size), -1, dtype=np.int64)
         filled: dict[tuple[int, int], int] = {}
-        for atom, l, offset in zip(self.shell_atom, self.shell_degree, self.shell_offset, strict=True):
+        inside = self.shell_degree <= template.largest_l
+        shells = (values[inside] for values in (self.shell_atom, self.shell_degree, self.shell_offset))
+        for atom, l, offset in zip(*shells, strict=True):
             place = filled.get((atom, l), 0)
             start = template.slices[l].start + place * (2 * l + 1)
             slots[atom, start : start + 2 * l + 1] = np.arange(offset, offset + 2 * l + 1)

@@ -45,13 +45,14 @@ class Example(NamedTuple):
     pair: FloatArray  # (P, B, B) pair blocks of dH, in the pairs' frames, Hartree
     is_of_atoms: bool  # whether this form is that of atoms and a rest, see `ao.mulliken`; in Loewdin orbitals otherwise
     slots: IntArray  # (N, B) index of each block element's orbital in the vector, -1 = empty
+    atoms: IntArray  # (n,) atom of each orbital
     phases: ComplexArray  # (N_k, P) exp(i k R) of each pair; (1, P) ones for a molecule, as if it had one k point
     orbitals: ComplexArray  # (N_k, n, n) converged orbitals in Loewdin orbitals
     energies: FloatArray  # (N_k, n) orbital energies, Hartree
     n_occupied: int  # number of occupied orbitals; of a crystal the lowest ones at each k point
     half: ComplexArray  # (N_k, n, n) S^1/2
-    # (N_k, n, n) elements of dH in Loewdin orbitals between atoms beyond the cutoff, Hartree, zero in every prediction;
-    # (0, 0, 0) if there are none
+    # (N_k, n, n) elements of dH in Loewdin orbitals beyond the cutoff, or of shells that are not corrected, Hartree,
+    # zero in every prediction; (0, 0, 0) if there are none
     beyond: ComplexArray
     name: str
     digest: str = ""  # hash of the geometry and the Fock matrix as stored in the file
@@ -109,7 +110,10 @@ def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Ar
     layout, dh = cut.layout, fock - h0
     target = cut.blocks(inputs.target(dh))
     beyond = np.zeros((0, 0, 0))
-    if sample.periodic or len(sample.pairs) < len(sample.numbers) * (len(sample.numbers) - 1) // 2:
+    slots = layout.slots(cut.template)
+    everything = len(sample.pairs) == len(sample.numbers) * (len(sample.numbers) - 1) // 2
+    everything &= np.count_nonzero(slots >= 0) == layout.n_ao
+    if sample.periodic or not everything:
         missing = dh - inputs.correction(cut.matrix(target))
         beyond = _at_k(layout.irreps_from_ao(orthogonal_from_ao(missing, metric)))
     e, V = np.linalg.eigh(_at_k(orthogonal_from_ao(fock, metric)))
@@ -122,7 +126,8 @@ def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Ar
         onsite=_single(target.onsite),
         pair=_single(target.pair),
         is_of_atoms=inputs.atoms is not None,
-        slots=layout.slots(cut.template),
+        slots=slots,
+        atoms=np.repeat(layout.shell_atom, 2 * layout.shell_degree + 1),
         phases=_single(phases),
         orbitals=_single(V[:, layout.order]),
         energies=_single(e),

@@ -35,6 +35,8 @@ class BackboneOptions:
     layers: int = sized(3, least=0, most=64)  # message-passing layers
     channels: int = sized(32)  # channels of irreps at atoms
     degree: int = sized(4, least=0, most=2 * MAX_DEGREE)  # largest l at atoms, at least twice that of the orbitals
+    # largest l of the shells that are corrected; dH of shells beyond it, as f shells of metals, is zero
+    largest_l: int = sized(MAX_DEGREE, least=0, most=MAX_DEGREE)
     pair_channels: int = sized(48)  # channels of pair features
     hidden: int = sized(96)  # channels inside a layer
     radial: int = sized(32)  # number of radial functions

@@ -177,6 +177,7 @@ def build(
     network, _ = ARCHITECTURES[architecture].load()
     if 2 * (len(template.counts) - 1) > chosen.degree:
         raise ValueError(f"degree {chosen.degree} is too small for orbitals up to l = {len(template.counts) - 1}.")
+    template = template.within(chosen.largest_l)
     backbone = network(chosen, template, len(elements), N_INPUTS)
     parts = (_part(*part, backbone, len(elements)) for part in ((WRAPPERS, wrapper), (REFINERS, refiner)))
     return HamiltonianModel(backbone, tuple(sorted(elements)), *parts).to(dtype)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.ao.mulliken import ao_from_parts, of_atoms
-from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.checkpoint import replace_file
 from pyscf_mlham.data.dataset import Example
 from pyscf_mlham.nn.batch import Batch
@@ -82,8 +81,7 @@ def metrics(error: np.ndarray, example: Example) -> Metrics:
     half, V = example.half.astype(kind), example.orbitals.astype(kind)
     o, e = example.n_occupied, example.energies.astype(np.float64)
     in_aos = np.abs(half @ error @ half)
-    atoms = _atoms_of(example)
-    same = atoms[:, None] == atoms
+    same = example.atoms[:, None] == example.atoms
     between = np.swapaxes(V.conj(), 1, 2) @ error @ V
     predicted, U = np.linalg.eigh(between + e[:, :, None] * np.eye(e.shape[1]))
     gap = true_gap = SMALLEST_GAP  # without virtual orbitals the gap has no error
@@ -138,18 +136,10 @@ def _judged_blocks(
     if example.is_of_atoms:
         half = example.half.astype(error.dtype)
         inverse = np.linalg.inv(half)
-        error = inverse @ ao_from_parts(error, half @ half, of_atoms(error, _atoms_of(example))) @ inverse
+        error = inverse @ ao_from_parts(error, half @ half, of_atoms(error, example.atoms)) @ inverse
     if example.beyond.size:
         error = error - example.beyond  # zero in the assembled matrix
     return metrics_or_failed(error, example)
-
-
-def _atoms_of(example: Example) -> IntArray:
-    """Return the atom of each orbital, in irreps order."""
-    atoms = np.zeros(example.orbitals.shape[-1], dtype=np.int64)
-    for atom, places in enumerate(example.slots):
-        atoms[places[places >= 0]] = atom
-    return atoms
 
 
 def equivariance_error(model: HamiltonianModel, example: Example, seed: int) -> float:

@@ -109,10 +109,10 @@ def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
 
 def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, Any]:
     """Return all options of a model that describe its network, including those with default values."""
-    network = {"scale": SCALES.get(config.baseline, 1.0), **config.network}
+    network = options_of(config.architecture, {"scale": SCALES.get(config.baseline, 1.0), **config.network})
     options: dict[str, Any] = {
-        "template": list(template.counts),
-        "network": asdict(options_of(config.architecture, network)),
+        "template": list(template.within(network.largest_l).counts),
+        "network": asdict(network),
     }
     parts = {
         "wrapper": part_of("wrapper", config.wrapper, config.wrapper_options),
@@ -124,7 +124,7 @@ def network_options(config: TrainConfig, template: ShellTemplate) -> dict[str, A
 def recipe_of(config: ModelConfig) -> Recipe:
     """Return the properties of a model's network that determine its input."""
     network = options_of(config.architecture, config.options["network"])
-    template = ShellTemplate(tuple(config.options["template"]))
+    template = ShellTemplate(tuple(config.options["template"])).within(network.largest_l)
     return Recipe(template, network.degree, network.cutoff, config.baseline, network.target)
 
 

@@ -102,6 +102,22 @@ def test_contracted_and_unsorted_basis_sets() -> None:
     assert_close(layout.rotation(q), layout.irreps_from_ao(u.T), atol=1e-12)
 
 
+def test_a_template_may_leave_out_shells_of_high_degree() -> None:
+    layout = OrbitalLayout.from_mol(mole("Fe 0 0 0; C 0 0 1.7; O 0 0 2.9", basis="def2-svp"))
+    whole = layout.template()
+    within = whole.within(2)
+    assert (whole.counts, within.counts) == ((5, 3, 2, 1), (5, 3, 2))
+    assert whole.within(6) == whole
+    slots, f_shell = layout.slots(within), layout.shell_degree == 3
+    places = slots[slots >= 0]
+    assert len(set(places.tolist())) == len(places) == layout.n_ao - 7
+    start = layout.shell_offset[f_shell].item()
+    assert not set(places.tolist()) & set(range(start, start + 7))
+    np.testing.assert_array_equal(slots, layout.slots(whole)[:, : within.size])
+    with pytest.raises(ValueError, match="too small"):
+        layout.slots(ShellTemplate((5, 3), largest_l=2))
+
+
 def test_too_small_template_and_too_high_degree_are_errors() -> None:
     layout = OrbitalLayout.from_mol(mole())
     with pytest.raises(ValueError, match="too small"):

@@ -50,6 +50,11 @@ def test_molecules_of_the_old_elements_keep_their_hamiltonian(tmp_path: Path) ->
     np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max())
     iron = gto.M(atom="Fe 0 0 0; O 0 0 1.6", basis="sto-3g", verbose=0)
     assert np.isfinite(prediction(tmp_path / "new", iron)).all()
+    subprocess.run([sys.executable, SCRIPT, tmp_path / "old", tmp_path / "sp", "Fe", "--largest-l", "1"], check=True)
+    without = checkpoint.read_config(tmp_path / "sp").options
+    assert (without["template"], without["network"]["largest_l"], without["network"]["degree"]) == ([4, 3], 1, 2)
+    np.testing.assert_allclose(prediction(tmp_path / "sp", mol), one, atol=1e-4 * np.abs(one).max())
+    assert np.isfinite(prediction(tmp_path / "sp", iron)).all()
     subprocess.run([sys.executable, SCRIPT, tmp_path / "new", tmp_path / "m4", "--largest-m", "4"], check=True)
     assert checkpoint.read_config(tmp_path / "m4").options["network"]["largest_m"] == 4
     near = prediction(tmp_path / "m4", mol)  # only the norm of pairs differs, by its floor

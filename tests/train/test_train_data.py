@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from pyscf import gto, scf
 
 from pyscf_mlham.ao.blocks import Blocks
+from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.ao.mole import atom_of_each_ao
 from pyscf_mlham.data.dataset import Example, examples, examples_from_record, template_of
 from pyscf_mlham.data.geometries import mol_from_geometry
@@ -33,10 +35,10 @@ RECIPE = Recipe(template_of((1, 6, 7, 8, 10), "sto-3g"), 4, 16.0, "sap")
 class Perfect(torch.nn.Module):
     """Says what the label's blocks are, exactly."""
 
-    def __init__(self, example: Example) -> None:
+    def __init__(self, example: Example, template: ShellTemplate = RECIPE.template) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.example, self.template = example, RECIPE.template
+        self.example, self.template = example, template
 
     def forward(self, _: Batch) -> Output:
         return Output(torch.from_numpy(self.example.onsite), torch.from_numpy(self.example.pair))
@@ -58,10 +60,10 @@ def neon(record: Record) -> Record:
     )
 
 
-def assembled(example: Example, record: Record, recipe: Recipe) -> np.ndarray:
+def assembled(example: Example, record: Record, recipe: Recipe, basis: str = LEVEL.basis) -> np.ndarray:
     """The Fock matrix that inference makes of the label's blocks."""
-    mol = mol_from_geometry(record, LEVEL.basis)
-    h0 = hamiltonian("sap", mol)
+    mol = mol_from_geometry(record, basis)
+    h0 = hamiltonian(recipe.baseline, mol)
     inputs = Inputs.from_mol(mol, h0, recipe)
     blocks = Blocks(example.onsite.astype(float), example.pair.astype(float))
     return h0 + inputs.correction(inputs.cut.matrix(blocks))
@@ -86,6 +88,28 @@ def test_metrics_are_those_of_the_assembled_matrix(record: Record, cutoff: float
         assert example.beyond.shape == (0, 0, 0)
     else:
         assert min(found.h_mae, found.occupied_mae, found.density) > 1e-4
+
+
+def test_shells_that_are_not_corrected_keep_h0(record: Record) -> None:
+    mf = scf.RHF(gto.M(atom="H 0 0 0; Zn 0 0 1.5; H 0 0.3 3", basis="def2-svp", verbose=0)).run()
+    positions = mf.mol.atom_coords(unit="Bohr")
+    zinc = record._replace(
+        name="ZnH2", group="ZnH2", numbers=np.array([1, 30, 1]), positions=positions, fock=mf.get_fock()
+    )
+    recipe = RECIPE._replace(template=template_of((1, 30), "def2-svp").within(2), baseline="hcore")
+    assert recipe.template.counts == (5, 3, 2)
+    (example,) = examples_from_record(zinc, dataclasses.replace(LEVEL, basis="def2-svp"), recipe)
+    error = assembled(example, zinc, recipe, "def2-svp") - zinc.fock
+    in_f = np.array([label.split()[2].startswith("4f") for label in mf.mol.ao_labels()])
+    assert in_f.sum() == 7
+    assert np.abs(error[in_f][:, in_f].diagonal()).min() > 0.1
+    (found,) = evaluate(Perfect(example, recipe.template), [example])
+    assert found.h_mae == pytest.approx(np.abs(error).mean(), rel=1e-3)
+    atom = atom_of_each_ao(mf.mol)
+    assert found.pair_mae == pytest.approx(np.abs(error)[atom[:, None] != atom].mean(), rel=1e-3)
+    batch, targets = collate([example])
+    density = errors(Output(targets.onsite, targets.pair), batch, targets, recipe.template).density
+    assert float(density) == pytest.approx(found.density / example.n_occupied**0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("cutoff", [16.0, 3.0])
