@@ -49,6 +49,14 @@ def test_fitted_objects_are_refined_by_their_own_field(guess: str, options: dict
     assert quick.guess_info.single_builds == 1
 
 
+@pytest.mark.parametrize("atoms", ["S 0 0 0; O 0 1.24 0.72; O 0 -1.24 0.72", "N 0 0 -1.2; N 0 0 -0.07; O 0 0 1.12"])
+def test_the_response_is_solved_to_less_than_a_diagonalisation_multiplies_to_the_criterion(atoms: str) -> None:
+    make = mole(atoms, "def2-svp").RKS(xc="b3lyp").density_fit
+    plain, quick = make().run(), make().set(init_guess="scc").run()
+    assert quick.e_tot == pytest.approx(plain.e_tot, abs=1e-9)
+    assert (quick.cycles, quick.guess_info.single_builds) == (1, 1)  # 4 cycles with a gradient of 1e-5
+
+
 @pytest.mark.parametrize(
     "change",
     [
