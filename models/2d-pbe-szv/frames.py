@@ -25,8 +25,10 @@ FILES = {
 }
 DRAWN = {"graphene_more": (2.46, ("C", "C")), "hbn_more": (2.504, ("B", "N"))}  # lattice constant, Angstrom; elements
 BILAYERS = 32  # of graphene, with any stacking
+NITRIDES = 72  # bilayers of boron nitride, with any stacking, the layers turned by 180 degrees in half of them
 SULPHIDES = 24  # layers of MoS2
 STRAIN, SHEAR = 0.03, 0.015
+STRAINED, WIDER = 24, 1.5  # layers of boron nitride with a strain so many times larger
 HONEYCOMB = np.array([[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
 
 
@@ -38,35 +40,44 @@ def split_of(name: str) -> str:
 
 def drawn_frames() -> dict[str, list[str]]:
     """Return forty frames of each layer, and bilayers, strained, with displaced atoms, as text."""
-    rng, another, third = (np.random.default_rng(seed) for seed in (7, 11, 13))
+    rng, another, third, fourth, fifth = (np.random.default_rng(seed) for seed in (7, 11, 13, 17, 19))
     frames = {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
-    frames["bigraphene_more"] = [drawn_bilayer(another, f"bigraphene_more_{n:02d}") for n in range(BILAYERS)]
-    return frames | {"mos2_more": [drawn_sulphide(third, f"mos2_more_{n:02d}") for n in range(SULPHIDES)]}
+    frames["bigraphene_more"] = [
+        drawn_bilayer(another, f"bigraphene_more_{n:02d}", 2.46, "CCCC") for n in range(BILAYERS)
+    ]
+    frames["mos2_more"] = [drawn_sulphide(third, f"mos2_more_{n:02d}") for n in range(SULPHIDES)]
+    frames["bihbn_more"] = [
+        drawn_bilayer(fourth, f"bihbn_more_{n:02d}", 2.504, "BN" + ("BN", "NB")[n % 2]) for n in range(NITRIDES)
+    ]
+    frames["hbn_strained_more"] = [
+        drawn(fifth, f"hbn_strained_more_{n:02d}", *DRAWN["hbn_more"], WIDER) for n in range(STRAINED)
+    ]
+    return frames
 
 
-def strained(rng: np.random.Generator, a: float, height: float) -> np.ndarray:
-    """Draw a strained hexagonal lattice."""
+def strained(rng: np.random.Generator, a: float, height: float, times: float = 1.0) -> np.ndarray:
+    """Draw a hexagonal lattice with a strain of up to so many times `STRAIN`."""
     lattice = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, height]])
-    strain, shear = rng.uniform(-STRAIN, STRAIN, 2), rng.uniform(-SHEAR, SHEAR)
+    strain, shear = times * rng.uniform(-STRAIN, STRAIN, 2), times * rng.uniform(-SHEAR, SHEAR)
     deformation = np.diag([1 + strain[0], 1 + strain[1], 1.0])
     deformation[0, 1] = deformation[1, 0] = shear
     return lattice @ deformation
 
 
-def drawn(rng: np.random.Generator, name: str, a: float, elements: tuple[str, str]) -> str:
+def drawn(rng: np.random.Generator, name: str, a: float, elements: tuple[str, str], times: float = 1.0) -> str:
     """Draw a frame of a layer."""
-    lattice = strained(rng, a, 15.0)
+    lattice = strained(rng, a, 15.0, times)
     return text_of(rng, name, elements, lattice, np.column_stack([HONEYCOMB, [0.5, 0.5]]) @ lattice)
 
 
-def drawn_bilayer(rng: np.random.Generator, name: str) -> str:
-    """Draw a frame of two layers of graphene, one slid over the other."""
+def drawn_bilayer(rng: np.random.Generator, name: str, a: float, elements: str) -> str:
+    """Draw a frame of two layers, one slid over the other."""
     apart = rng.uniform(3.1, 3.75)
-    lattice = strained(rng, 2.46, 15 + apart)
+    lattice = strained(rng, a, 15 + apart)
     places = np.vstack([HONEYCOMB, HONEYCOMB + rng.uniform(0, 1, 2)])
     positions = np.column_stack([places, np.zeros(4)]) @ lattice
     positions[:, 2] = 7.5 + apart * np.array([0, 0, 1, 1])
-    return text_of(rng, name, ("C",) * 4, lattice, positions)
+    return text_of(rng, name, tuple(elements), lattice, positions)
 
 
 def drawn_sulphide(rng: np.random.Generator, name: str) -> str:
