@@ -2,8 +2,8 @@
 
     python examples/one_shot.py molecules.xyz ions.xyz --grid 1 --number 10
 
-Density-fitted (without it --exact), def2-SVP; comment lines may have charge= and mult=. The smallest molecules of each
-file are taken; those outside the model's domain are named.
+Density-fitted (--exact: exact integrals), def2-SVP; comment lines may have charge= and mult=. The smallest molecules of
+each file are taken; those outside the model's domain are named.
 """
 
 from __future__ import annotations
