@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyscf_mlham import OneShot, accelerate
 from pyscf_mlham.bench.molecules import read_molecules
 from pyscf_mlham.data.geometries import Molecule, mol_from_geometry
+from pyscf_mlham.density import Orbitals, gap
 from pyscf_mlham.errors import MLHamError
 
 
@@ -31,7 +31,8 @@ def errors(molecule: Molecule, options: argparse.Namespace) -> tuple[float, floa
         raise MLHamError("the SCF did not converge")
     found, exact = (np.atleast_2d(each.mo_energy) for each in (one, converged))
     filled = np.atleast_2d(converged.mo_occ) > 0
-    return float(np.abs(found - exact)[filled].mean()), abs(gap(one) - gap(converged))
+    exact_gap = gap(Orbitals(converged.mo_energy, converged.mo_coeff, converged.mo_occ))
+    return float(np.abs(found - exact)[filled].mean()), abs(one.gap - exact_gap)
 
 
 def measured(molecule: Molecule, options: argparse.Namespace) -> tuple[float, float] | None:
@@ -43,13 +44,6 @@ def measured(molecule: Molecule, options: argparse.Namespace) -> tuple[float, fl
         return None
     print(f"{molecule.name}: {found[0]:.1e} {found[1]:.1e}", flush=True)
     return found
-
-
-def gap(mf: Any) -> float:
-    """Return the smallest gap of the spins, Hartree."""
-    energies, filled = np.atleast_2d(mf.mo_energy), np.atleast_2d(mf.mo_occ) > 0
-    spins = zip(energies, filled, strict=True)
-    return min(float(e[~o].min() - e[o].max()) for e, o in spins if o.any())
 
 
 def main() -> None:
