@@ -42,12 +42,13 @@ def drawn_frames() -> dict[str, list[str]]:
     """Return forty frames of each layer, and bilayers, strained, with displaced atoms, as text."""
     rng, another, third, fourth, fifth = (np.random.default_rng(seed) for seed in (7, 11, 13, 17, 19))
     frames = {name: [drawn(rng, f"{name}_{n:02d}", *layer) for n in range(40)] for name, layer in DRAWN.items()}
+    (graphene, _), (nitride, _) = DRAWN.values()
     frames["bigraphene_more"] = [
-        drawn_bilayer(another, f"bigraphene_more_{n:02d}", 2.46, "CCCC") for n in range(BILAYERS)
+        drawn_bilayer(another, f"bigraphene_more_{n:02d}", graphene, "CCCC") for n in range(BILAYERS)
     ]
     frames["mos2_more"] = [drawn_sulphide(third, f"mos2_more_{n:02d}") for n in range(SULPHIDES)]
     frames["bihbn_more"] = [
-        drawn_bilayer(fourth, f"bihbn_more_{n:02d}", 2.504, "BN" + ("BN", "NB")[n % 2]) for n in range(NITRIDES)
+        drawn_bilayer(fourth, f"bihbn_more_{n:02d}", nitride, "BN" + ("BN", "NB")[n % 2]) for n in range(NITRIDES)
     ]
     frames["hbn_strained_more"] = [
         drawn(fifth, f"hbn_strained_more_{n:02d}", *DRAWN["hbn_more"], WIDER) for n in range(STRAINED)
