@@ -97,7 +97,7 @@ def test_schema_page_has_every_dataset() -> None:
     from pyscf_mlham.data import schema
 
     page = (DOCS / "guides" / "formats.md").read_text()
-    names = schema.FORMAT, schema.HEAD["ao_convention"]
+    names = schema.FORMAT, schema.CHANGES, schema.HEAD["ao_convention"]
     for key in (*schema.COUNTS, *schema.SCALARS, *schema.TEXTS, *schema.RAGGED, *names):
         assert f"`{key}`" in page, key
 

@@ -1,4 +1,4 @@
-"""mlham data generate, import, baseline, split and info."""
+"""mlham data generate, import, baseline, compress, split and info."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from pyscf_mlham.data.baseline import add_baseline, compress
 from pyscf_mlham.data.displaced import Displacements, thermal_copies, with_copies
-from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, add_baseline, generate, journal_path
+from pyscf_mlham.data.generate import FAILED_EARLIER, GenerateOptions, generate, journal_path
 from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import ROUGH_GRID, ROUGH_TOL
@@ -38,6 +39,7 @@ EXAMPLE = """examples:
   mlham data generate ase:g2 -o small.h5 --rattle 3 --thermal 3 --temperature 500
   mlham data import QH9Stable.db -o qh9.h5 --xc b3lyp5 --basis def2-svp
   mlham data baseline qh9.h5 -o qh9-scc.h5 -j 8
+  mlham data compress qh9-scc.h5 -o small.h5
   mlham data split set.h5 --val 0.2 --test 0.1
   mlham data info set.h5"""
 THEORY = ("xc", "basis", "conv_tol", "density_fit")  # options of all levels of theory
@@ -62,11 +64,16 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     _add_labels(brought, *THEORY)
     brought.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N records")
 
-    text = "store the scc baseline beside the labels; resumable"
+    text = "store the scc baseline beside the labels, or restore those of a compressed file; resumable"
     based = add_command(commands, "baseline", text, run_baseline, EXAMPLE)
     based.add_argument("file", type=Path, help="file of labelled molecules")
     based.add_argument("-o", "--output", type=Path, required=True, help="copy of the file with the baseline in it")
     add_options(based, GenerateOptions, {"jobs"})
+
+    text = "store F - F_scc in half precision, for archives"
+    small = add_command(commands, "compress", text, run_compress, EXAMPLE)
+    small.add_argument("file", type=Path, help="file of labelled molecules with the scc baseline")
+    small.add_argument("-o", "--output", type=Path, required=True, help="compressed file, which `baseline` restores")
 
     text = "split the molecules of a file again, without new labels"
     split = add_command(commands, "split", text, run_split, EXAMPLE)
@@ -194,6 +201,14 @@ def run_baseline(args: argparse.Namespace, console: Console) -> int:
     done = counts["labelled"] + counts["done"]
     print_line(console, f"{args.output}: {done} records with their baseline, {counts['failed']} failed")
     return 1 if counts["failed"] else 0
+
+
+def run_compress(args: argparse.Namespace, console: Console) -> int:
+    """Compress the labels of a file."""
+    count = compress(args.file, args.output)
+    size, before = (path.stat().st_size / 2**20 for path in (args.output, args.file))
+    print_line(console, f"{args.output}: {count} records, {size:.1f} MiB; {args.file} has {before:.1f} MiB")
+    return 0
 
 
 def run_split(args: argparse.Namespace, console: Console) -> int:

@@ -18,17 +18,17 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pyscf_mlham.data.geometries import Molecule, identity_of_record, keys_of, mol_from_geometry
+from pyscf_mlham.data.geometries import Molecule, keys_of
 from pyscf_mlham.data.label import SOLVERS, Entry, Task, label
-from pyscf_mlham.data.record import Level, Periodic, Record, has_spins, named_by_spin
+from pyscf_mlham.data.record import Level, Periodic, Record, has_spins, with_spins
 from pyscf_mlham.data.schema import SCALARS, TEXTS, HamiltonianFile, write_file
 from pyscf_mlham.data.splits import advice_on_empty, check_space, splits_by_group
 from pyscf_mlham.errors import DataError
-from pyscf_mlham.h0 import SCC, hamiltonian
+from pyscf_mlham.h0 import SCC
 from pyscf_mlham.options import option
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.store import Store, differences
-from pyscf_mlham.workers import Job, engine
+from pyscf_mlham.workers import engine
 
 T = TypeVar("T")
 
@@ -205,57 +205,5 @@ def _merge(path: Path, old: HamiltonianFile | None, journal: Journal, options: G
 
     failures = (old.failed if old is not None else {}) | journal.failures
     failed = {key: failure for key, failure in failures.items() if key not in journal.labelled}
-    written = map(_with_spins, records()) if two else records()
+    written = map(with_spins, records()) if two else records()
     write_file(path, options.level, written, {"pyscf_version": pyscf.__version__}, failed)
-
-
-def _with_spins(record: Record) -> Record:
-    """Repeat the matrices of a closed shell for the beta electrons, under their names."""
-    if has_spins(record.extra):
-        return record
-    matrices: dict[str, np.ndarray] = {}
-    for name, matrix in record.matrices.items():
-        matrices |= named_by_spin(name, np.stack([matrix, matrix]))
-    return record._replace(fock=matrices.pop("fock"), extra=matrices)
-
-
-def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
-    """Write a copy of a file whose records hold their scc baseline; resumable.
-
-    Returns numbers of records: labelled, failed, done (by an earlier run).
-    """
-    if output.exists():
-        raise DataError(f"{output} exists already; name another output file.")
-    counts = dict.fromkeys(COUNTED, 0)
-    with HamiltonianFile(source) as file, closing(Journal(journal_path(output), file.level)) as journal:
-        if file.level.pseudo:
-            raise DataError(f"{source}: crystals, whose H0 is computed in a second; only molecules need this.")
-        keys, done = keys_of(file), journal.labelled
-        tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
-        counts["done"] = len(keys) - len(tasks)
-        run_through(tasks, engine(with_baseline, jobs), journal, counts, console)
-        done = journal.labelled
-        records = (journal.record(key) for key in keys if key in done)
-        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
-        journal.remove()
-    return counts
-
-
-def _with_baseline(task: tuple[Path, int]) -> Entry:
-    """Compute the baseline of one record."""
-    path, number = task
-    with HamiltonianFile(path) as file:
-        key, record, level = identity_of_record(file, number), file[number], file.level
-    h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
-    if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
-        h0 = np.stack([h0, h0])
-    return Entry(key, record.name, record._replace(extra={**record.extra, **named_by_spin(f"fock_{SCC}", h0)}))
-
-
-def _without_baseline(task: tuple[Path, int], reason: str) -> Entry:
-    path, number = task
-    with HamiltonianFile(path) as file:
-        return Entry(identity_of_record(file, number), str(file.name[number]), None, reason)
-
-
-with_baseline = Job(_with_baseline, _without_baseline)

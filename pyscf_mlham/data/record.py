@@ -152,6 +152,16 @@ def has_spins(matrices: Iterable[str]) -> bool:
     return _names("fock")[1] in matrices
 
 
+def with_spins(record: Record) -> Record:
+    """Repeat the matrices of a closed shell for the beta electrons, under their names."""
+    if has_spins(record.extra):
+        return record
+    matrices: dict[str, Array] = {}
+    for name, matrix in record.matrices.items():
+        matrices |= named_by_spin(name, np.stack([matrix, matrix]))
+    return record._replace(fock=matrices.pop("fock"), extra=matrices)
+
+
 def check_record(record: Record, place: str) -> None:
     """Raise DataError if a record is invalid."""
     if not np.all(np.isfinite(record.positions)):

@@ -26,6 +26,7 @@ from pyscf_mlham.scf.problem import check_functional
 from pyscf_mlham.untrusted import check_basis, stored_dataset
 
 FORMAT = "pyscf_mlham-hamiltonians"
+CHANGES = "pyscf_mlham-changes"  # F - F_scc in place of F, in half precision
 # Attributes of every file.
 HEAD = {"format": FORMAT, "schema_version": 1, "ao_convention": "pyscf-spherical", "units": "bohr, hartree"}
 COUNTS = ("n_atoms", "n_ao", "charge", "spin")
@@ -47,7 +48,11 @@ MOST_KPTS = 10000
 class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
     """A file of labelled molecules, open for reading.
 
+    Args:
+        formats: kinds of file to accept; one of `CHANGES` has F - F_scc in place of F.
+
     Attributes:
+        format: kind of file, one of formats.
         level: level of theory.
         split: (M,) train, val or test.
         group, name, source: (M,) strings.
@@ -55,8 +60,8 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         energy, gap: (M,) Hartree.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, formats: Sequence[str] = (FORMAT,)) -> None:
+        self.path, self._formats = Path(path), formats
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file; check the path.")
         try:
@@ -70,7 +75,9 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
             raise
 
     def _read_tables(self) -> None:
-        self.level = _level_of(self.path, dict(self._file.attrs))
+        attributes = dict(self._file.attrs)
+        self.format = next((name for name in self._formats if name == attributes.get("format")), FORMAT)
+        self.level = _level_of(self.path, attributes, self.format)
         crystal = CRYSTAL if self.level.pseudo else {}
         columns = (*COUNTS, *SCALARS, *TEXTS, *crystal)
         if missing := [key for key in (*columns, *RAGGED) if key not in self._file]:
@@ -178,10 +185,12 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         return (self[i] for i in range(len(self)))
 
 
-def _level_of(path: Path, attributes: dict[str, Any]) -> Level:
+def _level_of(path: Path, attributes: dict[str, Any], kind: str) -> Level:
     """Return the level of theory of a file; raise DataError for files of another kind or version."""
     advice = {"format": "; use `mlham data import` for other formats", "schema_version": "; update pyscf_mlham"}
-    for key, expected in HEAD.items():
+    if attributes.get("format") == CHANGES != kind:
+        raise DataError(f"{path} is compressed; `mlham data baseline` restores its labels in another file.")
+    for key, expected in (HEAD | {"format": kind}).items():
         if (found := attributes.get(key)) != expected:
             raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice.get(key, '')}.")
     known = [f for f in fields(Level) if f.name in attributes]
@@ -203,23 +212,26 @@ def write_file(
     records: Iterable[Record],
     attributes: Mapping[str, Any],
     failed: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    kind: str = FORMAT,
 ) -> None:
     """Write records, read once, as one file, under a temporary name first; an existing file is replaced.
 
     Args:
         attributes: provenance to add, such as the PySCF version.
         failed: name and reason of molecules without a label, by their key.
+        kind: `FORMAT`, or `CHANGES` of records with F - F_scc in place of F.
     """
+    storage = "float16" if kind == CHANGES else "float32"
     with replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        storage = {"fock_storage": "lower triangle, row-major, float32"}
-        file.attrs.update(HEAD | storage | level.described() | dict(attributes))
-        _write_records(file, records, CRYSTAL if level.pseudo else {})
+        head = HEAD | {"format": kind, "fock_storage": f"lower triangle, row-major, {storage}"}
+        file.attrs.update(head | level.described() | dict(attributes))
+        _write_records(file, records, CRYSTAL if level.pseudo else {}, storage)
         entries = [(key, *failure) for key, failure in failed.items()]
         for place, key in enumerate(("key", "name", "reason")):
             _write_texts(file, f"failed_{key}", [entry[place] for entry in entries])
 
 
-def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[str, Any]) -> None:
+def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[str, Any], storage: str) -> None:
     """Write matrices one by one, and all other columns at the end."""
     tables: dict[str, list[Any]] = {key: [] for key in (*TEXTS, *COUNTS, *SCALARS, *crystal, "numbers", "positions")}
     sets: dict[str, h5py.Dataset] = {}
@@ -231,7 +243,7 @@ def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[
         for key, column in tables.items():
             column.append(values[key])
         if not sets:
-            sets = {key: _growing(file, key) for key in record.matrices}
+            sets = {key: _growing(file, key, storage) for key in record.matrices}
         if sets.keys() != record.matrices.keys():
             raise DataError(f"record {record.name}: has {sorted(record.matrices)}, earlier ones {sorted(sets)}.")
         for key, flat in record.stored.items():
@@ -239,7 +251,7 @@ def _write_records(file: h5py.File, records: Iterable[Record], crystal: Mapping[
             sets[key].resize((start + len(flat),))
             sets[key][start:] = flat
     if not sets:
-        _growing(file, "fock")
+        _growing(file, "fock", storage)
     for key in TEXTS:
         _write_texts(file, key, tables[key])
     kinds = dict.fromkeys(COUNTS, ("i4", ())) | dict.fromkeys(SCALARS, ("f8", ())) | dict(crystal)
@@ -253,6 +265,6 @@ def _write_texts(file: h5py.File, key: str, texts: Sequence[str]) -> None:
     file.create_dataset(key, data=np.array(texts, dtype=object), dtype=h5py.string_dtype())
 
 
-def _growing(file: h5py.File, key: str) -> h5py.Dataset:
-    how: dict[str, Any] = {"dtype": "f4", "chunks": (16384,), "compression": "gzip", "shuffle": True}
+def _growing(file: h5py.File, key: str, storage: str) -> h5py.Dataset:
+    how: dict[str, Any] = {"dtype": storage, "chunks": (16384,), "compression": "gzip", "shuffle": True}
     return file.create_dataset(key, (0,), maxshape=(None,), **how)

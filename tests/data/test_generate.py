@@ -132,27 +132,6 @@ def test_coarse_labels_of_radicals_ions_and_heavy_elements(tmp_path: Path) -> No
             assert (np.abs(found[0] - found[1]).max() > 1e-3) == bool(record.spin)
 
 
-def test_baselines_are_kept_beside_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, copy = tmp_path / "set.h5", tmp_path / "copy.h5"
-    radical = read_geometries(str(geometries(tmp_path / "radical.xyz", ("CH3",))), mult=2)
-    water = read_geometries(str(geometries(tmp_path / "water.xyz", ("H2O",))))
-    generate([*radical, *water], out, GenerateOptions(Level("b3lyp", "sto-3g", grid_level=1)), silent())
-    assert cli.main(["data", "baseline", str(out), "-o", str(copy)]) == 0
-    with HamiltonianFile(out) as before, HamiltonianFile(copy) as after:
-        assert set(after.matrices) == {"fock", "fock_beta", "fock_scc", "fock_scc_beta"}
-        for one, other in zip(before, after, strict=True):
-            np.testing.assert_array_equal(one.fock, other.fock)
-            alpha = np.abs(other.extra["fock_scc"] - one.fock).mean()
-            beta = np.abs(other.extra["fock_scc_beta"] - one.extra["fock_beta"]).mean()
-            assert max(alpha, beta) < 1e-3
-    assert cli.main(["data", "baseline", str(out), "-o", str(copy)]) == 1
-    ammonia = geometries(tmp_path / "ammonia.xyz", ("NH3",))
-    command = ["data", "generate", str(ammonia), "-o", str(copy), "--basis", "sto-3g", "--grid", "1"]
-    assert cli.main(command) == 1  # before any SCF
-    assert "has the scc baseline" in " ".join(capsys.readouterr().err.split())
-    assert not journal_path(copy).exists()
-
-
 def test_resuming_adds_only_what_is_new(tmp_path: Path) -> None:
     out = tmp_path / "set.h5"
     first = geometries(tmp_path / "a.xyz", ("H2O", "NH3"))

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyscf_mlham import cli
+from pyscf_mlham.data.generate import GenerateOptions, generate, journal_path
+from pyscf_mlham.data.geometries import read_geometries
+from pyscf_mlham.data.record import Level
+from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.errors import DataError
+from support.geometries import geometries
+from support.labelled import silent
+
+pytestmark = pytest.mark.usefixtures("quick_commands")
+
+MATRICES = {"fock", "fock_beta", "fock_scc", "fock_scc_beta"}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labels of a radical and a closed shell."""
+    folder = tmp_path_factory.mktemp("labelled")
+    radical = read_geometries(str(geometries(folder / "radical.xyz", ("CH3",))), mult=2)
+    water = read_geometries(str(geometries(folder / "water.xyz", ("H2O",))))
+    options = GenerateOptions(Level("b3lyp", "sto-3g", grid_level=1))
+    generate([*radical, *water], folder / "set.h5", options, silent())
+    return folder / "set.h5"
+
+
+@pytest.fixture(scope="module")
+def based(labelled: Path) -> Path:
+    """The same with the scc baseline."""
+    copy = labelled.with_name("copy.h5")
+    assert cli.main(["data", "baseline", str(labelled), "-o", str(copy)]) == 0
+    return copy
+
+
+def test_baselines_are_kept_beside_labels(labelled: Path, based: Path) -> None:
+    with HamiltonianFile(labelled) as before, HamiltonianFile(based) as after:
+        assert set(after.matrices) == MATRICES
+        for one, other in zip(before, after, strict=True):
+            np.testing.assert_array_equal(one.fock, other.fock)
+            alpha = np.abs(other.extra["fock_scc"] - one.fock).mean()
+            beta = np.abs(other.extra["fock_scc_beta"] - one.extra["fock_beta"]).mean()
+            assert max(alpha, beta) < 1e-3
+
+
+def test_new_labels_lack_the_baseline(based: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "baseline", str(based), "-o", str(based)]) == 1
+    ammonia = geometries(tmp_path / "ammonia.xyz", ("NH3",))
+    command = ["data", "generate", str(ammonia), "-o", str(based), "--basis", "sto-3g", "--grid", "1"]
+    assert cli.main(command) == 1  # before any SCF
+    assert "has the scc baseline" in " ".join(capsys.readouterr().err.split())
+    assert not journal_path(based).exists()
+
+
+def test_compressed_labels_are_restored(based: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, again = tmp_path / "small.h5", tmp_path / "again.h5"
+    assert cli.main(["data", "compress", str(based), "-o", str(small)]) == 0
+    assert "2 records" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(DataError, match="restores its labels"):
+        HamiltonianFile(small)
+    assert cli.main(["data", "baseline", str(small), "-o", str(again)]) == 0
+    with HamiltonianFile(based) as before, HamiltonianFile(again) as after:
+        assert set(after.matrices) == MATRICES
+        assert after.level == before.level
+        for one, other in zip(before, after, strict=True):
+            assert (other.split, other.energy, other.spin) == (one.split, one.energy, one.spin)
+            for name, matrix in one.matrices.items():
+                np.testing.assert_allclose(other.matrices[name], matrix, rtol=0, atol=2e-6, err_msg=name)
+
+
+def test_compressed_files_hold_changes_only(based: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.h5"
+    assert cli.main(["data", "compress", str(based), "-o", str(small)]) == 0
+    with HamiltonianFile(based) as before, HamiltonianFile(small, ("pyscf_mlham-changes",)) as after:
+        assert set(after.matrices) == {"fock", "fock_beta"}
+        for one, other in zip(before, after, strict=True):
+            change = one.fock - one.extra["fock_scc"]
+            np.testing.assert_allclose(other.fock, change, rtol=1e-3, atol=1e-7)
+            assert np.any(other.extra["fock_beta"]) == bool(one.spin)
+
+
+def test_compression_needs_the_baseline(labelled: Path, based: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source, output, message in (
+        (labelled, labelled.with_name("small.h5"), "add it with `mlham data baseline`"),
+        (based, labelled, "exists already"),
+    ):
+        assert cli.main(["data", "compress", str(source), "-o", str(output)]) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
