@@ -36,7 +36,7 @@ STATES = {  # sets of molecules
     "rarer elements, 2 to 7 atoms": "elements",
     "dimers, 4 to 19 atoms": "dimers",
     "drug-like": "druglike",
-    "HF, N2, F2, H2O, H2S, HCN, NH3": "nonlocal",
+    "W4-11, closed shells, with VV10": "nonlocal",
     "CuO, NiO": "oxides",
 }
 PICTURE = ROOT / "docs" / "assets" / "large.png"
