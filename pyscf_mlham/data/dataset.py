@@ -56,6 +56,7 @@ class Example(NamedTuple):
     beyond: ComplexArray
     name: str
     digest: str = ""  # hash of the geometry and the Fock matrix as stored in the file
+    spin: int = 0  # n_alpha - n_beta of the molecule
 
 
 def template_of(elements: Iterable[int], basis: str) -> ShellTemplate:
@@ -136,6 +137,7 @@ def _example(record: Record, inputs: Inputs, sample: Sample, fock: Array, h0: Ar
         beyond=_single(beyond),
         name=record.name,
         digest=digest_of(record),
+        spin=record.spin,
     )
 
 

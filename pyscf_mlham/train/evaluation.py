@@ -10,7 +10,7 @@ from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 from rich.table import Table
 
-from pyscf_mlham.data.dataset import count_examples, examples, usable_cores
+from pyscf_mlham.data.dataset import Example, count_examples, examples, usable_cores
 from pyscf_mlham.data.label import object_of
 from pyscf_mlham.data.record import SPLITS
 from pyscf_mlham.data.schema import HamiltonianFile
@@ -50,15 +50,16 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         baseline: list[Metrics] = []
         changes: list[float] = []
         samples: list[Sample] = []
+        kinds: list[str] = []
         prepared = examples(path, indices, recipe_of(config), usable_cores())
         for example in tracked(prepared, console, "predicting", count_examples(file, indices), "examples"):
             found += evaluate(model.network, [example])
             baseline.append(evaluate_baseline(example, model.network.template))
             samples.append(example.sample)
+            kinds.append(kind_of(example))
             changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
-        sources = [str(file.source[i]) for i in indices] if level.pseudo else []
-        print_classes(found, samples, console, sources)
+        print_classes(found, samples, [str(file.source[i]) for i in indices] if level.pseudo else kinds, console)
         learned = "its equivariance is learned"
         kind = "equivariant by design, so this is rounding" if model.network.refiner is None else learned
         text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
@@ -81,15 +82,17 @@ def print_metrics(found: list[Metrics], baseline: list[Metrics], title: str, con
         print_line(console, f"{key}: {meaning}")
 
 
-def print_classes(
-    found: list[Metrics], samples: Sequence[Sample], console: Console, sources: Sequence[str] = ()
-) -> None:
-    """Print mean errors of closed shells, ions and radicals, or of sources of crystals, and for each element."""
+def kind_of(example: Example) -> str:
+    """Return the class of a molecule by its charge and spin."""
+    if example.spin:
+        return "radicals, each spin" if example.spin == 1 else "triplets and higher spins, each spin"
+    return "ions" if example.sample.charge else "neutral closed shells"
+
+
+def print_classes(found: list[Metrics], samples: Sequence[Sample], kinds: Sequence[str], console: Console) -> None:
+    """Print mean errors of each kind of molecules, and for each element."""
     classes: dict[str, list[Metrics]] = {}
-    for number, (each, sample) in enumerate(zip(found, samples, strict=True)):
-        odd = (int(sample.numbers.sum()) - sample.charge) % 2
-        kind = "radicals, each spin" if odd else "ions" if sample.charge else "neutral closed shells"
-        kind = sources[number] if sources else kind
+    for each, sample, kind in zip(found, samples, kinds, strict=True):
         for name in (kind, *(f"with {ELEMENTS[z]}" for z in sorted(set(sample.numbers.tolist())))):
             classes.setdefault(name, []).append(each)
     table = Table("molecules", "number", "H MAE / Ha", "density error", "occupied energies / Ha", "gap / Ha")

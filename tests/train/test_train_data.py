@@ -25,6 +25,7 @@ from pyscf_mlham.model.network import Inputs, Recipe
 from pyscf_mlham.nn.batch import Batch
 from pyscf_mlham.nn.head import Output
 from pyscf_mlham.train.config import LossConfig
+from pyscf_mlham.train.evaluation import kind_of
 from pyscf_mlham.train.loss import collate, errors, total
 from pyscf_mlham.train.metrics import MEANINGS, evaluate, evaluate_baseline, metrics
 from support.labelled import LEVEL
@@ -203,4 +204,18 @@ def test_a_spin_without_electrons_is_no_example(record: Record) -> None:
     numbers, positions = np.array([1, 1]), mf.mol.atom_coords()
     hydrogen = record._replace(numbers=numbers, positions=positions, spin=2, fock=alpha, extra={"fock_beta": beta})
     (example,) = examples_from_record(hydrogen, LEVEL, RECIPE._replace(baseline="scc"))
-    assert example.n_occupied == 2
+    assert (example.n_occupied, example.spin) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("charge", "spin", "kind"),
+    [
+        (0, 0, "neutral closed shells"),
+        (-1, 0, "ions"),
+        (1, 1, "radicals, each spin"),
+        (0, 2, "triplets and higher spins, each spin"),
+    ],
+)
+def test_errors_are_shown_by_charge_and_spin(record: Record, charge: int, spin: int, kind: str) -> None:
+    (example,) = examples_from_record(record, LEVEL, RECIPE)
+    assert kind_of(example._replace(spin=spin, sample=example.sample._replace(charge=charge))) == kind
