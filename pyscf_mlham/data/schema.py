@@ -75,7 +75,7 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
             raise
 
     def _read_tables(self) -> None:
-        attributes = dict(self._file.attrs)
+        attributes = {key: value for key, value in self._file.attrs.items() if np.ndim(value) == 0}
         self.format = next((name for name in self._formats if name == attributes.get("format")), FORMAT)
         self.level = _level_of(self.path, attributes, self.format)
         crystal = CRYSTAL if self.level.pseudo else {}

@@ -52,7 +52,9 @@ def test_stored_fock_is_that_of_its_own_density(path: Path) -> None:
     ("attribute", "value", "message"),
     [
         ("format", "something else", "mlham data import"),
+        ("format", np.arange(3), "mlham data import"),
         ("schema_version", 2, "update pyscf_mlham"),
+        ("xc", np.arange(3), "are missing"),
         ("ao_convention", "orca", "expected 'pyscf-spherical'"),
         ("units", "angstrom, ev", "expected 'bohr, hartree'"),
     ],
