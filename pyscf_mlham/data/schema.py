@@ -75,8 +75,9 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
             raise
 
     def _read_tables(self) -> None:
-        attributes = {key: value for key, value in self._file.attrs.items() if np.ndim(value) == 0}
-        self.format = next((name for name in self._formats if name == attributes.get("format")), FORMAT)
+        attributes = dict(self._file.attrs)
+        kind = str(attributes.get("format"))
+        self.format = kind if kind in self._formats else FORMAT
         self.level = _level_of(self.path, attributes, self.format)
         crystal = CRYSTAL if self.level.pseudo else {}
         columns = (*COUNTS, *SCALARS, *TEXTS, *crystal)
@@ -188,10 +189,10 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
 def _level_of(path: Path, attributes: dict[str, Any], kind: str) -> Level:
     """Return the level of theory of a file; raise DataError for files of another kind or version."""
     advice = {"format": "; use `mlham data import` for other formats", "schema_version": "; update pyscf_mlham"}
-    if attributes.get("format") == CHANGES != kind:
+    if str(attributes.get("format")) == CHANGES != kind:
         raise DataError(f"{path} is compressed; `mlham data baseline` restores its labels in another file.")
     for key, expected in (HEAD | {"format": kind}).items():
-        if (found := attributes.get(key)) != expected:
+        if np.ndim(found := attributes.get(key, "")) or found != expected:
             raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice.get(key, '')}.")
     known = [f for f in fields(Level) if f.name in attributes]
     if missing := {f.name for f in fields(Level)} - {f.name for f in known} - OPTIONAL:

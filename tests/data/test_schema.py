@@ -54,7 +54,7 @@ def test_stored_fock_is_that_of_its_own_density(path: Path) -> None:
         ("format", "something else", "mlham data import"),
         ("format", np.arange(3), "mlham data import"),
         ("schema_version", 2, "update pyscf_mlham"),
-        ("xc", np.arange(3), "are missing"),
+        ("xc", np.arange(3), "wrong attributes of the level of theory"),
         ("ao_convention", "orca", "expected 'pyscf-spherical'"),
         ("units", "angstrom, ev", "expected 'bohr, hartree'"),
     ],
