@@ -14,7 +14,7 @@ from pyscf_mlham.data.generate import COUNTED, Journal, journal_path, run_throug
 from pyscf_mlham.data.geometries import identity_of_record, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import Entry
 from pyscf_mlham.data.record import Record, has_spins, named_by_spin, with_spins
-from pyscf_mlham.data.schema import CHANGES, FORMAT, HamiltonianFile, write_file
+from pyscf_mlham.data.schema import CHANGES, FORMAT, HamiltonianFile, check_new, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import Job, engine
@@ -28,7 +28,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
 
     Returns numbers of records: labelled, failed, done (by an earlier run).
     """
-    _check_new(output)
+    check_new(output)
     counts = dict.fromkeys(COUNTED, 0)
     with HamiltonianFile(source, EITHER) as file, closing(Journal(journal_path(output), file.level)) as journal:
         if file.level.pseudo:
@@ -46,7 +46,7 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
 
 def compress(source: Path, output: Path) -> int:
     """Write the labels of a file that has the scc baseline as F - F_scc in half precision; return their number."""
-    _check_new(output)
+    check_new(output)
     with HamiltonianFile(source) as file:
         if STORED not in file.matrices:
             raise DataError(f"{source} has no {SCC} baseline; add it with `mlham data baseline`.")
@@ -55,18 +55,13 @@ def compress(source: Path, output: Path) -> int:
         return len(file)
 
 
-def _check_new(output: Path) -> None:
-    if output.exists():
-        raise DataError(f"{output} exists already; name another output file.")
-
-
 def _changes(record: Record) -> Record:
     """Replace F by F - F_scc, and remove the baseline."""
     h0 = record.by_spin(STORED)
     if h0 is None:
         raise DataError(f"record {record.name}: the {SCC} baseline of its beta electrons is missing.")
     moved = _moved(record, -h0)
-    if record.spin or not moved.extra:
+    if record.spin:
         return moved
     return moved._replace(extra={name: np.zeros_like(moved.fock) for name in moved.extra})  # the same of beta electrons
 

@@ -23,7 +23,7 @@ from pyscf_mlham.data.geometries import MULT, mol_from_geometry, read_geometries
 from pyscf_mlham.data.importers import import_records
 from pyscf_mlham.data.label import ROUGH_GRID, ROUGH_TOL
 from pyscf_mlham.data.record import SPLITS, Level, Record
-from pyscf_mlham.data.schema import HamiltonianFile, write_file
+from pyscf_mlham.data.schema import HamiltonianFile, check_new, write_file
 from pyscf_mlham.data.splits import advice_on_empty, split_again, splits_by_group
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import hamiltonian
@@ -173,8 +173,7 @@ def _numbers(split: list[str]) -> str:
 
 def run_import(args: argparse.Namespace, console: Console) -> int:
     """Import a public set; return 1 if a record was rejected."""
-    if args.output.exists():
-        raise DataError(f"{args.output} exists already; name another output file.")
+    check_new(args.output)
     level, shares, refused = level_of(args), (args.val, args.test), 0
 
     def usable() -> Iterator[Record]:

@@ -27,8 +27,8 @@ from pyscf_mlham.untrusted import check_basis, stored_dataset
 
 FORMAT = "pyscf_mlham-hamiltonians"
 CHANGES = "pyscf_mlham-changes"  # F - F_scc in place of F, in half precision
-# Attributes of every file.
-HEAD = {"format": FORMAT, "schema_version": 1, "ao_convention": "pyscf-spherical", "units": "bohr, hartree"}
+# Attributes of every file, besides its format.
+HEAD = {"schema_version": 1, "ao_convention": "pyscf-spherical", "units": "bohr, hartree"}
 COUNTS = ("n_atoms", "n_ao", "charge", "spin")
 SCALARS = ("energy", "gap")
 TEXTS = ("source", "name", "group", "split")
@@ -61,7 +61,7 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
     """
 
     def __init__(self, path: str | Path, formats: Sequence[str] = (FORMAT,)) -> None:
-        self.path, self._formats = Path(path), formats
+        self.path = Path(path)
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file; check the path.")
         try:
@@ -69,16 +69,15 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read as HDF5 ({error}); check the path.") from error
         try:
-            self._read_tables()
+            self._read_tables(formats)
         except BaseException:
             self._file.close()
             raise
 
-    def _read_tables(self) -> None:
+    def _read_tables(self, formats: Sequence[str]) -> None:
         attributes = dict(self._file.attrs)
-        kind = str(attributes.get("format"))
-        self.format = kind if kind in self._formats else FORMAT
-        self.level = _level_of(self.path, attributes, self.format)
+        self.level = _level_of(self.path, attributes, formats)
+        self.format = str(attributes["format"])
         crystal = CRYSTAL if self.level.pseudo else {}
         columns = (*COUNTS, *SCALARS, *TEXTS, *crystal)
         if missing := [key for key in (*columns, *RAGGED) if key not in self._file]:
@@ -186,14 +185,16 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
         return (self[i] for i in range(len(self)))
 
 
-def _level_of(path: Path, attributes: dict[str, Any], kind: str) -> Level:
+def _level_of(path: Path, attributes: dict[str, Any], formats: Sequence[str]) -> Level:
     """Return the level of theory of a file; raise DataError for files of another kind or version."""
-    advice = {"format": "; use `mlham data import` for other formats", "schema_version": "; update pyscf_mlham"}
-    if str(attributes.get("format")) == CHANGES != kind:
-        raise DataError(f"{path} is compressed; `mlham data baseline` restores its labels in another file.")
-    for key, expected in (HEAD | {"format": kind}).items():
+    if (kind := str(attributes.get("format"))) not in formats:
+        if kind == CHANGES:
+            raise DataError(f"{path} is compressed; `mlham data baseline` restores its labels in another file.")
+        raise DataError(f"{path}: format is {kind!r}, expected {FORMAT!r}; use `mlham data import` for other formats.")
+    for key, expected in HEAD.items():
         if np.ndim(found := attributes.get(key, "")) or found != expected:
-            raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice.get(key, '')}.")
+            advice = "; update pyscf_mlham" if key == "schema_version" else ""
+            raise DataError(f"{path}: {key} is {found!r}, expected {expected!r}{advice}.")
     known = [f for f in fields(Level) if f.name in attributes]
     if missing := {f.name for f in fields(Level)} - {f.name for f in known} - OPTIONAL:
         raise DataError(f"{path}: attributes {sorted(missing)} of the level of theory are missing.")
@@ -205,6 +206,12 @@ def _level_of(path: Path, attributes: dict[str, Any], kind: str) -> Level:
     except (TypeError, ValueError, DataError) as error:
         raise DataError(f"{path}: wrong attributes of the level of theory ({error}).") from error
     return level
+
+
+def check_new(path: Path) -> None:
+    """Raise DataError if an output file exists already."""
+    if path.exists():
+        raise DataError(f"{path} exists already; name another output file.")
 
 
 def write_file(
@@ -224,7 +231,7 @@ def write_file(
     """
     storage = "float16" if kind == CHANGES else "float32"
     with replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        head = HEAD | {"format": kind, "fock_storage": f"lower triangle, row-major, {storage}"}
+        head = {"format": kind, **HEAD, "fock_storage": f"lower triangle, row-major, {storage}"}
         file.attrs.update(head | level.described() | dict(attributes))
         _write_records(file, records, CRYSTAL if level.pseudo else {}, storage)
         entries = [(key, *failure) for key, failure in failed.items()]
