@@ -39,7 +39,8 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
         run_through(tasks, engine(with_baseline, jobs), journal, counts, console)
         done = journal.labelled
         records = (journal.record(key) for key in keys if key in done)
-        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, journal.failures)
+        failed = file.failed | journal.failures
+        write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, failed)
         journal.remove()
     return counts
 

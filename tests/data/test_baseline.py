@@ -9,24 +9,27 @@ from pyscf_mlham import cli
 from pyscf_mlham.data.generate import GenerateOptions, generate, journal_path
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.record import Level
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError
 from support.geometries import geometries
 from support.labelled import silent
 
 pytestmark = pytest.mark.usefixtures("quick_commands")
 
+FAILED = {"a key": ("a molecule", "the SCF did not converge in 50 cycles")}
 MATRICES = {"fock", "fock_beta", "fock_scc", "fock_scc_beta"}
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labels of a radical and a closed shell."""
+    """Labels of a radical and a closed shell, and the failure of a molecule without a label."""
     folder = tmp_path_factory.mktemp("labelled")
     radical = read_geometries(str(geometries(folder / "radical.xyz", ("CH3",))), mult=2)
     water = read_geometries(str(geometries(folder / "water.xyz", ("H2O",))))
     options = GenerateOptions(Level("b3lyp", "sto-3g", grid_level=1))
-    generate([*radical, *water], folder / "set.h5", options, silent())
+    generate([*radical, *water], folder / "all.h5", options, silent())
+    with HamiltonianFile(folder / "all.h5") as file:
+        write_file(folder / "set.h5", file.level, file, {}, FAILED)
     return folder / "set.h5"
 
 
@@ -41,6 +44,7 @@ def based(labelled: Path) -> Path:
 def test_baselines_are_kept_beside_labels(labelled: Path, based: Path) -> None:
     with HamiltonianFile(labelled) as before, HamiltonianFile(based) as after:
         assert set(after.matrices) == MATRICES
+        assert after.failed == FAILED
         for one, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(one.fock, other.fock)
             alpha = np.abs(other.extra["fock_scc"] - one.fock).mean()
