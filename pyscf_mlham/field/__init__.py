@@ -8,9 +8,9 @@ from pyscf_mlham.field.levels import ACCURATE, COARSE, FINE, RESPONSE, SINGLE, L
 from pyscf_mlham.field.moved import MovedResponse
 from pyscf_mlham.field.protocol import Builds, Field, Tally
 from pyscf_mlham.field.response import ResponseField
-from pyscf_mlham.field.single import SingleField
+from pyscf_mlham.field.single import SingleField, has_hubbard
 
 __all__ = [
     "ACCURATE", "COARSE", "FINE", "RESPONSE", "SINGLE", "Builds", "CoarseField", "Field", "Level",
-    "MovedResponse", "ResponseField", "SingleField", "Tally", "atomic_factor", "atomic_factors",
+    "MovedResponse", "ResponseField", "SingleField", "Tally", "atomic_factor", "atomic_factors", "has_hubbard",
 ]  # fmt: skip

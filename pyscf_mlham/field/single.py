@@ -33,7 +33,12 @@ def is_fitted(mf: Any) -> bool:
 def is_local(mf: Any) -> bool:
     """Whether nothing but Coulomb, exchange and semilocal correlation depends on the density, nor the grid."""
     nonlocal_, pruned = hasattr(mf, "do_nlc") and mf.do_nlc(), getattr(mf, "small_rho_cutoff", 0) > PRUNED
-    return not (nonlocal_ or pruned or hasattr(mf, "with_solvent"))
+    return not (nonlocal_ or pruned or hasattr(mf, "with_solvent") or has_hubbard(mf))
+
+
+def has_hubbard(mf: Any) -> bool:
+    """Whether the object's potential has the Hubbard term of DFT+U, which no cheaper field has."""
+    return hasattr(mf, "U_idx")
 
 
 class SingleField(Field):

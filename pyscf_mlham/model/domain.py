@@ -15,6 +15,7 @@ from pyscf_mlham.ao.lattice import mesh_from_kpts
 from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_cell, graph_from_mol, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import OutOfDomainError
+from pyscf_mlham.field import has_hubbard
 from pyscf_mlham.h0 import SCC
 from pyscf_mlham.scf.applicability import is_known, is_replaced
 
@@ -114,7 +115,7 @@ def _unusual(mf: Any) -> str:
     """Return what the field of a periodic object has that models lack, "" if nothing."""
     if not is_known(mf):
         return f"{type(mf).__name__} is not restricted or unrestricted Kohn-Sham or Hartree-Fock"
-    if hasattr(mf, "U_idx"):
+    if has_hubbard(mf):
         return "models lack Hubbard's U"
     if hasattr(mf, "with_x2c") or is_replaced(mf, "get_hcore"):
         return "its core Hamiltonian is not PySCF's own for the cell"

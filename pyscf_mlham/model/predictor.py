@@ -28,7 +28,7 @@ from pyscf_mlham.density import (
     undisturbed,
 )
 from pyscf_mlham.errors import MLHamError, OutOfDomainError, PredictionError
-from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField
+from pyscf_mlham.field import COARSE, Builds, CoarseField, ResponseField, has_hubbard
 from pyscf_mlham.field.single import is_fitted
 from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian, potential, scc
 from pyscf_mlham.h0.atoms import superposed_atoms_of
@@ -224,8 +224,8 @@ def _fields(problem: Problem, mol: gto.Mole, model: Predictor) -> _Fields | None
     """Return the coarse field of the object and its response, None if not needed, not applicable or not cheap."""
     mf = problem.mf
     two_spins = mf.istype("ROHF") or mf.istype("GHF")  # in one matrix
-    lacking = hasattr(mf, "U_idx")  # DFT+U: the Hubbard term
-    if model.exact or mol is not mf.mol or two_spins or lacking or np.iscomplexobj(problem.hcore) or unknown_field(mf):
+    unsuitable = two_spins or has_hubbard(mf) or np.iscomplexobj(problem.hcore)
+    if model.exact or mol is not mf.mol or unsuitable or unknown_field(mf):
         return None
     try:
         return CoarseField(mf, COARSE), ResponseField(mf)

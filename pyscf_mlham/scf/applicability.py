@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from pyscf import lib
+from pyscf.scf.atom_hf import AtomSphAverageRHF
 
 from pyscf_mlham.ao.mole import is_periodic
+from pyscf_mlham.field import has_hubbard
 from pyscf_mlham.scf.decorator import is_on_gpu
 
 # Methods that the cheap levels share with PySCF; a user's own replacement of one is called by PySCF's kernel only.
@@ -47,7 +49,7 @@ def inapplicable(mf: Any) -> str:
     if mf.istype("ROHF") and mf.mol.spin < 0:
         return "ROHF with more beta than alpha electrons is left to PySCF"
     if replaced := [name for name in HOOKS if is_replaced(mf, name)]:
-        return f"{', '.join(replaced)} was set (seminumerical exchange does so), and the coarse SCF would not call it"
+        return f"{', '.join(replaced)} was set (seminumerical exchange does so), and cheaper levels would not call it"
     return unknown_field(mf)
 
 
@@ -55,7 +57,8 @@ def is_known(mf: Any) -> bool:
     """Whether an object is a restricted or unrestricted one, of a molecule or of a crystal with or without k points."""
     open_shell = ("KROHF", "ROHF") if is_periodic(mf.mol) else ()
     known = any(mf.istype(kind) for kind in ("RHF", "UHF", "KRHF", "KUHF"))
-    return known and not any(mf.istype(kind) for kind in open_shell)
+    spherical = isinstance(mf, AtomSphAverageRHF)  # with occupations of its own
+    return known and not spherical and not any(mf.istype(kind) for kind in open_shell)
 
 
 def unknown_field(mf: Any) -> str:
@@ -69,7 +72,7 @@ def unknown_field(mf: Any) -> str:
     if getattr(mf, "sigma", None) and not mf.istype("KSCF"):
         return "smeared occupations are left to PySCF"
     if replaced := [name for name in METHODS if is_replaced(mf, name)]:
-        return f"{', '.join(replaced)} of this object is not PySCF's own, and the coarse SCF would not call it"
+        return f"{', '.join(replaced)} of this object is not PySCF's own, and cheaper levels would not call it"
     overlap = mf.get_ovlp(mf.mol)
     if (np.iscomplexobj(overlap) and not mf.istype("KSCF")) or overlap.shape[-1] != mf.mol.nao:
         return "orbitals are not real atomic orbitals"
@@ -85,7 +88,7 @@ def _unknown_crystal(mf: Any) -> str:
         return f"{name} of periodic systems has no coarse level; use density_fit()"
     if hasattr(mf.with_df._kpts, "kpts_ibz"):
         return "symmetry of k points is left to PySCF"
-    if hasattr(mf, "U_idx"):
+    if has_hubbard(mf):
         return "the coarse level lacks Hubbard's U"
     if mf.istype("KUHF") and mf.mol.spin and not getattr(mf, "sigma", None):
         return "unequal spins of k points without smearing are left to PySCF"
