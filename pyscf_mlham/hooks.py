@@ -10,6 +10,7 @@ from typing import Any
 from pyscf import gto
 from pyscf.lib import logger
 from pyscf.scf import hf
+from pyscf.scf.atom_hf import AtomSphAverageRHF
 
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.model import store
@@ -65,12 +66,12 @@ def register(model: ModelLike = _KEEP, fallback: str = _KEEP, accelerate: bool =
         _replace(hf.SCF, "accelerate", accelerated)
         _replace(hf.SCF, "track", track)
     _hand_on_core()
-    if (there := _class_on_gpu()) and BEFORE not in vars(there):
+    if (gpu_class := _class_on_gpu()) and BEFORE not in vars(gpu_class):
         from gpu4pyscf.lib.cupy_helper import return_cupy_array
 
-        setattr(there, BEFORE, {})
-        _replace(there, "get_init_guess", return_cupy_array(_with_ml(there.get_init_guess)))
-        _replace(there, "guess_info", property(recorded))
+        setattr(gpu_class, BEFORE, {})
+        _replace(gpu_class, "get_init_guess", return_cupy_array(_with_ml(gpu_class.get_init_guess)))
+        _replace(gpu_class, "guess_info", property(recorded))
     if accelerate is not _KEEP:
         _restore(hf.SCF, "scf")
         if accelerate:
@@ -166,10 +167,11 @@ def _with_import(original: Any) -> Any:
 def _with_accelerate(original: Any) -> Any:
     @functools.wraps(original)
     def scf(self: Any, dm0: Any = None, **kwargs: Any) -> Any:
-        if any(hasattr(type(self), name) for name in DECORATED):
+        # PySCF's own SCFs of atoms are parts of a guess
+        if isinstance(self, AtomSphAverageRHF) or any(hasattr(type(self), name) for name in DECORATED):
             return original(self, dm0, **kwargs)
         if reason := inapplicable(self):
-            logger.info(self, "multilevel SCF: %s; plain SCF is used.", reason)
+            logger.note(self, "multilevel SCF: %s; plain SCF is used.", reason)
             return original(self, dm0, **kwargs)
         return converge_accelerated(self, dm0, **kwargs)
 

@@ -15,6 +15,7 @@ import pytest
 from pyscf import scf
 from pyscf.pbc import gto as pbc_gto
 from pyscf.scf import hf
+from pyscf.scf.atom_hf import AtomSphAverageRHF, get_atm_nrhf
 
 import pyscf_mlham
 from pyscf_mlham import OneShot, OracleModel, accelerate, track
@@ -126,6 +127,22 @@ def test_the_command_line_measures_plain_scf(capsys: pytest.CaptureFixture[str])
     assert main(["models"]) == 0
     assert vars(hf.SCF)["scf"] is original
     assert "MLHAM_PLAIN" not in os.environ
+
+
+@pytest.mark.parametrize("basis", ["6-31g", "gth-szv"])
+def test_atoms_of_a_guess_are_left_alone(basis: str) -> None:
+    mol = mole("C 0 0 0; O 0 0 1.2", basis=basis, pseudo="gth-pade" if basis.startswith("gth") else None)
+    before = get_atm_nrhf(mol)
+    pyscf_mlham.register(accelerate=True)
+    for element, (energy, *_) in get_atm_nrhf(mol).items():
+        assert energy == before[element][0]
+    assert "AtomSphAverageRHF" in pyscf_mlham.applicable(AtomSphAverageRHF(mole("C 0 0 0")))
+
+
+def test_the_reason_is_in_the_log() -> None:
+    pyscf_mlham.register(accelerate=True)
+    mf = mole().RHF().set(diis=False, verbose=3, stdout=io.StringIO()).run()
+    assert "DIIS is switched off" in mf.stdout.getvalue()
 
 
 def test_register_without_accelerate_restores_plain_scf() -> None:
