@@ -34,11 +34,12 @@ def handing_on(get_hcore: Callable[..., Any]) -> Callable[..., Any]:
     """Return the method `get_hcore` of a periodic class that returns what is kept, once."""
 
     @functools.wraps(get_hcore)
-    def with_kept(mf: Any, cell: Any = None, kpts: Any = None) -> Any:
+    def with_kept(mf: Any, cell: Any = None, *kpts: Any, **named: Any) -> Any:  # kpt or kpts
         kept = vars(mf).pop(KEPT, None)
-        if kept and cell in (None, mf.mol) and kpts is None and kept[0] == _circumstances(mf):
+        own = cell in (None, mf.mol) and all(each is None for each in (*kpts, *named.values()))
+        if kept and own and kept[0] == _circumstances(mf):
             return kept[1]
-        return get_hcore(mf, cell, kpts)
+        return get_hcore(mf, cell, *kpts, **named)
 
     setattr(with_kept, HANDED_ON, True)
     return with_kept

@@ -192,6 +192,16 @@ def test_the_core_hamiltonian_of_another_cell_is_its_own(computed: list[Any]) ->
     assert len(computed) == 1
 
 
+def test_the_core_hamiltonian_of_one_k_point() -> None:
+    cell = chain()
+    k = cell.make_kpts([3, 1, 1])[1]
+    mf = scf.RHF(cell, k).density_fit()
+    expected = mf.get_hcore(cell, k)
+    guess(mf)
+    np.testing.assert_allclose(mf.get_hcore(kpt=k), expected, atol=1e-12)
+    np.testing.assert_allclose(scf.hf.get_hcore(cell, k), scf.RHF(cell, k).get_hcore(), atol=1e-12)
+
+
 def test_linearly_dependent_functions() -> None:
     basis = {"H": [[0, [s, 1.0]] for s in (0.2, 0.201, 0.8, 3.0)]}
     plain, quick = (tight(make(fitted(scf.KRHF, basis=basis))) for make in (lambda mf: mf, accelerate))
