@@ -183,6 +183,9 @@ def _guess(
             raise
         reason, spent = reason_of(error), getattr(error, "builds", None) or Builds()
     # not inside the `except`, so that an error of PySCF's own is not chained to the model's
+    if is_scc(fallback) and (lacking := _why_not_scc(mf, mol)):
+        fallback = "minao"
+        reason += f"; scc: {lacking}" * (lacking != reason)
     logger.warn(mf, "ml guess not used: %s. The %s guess is used instead.", reason, fallback)
     if is_scc(fallback):
         density, info = _or_minao(mf, SCC, lambda: scc.guess(mf, mol), pyscf_guess)
@@ -192,6 +195,14 @@ def _guess(
     builds = spent.plus(Builds(*(getattr(info, name) for name in Builds._fields)))
     seconds = time.perf_counter() - start
     return density, replace(info, fallback_reason=reason, seconds=seconds, **builds._asdict())
+
+
+def _why_not_scc(mf: Any, mol: gto.Mole) -> str:
+    """Return why the scc guess is not applicable, "" if it is."""
+    try:
+        return scc.inapplicable(mf, mol)
+    except Exception as error:  # an object of the user's own kind may lack anything
+        return reason_of(error)
 
 
 def learned_guess(mf: Any, mol: gto.Mole, model: Predictor, own: bool = True) -> tuple[Array, Prediction]:
@@ -259,9 +270,12 @@ def applicable(mf: Any, what: str = "accelerate") -> str:
     expect_mean_field(mf)
     if what not in WHAT:
         raise ValueError(f"what = {what!r}; expected one of {', '.join(WHAT)}.")
-    if what != "ml":
-        return inapplicable(mf) if what == "accelerate" else scc.inapplicable(mf, mf.mol)
+    if what == "accelerate":
+        return inapplicable(mf)
     try:
+        mf = on_cpu(mf)
+        if what == SCC:
+            return scc.inapplicable(mf, mf.mol)
         model = registered_model(named_model(mf.init_guess) if is_ml(mf.init_guess) else None, mf)
         check_spin_symmetry(mf, mf.mol, model)
         native_if_applicable(mf, mf.mol, model)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyscf import gto
+from pyscf import gto, scf
 
 import pyscf_mlham
 from pyscf_mlham import MLHamError, ModelError, OracleModel, OutOfDomainError, checkpoint
@@ -72,6 +72,16 @@ def test_fallback_outside_the_domain(case: str, oracle: OracleModel, capfd: pyte
     printed = "".join(capfd.readouterr())
     assert "ml guess not used" in printed
     assert "The minao guess is used instead" in printed
+
+
+def test_one_line_names_the_guess_that_is_used(capfd: pytest.CaptureFixture[str]) -> None:
+    mf = scf.addons.smearing(mole().RKS(xc="pbe"), sigma=0.01).set(verbose=2)
+    mf.get_init_guess(mf.mol, "ml")
+    printed = "".join(capfd.readouterr())
+    assert printed.count("is used instead") == 1
+    assert "The minao guess is used instead" in printed
+    assert mf.guess_info.guess == "minao"
+    assert mf.guess_info.fallback_reason.count("smeared occupations") == 1
 
 
 def _assert_same_outcome(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:

@@ -168,6 +168,7 @@ def test_guesses_for_gpu4pyscf_whichever_is_imported_first(first: str, monkeypat
     assert type(density) is Matrix
     np.testing.assert_allclose(density, wanted, atol=1e-10)
     assert mf.guess_info.guess == "scc"
+    assert pyscf_mlham.applicable(mf, "scc") == ""
     np.testing.assert_allclose(pyscf_mlham.guess(mf), pyscf_mlham.guess(scf.hf.RHF(mol)), atol=1e-10)
     minao = scf.hf.RHF(mol).get_init_guess(key="minao")
     np.testing.assert_allclose(mf.get_init_guess(mol, "minao"), minao)
