@@ -13,7 +13,7 @@ class StepCost(NamedTuple):
     Attributes:
         cycles: SCF cycles, or full builds of the multilevel solver.
         builds: full Fock builds.
-        coarse: cycles of the coarse field.
+        coarse: coarse builds, those of predictions included.
         single, response: builds of the object's field in single precision, and of the response level.
         scf_seconds: processor seconds of the SCF, guess included.
         force_seconds: processor seconds of the forces.

@@ -27,6 +27,7 @@ from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.ase.parameters import DEFAULTS, check
 from pyscf_mlham.density import Orbitals, gap
+from pyscf_mlham.field import Builds
 from pyscf_mlham.model.guess import guess_with_info, is_ml, model_of, named_model
 from pyscf_mlham.model.oneshot import OneShot
 from pyscf_mlham.scf.counting import counting_fock_builds
@@ -69,7 +70,8 @@ class MLHam(Calculator):
                 - `dispersion = None`: "d3bj", "d3zero", "d3bjm", "d3zerom", "d3op" or "d4"; needs pyscf-dispersion.
                 - `density_fit = False`: whether integrals are density-fitted.
                 - `solver = "scf"`: "scf", or "twolevel" for `accelerate`.
-                - `guess = "ml"`: guess of the first step, "ml", "scc" or one of PySCF's; "ml" also helps later steps.
+                - `guess = None`: guess of the first step, "ml", "scc" or one of PySCF's; "ml" also helps later steps.
+                  None: "ml" for the solver "scf" or with a model, else "minao", from which `accelerate` is faster.
                 - `model = None`: name or path of a model; None: the best applicable shipped one.
                 - `fallback = "scc"`: guess if the model is not applicable, "scc", one of PySCF's, or "raise".
                 - `history = "fit"`: strategy for the later steps, "fit", "reversible" (NVE runs), "shadow" (NVE runs
@@ -218,7 +220,8 @@ class MLHam(Calculator):
             mf.disp = p["dispersion"]
         mf = mf.density_fit() if p["density_fit"] else mf
         mf.conv_tol, mf.max_cycle = p["conv_tol"], p["max_cycle"]
-        mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(p["guess"]) else p["guess"]
+        guess = p["guess"] or ("ml" if p["solver"] == "scf" or p["model"] else "minao")
+        mf.init_guess = f"ml:{p['model']}" if p["model"] and is_ml(guess) else guess
         if p["mf_hook"] is not None:
             changed = p["mf_hook"](mf)
             mf = mf if changed is None else changed
@@ -248,7 +251,7 @@ class MLHam(Calculator):
         mf = accelerate(mf) if p["solver"] == "twolevel" else mf
         loose = p["loose_above"] and p["loose_above"] * BOHR / HARTREE
         mf = mf if history is None else track(mf, history, loose)
-        start, info = time.process_time(), None
+        start, info, before = time.process_time(), None, history.builds if history else Builds()
         with counting_fock_builds(mf) as counter:
             density = None
             if is_ml(mf.init_guess) and (history is None or not history.is_applicable(mf)):
@@ -263,7 +266,11 @@ class MLHam(Calculator):
             )
         seconds = time.process_time() - start
         coarse, single, response = (getattr(mf, name, 0) for name in COUNTS)
+        if history is not None:  # of its predictions
+            coarse += history.builds.coarse_builds - before.coarse_builds
+            single += history.builds.single_builds - before.single_builds
         if info is not None:
+            coarse, single = coarse + info.coarse_builds, single + info.single_builds
             record(mf, info)  # not before, as an SCF from a density clears it
         reason = (info.fallback_reason if info else "") or self._why_no_prediction(mf)
         cycles = int(mf.cycles) or counter.builds  # PySCF's second-order solvers do not count cycles

@@ -25,7 +25,7 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {  # default, and what else is possible
     "dispersion": (None, ("d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4")),
     "density_fit": (False, None),
     "solver": ("scf", ("twolevel",)),
-    "guess": ("ml", None),
+    "guess": (None, None),
     "history": ("fit", (*STRATEGIES, None)),
     "loose_above": (None, None),
     "mode": ("scf", ("predict",)),
@@ -70,6 +70,7 @@ def check(parameters: Mapping[str, Any], current: Mapping[str, Any]) -> None:
 
 def _check_guess(guess: Any, model: Any, xc: Any) -> None:
     """Raise InputError if a guess or a model does not exist: PySCF would use minao instead."""
+    guess = "ml" if guess is None else guess
     exists = isinstance(guess, str) and (is_ml(guess) or guess.lower() in GUESSES or guess.lower().startswith("chk"))
     if not exists:
         raise InputError(f"guess = {guess!r}; expected ml, ml:<model>, chk or one of {', '.join(GUESSES)}.")

@@ -25,7 +25,7 @@ from pyscf_mlham.ao.loewdin import metric_from_overlap
 from pyscf_mlham.ao.mole import is_periodic
 from pyscf_mlham.arrays import Array
 from pyscf_mlham.density import Orbitals, density_from_orbitals
-from pyscf_mlham.field import MovedResponse, ResponseField
+from pyscf_mlham.field import Builds, MovedResponse, ResponseField
 from pyscf_mlham.model.guess import is_ml, model_of
 from pyscf_mlham.model.predictor import predict
 from pyscf_mlham.scf.decorator import is_on_gpu
@@ -75,6 +75,7 @@ class History:
         error: Frobenius norm of the last guess's error in Loewdin orbitals; infinite without a guess.
         scale: the same over the misfit of its descriptor, or a larger one before; predicts errors.
         force: largest force on an atom at the last geometry, Hartree/Bohr; 0 if it is unknown.
+        builds: Fock builds of all predictions.
     """
 
     def __init__(self, strategy: str = "fit", depth: int = DEPTH) -> None:
@@ -85,6 +86,7 @@ class History:
             raise ValueError(f"depth = {depth}: a history keeps one step or more.")
         self.strategy, self.depth = strategy, depth
         self.auxiliary = Auxiliary() if strategy == SHADOW else None
+        self.builds = Builds()
         self.clear()
 
     def clear(self) -> None:
@@ -277,8 +279,11 @@ class History:
             try:
                 model = model_of(mf)
                 if model is not None:
-                    self._predicted = (place.positions, place.density(predict(mf, model).orbitals))
+                    prediction = predict(mf, model)
+                    self.builds = self.builds.plus(prediction.builds)
+                    self._predicted = (place.positions, place.density(prediction.orbitals))
             except Exception as error:  # the SCF continues after any error of a model
+                self.builds = self.builds.plus(getattr(error, "builds", None) or Builds())
                 logger.info(mf, "history: no prediction at this geometry (%s: %s)", type(error).__name__, error)
         return self._predicted[1] if self._predicted else None
 
