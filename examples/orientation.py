@@ -1,9 +1,9 @@
 """Energy of a degenerate radical by its orientation on the integration grid.
 
-python examples/orientation.py; the hole of each molecule is turned about the bond, and the table has the difference
+python examples/orientation.py; the hole of each molecule is rotated about the bond, and the table has the difference
 between the highest and the lowest energy, micro-Hartree, for grids with PySCF's pruning and without it.
 
-python examples/orientation.py --ions; linear ions in B3LYP, and the energy of each turn above that along the axes.
+python examples/orientation.py --ions; linear ions in B3LYP, and the energy of each rotation above that along the axes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ IONS = {  # atoms and charge
     "OCS+": ("O 0 0 0; C 0 0 1.15843; S 0 0 2.72528", 1),
     "HF+": ("F 0 0 0; H 0 0 0.91577", 1),
 }
-TURNS = (0, 15, 22.5, 30, 45)  # degrees
+SHOWN = (0, 15, 22.5, 30, 45)  # degrees
 ANGLES = np.radians(np.arange(0, 90, 2.5))
 
 
-def turned(mol: gto.Mole, coeff: Any, angle: float) -> Any:
-    """Return orbitals of both spins that are turned about the z axis (radians)."""
+def rotated(mol: gto.Mole, coeff: Any, angle: float) -> Any:
+    """Return orbitals of both spins that are rotated about the z axis (radians)."""
     layout = OrbitalLayout.from_mol(mol)
     whole = np.zeros((mol.nao, mol.nao))
     whole[np.ix_(layout.order, layout.order)] = layout.rotation(Rotation.from_rotvec([0, 0, angle]).as_matrix())
@@ -40,23 +40,23 @@ def turned(mol: gto.Mole, coeff: Any, angle: float) -> Any:
 
 
 def energies(mf: Any, level: int, prune: Any, angles: Any) -> Any:
-    """Return the functional's energies of a converged object turned by angles (radians) on a grid, Hartree."""
+    """Return the functional's energies of a converged object rotated by angles (radians) on a grid, Hartree."""
     grids = mf.grids.copy()
     grids.level, grids.prune = level, prune
     grids.build()
-    densities = [mf.make_rdm1(turned(mf.mol, mf.mo_coeff, angle), mf.mo_occ) for angle in angles]
+    densities = [mf.make_rdm1(rotated(mf.mol, mf.mo_coeff, angle), mf.mo_occ) for angle in angles]
     # all other parts of the energy are the same for each angle
     return np.array([mf._numint.nr_uks(mf.mol, grids, mf.xc, density)[1] for density in densities])
 
 
 def ions(level: int) -> None:
     """Print the table of ions on grids of a level."""
-    print("| ion |", " | ".join(f"{turn:g}" for turn in TURNS), "|")
+    print("| ion |", " | ".join(f"{angle:g}" for angle in SHOWN), "|")
     for name, (atom, charge) in IONS.items():
         mf = gto.M(atom=atom, charge=charge, spin=1, basis="def2-svp", verbose=0).UKS(xc="b3lyp").density_fit()
         mf.grids.level = level
         mf = accelerate(mf).run()
-        found = energies(mf, level, mf.grids.prune, np.radians(TURNS))
+        found = energies(mf, level, mf.grids.prune, np.radians(SHOWN))
         print(f"| {name} |", " | ".join(f"{1e6 * e:.3f}" for e in found - found[0]), "|", flush=True)
 
 

@@ -189,7 +189,7 @@ class Optimisation(Trajectory):
 
     kind: ClassVar[str] = "opt"
 
-    steps: int = option(100, "largest number of steps", least=1)
+    steps: int = option(100, "largest number of geometries, the first included", least=1)
     fmax: float = option(0.05, "largest force at the end, eV/Angstrom", above=0)
 
     @property

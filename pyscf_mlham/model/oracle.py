@@ -44,8 +44,8 @@ class OracleModel:
         """Keep the Fock matrix of a converged mean-field object.
 
         Args:
-            h0: name of the baseline of molecules; with "scc" the least is carried into another basis set. That of
-                crystals is "atoms".
+            h0: name of the baseline of molecules; with "scc" the correction is smallest, and loses least in other
+                basis sets. That of crystals is "atoms".
         """
         if not mf.converged:
             raise ModelError("an oracle needs a converged calculation; run mf.kernel() first and check mf.converged.")

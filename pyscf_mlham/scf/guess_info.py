@@ -18,9 +18,9 @@ class GuessInfo:
         fallback_reason: why the guess requested by init_guess was not used, "" if it was.
         model: name of the model, "" without one.
         seconds: wall time, including that of loading the model.
-        coarse_builds: number of coarse Fock builds.
-        full_builds: number of full ones, of the guess itself.
-        single_builds: number of builds in single precision.
+        coarse_builds: coarse Fock builds made by the guess.
+        full_builds: full Fock builds made by it.
+        single_builds: builds in single precision made by it.
     """
 
     guess: str
