@@ -166,13 +166,13 @@ def run(mf: Any) -> dict[str, Any]:
     start = time.process_time()
     mf.kernel()
     found = {"converged": bool(mf.converged), "energy": float(mf.e_tot), "seconds": time.process_time() - start}
-    names = ("full_builds", "coarse_cycles", "response_builds", "single_builds", "plain_reason")
+    names = ("full_builds", "coarse_builds", "response_builds", "single_builds", "plain_reason")
     return found | {"cycles": int(mf.cycles)} | {name: getattr(mf, name) for name in names if hasattr(mf, name)}
 
 
 def line(name: str, plain: dict[str, Any], ours: dict[str, Any]) -> str:
     """Return the line of a case in the table."""
-    counts = f"{ours['full_builds']} + {ours['single_builds']} + {ours['coarse_cycles']} + {ours['response_builds']}"
+    counts = f"{ours['full_builds']} + {ours['single_builds']} + {ours['coarse_builds']} + {ours['response_builds']}"
     difference = ours["energy"] - plain["energy"]
     same = "same" if abs(difference) < SAME else f"{difference:+.1e}"
     cells = (

@@ -103,7 +103,7 @@ def measured(molecule: Molecule, way: str, options: argparse.Namespace) -> dict[
         mf.kernel()
     total = clock.now() - start
     parts = {part: clock.seconds[part] for part in PARTS[:-1]}
-    cheaper = {"single": "single_builds", "coarse": "coarse_cycles", "response": "response_builds"}
+    cheaper = {"single": "single_builds", "coarse": "coarse_builds", "response": "response_builds"}
     counts = {name: getattr(mf, key) for name, key in cheaper.items()} if way not in REFERENCES else {}
     return {
         "atoms": mol.natm, "orbitals": mol.nao, "converged": bool(mf.converged), "energy": float(mf.e_tot),

@@ -29,7 +29,7 @@ print()
 print("                 cycles   energy / Ha")
 for name, mf in (("minao", plain), ("ml", ml), ("accelerate()", quick)):
     print(f"{name:15s} {mf.cycles:7d}   {mf.e_tot:.8f}")
-print(f"accelerate(): {quick.full_builds} full, {quick.coarse_cycles} coarse, {quick.response_builds} response builds")
+print(f"accelerate(): {quick.full_builds} full, {quick.coarse_builds} coarse, {quick.response_builds} response builds")
 
 assert plain.converged and ml.converged and quick.converged
 assert abs(ml.e_tot - plain.e_tot) < 1e-8

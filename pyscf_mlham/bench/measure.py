@@ -76,7 +76,7 @@ class Row:
     full_builds: int | None = None  # full Fock builds of the solver
     single_builds: int | None = None  # builds of the object's own field in single precision
     coarse_builds: int | None = None  # coarse Fock builds, those of the guess and of the solver
-    response_solves: int | None = None  # evaluations of the response model, those of the guess and of the solver
+    response_builds: int | None = None  # evaluations of the response model, those of the guess and of the solver
     guess_builds: int | None = None  # full Fock builds hidden in the guess
     guess_s: float | None = None  # wall seconds of the guess, and of guess and SCF
     total_s: float | None = None

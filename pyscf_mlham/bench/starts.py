@@ -46,12 +46,12 @@ class Work(NamedTuple):
 
     single_builds: int = 0  # in single precision
     coarse_builds: int = 0
-    response_solves: int = 0
+    response_builds: int = 0
 
     @classmethod
     def of(cls, mf: Any) -> Work:
         """Return the builds of an accelerated object's last SCF; a plain object has none."""
-        return cls(*(int(getattr(mf, name, 0)) for name in ("single_builds", "coarse_cycles", "response_builds")))
+        return cls(*(int(getattr(mf, name, 0)) for name in ("single_builds", "coarse_builds", "response_builds")))
 
     def plus(self, other: Work) -> Work:
         """Return the sum of two."""

@@ -25,7 +25,7 @@ NAN = float("nan")
 NOTHING = "–"
 # columns of a row that are merged over repetitions
 MERGED = (
-    "cycles", "full_builds", "guess_builds", "single_builds", "coarse_builds", "response_solves",
+    "cycles", "full_builds", "guess_builds", "single_builds", "coarse_builds", "response_builds",
     "total_s", "total_cpu_s", "force_cpu_s",
 )  # fmt: skip
 

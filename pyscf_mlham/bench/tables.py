@@ -96,7 +96,7 @@ def _unconverged(method: Method) -> str:
 SINGLE = Column(
     "single-precision builds", "single\nbuilds", _cost("single_builds"), lambda m: m.mean("single_builds") > 0
 )
-RESPONSE = Column("response builds", "resp.\nsolves", _cost("response_solves"), lambda m: m.mean("response_solves") > 0)
+RESPONSE = Column("response builds", "resp.\nbuilds", _cost("response_builds"), lambda m: m.mean("response_builds") > 0)
 OVER = Column(
     "time / limit", "time /\nlimit", lambda m: m.limit_ratio.text(), lambda m: np.isfinite(m.limit_ratio.value)
 )
@@ -133,7 +133,7 @@ STRATEGIES = (  # of one molecule's path
     Column("most builds", "most\nbuilds", lambda m: f"{max(m.counted('builds'), default=0):.0f}"),
     Column("all builds", "all\nbuilds", lambda m: f"{m.total_of('builds'):.0f}"),
     SINGLE,
-    Column("coarse cycles", "coarse\ncycles", _cost("coarse_builds")),
+    Column("coarse builds", "coarse\nbuilds", _cost("coarse_builds")),
     RESPONSE,
     Column("cycles, first geometry", "", lambda m: f"{m.number(next(iter(m.cases.values())), 'cycles'):.0f}"),
     Column("SCF, s per geometry", "s per\nstep", lambda m: _number(m.mean("seconds"), ".2f")),

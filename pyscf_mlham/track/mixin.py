@@ -227,7 +227,7 @@ class _TrackedSCF(Decoration):
         """Take the results of shadow dynamics as those of a converged SCF."""
         self.mo_energy, self.mo_coeff, self.mo_occ = shadow.orbitals
         self.e_tot, self.converged, self.cycles, self.plain_reason = shadow.energy, True, 1, ""
-        self.full_builds, self.response_builds, self.coarse_cycles, self.single_builds = 1, shadow.responses, 0, 0
+        self.full_builds, self.response_builds, self.coarse_builds, self.single_builds = 1, shadow.responses, 0, 0
         self._own_coeff = self.mo_coeff
         if dump and self.chkfile:
             results = {name: getattr(self, name) for name in ("e_tot", "mo_energy", "mo_coeff", "mo_occ")}

@@ -52,7 +52,7 @@ PROMISED = [
     "full_builds",
     "single_builds",
     "coarse_builds",
-    "response_solves",
+    "response_builds",
     "guess_builds",
     "guess_s",
     "total_s",

@@ -32,7 +32,7 @@ def test_they_extrapolate(name: str, ion: dict[str, int]) -> None:
             mol = start.set_geom_(start.atom_coords() + np.sin(0.3 * k) * moves, unit="Bohr", inplace=False)
             assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
         errors[history if isinstance(history, str) else name] = scanner.history.error
-        assert scanner.coarse_cycles == 0
+        assert scanner.coarse_builds == 0
     assert errors[name] < 0.02 * errors["loewdin"]
 
 

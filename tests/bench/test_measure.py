@@ -185,7 +185,7 @@ def test_two_levels_of_unrestricted_singlets_are_those_of_a_user(guess: str) -> 
     mf.kernel()
     assert (row.error, row.note, row.converged) == ("", "", True)
     assert row.full_builds == mf.full_builds
-    assert row.coarse_builds == mf.coarse_cycles + 2 * (guess == "ml")  # H0 in two basis sets
+    assert row.coarse_builds == mf.coarse_builds + 2 * (guess == "ml")  # H0 in two basis sets
     assert row.e_tot == pytest.approx(mf.e_tot, abs=1e-9)
     assert row.s2 == pytest.approx(mf.spin_square()[0], abs=1e-4)
     assert 0 < row.guess_s < row.total_s
@@ -204,7 +204,7 @@ def test_builds_are_those_of_a_user(guess: str, solver: str) -> None:
     mf.init_guess = guess
     with counting_fock_builds(mf) as counter:
         mf.kernel()
-    coarse = mf.coarse_cycles if solver == "twolevel" else 0
+    coarse = mf.coarse_builds if solver == "twolevel" else 0
     if guess == "ml" or (guess, solver) == ("scc", "scf"):
         coarse += mf.guess_info.coarse_builds
     assert (row.full_builds, row.coarse_builds) == (counter.builds, coarse)
@@ -231,10 +231,10 @@ def test_predictions_that_are_refused_have_their_price(monkeypatch: pytest.Monke
 def test_two_levels_that_were_plain_scf_are_marked() -> None:
     general = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", scf="ghf"))
     assert general.note.startswith("plain SCF, not two levels: ")
-    assert (general.coarse_builds, general.response_solves) == (0, 0)
+    assert (general.coarse_builds, general.response_builds) == (0, 0)
     fitted = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", density_fit=True))
     assert fitted.note == ""
-    assert fitted.response_solves > 0  # the response level alone is no plain SCF
+    assert fitted.response_builds > 0  # the response level alone is no plain SCF
     assert run_one("minao", "twolevel").note == ""
 
 
@@ -318,7 +318,7 @@ def test_core_potentials_come_with_their_basis_set(guess: str) -> None:
         assert row.note == ""
 
 
-def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_builds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = Protocol(xc="b3lyp", basis="sto-3g", density_fit=True, grid_level=0)
     made: list[Any] = []
     true = measuring.accelerate
@@ -330,8 +330,8 @@ def test_response_solves_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "accelerate", accelerated)
     row = run_one("minao", "twolevel", protocol)
     assert row.error == ""
-    assert row.response_solves == made[-1].response_builds > 0
-    assert run_one("minao", "scf", protocol).response_solves == 0
+    assert row.response_builds == made[-1].response_builds > 0
+    assert run_one("minao", "scf", protocol).response_builds == 0
 
 
 def test_the_self_consistent_baseline_is_a_guess_by_name() -> None:

@@ -138,14 +138,14 @@ def test_tables_mark_minao_in_place_of_a_model(results: Results) -> None:
 def test_the_printed_table_fits_a_narrow_terminal(results: Results) -> None:
     names = {"oracle": "ml:my-model#12345678"}
     rows = [dataclasses.replace(row, guess=names.get(row.guess, row.guess)) for row in results.rows]
-    rows = [dataclasses.replace(row, response_solves=12) for row in rows]
+    rows = [dataclasses.replace(row, response_builds=12) for row in rows]
     rows[-1] = dataclasses.replace(rows[-1], error="no memory")
     console = Console(file=io.StringIO(), width=80)
     print_summary(dataclasses.replace(results, rows=rows, bad_input=["lost.xyz: unreadable"]), console)
     printed = console.file.getvalue()
     begin = next(k for k, line in enumerate(printed.splitlines()) if line.startswith("guess"))
     first, second = printed.splitlines()[begin - 1 : begin + 1]
-    assert " ".join(second.split()) == "guess solver cycles builds builds solves ratio ratio limit conv. / Ha"
+    assert " ".join(second.split()) == "guess solver cycles builds builds builds ratio ratio limit conv. / Ha"
     assert " ".join(first.split()) == "full coarse resp. build time time / not dE"
     assert max(map(len, printed.splitlines()[begin:-1])) <= 80
     assert "1 failed" in printed

@@ -65,12 +65,12 @@ def test_counts_are_those_of_pyscf(tmp_path: Path) -> None:
             assert row.e_tot == pytest.approx(energy, abs=1e-7)
             assert row.gap == pytest.approx(scanner.mo_energy[5] - scanner.mo_energy[4], abs=1e-4)
             assert row.full_builds == (row.cycles if name.endswith("twolevel") else row.cycles + 2)
-            cheaper = row.coarse_builds + row.response_solves  # a history has them in plain SCF, too
+            cheaper = row.coarse_builds + row.response_builds  # a history has them in plain SCF, too
             assert cheaper > 0 if name.endswith("twolevel") else cheaper == 0 or name == "history"
             assert (row.natm, row.nao, row.electrons, row.scf) == (3, 7, 10, "RHF")
         assert abs(step["scanner"].cycles - scanner.cycles) <= 1
         assert step["history/twolevel"].full_builds <= 3
-    assert sum(step["history/twolevel"].response_solves for step in steps) > 0
+    assert sum(step["history/twolevel"].response_builds for step in steps) > 0
     ((title, methods),) = sections(found)
     by_name = {method.name: method for method in methods}
     assert title == "water, 5 geometries"
@@ -316,7 +316,7 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
     protocol = MD(strategy="ml+history,scanner/twolevel")
     about = {"natm": 3, "nao": 24, "electrons": 10, "xc": "hf", "basis": "sto-3g", "scf": "RHF", "molecule": "water"}
     about |= {"converged": True, "coarse_builds": 12, "total_cpu_s": 123.4, "e_tot": -76.0}
-    about |= {"single_builds": 1, "response_solves": 23, "force_cpu_s": 10.0}
+    about |= {"single_builds": 1, "response_builds": 23, "force_cpu_s": 10.0}
     limit = Row(key="water limit", guess="limit", solver="scf", **about | {"total_cpu_s": 20.0})
     rows = [
         Row(

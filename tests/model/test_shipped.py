@@ -195,7 +195,7 @@ def test_accelerate_needs_no_coarse_builds_after_it() -> None:
     mf = mole(basis="def2-svp").RKS(xc="b3lyp").density_fit().set(init_guess="ml")
     quick = pyscf_mlham.accelerate(mf)
     assert quick.run().converged
-    assert (quick.full_builds, quick.single_builds, quick.coarse_cycles) == (1, 1, 0)
+    assert (quick.full_builds, quick.single_builds, quick.coarse_builds) == (1, 1, 0)
 
 
 def test_withdrawn_models_are_named() -> None:

@@ -38,7 +38,7 @@ def test_two_levels_need_at_most_two_builds(order: str) -> None:
     for mol in path(5, basis="6-31g"):
         assert scanner(mol) == pytest.approx(plain(mol), abs=1e-8)
         assert scanner.full_builds <= 2
-        coarse.append(scanner.coarse_cycles)
+        coarse.append(scanner.coarse_builds)
     assert len(scanner.history.steps) == 5
     assert coarse[-1] < coarse[0]
 
@@ -49,7 +49,7 @@ def test_later_geometries_need_one_build_and_no_cheaper_one_before_it(kind: Call
     for mol in path(12):
         again = kind(mol).mol
         assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
-        counts.append((scanner.full_builds, scanner.single_builds, scanner.coarse_cycles))
+        counts.append((scanner.full_builds, scanner.single_builds, scanner.coarse_builds))
     assert counts[-4:] == [(1, 0, 0)] * 4
 
 
@@ -61,7 +61,7 @@ def test_defect_saves_a_build_from_the_third_geometry_on(kind: Callable[[gto.Mol
         again = kind(mol).mol
         assert scanner(again) == pytest.approx(plain(again), abs=1e-8)
         counts.append((scanner.full_builds, scanner.single_builds))
-        coarse.append(scanner.coarse_cycles)
+        coarse.append(scanner.coarse_builds)
     assert counts[2:] == [(1, 0)] * 2
     assert coarse[2]
 
@@ -82,7 +82,7 @@ def test_plain_scf_takes_its_smallest_number_of_builds_after_irregular_steps(kin
     assert builds[0] > 7
     assert max(builds[2:]) <= 4
     assert builds[-1] == 3
-    assert scanner.single_builds + scanner.coarse_cycles in (1, 2, 3)
+    assert scanner.single_builds + scanner.coarse_builds in (1, 2, 3)
 
 
 def test_small_molecules_do_without_cheaper_levels() -> None:

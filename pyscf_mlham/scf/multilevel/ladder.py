@@ -40,7 +40,7 @@ START = (COARSE.name, RESPONSE.name)  # levels that give the density of the firs
 IMPROVED = (SINGLE.name, RESPONSE.name)  # ... and those that improve it if the object is density-fitted ...
 IMPROVED_EXACT = (CORRECTED, RESPONSE.name)  # ... or the defect is known
 
-COUNTS = ("coarse_cycles", "single_builds", "response_builds")  # attributes of objects with cheaper levels
+COUNTS = ("coarse_builds", "single_builds", "response_builds")  # attributes of objects with cheaper levels
 
 
 class Ladder:

@@ -69,7 +69,7 @@ def accelerate(mf: Any, builds: int | None = None) -> Any:
     `pyscf_mlham.field.Level` each, and `single_precision`, False to leave out the field in single precision of a
     density-fitted object.
 
-    Results beside PySCF's: `full_builds`, `single_builds`, `coarse_cycles` and `response_builds` are the numbers of
+    Results beside PySCF's: `full_builds`, `single_builds`, `coarse_builds` and `response_builds` are the numbers of
     builds of each level, and `plain_reason` is the reason if plain SCF was used, "" otherwise.
 
     Args:
@@ -123,6 +123,11 @@ class _MultilevelSCF(Decoration):
     def _clear(self) -> None:
         for name in ("builds", *SETTINGS, *RESULTS, *PRIVATE):
             vars(self).pop(name, None)
+
+    @property
+    def coarse_cycles(self: Any) -> int:
+        """Former name of `coarse_builds`."""
+        return int(self.coarse_builds)
 
     def undo_accelerate(self: Any) -> Any:
         """Return the plain mean-field object, with its results."""
@@ -251,7 +256,7 @@ class _MultilevelSCF(Decoration):
         logger.note(
             self, "multilevel SCF: %d full Fock build%s%s, %d coarse, %d response",
             full.builds, "s" * (full.builds != 1), f", {self.single_builds} in single precision" * ladder.has_single,
-            self.coarse_cycles, self.response_builds,
+            self.coarse_builds, self.response_builds,
         )  # fmt: skip
         logger.timer(self, "SCF", *problem.clock)
         self._finalize()

@@ -93,7 +93,7 @@ def test_newton_converges_the_field_of_the_object_inside(name: str, after: bool)
 
     plain, quick = made(), accelerate(made())
     assert quick.kernel() == pytest.approx(plain.kernel(), abs=1e-8)
-    assert (quick.coarse_cycles == 0) == after
+    assert (quick.coarse_builds == 0) == after
 
 
 @pytest.mark.parametrize("kind", ["UHF", "ROHF", "UKS"])
