@@ -89,6 +89,10 @@ def _full_solution(mf: Any, solver: str) -> Solution:
     mf.kernel()
     if not mf.converged:
         raise DataError(f"the SCF did not converge in {mf.max_cycle} cycles")
+    kept, size = np.shape(mf.mo_coeff)[-1], mf.mol.nao
+    if kept < size:
+        reason = f"the basis set is nearly linearly dependent, and PySCF keeps {kept} of {size} orbitals"
+        raise DataError(f"{reason}; a label needs all of them, choose a smaller basis set")
     half = mf.get_ovlp(mf.mol) @ mf.mo_coeff
     fock = (half * np.asarray(mf.mo_energy)[..., None, :]) @ np.swapaxes(half, -1, -2)  # F = S C e C^T S: no build
     orbitals = Orbitals(mf.mo_energy, mf.mo_coeff, mf.mo_occ)
@@ -96,7 +100,7 @@ def _full_solution(mf: Any, solver: str) -> Solution:
 
 
 def _coarse_solution(mf: Any) -> Solution:
-    """Converge in a fitted field, without an energy; its F is within 5e-6 Ha of the full one on average."""
+    """Converge in a fitted field, without an energy; its F is within 4e-6 Ha of the full one on average."""
     if reason := inapplicable(mf, mf.mol):
         raise DataError(reason)
     response = ResponseField(mf)  # before the baseline, which shares its integrals

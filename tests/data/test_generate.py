@@ -22,7 +22,7 @@ from pyscf import gto
 from pyscf_mlham import cli
 from pyscf_mlham.data.generate import GenerateOptions, Journal, generate, journal_path
 from pyscf_mlham.data.geometries import mol_from_geometry, read_geometries
-from pyscf_mlham.data.label import Entry, Task, label, mean_field
+from pyscf_mlham.data.label import Entry, Task, _full_solution, label, mean_field
 from pyscf_mlham.data.record import Level
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError
@@ -202,12 +202,26 @@ def test_failed_molecules_are_tried_again_only_when_asked(tmp_path: Path, capsys
         assert len(file.failed) == 1
 
 
+def test_a_file_name_in_another_encoding_is_stored(tmp_path: Path) -> None:
+    source = geometries(tmp_path / os.fsdecode(b"caf\xe9.xyz"), ("H2O",))
+    path = tmp_path / "set.h5"
+    generate(read_geometries(str(source)), path, GenerateOptions(LEVEL, solver="scf"), silent())
+    with HamiltonianFile(path) as file:
+        assert file.source.tolist() == ["caf?.xyz"]
+
+
 def test_unconverged_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     (made,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2O"]
     monkeypatch.setattr("pyscf.scf.hf.SCF.max_cycle", 1)
     entry = label(Task(made, LEVEL, "train", "scf", "minao"))
     assert entry.record is None
     assert "did not converge in 1 cycles" in entry.reason
+
+
+def test_a_label_has_all_orbitals() -> None:
+    mol = gto.M(atom="H 0 0 0; H 0 0 0.7", basis={"H": [[0, [1.0, 1]], [0, [1.0001, 1]]]}, verbose=0)
+    with pytest.raises(DataError, match="keeps 2 of 4 orbitals"):
+        _full_solution(mol.RHF(), "scf")
 
 
 def command(source: Path, out: Path, jobs: int) -> list[str]:
