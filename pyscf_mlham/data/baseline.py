@@ -33,13 +33,14 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     with HamiltonianFile(source, EITHER) as file, closing(Journal(journal_path(output), file.level)) as journal:
         if file.level.pseudo:
             raise DataError(f"{source}: crystals, whose H0 is computed in a second; only molecules need this.")
-        keys, done = keys_of(file), journal.labelled
+        keys, done = [_place(i, key) for i, key in enumerate(keys_of(file))], journal.labelled
         tasks = [(source.resolve(), i) for i, key in enumerate(keys) if key not in done]
         counts["done"] = len(keys) - len(tasks)
         run_through(tasks, engine(with_baseline, jobs), journal, counts, console)
         done = journal.labelled
-        records = (journal.record(key) for key in keys if key in done)
-        failed = file.failed | journal.failures
+        # the splits of the source may have changed since an interrupted run
+        records = (journal.record(key)._replace(split=str(file.split[i])) for i, key in enumerate(keys) if key in done)
+        failed = file.failed | {key.split()[1]: failure for key, failure in journal.failures.items()}
         write_file(output, file.level, records, {"pyscf_version": pyscf.__version__}, failed)
         journal.remove()
     return counts
@@ -77,11 +78,16 @@ def _moved(record: Record, h0: Array) -> Record:
     return with_spins(moved) if has_spins(record.extra) else moved
 
 
+def _place(number: int, key: str) -> str:
+    """Return the key of a record in the journal; a file may have several labels of one geometry."""
+    return f"{number} {key}"
+
+
 def _with_baseline(task: tuple[Path, int]) -> Entry:
     """Compute the baseline of one record."""
     path, number = task
     with HamiltonianFile(path, EITHER) as file:
-        key, record = identity_of_record(file, number), file[number]
+        key, record = _place(number, identity_of_record(file, number)), file[number]
         level, compressed = file.level, file.format == CHANGES
     h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
     if compressed:
@@ -94,7 +100,7 @@ def _with_baseline(task: tuple[Path, int]) -> Entry:
 def _without_baseline(task: tuple[Path, int], reason: str) -> Entry:
     path, number = task
     with HamiltonianFile(path, EITHER) as file:
-        return Entry(identity_of_record(file, number), str(file.name[number]), None, reason)
+        return Entry(_place(number, identity_of_record(file, number)), str(file.name[number]), None, reason)
 
 
 with_baseline = Job(_with_baseline, _without_baseline)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyscf_mlham import cli
-from pyscf_mlham.data.generate import GenerateOptions, generate, journal_path
+from pyscf_mlham.data.baseline import with_baseline
+from pyscf_mlham.data.generate import GenerateOptions, Journal, generate, journal_path
 from pyscf_mlham.data.geometries import read_geometries
 from pyscf_mlham.data.record import Level
 from pyscf_mlham.data.schema import HamiltonianFile, write_file
 from pyscf_mlham.errors import DataError
+from pyscf_mlham.workers import engine
 from support.geometries import geometries
 from support.labelled import silent
 
@@ -50,6 +53,31 @@ def test_baselines_are_kept_beside_labels(labelled: Path, based: Path) -> None:
             alpha = np.abs(other.extra["fock_scc"] - one.fock).mean()
             beta = np.abs(other.extra["fock_scc_beta"] - one.extra["fock_beta"]).mean()
             assert max(alpha, beta) < 1e-3
+
+
+def test_two_labels_of_one_geometry_stay_two(labelled: Path, tmp_path: Path) -> None:
+    twice, copy = tmp_path / "twice.h5", tmp_path / "copy.h5"
+    with HamiltonianFile(labelled) as file:
+        other = file[0]._replace(name="other", fock=file[0].fock + 0.1, split="test")
+        write_file(twice, file.level, [file[0], other], {})
+    assert cli.main(["data", "baseline", str(twice), "-o", str(copy)]) == 0
+    with HamiltonianFile(copy) as file:
+        assert file.name.tolist()[1:] == ["other"]
+        assert file.split.tolist() == [file.split[0], "test"]
+        np.testing.assert_allclose(file[1].fock - file[0].fock, 0.1, atol=1e-5)
+
+
+def test_a_split_changed_during_an_interrupted_run_is_the_new_one(labelled: Path, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source.h5", tmp_path / "copy.h5"
+    for split in ("train", "test"):
+        with HamiltonianFile(labelled) as file:
+            write_file(source, file.level, [record._replace(split=split) for record in file], {})
+        if split == "train":
+            with HamiltonianFile(source) as file, closing(Journal(journal_path(copy), file.level)) as journal:
+                journal.append(next(iter(engine(with_baseline, 1)([(source, 0)]))))
+    assert cli.main(["data", "baseline", str(source), "-o", str(copy)]) == 0
+    with HamiltonianFile(copy) as file:
+        assert file.split.tolist() == ["test", "test"]
 
 
 def test_new_labels_lack_the_baseline(based: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
