@@ -50,6 +50,13 @@ def kpts_of_mesh(mesh: IntArray, lattice: Array) -> Array:
     return cells_of_mesh(mesh) / mesh @ (2 * np.pi * np.linalg.inv(lattice).T)
 
 
+def shortest_vector(mesh: IntArray, lattice: Array, dimension: int) -> float:
+    """Return the length of the shortest lattice vector of the crystal whose cells a mesh distinguishes, Bohr."""
+    cells = cells_within(np.where(np.arange(3) < dimension, 1, 0))
+    vectors = cells[np.any(cells, axis=1)] @ (mesh[:, None] * lattice)
+    return float(np.linalg.norm(vectors, axis=1).min())
+
+
 def cells_of_mesh(mesh: IntArray) -> IntArray:
     """Return the translations that a mesh distinguishes, (N_k, 3) from 0 to N - 1 each."""
     return np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1)

@@ -17,6 +17,7 @@ import numpy as np
 from pyscf import gto
 from pyscf.data import nist
 
+from pyscf_mlham.ao.lattice import shortest_vector
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.record import Level, Periodic, Record
@@ -47,7 +48,7 @@ MULT = "multiplicity if a frame has no mult=; default 1, or for ASE's collection
 class Molecule(NamedTuple):
     """A geometry to be labelled."""
 
-    name: str  # name of the geometry, unique in the input
+    name: str  # name of the geometry, not necessarily unique
     group: str  # identity of the molecule, shared by conformers and displaced copies
     source: str
     numbers: IntArray  # (N,) atomic numbers
@@ -128,6 +129,7 @@ def geometries_of(
     the arguments. Without either, a member of a collection has the spin of its magnetic moments, and any other frame
     has `default_mult`, None for the lowest.
     """
+    source = source.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be stored
     count = 0
     for index, (label, atoms) in enumerate(found):
         count += 1
@@ -155,7 +157,8 @@ def geometries_of(
 def _molecule(name: str, source: str, atoms: Any, charge: int, mult: int | None, place: str) -> Molecule:
     info = atoms.info
     if any(atoms.pbc):
-        raise DataError(f"{place}: periodic; crystals need a pseudopotential (--pseudo gth-pbe).")
+        advice = 'remove the lattice of a molecule, or write pbc="F F F"; labels of crystals need a pseudopotential'
+        raise DataError(f"{place}: periodic; {advice} (mlham data generate --pseudo gth-pbe).")
     numbers, positions = _nuclei(atoms, place)
     try:
         charge, spin = charge_and_spin(info, int(numbers.sum()), charge, mult)
@@ -192,6 +195,8 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
         mesh = found.astype(np.int64)
     else:
         mesh = np.where(periodic, np.ceil(REACH / np.linalg.norm(lattice, axis=1) - ROUNDING), 1).astype(np.int64)
+        while shortest_vector(mesh, lattice, int(periodic.sum())) < REACH - ROUNDING * mesh.max() * REACH:
+            mesh[periodic] += 1  # a skewed cell
     group = str(atoms.info.get("group") or name)
     try:
         own, closed = total_charge(atoms.info, charge), is_closed_shell(atoms.info)
@@ -267,11 +272,16 @@ def _collection(name: str) -> Iterator[tuple[str, Any]]:
         yield f"{name}:{member}", collection[member] if exists else FrameError(f"collection {name} has no {member}")
 
 
+def _text(source: str) -> str:
+    """Read a file, whose comments may be in any encoding."""
+    return Path(source).read_text(encoding="utf-8-sig", errors="replace")
+
+
 def _xyz_frames(source: str) -> Iterator[Any]:
     """Return frames of an xyz file, separated by their numbers of atoms before any is read."""
     try:
-        lines = Path(source).read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _text(source).split("\n")
+    except OSError as error:
         yield error
         return
     start = 0
@@ -361,8 +371,8 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
     from ase.io import read
 
     try:
-        text = Path(source).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = _text(source)
+    except OSError as error:
         yield "", error
         return
     for block in re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE):

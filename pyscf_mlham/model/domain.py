@@ -10,8 +10,7 @@ from pyscf import gto
 from pyscf.data.elements import ELEMENTS
 from pyscf.dft import libxc
 
-from pyscf_mlham.ao.cell import cells_within
-from pyscf_mlham.ao.lattice import mesh_from_kpts
+from pyscf_mlham.ao.lattice import mesh_from_kpts, shortest_vector
 from pyscf_mlham.ao.mole import core_potentials, element_shells, graph_from_cell, graph_from_mol, is_ghost, is_periodic
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.errors import OutOfDomainError
@@ -160,9 +159,7 @@ def check_mesh(kpts: np.ndarray, cell: Any, config: ModelConfig) -> None:
     twice = 2 * kpts @ lattice.T / (2 * np.pi)  # k and -k are both on the mesh if 2k is a difference of its points
     if np.abs(twice * mesh - np.rint(twice * mesh)).max() > MESH:
         raise OutOfDomainError("the mesh of k points lacks -k of some k; expected cell.make_kpts(...)")
-    cells = cells_within(np.arange(3) < cell.dimension)
-    vectors = cells[np.any(cells, axis=1)] @ (mesh[:, None] * lattice)
-    shortest = float(np.linalg.norm(vectors, axis=1).min())
+    shortest = shortest_vector(mesh, lattice, cell.dimension)
     cutoff = float(config.options.get("network", {}).get("cutoff", 0.0))
     if shortest < 2 * cutoff:
         raise OutOfDomainError(

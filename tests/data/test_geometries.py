@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ase.io import extxyz
 from pyscf_mlham.ase import MLHam
 from pyscf_mlham.checkpoint import read_config
 from pyscf_mlham.data import geometries
-from pyscf_mlham.data.geometries import Molecule, group_of, read_geometries
+from pyscf_mlham.data.geometries import REACH, Molecule, group_of, read_geometries
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.model.store import find
 from pyscf_mlham.state import charge_and_spin
@@ -190,10 +191,25 @@ def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         assert str(found).endswith(f"{name}: cannot be read (no such file).")
 
 
+@pytest.mark.parametrize("suffix", ["xyz", "sdf"])
+def test_comments_in_another_encoding_cost_no_frame(tmp_path: Path, suffix: str) -> None:
+    frames = [GOOD.format(about="B\u00e9la \u00c5"), GOOD.format(about="")]
+    if suffix == "sdf":
+        text = io.StringIO()
+        for each in (molecule("H2O"), molecule("NH3")):
+            each.write(text, format="sdf")
+            text.write("$$$$\n")
+        frames = ["B\u00e9la" + text.getvalue()[text.getvalue().index("\n") :]]
+    (tmp_path / f"in.{suffix}").write_bytes("".join(frames).encode("latin-1"))
+    assert places(list(read_geometries(str(tmp_path / f"in.{suffix}")))) == [True, True]
+    (tmp_path / f"in.{suffix}").write_text("".join(frames), encoding="utf-8-sig")
+    assert places(list(read_geometries(str(tmp_path / f"in.{suffix}")))) == [True, True]
+
+
 def test_cells_belong_to_their_frames(tmp_path: Path) -> None:
     cell = "VEC1 9 0 0\nVEC2 0 9 0\nVEC3 0 0 9\n"
     found = read(tmp_path / "in.xyz", GOOD.format(about="") + cell + GOOD.format(about=""))
-    assert "periodic" in str(found[0])
+    assert 'remove the lattice of a molecule, or write pbc="F F F"' in str(found[0])
     assert isinstance(found[1], Molecule)
 
 
@@ -234,6 +250,16 @@ def test_default_k_points_of_a_layer_reach_as_far_as_the_shipped_model(tmp_path:
     assert layer.periodic.mesh.tolist() == [6, 6, 1]
     cutoff = read_config(find("2d-pbe-szv")).options["network"]["cutoff"]
     assert min(np.linalg.norm(layer.periodic.lattice[:2], axis=1)) * 6 >= 2 * cutoff
+
+
+def test_default_k_points_of_a_skewed_cell_reach_as_far(tmp_path: Path) -> None:
+    text = '1\nLattice="1.24 0.71 3.35 -1.24 0.71 3.35 0 -1.43 3.35" pbc="T T T"\nC 0 0 0\n'  # angles of 39 degrees
+    (cell,) = read(tmp_path / "in.xyz", text, crystals=True)
+    assert isinstance(cell, Molecule)
+    assert cell.periodic is not None
+    numbers = np.array(list(itertools.product(range(-2, 3), repeat=3)))
+    lengths = np.linalg.norm(numbers * cell.periodic.mesh @ cell.periodic.lattice, axis=1)
+    assert lengths[lengths > 0].min() >= REACH - 1e-6
 
 
 @pytest.mark.parametrize("charge", ["0.5", "abc"])
