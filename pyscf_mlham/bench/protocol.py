@@ -169,7 +169,7 @@ class MD(Trajectory):
     steps: int = option(40, "number of steps; a longer run continues a shorter one", least=0)
     timestep: float = option(0.5, "time step, fs", above=0)
     temperature: float = option(300.0, "temperature of the initial velocities, Kelvin", least=0)
-    seed: int = option(0, "seed of the initial velocities")
+    seed: int = option(0, "seed of the initial velocities", least=0)
     follow: bool = option(False, "use --frames as the trajectory instead of running one")
 
     @property

@@ -33,7 +33,7 @@ class Displacements:
     sigma: float = option(0.04, "standard deviation of each coordinate in --rattle, Angstrom", least=0)
     thermal: int = option(0, "also N copies along normal modes", least=0, metavar="N")
     temperature: float = option(300.0, "of --thermal, Kelvin", least=0)
-    seed: int = option(0, "seed of the displacements")
+    seed: int = option(0, "seed of the displacements", least=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -132,7 +132,7 @@ def thermal(molecule: Molecule, copies: int, temperature: float, seed: int) -> I
     vectors = modes["norm_mode"] * roots  # mass-weighted, orthogonal
     vectors /= np.linalg.norm(vectors, axis=(1, 2), keepdims=True)
     widths = np.sqrt(1 / (2 * frequencies * occupation))
-    rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63])
+    rng = np.random.default_rng([seed, int(molecule.key, 16) % 2**63, 1])  # not the numbers of `rattled`
     for copy in range(copies):
         # a function of the Hessian, not of its eigenvectors: their signs and degenerate mixtures are arbitrary
         along = np.einsum("mnx,nx->m", vectors, rng.normal(size=molecule.positions.shape))

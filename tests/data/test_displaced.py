@@ -27,6 +27,13 @@ def test_displaced_copies() -> None:
     assert np.std([c.positions - water.positions for c in copies]) == pytest.approx(0.04 / 0.529, rel=0.3)
 
 
+def test_thermal_copies_have_random_numbers_of_their_own() -> None:
+    (hydrogen,) = [m for m in read_geometries("ase:g2") if not isinstance(m, DataError) and m.name == "g2:H2"]
+    sets = rattled(hydrogen, 40, 0.04, seed=1), thermal(hydrogen, 40, 300.0, seed=1)
+    lengths = [[float(np.diff(copy.positions[:, 2])[0]) for copy in copies] for copies in sets]
+    assert abs(np.corrcoef(lengths)[0, 1]) < 0.5  # 1 for the same numbers
+
+
 def test_thermal_copies_are_made_by_the_workers_in_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
