@@ -103,7 +103,9 @@ class Store:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise DataError(f"{self.path}: another process is writing to it; wait for it, or stop it.") from error
+            full = any(word in str(error) for word in ("full", "I/O"))
+            advice = "Free disk space" if full else "Check the permissions of its folder"
             text = f"cannot be written ({error}); everything computed before is safe in it"
-            raise DataError(f"{self.path}: {text}. Free disk space and run the same command again.") from error
+            raise DataError(f"{self.path}: {text}. {advice} and run the same command again.") from error
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise DataError(f"{self.path}: damaged, or of another version ({error}); remove it.") from error

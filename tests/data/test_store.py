@@ -91,6 +91,11 @@ def test_a_full_disk_loses_one_entry(tmp_path: Path) -> None:
     again.close()
 
 
+def test_no_permission_is_not_a_full_disk() -> None:
+    with pytest.raises(DataError, match="Check the permissions"):
+        Store(Path("/proc/s"), RUN, "run")
+
+
 def test_a_killed_writer_loses_nothing_that_it_reported(tmp_path: Path) -> None:
     path, rng, written = tmp_path / "s", random.Random(0), 0
     for _ in range(6):
