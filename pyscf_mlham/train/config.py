@@ -57,8 +57,8 @@ class TrainConfig:
         frozen: whether to keep the initial weights fixed and train the refiner only.
         baseline: name of H0.
         charges: total charges supported by the model.
-        elements: symbols of the supported elements; empty for those of the training molecules. Molecules with other
-            elements are left out.
+        elements: symbols of the elements that molecules may have, empty for all; others are left out. The model
+            supports those of its training molecules.
         steps: total number of optimiser steps.
         pairs: approximate number of pairs of atoms in a step, limited by memory.
         learning_rate: highest learning rate.

@@ -10,12 +10,12 @@ from pyscf.data.elements import ELEMENTS
 from rich.console import Console
 from rich.table import Table
 
+from pyscf_mlham.arrays import IntArray
 from pyscf_mlham.data.dataset import Example, count_examples, examples, usable_cores
 from pyscf_mlham.data.label import object_of
 from pyscf_mlham.data.record import SPLITS
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
-from pyscf_mlham.features import Sample
 from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
@@ -33,9 +33,10 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         raise MLHamError(f"model {model.config.name} is not a network; there is nothing to evaluate.")
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
-        if not (same_name(level.basis, config.basis) and same_functional(level.xc, config.xc)):
-            expected = f"{config.xc}/{config.basis} of model {config.name}"
-            raise DataError(f"{path} is {level.xc}/{level.basis}, expected {expected}.")
+        names = zip((level.basis, level.pseudo), (config.basis, config.pseudo), strict=True)
+        if not (all(same_name(*pair) for pair in names) and same_functional(level.xc, config.xc)):
+            found_here, expected = (" ".join((f"{of.xc}/{of.basis}", of.pseudo)).strip() for of in (level, config))
+            raise DataError(f"{path} is {found_here}, expected {expected} of model {config.name}.")
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in in_domain(file, s, config, config.elements)]
         counts = {s: len(file.indices(s)) for s in SPLITS}
@@ -49,17 +50,17 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         found: list[Metrics] = []
         baseline: list[Metrics] = []
         changes: list[float] = []
-        samples: list[Sample] = []
+        numbers: list[IntArray] = []  # atomic, of each example
         kinds: list[str] = []
         prepared = examples(path, indices, recipe_of(config), usable_cores())
         for example in tracked(prepared, console, "predicting", count_examples(file, indices), "examples"):
             found += evaluate(model.network, [example])
             baseline.append(evaluate_baseline(example, model.network.template))
-            samples.append(example.sample)
+            numbers.append(example.sample.numbers)
             kinds.append(kind_of(example))
             changes.append(equivariance_error(model.network, example, len(changes)))
         print_metrics(found, baseline, f"{config.name} on {len(indices)} molecules of {path.name} ({split})", console)
-        print_classes(found, samples, [str(file.source[i]) for i in indices] if level.pseudo else kinds, console)
+        print_classes(found, numbers, [str(file.source[i]) for i in indices] if level.pseudo else kinds, console)
         learned = "its equivariance is learned"
         kind = "equivariant by design, so this is rounding" if model.network.refiner is None else learned
         text = f"the prediction changes by {np.mean(changes):.1e} Ha on average, {max(changes):.1e} at worst ({kind})"
@@ -89,11 +90,11 @@ def kind_of(example: Example) -> str:
     return "ions" if example.sample.charge else "neutral closed shells"
 
 
-def print_classes(found: list[Metrics], samples: Sequence[Sample], kinds: Sequence[str], console: Console) -> None:
-    """Print mean errors of each kind of molecules, and for each element."""
+def print_classes(found: list[Metrics], numbers: Sequence[IntArray], kinds: Sequence[str], console: Console) -> None:
+    """Print mean errors of each kind of molecules, and for each element; numbers: atomic ones of each molecule."""
     classes: dict[str, list[Metrics]] = {}
-    for each, sample, kind in zip(found, samples, kinds, strict=True):
-        for name in (kind, *(f"with {ELEMENTS[z]}" for z in sorted(set(sample.numbers.tolist())))):
+    for each, atoms, kind in zip(found, numbers, kinds, strict=True):
+        for name in (kind, *(f"with {ELEMENTS[z]}" for z in sorted(set(atoms.tolist())))):
             classes.setdefault(name, []).append(each)
     table = Table("molecules", "number", "H MAE / Ha", "density error", "occupied energies / Ha", "gap / Ha")
     for name in sorted(classes, key=lambda name: (name.startswith("with"), name)):

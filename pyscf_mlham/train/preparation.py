@@ -28,7 +28,7 @@ from pyscf_mlham.data.dataset import Example, count_examples, examples, template
 from pyscf_mlham.data.geometries import group_of, identity_of_record
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
-from pyscf_mlham.h0 import SCC, fingerprint, same_h0
+from pyscf_mlham.h0 import ATOMS, SCC, fingerprint, same_h0
 from pyscf_mlham.model.domain import same_functional, same_name, symbols
 from pyscf_mlham.model.network import Recipe
 from pyscf_mlham.model.store import find
@@ -49,6 +49,8 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(HamiltonianFile(path)) for path in config.data]
         _check_theories(files)
+        if config.baseline == ATOMS and not files[0].level.pseudo:
+            raise DataError(f"baseline: {ATOMS} is the H0 of crystals; for molecules choose scc, minao, sap or hcore.")
         start = checkpoint.read_config(find(config.start)) if config.start else None
         chosen, elements = choose(files, config, console, start.elements if start else None)
         level = files[0].level
@@ -195,7 +197,7 @@ def choose(
     for split, found in chosen.items():
         if not found:
             raise DataError(
-                f"there is no usable molecule in the split {split}; expected closed shells of charge "
+                f"there is no usable molecule in the split {split}; expected molecules of charge "
                 f"{', '.join(map(str, config.charges))}, for val of the elements of the training molecules. See "
                 "`mlham data info`; a small set needs more molecules, or larger shares (`mlham data split`)."
             )

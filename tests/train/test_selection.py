@@ -111,6 +111,12 @@ def test_validation_molecules_that_fall_away_are_said(data: Path, tmp_path: Path
         assert len(chosen["val"]) == 5 - int(words[0])
 
 
+def test_the_h0_of_crystals_is_not_for_molecules(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(settings(data, tmp_path), baseline="atoms")
+    with pytest.raises(DataError, match="H0 of crystals; for molecules choose scc"):
+        prepare(config, silent())
+
+
 def test_two_spellings_of_one_level_of_theory_go_together(data: Path, tmp_path: Path) -> None:
     with HamiltonianFile(data) as file:
         level, records = file.level, [r._replace(name=f"other {r.name}") for r in file]
