@@ -59,7 +59,7 @@ track/twolevel (a tracked object that has converged at two smaller geometries be
 --energy-tol and S^2 to 1e-3), lower, higher, other S^2, not converged, plain not converged, both not converged, failed.
 If states differ, PySCF's internal stability analysis of the higher one follows. The folder holds results.json,
 trust.md, trust.html, and verdicts.jsonl with a line for each molecule and way; the same command resumes. Exit code 1: a
-way ends higher than plain PySCF, or fails or does not converge although plain PySCF does, or an input is not read."""
+way ends higher than plain PySCF, or does not converge although plain PySCF does; a run fails; an input is not read."""
 
 GUESS = """examples:
   mlham guess mol.xyz -o guess.npz

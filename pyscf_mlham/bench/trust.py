@@ -211,5 +211,5 @@ def _headline(judged: Sequence[Verdict]) -> str:
 
 
 def is_bad(judged: Sequence[Verdict]) -> bool:
-    """Whether a way ends higher than plain PySCF, or does not converge although plain PySCF does."""
+    """Whether a way ends higher than plain PySCF, or does not converge although plain PySCF does, or a run fails."""
     return any(one.text in BAD for one in judged)

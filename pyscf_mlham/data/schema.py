@@ -231,7 +231,8 @@ def write_file(
     """
     storage = "float16" if kind == CHANGES else "float32"
     with replacement(path) as temporary, h5py.File(temporary, "w") as file:
-        head = {"format": kind, **HEAD, "fock_storage": f"lower triangle, row-major, {storage}"}
+        elements = "all elements" if level.pseudo else "lower triangle"
+        head = {"format": kind, **HEAD, "fock_storage": f"{elements}, row-major, {storage}"}
         file.attrs.update(head | level.described() | dict(attributes))
         _write_records(file, records, CRYSTAL if level.pseudo else {}, storage)
         entries = [(key, *failure) for key, failure in failed.items()]

@@ -5,7 +5,7 @@ symmetry; so it may have any non-linearity, and its equivariance is learnt, not 
 error. Training rotates the molecules of each step into one random orientation. Inference averages over a group of fixed
 orientations, under which the result is exactly equivariant. Each block's correction is limited in norm, so that a
 rotation can change a block by no more than twice that limit. And the correction starts at zero. Hermiticity,
-permutation, translation, smoothness at the cutoff and the independence of distant fragments hold exactly.
+permutation, translation and smoothness at the cutoff hold exactly, and distant fragments are independent.
 """
 
 from __future__ import annotations
