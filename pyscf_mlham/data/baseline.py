@@ -14,13 +14,12 @@ from pyscf_mlham.data.generate import COUNTED, Journal, journal_path, run_throug
 from pyscf_mlham.data.geometries import identity_of_record, keys_of, mol_from_geometry
 from pyscf_mlham.data.label import Entry
 from pyscf_mlham.data.record import Record, has_spins, named_by_spin, with_spins
-from pyscf_mlham.data.schema import CHANGES, FORMAT, HamiltonianFile, check_new, write_file
+from pyscf_mlham.data.schema import CHANGES, FORMAT, HamiltonianFile, check_new, opened, write_file
 from pyscf_mlham.errors import DataError
 from pyscf_mlham.h0 import SCC, hamiltonian
 from pyscf_mlham.workers import Job, engine
 
 STORED = f"fock_{SCC}"
-EITHER = (FORMAT, CHANGES)
 
 
 def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dict[str, int]:
@@ -30,7 +29,10 @@ def add_baseline(source: Path, output: Path, jobs: int, console: Console) -> dic
     """
     check_new(output)
     counts = dict.fromkeys(COUNTED, 0)
-    with HamiltonianFile(source, EITHER) as file, closing(Journal(journal_path(output), file.level)) as journal:
+    with (
+        HamiltonianFile(source, (FORMAT, CHANGES)) as file,
+        closing(Journal(journal_path(output), file.level)) as journal,
+    ):
         if file.level.pseudo:
             raise DataError(f"{source}: crystals, whose H0 is computed in a second; only molecules need this.")
         keys, done = [_place(i, key) for i, key in enumerate(keys_of(file))], journal.labelled
@@ -86,11 +88,10 @@ def _place(number: int, key: str) -> str:
 def _with_baseline(task: tuple[Path, int]) -> Entry:
     """Compute the baseline of one record."""
     path, number = task
-    with HamiltonianFile(path, EITHER) as file:
-        key, record = _place(number, identity_of_record(file, number)), file[number]
-        level, compressed = file.level, file.format == CHANGES
+    file = opened(path)
+    key, record, level = _place(number, identity_of_record(file, number)), file[number], file.level
     h0 = hamiltonian(SCC, mol_from_geometry(record, level.basis), level.xc)
-    if compressed:
+    if file.format == CHANGES:
         record = _moved(record, h0)
     if has_spins(record.extra) and h0.ndim == 2:  # a closed shell in a file of open ones
         h0 = np.stack([h0, h0])
@@ -99,8 +100,8 @@ def _with_baseline(task: tuple[Path, int]) -> Entry:
 
 def _without_baseline(task: tuple[Path, int], reason: str) -> Entry:
     path, number = task
-    with HamiltonianFile(path, EITHER) as file:
-        return Entry(_place(number, identity_of_record(file, number)), str(file.name[number]), None, reason)
+    file = opened(path)
+    return Entry(_place(number, identity_of_record(file, number)), str(file.name[number]), None, reason)
 
 
 with_baseline = Job(_with_baseline, _without_baseline)

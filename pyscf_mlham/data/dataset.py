@@ -23,7 +23,7 @@ from pyscf_mlham.ao.loewdin import orthogonal_from_ao
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.geometries import cell_from_geometry, mol_from_geometry
 from pyscf_mlham.data.record import Level, Record
-from pyscf_mlham.data.schema import HamiltonianFile
+from pyscf_mlham.data.schema import HamiltonianFile, opened
 from pyscf_mlham.errors import DataError, MLHamError
 from pyscf_mlham.features import Sample
 from pyscf_mlham.h0 import ATOMS, SCC, hamiltonian
@@ -176,11 +176,14 @@ def count_examples(file: HamiltonianFile, indices: Sequence[int]) -> int:
 
 def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes: int = 1) -> Iterator[Example]:
     """Prepare records in parallel, in order, only a few ahead of the caller; two examples per open shell."""
-    tasks = [(str(path), [int(i) for i in part], recipe) for part in np.array_split(indices, max(1, len(indices) // 8))]
     if processes <= 1:
-        for task in tasks:
-            yield from _prepare(task)
+        with HamiltonianFile(path) as file:
+            for i in indices:
+                yield from examples_from_record(file[int(i)], file.level, recipe)
         return
+    tasks = [
+        (Path(path), [int(i) for i in part], recipe) for part in np.array_split(indices, max(1, len(indices) // 8))
+    ]
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=become_worker, initargs=(1,))
     with environment(**dict.fromkeys(THREADS, "1")):  # the molecules are small, and each core has a process
         try:
@@ -197,7 +200,7 @@ def examples(path: str | Path, indices: Sequence[int], recipe: Recipe, processes
             pool.shutdown(cancel_futures=True)
 
 
-def _prepare(task: tuple[str, list[int], Recipe]) -> list[Example]:
+def _prepare(task: tuple[Path, list[int], Recipe]) -> list[Example]:
     path, indices, recipe = task
-    with HamiltonianFile(path) as file:
-        return [example for i in indices for example in examples_from_record(file[i], file.level, recipe)]
+    file = opened(path)
+    return [example for i in indices for example in examples_from_record(file[i], file.level, recipe)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -183,6 +184,17 @@ class HamiltonianFile(AbstractContextManager["HamiltonianFile"]):
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
+
+
+def opened(path: Path) -> HamiltonianFile:
+    """Return a file that stays open in a worker process, which reads many of its records one by one."""
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _opened(path: Path, modified: int) -> HamiltonianFile:
+    del modified  # another file of this name is opened anew
+    return HamiltonianFile(path, (FORMAT, CHANGES))
 
 
 def _level_of(path: Path, attributes: dict[str, Any], formats: Sequence[str]) -> Level:
