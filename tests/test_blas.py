@@ -54,7 +54,7 @@ def test_library_belongs_to_the_package_around_it(
         ({}, False),
     ],
 )
-def test_advice_only_where_another_library_knows_better(found: dict[str, str], given: bool) -> None:
+def test_advice_only_if_another_library_is_better(found: dict[str, str], given: bool) -> None:
     text = blas.advice(found)
     assert (text is not None) == given
     if text:

@@ -144,7 +144,7 @@ def test_orbitals_of_a_density_give_it_back(unrestricted: bool) -> None:
     assert orbitals_from_density(np.asarray(mf.get_init_guess(key="minao")), s) is None
 
 
-def test_degenerate_orbitals_occupied_in_part_are_turned_to_the_axes() -> None:
+def test_degenerate_orbitals_occupied_in_part_are_rotated_to_the_axes() -> None:
     mol = mole("O 0 0 0; H 0 0 0.97", "sto-3g", charge=1)
     mf = mol.RHF()
     fock = mf.get_fock(dm=mf.get_init_guess(key="minao"))

@@ -95,25 +95,25 @@ def test_blocks_of_a_fock_matrix_rotate_and_local_frames_do_not_see_it(cluster: 
 def assert_blocks_rotate(mol: gto.Mole, f: np.ndarray, q: np.ndarray, improper: int) -> None:
     """Compare blocks of a matrix with those of the same matrix of the rotated, perhaps inverted molecule."""
     cart, name = mol.cart, mol.basis
-    turned = mole(_moved(mol, q), name, unit="Bohr", spin=None, cart=cart)
+    rotated = mole(_moved(mol, q), name, unit="Bohr", spin=None, cart=cart)
     layout, template = OrbitalLayout.from_mol(mol), OrbitalLayout.from_mol(mol).template()
-    graph, turned_graph = graph_from_mol(mol), graph_from_mol(turned)
+    graph, rotated_graph = graph_from_mol(mol), graph_from_mol(rotated)
     if cart:  # PySCF has no rotation matrix to compare with, but its integrals are good to the last digits
-        g = scf.hf.get_hcore(turned)
+        g = scf.hf.get_hcore(rotated)
     else:
         u = gto.mole.ao_rotation_matrix(mol, q * improper)
         parity = np.repeat(*zip(*[((-1) ** l, 2 * l + 1) for l in layout.shell_degree], strict=True))
         parity = parity if improper < 0 else np.ones(mol.nao)
         g = (u.T @ f @ u) * parity[:, None] * parity
-        assert_close(_fock(turned), g, atol=1e-7)  # density fitting's own noise
+        assert_close(_fock(rotated), g, atol=1e-7)  # density fitting's own noise
     here = blocks_from_matrix(f, layout, graph.pairs)
-    there = blocks_from_matrix(g, layout, turned_graph.pairs)
+    there = blocks_from_matrix(g, layout, rotated_graph.pairs)
     assert_close(rotate_blocks(here.onsite, template, q), there.onsite, atol=1e-10)
     assert_close(rotate_blocks(here.pair, template, q), there.pair, atol=1e-10)
     # in the pairs' own frames only a turn about the pair (and a reflection) is left: norms of each |m| agree
-    frames, turned_frames = frames_from_vectors(graph.vectors), frames_from_vectors(turned_graph.vectors)
+    frames, rotated_frames = frames_from_vectors(graph.vectors), frames_from_vectors(rotated_graph.vectors)
     left = rotate_blocks(here.pair, template, frames)
-    right = rotate_blocks(there.pair, template, turned_frames)
+    right = rotate_blocks(there.pair, template, rotated_frames)
     for l, part in enumerate(template.slices):
         for m in range(l + 1):
             rows = [part.start + k * (2 * l + 1) + l + s for k in range(template.counts[l]) for s in {-m, m}]
@@ -168,19 +168,19 @@ def test_coupling_is_orthogonal_and_equivariant(l1: int, l2: int) -> None:
     q = Rotation.random(random_state=2).as_matrix()
     for l in degrees:
         c = clebsch_gordan(l1, l2, l)
-        turned = np.einsum("ai,bj,ijm->abm", wigner(l1, q), wigner(l2, q), c)
-        assert_close(turned, c @ wigner(l, q), atol=1e-11)
+        rotated = np.einsum("ai,bj,ijm->abm", wigner(l1, q), wigner(l2, q), c)
+        assert_close(rotated, c @ wigner(l, q), atol=1e-11)
 
 
 def test_a_broken_convention_is_seen() -> None:
     """The equivariance check itself: p functions left in PySCF's order must fail it."""
     mol, q = mole(CLUSTER_ONE, "def2-svp", spin=None), Rotation.random(random_state=5).as_matrix()
-    turned = mole(_moved(mol, q), "def2-svp", unit="Bohr", spin=None)
+    rotated = mole(_moved(mol, q), "def2-svp", unit="Bohr", spin=None)
     layout, template = OrbitalLayout.from_mol(mol), OrbitalLayout.from_mol(mol).template()
     layout.__dict__["order"] = np.arange(layout.n_ao)
     pairs = graph_from_mol(mol).pairs
     here = blocks_from_matrix(mol.intor("int1e_kin"), layout, pairs)
-    there = blocks_from_matrix(turned.intor("int1e_kin"), layout, pairs)
+    there = blocks_from_matrix(rotated.intor("int1e_kin"), layout, pairs)
     assert np.abs(rotate_blocks(here.pair, template, q) - there.pair).max() > 1e-2
 
 

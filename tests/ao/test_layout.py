@@ -66,12 +66,12 @@ def test_rotation_is_that_of_pyscf_up_to_the_highest_degree() -> None:
 def test_real_matrices_rotate(name: str, cluster: str, improper: bool, cart: bool) -> None:
     mol = mole(cluster, name, cart=cart, spin=None)
     q = random_orthogonal(7, improper)
-    turned = mole([(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)], name, unit="Bohr",
+    rotated = mole([(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)], name, unit="Bohr",
                   cart=cart, spin=None)  # fmt: skip
     layout = OrbitalLayout.from_mol(mol)
     d = layout.rotation(q)
     for integral in ("int1e_ovlp", "int1e_kin", "int1e_nuc"):
-        here, there = mol.intor(integral), turned.intor(integral)
+        here, there = mol.intor(integral), rotated.intor(integral)
         expected = layout.ao_from_irreps(d @ layout.irreps_from_ao(here) @ d.T)
         assert_close(there, expected, atol=1e-10)
         pair = np.stack([layout.irreps_from_ao(here), np.triu(here)])  # the second is not symmetric

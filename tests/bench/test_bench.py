@@ -246,14 +246,14 @@ def test_default_guesses_are_those_that_the_objects_have(tmp_path: Path) -> None
 
 
 def test_the_command_has_its_version_and_defaults_in_help(capsys: pytest.CaptureFixture[str]) -> None:
-    def said(*arguments: str) -> str:
+    def printed_by(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)
         assert ended.value.code == 0
         return " ".join(capsys.readouterr().out.split())
 
-    assert said("--version") == f"mlham {pyscf_mlham.__version__}"
-    assert "eV/Angstrom; default 0.05" in said("opt-bench", "--help")
+    assert printed_by("--version") == f"mlham {pyscf_mlham.__version__}"
+    assert "eV/Angstrom; default 0.05" in printed_by("opt-bench", "--help")
 
 
 def test_taken_names_get_a_number() -> None:

@@ -36,7 +36,7 @@ def test_they_extrapolate(name: str, ion: dict[str, int]) -> None:
     assert errors[name] < 0.02 * errors["loewdin"]
 
 
-def test_benchmarks_know_them() -> None:
+def test_benchmarks_take_them() -> None:
     for name in COMPARED:
         own = calculator(MD(strategy=f"history,{name}"), (name, "scf"))
         assert isinstance(own._history, ComparedHistory)

@@ -30,7 +30,7 @@ from support import ROOT
 from support.molecules import assert_close
 
 
-def test_statistics_are_what_they_say(results: Results) -> None:
+def test_statistics_are_those_of_their_names(results: Results) -> None:
     rows = [dataclasses.replace(row, total_cpu_s=1.0 + row.repeat) for row in results.rows if row.guess == "minao"]
     doubled = [
         dataclasses.replace(row, guess="ml", key=row.key.replace("minao", "ml"), total_cpu_s=2 * row.total_cpu_s)

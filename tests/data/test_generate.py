@@ -93,7 +93,7 @@ def test_options_without_effect_on_coarse_labels_are_refused(
     assert not list(tmp_path.glob("set*"))
 
 
-def test_shares_that_come_too_late_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shares_that_come_too_late_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = geometries(tmp_path / "in.xyz", ("H2O", "NH3")), tmp_path / "set.h5"
     command = ["data", "generate", str(source), "-o", str(out), "--xc", "hf", "--basis", "sto-3g"]
     assert cli.main([*command, "--val", "0", "--test", "0"]) == 0

@@ -35,7 +35,7 @@ def places(found: list[Molecule | DataError]) -> list[bool]:
 
 
 @pytest.mark.parametrize("about", ["mult=3", "multiplicity=3", "spin=2", "mult=3 spin=2", "Mult=3", "SPIN=2"])
-def test_a_comment_line_says_the_spin_to_all_who_read_it(tmp_path: Path, about: str) -> None:
+def test_spin_of_a_comment_line(tmp_path: Path, about: str) -> None:
     (found,) = read(tmp_path / "in.xyz", GOOD.format(about=about), mult=1)
     assert isinstance(found, Molecule)
     assert found.spin == 2
@@ -69,7 +69,7 @@ def test_two_numbers_as_a_comment_are_not_guessed_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("state", "spin"), [("1 2", 1), ("-2 1", 0), ("0 3", 2)])
-def test_inputs_of_gaussian_say_their_state(tmp_path: Path, state: str, spin: int) -> None:
+def test_state_of_inputs_of_gaussian(tmp_path: Path, state: str, spin: int) -> None:
     text = f"# HF/6-31G\n\nwater\n\n{state}\nO 0.0 0.0 0.0\nH 0.0 0.0 1.0\nH 0.0 1.0 0.0\n\n"
     for name in ("in.com", "in.gjf"):
         (found,) = read(tmp_path / name, text)
@@ -90,9 +90,7 @@ def test_inputs_of_gaussian_say_their_state(tmp_path: Path, state: str, spin: in
         ("OHH", 0, "M  CHG  1   1   1\nM  RAD  1   1   2\n", (1, 1)),
     ],
 )
-def test_sdf_files_say_their_state(
-    tmp_path: Path, elements: str, code: int, lines: str, state: tuple[int, int]
-) -> None:
+def test_state_of_sdf_files(tmp_path: Path, elements: str, code: int, lines: str, state: tuple[int, int]) -> None:
     atom = "    0.0000    0.0000    {z:.4f} {element}   0{code:3d}  0  0  0  0\n"
     atoms = "".join(atom.format(z=k, element=e, code=0 if k else code) for k, e in enumerate(elements))
     text = f"name\n\n\n{len(elements):3d}  0  0  0  0  0            999 V2000\n{atoms}{lines}M  END\n"
@@ -101,7 +99,7 @@ def test_sdf_files_say_their_state(
     assert (found.charge, found.spin) == state
 
 
-def test_a_state_that_is_said_twice_is_an_error(tmp_path: Path) -> None:
+def test_two_states_of_one_frame_are_an_error(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "in.xyz", GOOD.format(about="Mult=3 mult=1"))
     assert "mult is given twice, as 3 and 1" in str(found)
 
@@ -126,7 +124,7 @@ def test_impossible_states_are_named(tmp_path: Path, about: str, words: str) -> 
     assert "--charge and --mult" in str(found)
 
 
-def test_collections_know_their_magnetic_moments() -> None:
+def test_magnetic_moments_of_collections() -> None:
     def spins(names: str, **state: Any) -> list[int]:
         return [m.spin for m in read_geometries(f"ase:g2/{names}", **state) if isinstance(m, Molecule)]
 
@@ -136,7 +134,7 @@ def test_collections_know_their_magnetic_moments() -> None:
     assert not [m for m in read_geometries("ase:g2") if isinstance(m, DataError)]
 
 
-def test_the_lowest_multiplicity_where_none_is_said() -> None:
+def test_the_lowest_multiplicity_if_none_is_given() -> None:
     assert charge_and_spin({}, 9) == (0, 1)
     assert charge_and_spin({"charge": "1"}, 9) == (1, 0)
     assert charge_and_spin({}, 8, mult=3) == (0, 2)
@@ -213,7 +211,7 @@ def test_cells_belong_to_their_frames(tmp_path: Path) -> None:
     assert isinstance(found[1], Molecule)
 
 
-def test_giving_up_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_given_up_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def torn(source: str, index: Any) -> Any:
         if index == ":" or index % 2:
             raise ValueError("torn")

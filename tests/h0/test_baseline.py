@@ -74,11 +74,11 @@ def test_hcore_is_the_core_hamiltonian() -> None:
 def test_analytic_baselines_rotate_exactly(name: str) -> None:
     mol = mole(WATER, "def2-svp")
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    turned = mole([(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)], "def2-svp", unit="Bohr")
+    rotated = mole([(a, q @ r) for a, r in zip(mol.elements, mol.atom_coords(), strict=True)], "def2-svp", unit="Bohr")
     layout = OrbitalLayout.from_mol(mol)
     d = layout.rotation(q)
     here = d @ layout.irreps_from_ao(hamiltonian(name, mol)) @ d.T
-    np.testing.assert_allclose(layout.irreps_from_ao(hamiltonian(name, turned)), here, atol=1e-11)
+    np.testing.assert_allclose(layout.irreps_from_ao(hamiltonian(name, rotated)), here, atol=1e-11)
 
 
 def test_ghosts_add_functions_but_no_potential() -> None:
@@ -94,6 +94,6 @@ def test_baseline_errors_are_specific() -> None:
         sap_potential(mole("I 0 0 0; H 0 0 1.6", "def2-svp", ecp={"I": "def2-svp"}))
 
 
-def test_fingerprints_tell_baselines_apart() -> None:
+def test_fingerprints_of_baselines_differ() -> None:
     prints = [fingerprint(b, xc) for b, xc in (("sap", "hf"), ("minao", "hf"), ("minao", "b3lyp"), ("hcore", "hf"))]
     assert np.min(np.abs(np.subtract.outer(prints, prints))[~np.eye(4, dtype=bool)]) > 1e-2

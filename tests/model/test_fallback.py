@@ -229,7 +229,7 @@ def test_generalised_models_are_for_generalised_methods() -> None:
         pyscf_mlham.fock(mole(charge=1, spin=1).GHF(), unrestricted)
 
 
-def test_an_oracle_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
+def test_an_oracle_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     unnamed = mole(basis={"O": "6-31g*", "H": "sto-3g"}).RHF().run()
     with pytest.raises(ModelError, match="named spherical basis"):
         OracleModel.of(unnamed).save(tmp_path / "x")

@@ -54,7 +54,7 @@ def test_oracle_wants_convergence() -> None:
         OracleModel.of(mole().RHF())
 
 
-def test_oracle_knows_one_geometry(converged: Any) -> None:
+def test_an_oracle_is_for_one_geometry(converged: Any) -> None:
     moved = mole(ETHYLENE.replace("0.66", "0.67"), "def2-svp").RKS(xc="b3lyp")
     with pytest.raises(OutOfDomainError, match="one geometry"):
         predict(moved, OracleModel.of(converged))

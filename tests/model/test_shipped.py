@@ -62,7 +62,7 @@ def test_exact_and_single_precision_equivariance(folder: Path) -> None:
     mol = native(config)
     layout = OrbitalLayout.from_mol(mol)
     Q = Rotation.from_euler("xyz", [0.4, -1.1, 2.2]).as_matrix() @ np.diag([1, 1, -1])
-    turned = mol.copy().set_geom_(mol.atom_coords() @ Q.T, unit="Bohr")
+    rotated = mol.copy().set_geom_(mol.atom_coords() @ Q.T, unit="Bohr")
     D = layout.rotation(Q)
 
     def turn(matrix: np.ndarray) -> np.ndarray:
@@ -72,11 +72,11 @@ def test_exact_and_single_precision_equivariance(folder: Path) -> None:
 
     def error(model: NetworkModel, there: np.ndarray | None = None) -> float:
         there = turn(h0) if there is None else there
-        return float(np.abs(model.correction(turned, there) - turn(model.correction(mol, h0))).max())
+        return float(np.abs(model.correction(rotated, there) - turn(model.correction(mol, h0))).max())
 
     import torch
 
-    assert error(load(folder), hamiltonian(config.baseline, turned, config.xc)) < 5e-5
+    assert error(load(folder), hamiltonian(config.baseline, rotated, config.xc)) < 5e-5
     assert error(load(folder)) < 1e-5
     double = network_from_config(config, torch.float64)
     double.load_state_dict({k: torch.from_numpy(v).double() for k, v in weights.items()})

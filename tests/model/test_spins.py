@@ -52,9 +52,9 @@ def test_exchange_of_spins(network: NetworkModel) -> None:
     mol = mole(RADICAL, BASIS, spin=1)
     alpha, beta = hamiltonian(SCC, mol, "b3lyp")
     up = network.correction(mol, np.stack([alpha, beta]))
-    turned = gto.copy(mol)
-    turned.spin = -1
-    down = network.correction(turned, np.stack([beta, alpha]))
+    flipped = gto.copy(mol)
+    flipped.spin = -1
+    down = network.correction(flipped, np.stack([beta, alpha]))
     assert np.abs(up[0] - up[1]).max() > 1e-4
     np.testing.assert_allclose(down, up[::-1], rtol=0, atol=1e-12)
 

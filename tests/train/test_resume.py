@@ -304,7 +304,7 @@ def test_gaps_that_vanish_leave_errors_finite(prepared: Prepared) -> None:
     assert all(math.isfinite(value) for value in found)
 
 
-def test_training_and_validation_tell_one_density_error(data: Path, tmp_path: Path, prepared: Prepared) -> None:
+def test_training_and_validation_have_one_density_error(data: Path, tmp_path: Path, prepared: Prepared) -> None:
     trainer = Trainer(settings(data, tmp_path, learning_rate=1e-12), *prepared, silent())
     molecules = prepared[1]
     with torch.no_grad():

@@ -98,7 +98,7 @@ def test_a_network_that_cannot_be_is_found_before_molecules_are_prepared(
 
 
 @pytest.mark.parametrize(("count", "words"), [(2, "1 of 5"), (1, "4 of 5"), (0, "")])
-def test_validation_molecules_that_fall_away_are_said(data: Path, tmp_path: Path, count: int, words: str) -> None:
+def test_validation_molecules_left_out_are_printed(data: Path, tmp_path: Path, count: int, words: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     with HamiltonianFile(data) as file:
         chosen, elements = choose([file], settings(data, tmp_path, train_molecules=count), console)

@@ -247,7 +247,7 @@ def test_eval_prints_metrics_and_cycles(
     assert words in " ".join(capsys.readouterr().err.split())
 
 
-def test_files_that_are_not_there_are_said(
+def test_missing_files_are_named(
     data: Path, tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(settings(data, tmp_path), prepared)

@@ -124,7 +124,7 @@ def test_metrics_of_h0_are_those_of_its_matrix(record: Record, cutoff: float) ->
     assert found.occupied_mae == pytest.approx(np.abs(energies[0] - energies[1]).mean(), rel=1e-3)
 
 
-def test_the_losses_density_knows_what_is_beyond_the_cutoff(record: Record, data: Path) -> None:
+def test_the_density_error_includes_what_is_beyond_the_cutoff(record: Record, data: Path) -> None:
     with HamiltonianFile(data) as file:
         water = next(r for r in file if r.group == "H2O")
     cut = RECIPE._replace(cutoff=3.0)

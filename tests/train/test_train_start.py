@@ -115,7 +115,7 @@ def test_another_spelling_is_no_other_level_of_theory(data: Path, tmp_path: Path
         start_from(network_from_config(other), run, other)
 
 
-def test_one_process_of_several_tells_of_the_preparation(
+def test_one_process_of_several_prints_the_preparation(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank in ("0", "1"):

@@ -39,7 +39,7 @@ def test_points_of_a_linear_field_are_carried_exactly() -> None:
     np.testing.assert_allclose(combined([first, second], level).v, second.v, atol=1e-5)
 
 
-def test_a_level_is_solved_to_its_tolerance_or_tells() -> None:
+def test_a_level_is_solved_to_its_tolerance_or_fails_with_a_reason() -> None:
     mf = mole(ETHYLENE).RHF()
     problem, factors = Problem.of(mf), atomic_factors(mf)
     density = factors[0] @ factors[0].T

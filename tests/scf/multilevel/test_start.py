@@ -112,7 +112,7 @@ def test_one_electron(
     np.testing.assert_allclose(quick.mo_energy, plain.mo_energy, atol=orbitals)
 
 
-def test_a_checkpoint_is_read_where_none_is_written(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_if_none_is_written(tmp_path: Path) -> None:
     mf = accelerate(mole(basis="6-31g").RKS(xc="pbe0")).set(chkfile=str(tmp_path / "mf.chk"))
     energy, written = mf.kernel(), (tmp_path / "mf.chk").read_bytes()
     again = accelerate(mole(basis="6-31g").RKS(xc="pbe0")).set(chkfile=mf.chkfile, init_guess="chk")
