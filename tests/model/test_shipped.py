@@ -117,7 +117,7 @@ def test_lift_of_the_default_model_saves_cycles(atoms: str, basis: str, saved: i
 def test_default_model_refuses_molecules_outside_its_domain() -> None:
     for atoms, options in (
         ("Ti 0 0 0; Cl 0 0 2.2; Cl 2.07 0 -0.73; Cl -1.04 1.79 -0.73; Cl -1.04 -1.79 -0.73", {}),
-        (WATER, {"charge": 2}),
+        (WATER, {"charge": 4}),
     ):
         mf = gto.M(atom=atoms, basis="def2-svp", verbose=0, **options).RKS(xc="b3lyp")
         with pytest.raises(pyscf_mlham.MLHamError, match="not among those of model b3lyp-svp"):
