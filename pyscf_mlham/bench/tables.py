@@ -210,9 +210,8 @@ def _explained(results: Results) -> str:
         first = "Means leave the first geometry out. " * (results.protocol.kind == "md")
         return f"{first}Builds are full Fock builds. {compared(results)}" + PATH_LIMIT * bool(results.limits)
     means = f"Means over the molecules; ratios are geometric means {intervals(results)}."
-    return f"{means} Full builds of a guess are counted; coarse builds are not part of the ratios." + LIMIT * bool(
-        results.limits
-    )
+    counted = "Full builds of a guess are counted; coarse builds are not part of the ratios."
+    return f"{means} {counted}" + LIMIT * bool(results.limits)
 
 
 def compared(results: Results) -> str:
