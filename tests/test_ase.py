@@ -335,7 +335,7 @@ def test_model_fallback_and_learned_steps() -> None:
         atoms.rattle(0.003, seed=seed)
         atoms.get_potential_energy()
         cold.append(atoms.calc.report().steps[-1].cycles)
-    assert cold[-1] < cold[0]
+    assert np.mean(cold[1:]) <= 0.5 * cold[0]
     titane = Atoms("TiH4", [(0, 0, 0), *(0.95 * np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]))])
     titane.calc = MLHam(xc="hf", basis="sto-3g")
     with pytest.warns(UserWarning, match="Ti.*scc guess"):

@@ -170,7 +170,7 @@ def test_open_shells_and_kinds_of_mean_field() -> None:
         row = run_one("minao", "twolevel", Protocol(xc="hf", basis="sto-3g", scf=kind), cation)
         assert (row.error, row.scf, row.electrons) == ("", name, 9)
         assert row.s2 == pytest.approx(0.75, abs=0.01)
-    note = run_one("ml", geometry=water(2, 0)).note
+    note = run_one("ml", geometry=water(4, 0)).note
     assert note.startswith("ml not used, minao instead: ")
     assert "charge" in note
 

@@ -337,7 +337,7 @@ def test_tables_fit_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> Non
     assert shown == [f"12.00 28.00 28 1148 1.0 12.0 23.0 123.40 6.67 {error}" for error in ("2.0e-10", "0")]
     first, second = (" ".join(line.split()) for line in table[:2])
     assert first == "mean mean most all single coarse resp. s per time / dE"
-    assert second == "strategy cycles builds builds builds builds cycles solves step limit / Ha"
+    assert second == "strategy cycles builds builds builds builds builds builds step limit / Ha"
     assert "(no model for 9 of 41)" in " ".join(line[:26].strip() for line in table)
     assert "of [its] basis" in " ".join(lines)
 
