@@ -16,14 +16,13 @@ from pyscf_mlham.data.label import object_of
 from pyscf_mlham.data.record import SPLITS
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, MLHamError
-from pyscf_mlham.model.domain import same_functional, same_name
 from pyscf_mlham.model.guess import GUESSES, guess_with_info
 from pyscf_mlham.model.network import NetworkModel
 from pyscf_mlham.model.store import load
 from pyscf_mlham.options import chosen
 from pyscf_mlham.progress import print_line, tracked
 from pyscf_mlham.train.metrics import MEANINGS, UNITS, Metrics, equivariance_error, evaluate, evaluate_baseline, mean
-from pyscf_mlham.train.preparation import in_domain, recipe_of
+from pyscf_mlham.train.preparation import in_domain, recipe_of, same_theory, theory_of
 
 
 def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesses: str, console: Console) -> None:
@@ -33,10 +32,8 @@ def evaluate_model(name: str, path: Path, split: str, scf_molecules: int, guesse
         raise MLHamError(f"model {model.config.name} is not a network; there is nothing to evaluate.")
     with HamiltonianFile(path) as file:
         level, config = file.level, model.config
-        names = zip((level.basis, level.pseudo), (config.basis, config.pseudo), strict=True)
-        if not (all(same_name(*pair) for pair in names) and same_functional(level.xc, config.xc)):
-            found_here, expected = (" ".join((f"{of.xc}/{of.basis}", of.pseudo)).strip() for of in (level, config))
-            raise DataError(f"{path} is {found_here}, expected {expected} of model {config.name}.")
+        if not same_theory(level, config):
+            raise DataError(f"{path} is {theory_of(level)}, expected {theory_of(config)} of model {config.name}.")
         splits = SPLITS if split == "all" else (split,)
         indices = [i for s in splits for i in in_domain(file, s, config, config.elements)]
         counts = {s: len(file.indices(s)) for s in SPLITS}

@@ -26,6 +26,7 @@ from pyscf_mlham.ao.layout import ShellTemplate
 from pyscf_mlham.checkpoint import ModelConfig
 from pyscf_mlham.data.dataset import Example, count_examples, examples, template_of, trial_sample, usable_cores
 from pyscf_mlham.data.geometries import group_of, identity_of_record
+from pyscf_mlham.data.record import Level
 from pyscf_mlham.data.schema import HamiltonianFile
 from pyscf_mlham.errors import DataError, ModelError
 from pyscf_mlham.h0 import ATOMS, SCC, fingerprint, same_h0
@@ -86,12 +87,20 @@ def prepare(config: TrainConfig, console: Console) -> tuple[list[Example], list[
 def _check_theories(files: Sequence[HamiltonianFile]) -> None:
     """Raise DataError if files differ in more than grids and fitted integrals, whose effect is below network errors."""
     levels = [file.level for file in files]
-    first = levels[0]
-    named = [("basis", first.basis), ("pseudo", first.pseudo)]
-    alike = all(same_name(getattr(level, key), name) for level in levels for key, name in named)
-    if not (alike and all(same_functional(level.xc, first.xc) for level in levels)):
-        theories = sorted({"/".join(filter(None, (level.xc, level.basis, level.pseudo))) for level in levels})
+    if not all(same_theory(level, levels[0]) for level in levels):
+        theories = sorted(set(map(theory_of, levels)))
         raise DataError(f"the files have different levels of theory: {', '.join(theories)}; expected one.")
+
+
+def same_theory(one: Level | ModelConfig, other: Level | ModelConfig) -> bool:
+    """Whether functional, basis set and pseudopotential are the same, in any spelling."""
+    alike = same_name(one.basis, other.basis) and same_name(one.pseudo, other.pseudo)
+    return alike and same_functional(one.xc, other.xc)
+
+
+def theory_of(one: Level | ModelConfig) -> str:
+    """Name functional, basis set and pseudopotential."""
+    return "/".join(filter(None, (one.xc, one.basis, one.pseudo)))
 
 
 def _try_network(model_config: ModelConfig, config: TrainConfig) -> None:
