@@ -57,6 +57,15 @@ def shortest_vector(mesh: IntArray, lattice: Array, dimension: int) -> float:
     return float(np.linalg.norm(vectors, axis=1).min())
 
 
+def mesh_reaching(reach: float, lattice: Array, dimension: int) -> IntArray:
+    """Return a mesh, (3,), whose crystal has no lattice vector shorter than reach, Bohr."""
+    lengths = np.linalg.norm(lattice, axis=1)
+    mesh = np.where(np.arange(3) < dimension, np.ceil(reach / lengths - EQUAL / reach), 1).astype(np.int64)
+    while shortest_vector(mesh, lattice, dimension) < reach - EQUAL:
+        mesh[:dimension] += 1  # a skewed cell
+    return mesh
+
+
 def cells_of_mesh(mesh: IntArray) -> IntArray:
     """Return the translations that a mesh distinguishes, (N_k, 3) from 0 to N - 1 each."""
     return np.stack(np.unravel_index(np.arange(np.prod(mesh)), mesh), axis=-1)

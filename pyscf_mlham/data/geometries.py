@@ -17,7 +17,7 @@ import numpy as np
 from pyscf import gto
 from pyscf.data import nist
 
-from pyscf_mlham.ao.lattice import shortest_vector
+from pyscf_mlham.ao.lattice import mesh_reaching
 from pyscf_mlham.ao.mole import core_potentials
 from pyscf_mlham.arrays import Array, IntArray
 from pyscf_mlham.data.record import Level, Periodic, Record
@@ -27,7 +27,7 @@ from pyscf_mlham.state import SPIN_KEYS, charge_and_spin, is_closed_shell, mult_
 
 SAME_PLACE = 1e-5  # Bohr; tolerance of coordinates of the same geometry
 REACH = 26.6  # Bohr; shortest lattice vector of the crystal of the default k points, twice the cutoff of 2d-pbe-szv
-ROUNDING = 1e-6
+ANY_ENCODING = {"encoding": "utf-8-sig", "errors": "replace"}  # of comments
 COLLECTION = "ase:"  # prefix of a collection's name
 GAUSSIAN = (".com", ".gjf")  # Gaussian input, with charge and multiplicity
 COUNT = re.compile(r"\s*\d+\s*")
@@ -185,7 +185,7 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
     periodic = np.array(atoms.pbc)
     if not periodic[:2].all():  # PySCF has no grids for chains
         raise DataError(f"{place}: pbc is {periodic.tolist()}; expected the first two lattice vectors, or all three.")
-    lattice = np.asarray(atoms.cell.array) / nist.BOHR
+    dimension, lattice = int(periodic.sum()), np.asarray(atoms.cell.array) / nist.BOHR
     if not abs(np.linalg.det(lattice)) > 1:
         raise DataError(f"{place}: its lattice vectors do not span a cell; give three, also for a layer.")
     if "kpts" in atoms.info or len(kpts):
@@ -194,9 +194,7 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
             raise DataError(f"{place}: kpts are {found.tolist()}; expected three numbers, 1 along the vacuum.")
         mesh = found.astype(np.int64)
     else:
-        mesh = np.where(periodic, np.ceil(REACH / np.linalg.norm(lattice, axis=1) - ROUNDING), 1).astype(np.int64)
-        while shortest_vector(mesh, lattice, int(periodic.sum())) < REACH - ROUNDING * mesh.max() * REACH:
-            mesh[periodic] += 1  # a skewed cell
+        mesh = mesh_reaching(REACH, lattice, dimension)
     group = str(atoms.info.get("group") or name)
     try:
         own, closed = total_charge(atoms.info, charge), is_closed_shell(atoms.info)
@@ -204,8 +202,7 @@ def _crystal(name: str, source: str, atoms: Any, charge: int, kpts: Sequence[int
         raise DataError(f"{place}: {error}.") from error
     if not closed:
         raise DataError(f"{place}: an open shell; crystals have no spin here, leave it out of the comment line.")
-    found_in = Path(source).name
-    return Molecule(name, group, found_in, numbers, positions, own, 0, Periodic(lattice, int(periodic.sum()), mesh))
+    return Molecule(name, group, Path(source).name, numbers, positions, own, 0, Periodic(lattice, dimension, mesh))
 
 
 def group_of(numbers: IntArray, positions: Array) -> str:
@@ -272,15 +269,10 @@ def _collection(name: str) -> Iterator[tuple[str, Any]]:
         yield f"{name}:{member}", collection[member] if exists else FrameError(f"collection {name} has no {member}")
 
 
-def _text(source: str) -> str:
-    """Read a file, whose comments may be in any encoding."""
-    return Path(source).read_text(encoding="utf-8-sig", errors="replace")
-
-
 def _xyz_frames(source: str) -> Iterator[Any]:
     """Return frames of an xyz file, separated by their numbers of atoms before any is read."""
     try:
-        lines = _text(source).split("\n")
+        lines = Path(source).read_text(**ANY_ENCODING).split("\n")
     except OSError as error:
         yield error
         return
@@ -371,7 +363,7 @@ def _sdf_frames(source: str) -> Iterator[tuple[str, Any]]:
     from ase.io import read
 
     try:
-        text = _text(source)
+        text = Path(source).read_text(**ANY_ENCODING)
     except OSError as error:
         yield "", error
         return
