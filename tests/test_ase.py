@@ -309,14 +309,6 @@ def test_information_on_the_guess_of_an_accelerated_calculation() -> None:
     assert atoms.calc.mf.guess_info.guess == "ml"
 
 
-def test_the_default_guess_is_the_solvers() -> None:
-    for parameters, guess in (({}, "ml"), ({"solver": "twolevel"}, "minao"), ({"guess": "scc"}, "scc")):
-        calculator = MLHam(**parameters)
-        assert calculator.mean_field(water(), 0, 0).init_guess == guess
-    named = MLHam(solver="twolevel", model="b3lyp-svp").mean_field(water(), 0, 0)
-    assert named.init_guess == "ml:b3lyp-svp"
-
-
 def test_builds_of_predictions_are_counted() -> None:
     atoms = water()
     atoms.calc = MLHam(xc="b3lyp", basis="def2-svp", density_fit=True, grid_level=1)

@@ -18,6 +18,7 @@ from ase.optimize import BFGS, LBFGS
 from ase.vibrations import Vibrations
 from pyscf.data import nist
 
+from pyscf_mlham.ase import MLHam
 from support.calculators import energy_of, plain_energy, quick, water
 from support.molecules import assert_close, mole
 
@@ -114,3 +115,11 @@ def test_ase_checks_its_gradients(capsys: pytest.CaptureFixture[str]) -> None:
     gradient_test(atoms, indices=[1])  # prints its largest error for each size of step
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert min(float(error) for _, error in rows) < 1e-5
+
+
+def test_the_default_guess_is_the_solvers() -> None:
+    for parameters, guess in (({}, "ml"), ({"solver": "twolevel"}, "minao"), ({"guess": "scc"}, "scc")):
+        calculator = MLHam(**parameters)
+        assert calculator.mean_field(water(), 0, 0).init_guess == guess
+    named = MLHam(solver="twolevel", model="b3lyp-svp").mean_field(water(), 0, 0)
+    assert named.init_guess == "ml:b3lyp-svp"

@@ -64,7 +64,7 @@ def triplet(atoms: Atoms) -> Atoms:
 
 
 def ion(atoms: Atoms, charge: int, rng: np.random.Generator) -> Atoms | None:
-    """Remove a proton (charge -1) or a hydride ion (+1); None if there is none, or nothing else."""
+    """Remove a proton (charge -1) or a hydride ion (+1); None without hydrogen, or of two atoms and fewer."""
     hydrogens = np.flatnonzero(atoms.numbers == 1)
     if not len(hydrogens) or len(atoms) < 3:
         return None

@@ -193,7 +193,7 @@ def opened(path: Path) -> HamiltonianFile:
 
 @cache
 def _opened(path: Path, modified: int) -> HamiltonianFile:
-    del modified  # another file of this name is opened anew
+    del modified  # part of the key: a file that was replaced is another one
     return HamiltonianFile(path, (FORMAT, CHANGES))
 
 
